@@ -1,0 +1,44 @@
+"""The canonical float64 distance: every decision of every backend is settled by this arithmetic and no other.
+
+d(x, y) = sqrt(sum_i (x_i - y_i)^2), in difference form, each operation rounded once to float64, the sum taken by
+repeated halving: v[:h] + v[h:], h = ceil(len / 2), until one term is left. A fixed order makes the value, and so
+every pick and every neighbour, the same on every device; halving is also what vector units do well.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_PAIR_BYTES = 32 << 20  # working set of one chunk of pairs
+
+
+def halving_sum(values: Tensor) -> Tensor:  # [..., D] float64 -> [...]
+    """Sum over the last dimension in the canonical order. Overwrites `values`."""
+    width = values.shape[-1]
+    while width > 1:
+        half = (width + 1) // 2
+        values[..., : width - half] += values[..., half:width]
+        width = half
+    return values[..., 0]
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:  # [..., D], [..., D] (broadcast) -> [...] float64
+    """Canonical squared distances of paired rows."""
+    difference = x.double() - y.double()
+    return halving_sum(difference.mul_(difference))
+
+
+def paired_distance(
+    x: Tensor,  # [N, D] any float dtype
+    i: Tensor,  # [P] int64 rows of x
+    y: Tensor,  # [M, D]
+    j: Tensor,  # [P] int64 rows of y
+) -> Tensor:  # [P] float64
+    """Canonical distances of the pairs (x[i], y[j]), in chunks of bounded memory."""
+    out = torch.empty(i.shape[0], dtype=torch.float64, device=x.device)
+    step = max(1, _PAIR_BYTES // (32 * max(1, x.shape[1])))
+    for lo in range(0, i.shape[0], step):
+        part = slice(lo, lo + step)
+        out[part] = squared_distance(x.index_select(0, i[part]), y.index_select(0, j[part])).sqrt_()
+    return out

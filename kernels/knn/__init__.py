@@ -1,0 +1,99 @@
+"""k nearest neighbours and anchor rarity: the public functions. Hop one is search.py, hop two a backend's leaves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import ops  # noqa: F401  (registers torch.ops.patchcore_fast)
+from ..checks import check_int, check_matrix, check_rows
+
+__all__ = ["knn", "knn_rarity"]
+
+
+def knn(
+    query: Tensor,  # [Q, D]
+    bank: Tensor,  # [M, D]
+    k: int,
+    *,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The k nearest bank rows of each query row, in Euclidean distance.
+
+    The neighbours are those of float64 brute force, ties to the lowest bank row, and the distances are rounded from
+    float64: a fast float32 filter finds the few rows that could be among them, float64 settles those. Works in tiles;
+    nothing Q x M is allocated. Usable under torch.compile(fullgraph=True).
+
+    Parameters
+    ----------
+    query : [Q, D] float16, bfloat16, float32 or float64; Q may be 0.
+    bank : [M, D], any of those types, on the same device.
+    k : 1..M.
+    backend : "auto" or a name from `explain_backends()`.
+
+    Returns
+    -------
+    distances [Q, k] float32, ascending, and rows [Q, k] int64.
+
+    Raises
+    ------
+    TypeError : wrong type or dtype.  ValueError : wrong shape, range or device; non-finite rows, with their count
+    and the first; a backend that cannot run here.
+    """
+    check_matrix("knn", "bank", bank, "M, D")
+    if not (isinstance(query, Tensor) and query.ndim == 2 and query.shape[0] == 0):
+        check_matrix("knn", "query", query, "Q, D")
+    if query.shape[1] != bank.shape[1]:
+        raise ValueError(f"knn: query and bank must have equal width, got {query.shape[1]} and {bank.shape[1]}")
+    if query.device != bank.device:
+        raise ValueError(f"knn: query is on {query.device}, bank is on {bank.device}")
+    k = check_int("knn", "k", k, 1, bank.shape[0], f" (the bank has {bank.shape[0]} rows)")
+    return torch.ops.patchcore_fast.knn(query, bank, k, backend)
+
+
+def knn_rarity(
+    features: Tensor,  # [N, D]
+    k: int,
+    *,
+    anchors: int | Tensor = 1024,
+    generator: torch.Generator | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """How rare each row is: its mean distance to the k nearest of A anchor rows. Rare rows have large values.
+
+    rarity(x) = 1/k * sum of the k smallest d(x, a), a in anchors, a not x itself.
+
+    Parameters
+    ----------
+    features : [N, D] floating tensor.
+    k : 1..A-1.
+    anchors : number of anchors drawn uniformly without replacement (at most N are used), or the anchor rows [A]
+        themselves, for instance `k_center_greedy(...).indices`.
+    generator : for the draw; without it the draw is the same every time (seed 0).
+    backend : "auto" or a name from `explain_backends()`.
+
+    Returns
+    -------
+    [N] float32.
+
+    Raises
+    ------
+    As `knn`.
+    """
+    name = "knn_rarity"
+    check_matrix(name, "features", features)
+    n = features.shape[0]
+    if isinstance(anchors, Tensor):
+        rows = check_rows(name, "anchors", anchors, n, features.device).unique()
+    else:
+        count = min(n, check_int(name, "anchors", anchors, 1, 2**31 - 1))
+        generator = generator or torch.Generator().manual_seed(0)
+        drawn = torch.randperm(n, generator=generator, device=generator.device)[:count]
+        rows = drawn.to(features.device).sort().values
+    k = check_int(name, "k", k, 1, rows.shape[0] - 1, f" ({rows.shape[0]} anchors, a row's own not counted)")
+    distance, index = knn(features, features.index_select(0, rows), k + 1, backend=backend)
+    own = rows[index] == torch.arange(n, device=features.device)[:, None]
+    # Leave out the row's own anchor where it is among the k + 1, else the farthest of them.
+    drop = torch.where(own.any(1), own.int().argmax(1), k)
+    kept = distance.double().scatter(1, drop[:, None], 0.0)
+    return (kept.sum(1) / k).float()

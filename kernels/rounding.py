@@ -1,0 +1,170 @@
+"""How far a fast float32 squared distance can be from the true one, and the frame it is computed in.
+
+Expanded form F = |x|^2 + |y|^2 - 2 x.y in float32, any order of summation, u = 2^-24, D terms:
+
+    |F - d^2| <= c (|x| + |y|)^2 <= c (2|x| + d)^2 <= c (8|x|^2 + 2 d^2),     c = (D + 32) u
+
+(Higham 2002, section 3.1: a dot product is off by at most D u |x||y| (1 + O(D u)); the 32 covers the rounding of the
+rows into the frame, of the norms, and of the final additions.) Since |y| <= |x| + d, the bound needs the row and its
+own distance only: one far-away pick does not blur the others. Both directions follow by one formula, `widen`:
+
+    d^2 <= widen(F),  and  d <= m  implies  F <= widen(m^2),     widen(v) = (v + 8c|x|^2 + tiny) (1 + 3c).
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .checks import LARGEST, raise_unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+UNIT = 2.0**-24
+_EXACT_INTEGERS = 2.0**24
+_CHUNK_ELEMENTS = {"cpu": 1 << 19}
+_SAFE_EXPONENT = 20  # |x| within 2^-20 .. 2^20 neither overflows nor underflows when squared in float32
+
+
+@dataclass(frozen=True)
+class ErrorBound:
+    """|F - d^2| <= norm * |x|^2 + relative * d^2 + absolute, in the units of the frame."""
+
+    relative: float
+    norm: float
+    absolute: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether F is the true squared distance (integer-valued features)."""
+        return self.relative == 0.0
+
+    def widen(self, squared: Tensor, sq_norm: Tensor) -> Tensor:  # [R] float64, [R] -> [R] float64
+        """The largest true d^2 behind F = squared; equally the largest F behind a true d^2 = squared."""
+        if self.exact:
+            return squared
+        return (squared.clamp_min(0) + self.norm * sq_norm.double() + self.absolute) * (1 + self.relative)
+
+
+def expanded_bound(dim: int) -> ErrorBound:
+    """The bound of the expanded form, for rows of `dim` features."""
+    c = (dim + 32) * UNIT
+    return ErrorBound(relative=3 * c, norm=8 * c, absolute=dim * 2.0**-100)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the fast arithmetic happens: float32 rows (x - centre) * scale; the scale is a power of two."""
+
+    centre: Tensor | None  # [D] float64
+    scale: float
+    error: ErrorBound
+
+    def rows(self, x: Tensor) -> Tensor:  # [R, D] -> [R, D] float32
+        """Rows as the fast arithmetic sees them: rounded once; untouched where nothing needs doing."""
+        if self.centre is None and self.scale == 1.0:
+            return x.float()
+        shifted = x.double()
+        if self.centre is not None:
+            shifted = shifted - self.centre
+        return (shifted * self.scale).float()
+
+
+def row_chunks(x: Tensor) -> Iterator[slice]:
+    """Slices of rows: on the CPU of a size that stays in cache."""
+    step = max(1, _CHUNK_ELEMENTS.get(x.device.type, 1 << 24) // x.shape[1])
+    return (slice(lo, min(lo + step, x.shape[0])) for lo in range(0, x.shape[0], step))
+
+
+def squared_norms(x: Tensor, frame: Frame) -> Tensor:  # [N, D] -> [N] float32
+    """Squared norms of the rows in the frame."""
+    out = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    for part in row_chunks(x):
+        out[part] = frame.rows(x[part]).square().sum(1)
+    return out
+
+
+def choose_frame(name: str, **matrices: Tensor) -> tuple[Frame, Tensor]:
+    """Look over the rows once, refuse unusable ones, and choose a common frame for all matrices.
+
+    Centring (on the mean of the first matrix) costs a copy of every tile, so it is done only where the mean
+    dominates: there it shrinks |x|^2, hence the bound, 16-fold or more. Integer-valued rows of small size stay as
+    they are: float32 is then exact in any order.
+
+    Parameters
+    ----------
+    name : public function, for the error message.
+    matrices : [N, D] each, any float dtype, by the name that the message should use.
+
+    Returns
+    -------
+    frame, and the squared norms [N] float32 of the first matrix in it.
+    """
+    looks = [_look_over(name, what, x) for what, x in matrices.items()]
+    x = next(iter(matrices.values()))
+    dim = x.shape[1]
+    mean, norms = looks[0].mean, looks[0].sq_norm
+    largest = max(look.largest for look in looks)
+    if all(look.integral for look in looks) and 4 * dim * largest**2 <= _EXACT_INTEGERS:
+        return Frame(None, 1.0, ErrorBound(0.0, 0.0, 0.0)), norms
+
+    plain = 2.0**-_SAFE_EXPONENT <= largest <= 2.0**_SAFE_EXPONENT
+    scale = 1.0 if plain or largest == 0 else 2.0 ** -math.frexp(largest)[1]
+    mean_square = norms.double().mean()
+    dominated = not plain or bool(16 * (mean_square - mean.square().sum()) < mean_square)
+    frame = Frame(mean if dominated else None, scale, expanded_bound(dim))
+    return frame, squared_norms(x, frame) if dominated else norms
+
+
+@dataclass
+class _Look:
+    mean: Tensor  # [D] float64
+    sq_norm: Tensor  # [N] float32, uncentred
+    largest: float
+    integral: bool
+
+
+def _look_over(name: str, what: str, x: Tensor) -> _Look:
+    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    norms = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    largest = torch.zeros((), dtype=torch.float64, device=x.device)
+    integral = True
+    for part in row_chunks(x):
+        rows = x[part]
+        total += rows.sum(0, dtype=torch.float64)
+        norms[part] = rows.float().square().sum(1)
+        largest = torch.maximum(largest, rows.abs().max())  # a NaN stays
+        integral = integral and bool((rows == rows.round()).all())
+    if not float(largest) <= LARGEST:
+        raise_unusable(name, what, x)
+    return _Look(total / x.shape[0], norms, float(largest), integral)
+
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Matrix products in true float32 inside the block: no TF32, no bfloat16, no autocast, no graph.
+
+    The bounds above assume it; the caller's settings come back afterwards.
+    """
+    backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    switches = [b for b in backends if hasattr(b, "fp32_precision")]
+    before = [b.fp32_precision for b in switches]
+    legacy = None if switches else torch.get_float32_matmul_precision()
+    try:
+        for b in switches:
+            b.fp32_precision = "ieee"
+        if legacy not in (None, "highest"):
+            torch.set_float32_matmul_precision("highest")
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for b, value in zip(switches, before, strict=True):
+            b.fp32_precision = value
+        if legacy not in (None, "highest"):
+            torch.set_float32_matmul_precision(legacy)
