@@ -1,0 +1,104 @@
+"""The base of all samplers: `select` gives row numbers, `run` gives the rows in the form they came in."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Features = np.ndarray | Tensor
+
+
+class Sampler(ABC):
+    """Chooses rows of a feature matrix.
+
+    A subclass implements `_select`. After a run:
+
+    Attributes
+    ----------
+    indices_ : [k] int64 CPU tensor, row numbers in selection order.
+    radii_ : [k] float32 CPU tensor, distance of each pick to the earlier ones (in the projected space), or None.
+    projection_ : [D, d] float32 CPU tensor, the random projection that distances were measured in, or None.
+    progress : callable(picks made, k) or None; set it to follow a long selection.
+    """
+
+    def __init__(self) -> None:
+        self.indices_: Tensor | None = None
+        self.radii_: Tensor | None = None
+        self.projection_: Tensor | None = None
+        self.progress: Callable[[int, int], None] | None = None
+
+    def select(self, features: Features) -> Tensor:
+        """Row numbers of the selection.
+
+        Parameters
+        ----------
+        features : [N, D] floating ndarray (memory-mapped is fine) or tensor.
+
+        Returns
+        -------
+        [k] int64 CPU tensor, in selection order.
+
+        Raises
+        ------
+        TypeError : not an array or tensor, or not floating.  ValueError : not 2-D, or rows that are not finite.
+        """
+        self.radii_ = self.projection_ = None
+        self.indices_ = self._select(self._as_tensor(features)).cpu()
+        return self.indices_
+
+    def run(self, features: Features) -> Features:
+        """The selected rows, in selection order, as what came in: ndarray or Tensor, same dtype and device.
+
+        [N, D] -> [k, D]. Raises as `select`.
+        """
+        indices = self.select(features)
+        if isinstance(features, Tensor):
+            return features[indices.to(features.device)]
+        return np.asarray(features[indices.numpy()])
+
+    @abstractmethod
+    def _select(self, features: Tensor) -> Tensor:
+        """[N, D] checked tensor -> [k] int64."""
+
+    def _as_tensor(self, features: Features) -> Tensor:
+        name = type(self).__name__
+        if isinstance(features, np.ndarray):
+            if features.dtype not in (np.float16, np.float32, np.float64):
+                raise TypeError(
+                    f"{name}: features must be float16, float32 or float64 ndarray, got {features.dtype}"
+                )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
+                features = torch.from_numpy(features)
+        if not isinstance(features, Tensor):
+            raise TypeError(
+                f"{name}: features must be an ndarray or torch.Tensor [N, D], got {type(features).__name__}"
+            )
+        if not features.is_floating_point():
+            raise TypeError(f"{name}: features must be floating, got {features.dtype}")
+        if features.ndim != 2:
+            raise ValueError(f"{name}: features must be 2-D [N, D], got shape {tuple(features.shape)}")
+        return features.detach()
+
+
+def check_percentage(percentage: float) -> float:
+    """A share of rows strictly between 0 and 1."""
+    if isinstance(percentage, bool) or not isinstance(percentage, (int, float, np.floating, np.integer)):
+        raise TypeError(f"percentage must be a number in (0, 1), got {percentage!r}")
+    if not 0 < percentage < 1:
+        raise ValueError(f"Percentage value not in (0, 1). Got {percentage!r}")
+    return float(percentage)
+
+
+def check_seed(seed: int) -> int:
+    """A seed that both torch and NumPy take."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed must be an integer, got {seed!r}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie in 0..2**32 - 1, got {seed}")
+    return int(seed)

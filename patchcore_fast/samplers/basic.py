@@ -1,0 +1,85 @@
+"""Samplers without geometry: all rows, random rows, rows chosen earlier."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .base import Features, Sampler, check_percentage, check_seed
+
+
+class IdentitySampler(Sampler):
+    """Keeps everything."""
+
+    def _select(self, features: Tensor) -> Tensor:
+        return torch.arange(features.shape[0])
+
+    def run(self, features: Features) -> Features:
+        """The features themselves, not a copy."""
+        self.select(features)
+        return features
+
+
+class RandomSampler(Sampler):
+    """int(N * percentage) rows, uniformly without replacement; the draw of np.random.seed(seed) and np.random.choice.
+
+    Parameters
+    ----------
+    percentage : share of rows, in (0, 1).
+    seed : 0..2**32 - 1; no global random state is touched.
+    """
+
+    def __init__(self, percentage: float, seed: int = 0) -> None:
+        super().__init__()
+        self.percentage = check_percentage(percentage)
+        self.seed = check_seed(seed)
+
+    def _select(self, features: Tensor) -> Tensor:
+        n = features.shape[0]
+        random = np.random.RandomState(self.seed)  # noqa: NPY002  the stream that np.random.seed gives, as in peers
+        return torch.from_numpy(random.choice(n, int(n * self.percentage), replace=False).astype(np.int64))
+
+
+class PrecomputedSampler(Sampler):
+    """A selection made earlier: row numbers, or the .npy file that `patchcore-fast select --indices` wrote.
+
+    Parameters
+    ----------
+    indices : path of a .npy file with integers [k], or the integers themselves.
+
+    Raises
+    ------
+    DataError : the file is missing, damaged or holds something else.
+    """
+
+    def __init__(self, indices: str | os.PathLike[str] | Sequence[int] | np.ndarray | Tensor) -> None:
+        super().__init__()
+        source = "indices"
+        if isinstance(indices, (str, os.PathLike)):
+            source = str(indices)
+            try:
+                indices = np.load(Path(indices), allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise DataError(f"PrecomputedSampler: {source} is not a readable .npy file: {error}") from error
+        array = indices.cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise DataError(
+                f"PrecomputedSampler: {source} must hold integers [k], got {array.dtype} of shape {array.shape}"
+            )
+        if array.size and int(array.min()) < 0:
+            raise DataError(f"PrecomputedSampler: {source} holds a negative row number, {int(array.min())}")
+        self._rows = torch.from_numpy(array.astype(np.int64))
+
+    def _select(self, features: Tensor) -> Tensor:
+        if self._rows.numel() and int(self._rows.max()) >= features.shape[0]:
+            raise ValueError(
+                f"PrecomputedSampler: row {int(self._rows.max())} was selected, but features have "
+                f"{features.shape[0]} rows; the selection was made on other features"
+            )
+        return self._rows

@@ -1,0 +1,137 @@
+"""k-center greedy samplers with the semantics of patchcore-inspection, on the exact batched engine."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..kernels import k_center_greedy
+from ..kernels.exact import squared_distance
+from .base import Sampler, check_percentage, check_seed
+from .projection import project, random_projection
+
+_CHUNK = 2048
+
+
+class GreedyCoresetSampler(Sampler):
+    """PatchCore's coreset: farthest-point traversal of the randomly projected features.
+
+    The first pick is the row farthest from the mean of all rows: the start rule of patchcore-inspection's exact
+    sampler (largest row norm of the distance matrix), without its N x N matrix.
+
+    Parameters
+    ----------
+    percentage : share of rows to keep, in (0, 1); the count is int(N * percentage).
+    device : where to select; None: where the features are. Only the projected rows are moved there.
+    dimension_to_project_features_to : width of the random projection, or None for none. Skipped where D equals it.
+    seed : of the projection.
+    backend : of `k_center_greedy`.
+
+    References
+    ----------
+    Roth et al., Towards total recall in industrial anomaly detection, CVPR 2022, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        percentage: float,
+        device: torch.device | str | None = None,
+        dimension_to_project_features_to: int | None = 128,
+        *,
+        seed: int = 0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.percentage = check_percentage(percentage)
+        self.device = None if device is None else torch.device(device)
+        if dimension_to_project_features_to is not None and dimension_to_project_features_to < 1:
+            raise ValueError(
+                f"dimension_to_project_features_to must be >= 1 or None, got {dimension_to_project_features_to}"
+            )
+        self.dimension_to_project_features_to = dimension_to_project_features_to
+        self.seed = check_seed(seed)
+        self.backend = backend
+
+    def _select(self, features: Tensor) -> Tensor:
+        count = int(features.shape[0] * self.percentage)
+        if count == 0:
+            return torch.empty(0, dtype=torch.int64)
+        reduced = self._reduce(features)
+        result = self._greedy(reduced, count)
+        self.radii_ = result.radii.cpu()
+        return result.indices
+
+    def _reduce(self, features: Tensor) -> Tensor:
+        device = self.device or features.device
+        target = self.dimension_to_project_features_to
+        if target is None or features.shape[1] == target:
+            return features.to(device)
+        self.projection_ = random_projection(features.shape[1], target, self.seed)
+        return project(features, self.projection_, device)
+
+    def _greedy(self, reduced: Tensor, count: int):
+        start = farthest_from_mean(reduced)
+        return k_center_greedy(reduced, count, start=start, backend=self.backend, progress=self.progress)
+
+
+class ApproximateGreedyCoresetSampler(GreedyCoresetSampler):
+    """patchcore-inspection's default sampler: greedy from the mean distance to a few random rows.
+
+    Each row's initial minimum distance is its mean distance to `number_of_starting_points` random rows, and stays in
+    force; the starting rows themselves are not selected by it. The draws are those of patchcore-inspection after
+    torch.manual_seed(seed) and np.random.seed(seed), from generators of their own.
+
+    Parameters
+    ----------
+    As `GreedyCoresetSampler`, and number_of_starting_points : at most N are used.
+    """
+
+    def __init__(
+        self,
+        percentage: float,
+        device: torch.device | str | None = None,
+        number_of_starting_points: int = 10,
+        dimension_to_project_features_to: int | None = 128,
+        *,
+        seed: int = 0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(percentage, device, dimension_to_project_features_to, seed=seed, backend=backend)
+        if number_of_starting_points < 1:
+            raise ValueError(f"number_of_starting_points must be >= 1, got {number_of_starting_points}")
+        self.number_of_starting_points = number_of_starting_points
+
+    def _greedy(self, reduced: Tensor, count: int):
+        points = min(self.number_of_starting_points, reduced.shape[0])
+        random = np.random.RandomState(self.seed)  # noqa: NPY002  the stream that np.random.seed gives, as in the peer
+        rows = torch.from_numpy(random.choice(reduced.shape[0], points, replace=False))
+        initial = mean_distance(reduced, reduced[rows.to(reduced.device)])
+        return k_center_greedy(
+            reduced, count, initial_min_dist=initial, backend=self.backend, progress=self.progress
+        )
+
+
+def farthest_from_mean(x: Tensor) -> int:
+    """The row with the largest distance to the mean of all rows, the lowest among equals; NaN rows are left to greedy.
+
+    Compares |N x - sum x|^2, which integer-valued rows make exact.
+    """
+    n = x.shape[0]
+    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    for part in x.split(_CHUNK):
+        total += part.sum(0, dtype=torch.float64)
+    value = torch.cat([squared_distance(part.double() * n, total) for part in x.split(_CHUNK)])
+    return int((value == value.max()).nonzero()[0]) if not bool(value.isnan().any()) else 0
+
+
+def mean_distance(x: Tensor, points: Tensor) -> Tensor:
+    """Mean canonical distance of each row to the points: [N, D], [P, D] -> [N] float64."""
+    out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+    for lo in range(0, x.shape[0], _CHUNK):
+        part = x[lo : lo + _CHUNK]
+        total = torch.zeros(part.shape[0], dtype=torch.float64, device=x.device)
+        for point in points:
+            total += squared_distance(part, point).sqrt_()
+        out[lo : lo + _CHUNK] = total / points.shape[0]
+    return out

@@ -1,0 +1,39 @@
+"""Random projection of wide features, chunk by chunk, so that only N x d lives on the device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_CHUNK_BYTES = 64 << 20
+
+
+def random_projection(dim: int, target: int, seed: int) -> Tensor:
+    """A [dim, target] float32 matrix of independent uniform entries in +-1/sqrt(dim).
+
+    Distances survive such a projection up to a common factor (Johnson and Lindenstrauss 1984; Achlioptas 2003). The
+    draw is that of torch.nn.Linear(dim, target, bias=False) after torch.manual_seed(seed), which is what
+    patchcore-inspection uses, but from a generator of its own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    bound = dim**-0.5
+    return torch.empty(target, dim).uniform_(-bound, bound, generator=generator).t()
+
+
+def project(
+    features: Tensor,  # [N, D] anywhere
+    matrix: Tensor,  # [D, d]
+    device: torch.device,
+) -> Tensor:  # [N, d] float32 on `device`
+    """features @ matrix, accumulated in float64 and rounded once.
+
+    Float32 sums would depend on the chunk, the thread count and the device, and the picks with them.
+    """
+    matrix = matrix.to(device=device, dtype=torch.float64)
+    out = torch.empty(features.shape[0], matrix.shape[1], dtype=torch.float32, device=device)
+    step = max(1, _CHUNK_BYTES // (8 * features.shape[1]))
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for lo in range(0, features.shape[0], step):
+            part = features[lo : lo + step].to(device).double()
+            out[lo : lo + step] = part @ matrix
+    return out
