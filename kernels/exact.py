@@ -1,12 +1,15 @@
 """The canonical float64 distance: every decision of every backend is settled by this arithmetic and no other.
 
-d(x, y) = sqrt(sum_i (x_i - y_i)^2), in difference form, each operation rounded once to float64, the sum taken by
-repeated halving: v[:h] + v[h:], h = ceil(len / 2), until one term is left. A fixed order makes the value, and so
-every pick and every neighbour, the same on every device; halving is also what vector units do well.
+d^2(x, y) = sum_i (x_i - y_i)^2, in difference form, each operation rounded once to float64, the sum taken by repeated
+halving: v[:h] + v[h:], h = ceil(len / 2), until one term is left. A fixed order makes the value, and so every pick and
+every neighbour, the same on every device; halving is also what vector units do well. Comparisons are of squares:
+torch's float64 square root on the CPU comes from a vector library that may be one unit off, so `root` is used where
+a distance leaves the engine.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,22 +26,36 @@ def halving_sum(values: Tensor) -> Tensor:  # [..., D] float64 -> [...]
     return values[..., 0]
 
 
+def root(squared: Tensor) -> Tensor:  # float64 -> float64
+    """Correctly rounded square roots."""
+    if squared.device.type == "cpu":
+        return torch.from_numpy(np.sqrt(squared.numpy()))
+    return squared.sqrt()
+
+
+def squared_weights(weights: Tensor) -> Tensor:  # [N] -> [N] float64
+    """Weights for squared distances, scaled by a power of two (the order does not change) so as not to overflow."""
+    weights = weights.double()
+    exponent = weights.max().frexp().exponent.clamp(min=-1000)
+    return (weights * torch.ldexp(torch.ones_like(weights[0]), -exponent)).square()
+
+
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:  # [..., D], [..., D] (broadcast) -> [...] float64
     """Canonical squared distances of paired rows."""
     difference = x.double() - y.double()
     return halving_sum(difference.mul_(difference))
 
 
-def paired_distance(
+def paired_squared(
     x: Tensor,  # [N, D] any float dtype
     i: Tensor,  # [P] int64 rows of x
     y: Tensor,  # [M, D]
     j: Tensor,  # [P] int64 rows of y
 ) -> Tensor:  # [P] float64
-    """Canonical distances of the pairs (x[i], y[j]), in chunks of bounded memory."""
+    """Canonical squared distances of the pairs (x[i], y[j]), in chunks of bounded memory."""
     out = torch.empty(i.shape[0], dtype=torch.float64, device=x.device)
     step = max(1, _PAIR_BYTES // (32 * max(1, x.shape[1])))
     for lo in range(0, i.shape[0], step):
         part = slice(lo, lo + step)
-        out[part] = squared_distance(x.index_select(0, i[part]), y.index_select(0, j[part])).sqrt_()
+        out[part] = squared_distance(x.index_select(0, i[part]), y.index_select(0, j[part]))
     return out

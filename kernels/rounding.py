@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 UNIT = 2.0**-24
 _EXACT_INTEGERS = 2.0**24
 _CHUNK_ELEMENTS = {"cpu": 1 << 19}
+_SAMPLE = 1024  # rows that place the centre
 _SAFE_EXPONENT = 20  # |x| within 2^-20 .. 2^20 neither overflows nor underflows when squared in float32
 
 
@@ -93,8 +94,9 @@ def squared_norms(x: Tensor, frame: Frame) -> Tensor:  # [N, D] -> [N] float32
 def choose_frame(name: str, **matrices: Tensor) -> tuple[Frame, Tensor]:
     """Look over the rows once, refuse unusable ones, and choose a common frame for all matrices.
 
-    Centring (on the mean of the first matrix) costs a copy of every tile, so it is done only where the mean
-    dominates: there it shrinks |x|^2, hence the bound, 16-fold or more. Integer-valued rows of small size stay as
+    Centring costs a copy of every tile, so it is done only where the centre dominates: there it shrinks |x|^2, hence
+    the bound, 16-fold or more. The centre is a median of some rows of the first matrix: a few far-away rows, which
+    would drag a mean along and drown the others' digits, do not move it. Integer-valued rows of small size stay as
     they are: float32 is then exact in any order.
 
     Parameters
@@ -108,42 +110,39 @@ def choose_frame(name: str, **matrices: Tensor) -> tuple[Frame, Tensor]:
     """
     looks = [_look_over(name, what, x) for what, x in matrices.items()]
     x = next(iter(matrices.values()))
-    dim = x.shape[1]
-    mean, norms = looks[0].mean, looks[0].sq_norm
+    dim, norms = x.shape[1], looks[0].sq_norm
     largest = max(look.largest for look in looks)
     if all(look.integral for look in looks) and 4 * dim * largest**2 <= _EXACT_INTEGERS:
         return Frame(None, 1.0, ErrorBound(0.0, 0.0, 0.0)), norms
 
     plain = 2.0**-_SAFE_EXPONENT <= largest <= 2.0**_SAFE_EXPONENT
-    scale = 1.0 if plain or largest == 0 else 2.0 ** -math.frexp(largest)[1]
-    mean_square = norms.double().mean()
-    dominated = not plain or bool(16 * (mean_square - mean.square().sum()) < mean_square)
-    frame = Frame(mean if dominated else None, scale, expanded_bound(dim))
-    return frame, squared_norms(x, frame) if dominated else norms
+    scale = 1.0 if plain or largest == 0 else 2.0 ** -min(max(math.frexp(largest)[1], -500), 500)
+    sample = x[:: -(-x.shape[0] // _SAMPLE)].double()
+    centre = sample.median(0).values
+    dominated = 16 * (sample - centre).square_().sum(1).median() < sample.square().sum(1).median()
+    frame = Frame(centre if bool(dominated) else None, scale, expanded_bound(dim))
+    return frame, norms if frame.centre is None and scale == 1.0 else squared_norms(x, frame)
 
 
 @dataclass
 class _Look:
-    mean: Tensor  # [D] float64
     sq_norm: Tensor  # [N] float32, uncentred
     largest: float
     integral: bool
 
 
 def _look_over(name: str, what: str, x: Tensor) -> _Look:
-    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
     norms = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
     largest = torch.zeros((), dtype=torch.float64, device=x.device)
     integral = True
     for part in row_chunks(x):
         rows = x[part]
-        total += rows.sum(0, dtype=torch.float64)
         norms[part] = rows.float().square().sum(1)
         largest = torch.maximum(largest, rows.abs().max())  # a NaN stays
         integral = integral and bool((rows == rows.round()).all())
     if not float(largest) <= LARGEST:
         raise_unusable(name, what, x)
-    return _Look(total / x.shape[0], norms, float(largest), integral)
+    return _Look(norms, float(largest), integral)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ..rounding import ErrorBound, Frame
 class KCenterLeaves(Protocol):
     """Leaf kernels of k-center greedy over features [N, D]; they hold the picks made so far."""
 
+    features: Tensor  # [N, D] as the caller has them
     error: ErrorBound
     scale: float  # of the frame, a power of two
     sq_norm: Tensor  # [N] float32, in the frame
@@ -32,9 +33,7 @@ class KCenterLeaves(Protocol):
 
     def squared_block(self, tile: Tensor, sq_norm: Tensor) -> Tensor: ...
 
-    def exact_min(
-        self, rows: Tensor, tile: Tensor, sq_norm: Tensor, reach: Tensor, lo: int, hi: int
-    ) -> Tensor: ...
+    def exact_min(self, rows: Tensor, tile: Tensor, sq_norm: Tensor, reach: Tensor, since: Tensor) -> Tensor: ...
 
 
 class KnnLeaves(Protocol):

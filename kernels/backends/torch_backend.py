@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..exact import paired_distance
+from ..exact import paired_squared
 from ..rounding import ErrorBound, choose_frame
 from .base import Backend
 
@@ -63,11 +63,13 @@ class TorchKCenter:
         block = torch.addmm(sq_norm, tile, tile.t(), alpha=-2)
         return block.double().add_(sq_norm[:, None])
 
-    def exact_min(self, rows: Tensor, tile: Tensor, sq_norm: Tensor, reach: Tensor, lo: int, hi: int) -> Tensor:
-        """Canonical distance of each row to the nearest of the picks lo..hi whose fast value is within reach.
+    def exact_min(
+        self, rows: Tensor, tile: Tensor, sq_norm: Tensor, reach: Tensor, since: Tensor
+    ) -> Tensor:
+        """Canonical squared distance of each row to the nearest pick, from pick since[row] on, whose fast value is in reach.
 
-        rows [R] int64, tile [R, D], sq_norm [R], reach [R] float64 -> [R] float64; inf where none is in reach.
-        Only the pairs in reach, one or two a row as a rule, are computed in float64.
+        rows [R] int64, tile [R, D], sq_norm [R], reach [R] float64, since [R] int32 -> [R] float64; inf where no
+        pick is in reach. Only the pairs in reach, one or two a row as a rule, are computed in float64.
         """
         best = torch.full((rows.shape[0],), torch.inf, dtype=torch.float64, device=self.device)
         # float32 holds the threshold only rounded: step up, the bound allows for it.
@@ -75,12 +77,14 @@ class TorchKCenter:
         limit = torch.nextafter(limit, torch.full_like(limit, torch.inf))[:, None]
         for a in range(0, rows.shape[0], self._tile_rows):
             part = slice(a, a + self._tile_rows)
-            for b in range(lo, hi, self._tile_picks):
-                block = self._block(tile[part], b, min(b + self._tile_picks, hi))
+            for b in range(int(since.min()), self.count, self._tile_picks):
+                block = self._block(tile[part], b, min(b + self._tile_picks, self.count))
                 i, j = (block <= limit[part]).nonzero(as_tuple=True)
-                i += a
-                distance = paired_distance(self.features, rows[i], self.features, self._pick_row[j + b])
-                best.scatter_reduce_(0, i, distance, "amin")
+                i, j = i + a, j + b
+                fresh = j >= since[i]
+                i, j = i[fresh], j[fresh]
+                exact = paired_squared(self.features, rows[i], self.features, self._pick_row[j])
+                best.scatter_reduce_(0, i, exact, "amin")
         return best
 
     def _block(self, tile: Tensor, lo: int, hi: int) -> Tensor:  # [R, D] -> [R, hi - lo], |y|^2 - 2 x.y

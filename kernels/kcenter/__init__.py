@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..backends import KCenterLeaves, choose_backend
 from ..checks import check_int, check_matrix, check_rows, check_vector
-from ..exact import paired_distance
+from ..exact import paired_squared, squared_weights
 from ..rounding import full_float32
 from .bounds import Bounds
 from .traversal import Traversal, Tuning
@@ -60,7 +61,8 @@ def k_center_greedy(
         with the largest key, which is row 0 when no distances are known yet.
     initial_min_dist : [N] distances >= 0 (inf allowed) that hold from the outset, an upper bound for each row.
     selected : rows picked earlier (warm start). They are not returned and not picked again.
-    weights : [N] finite, >= 0. Greedy then maximises weight * distance; radii stay plain distances.
+    weights : [N] finite, >= 0. Greedy then maximises weight * distance; radii stay plain distances. A weight below
+        1e-154 of the largest counts as zero, and rows of zero weight come last.
     generator : draws the first pick, see `start`.
     backend : "auto" or a name from `explain_backends()`.
     progress : called with (picks made, k) after every pass. An exception raised in it, or Ctrl-C, ends the run.
@@ -100,7 +102,7 @@ def k_center_greedy(
     if initial_min_dist is None:
         initial = torch.full((n,), torch.inf, dtype=torch.float64, device=device)
     else:
-        initial = check_vector(_NAME, "initial_min_dist", initial_min_dist, n, device)
+        initial = check_vector(_NAME, "initial_min_dist", initial_min_dist, n, device).square_()
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"{_NAME}: generator must be a torch.Generator, got {type(generator).__name__}")
     chosen = choose_backend(_NAME, backend, device)
@@ -112,19 +114,19 @@ def k_center_greedy(
         bounds = Bounds.start(initial, leaves.sq_norm, weight, leaves.error, leaves.scale)
         leaves.append(rows)
         bounds.upper[rows] = -1.0
-        first = None if start is None else (start, _start_radius(features, initial, rows, start))
+        first = None if start is None else (start, _start_squared(features, initial, rows, start))
         traversal = Traversal(leaves, bounds, k, tuning or Tuning())
         picks = traversal.run(first, progress)
     indices = torch.tensor(picks.rows, dtype=torch.int64, device=device)
-    radii = torch.tensor(picks.radii, dtype=torch.float64).to(device=device, dtype=torch.float32)
-    return KCenterResult(indices, radii, traversal.passes)
+    radii = torch.tensor([math.sqrt(s) for s in picks.squared], dtype=torch.float64)
+    return KCenterResult(indices, radii.to(device=device, dtype=torch.float32), traversal.passes)
 
 
 def _check_weights(weights: Tensor, n: int, device: torch.device) -> Tensor:
     weight = check_vector(_NAME, "weights", weights, n, device)
     if bool(weight.isinf().any()):
         raise ValueError(f"{_NAME}: weights must be finite, got inf at {int(weight.isinf().nonzero()[0])}")
-    return weight
+    return squared_weights(weight)
 
 
 def _first_row(n: int, weight: Tensor | None, generator: torch.Generator | None) -> int:
@@ -135,8 +137,8 @@ def _first_row(n: int, weight: Tensor | None, generator: torch.Generator | None)
     return int(positive[0]) if positive is not None and positive.shape[0] else 0
 
 
-def _start_radius(features: Tensor, initial: Tensor, rows: Tensor, start: int) -> float:
-    radius = float(initial[start])
+def _start_squared(features: Tensor, initial: Tensor, rows: Tensor, start: int) -> float:
+    squared = float(initial[start])
     if rows.shape[0]:
-        radius = min(radius, float(paired_distance(features, torch.full_like(rows, start), features, rows).min()))
-    return radius
+        squared = min(squared, float(paired_squared(features, torch.full_like(rows, start), features, rows).min()))
+    return squared

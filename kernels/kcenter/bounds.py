@@ -1,4 +1,4 @@
-"""What is known of each row's distance to its nearest pick, and how new picks change it."""
+"""What is known of each row's squared distance to its nearest pick, and how new picks change it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..rounding import ErrorBound
 class Bounds:
     """Per-row knowledge, for all rows or for a subset; 28 bytes a row.
 
-    upper is never below the true minimum distance, however stale. Where exact_seen == seen it is the canonical
+    upper is never below the true squared minimum distance, however stale. Where exact_seen == seen it is the canonical
     float64 value over the first `seen` picks. A picked row has upper = -1.
     """
 
@@ -23,7 +23,7 @@ class Bounds:
     seen: Tensor  # [R] int32, picks covered by upper
     exact_seen: Tensor  # [R] int32
     sq_norm: Tensor  # [R] float32, squared norm in the frame
-    weight: Tensor | None  # [R] float64
+    weight: Tensor | None  # [R] float64, squared
     error: ErrorBound
     scale: float
 
@@ -31,7 +31,7 @@ class Bounds:
     def start(
         cls, initial: Tensor, sq_norm: Tensor, weight: Tensor | None, error: ErrorBound, scale: float
     ) -> Bounds:
-        """Nothing picked yet: the caller's initial distances, exact by definition."""
+        """Nothing picked yet: the caller's initial distances (squared), exact by definition."""
         zero = torch.zeros_like(sq_norm, dtype=torch.int32)
         return cls(initial, initial.clone(), zero, zero.clone(), sq_norm, weight, error, scale)
 
@@ -49,15 +49,15 @@ class Bounds:
         self.exact_seen[rows] = part.exact_seen
 
     def key(self) -> Tensor:  # [R] float64
-        """What greedy maximises: weight * distance; -1 for picked rows. Zero weight means zero, also times inf."""
+        """What greedy maximises, squared; -1 for picked rows. Zero weight means zero, also times inf."""
         if self.weight is None:
             return self.upper
         key = torch.where(self.weight > 0, self.weight * self.upper, 0.0)
         return key.masked_fill_(self.upper < 0, -1.0)
 
     def reach(self) -> Tensor:  # [R] float64
-        """The largest fast squared distance that a pick at distance <= upper can show."""
-        return self.error.widen((self.upper * self.scale).square_(), self.sq_norm)
+        """The largest fast squared distance that a pick no farther than upper can show."""
+        return self.error.widen(self.upper * self.scale**2, self.sq_norm)
 
     def absorb(self, fast: Tensor, picks: int) -> None:
         """Take in the fast minimum (squared, in the frame) over the picks seen..picks.
@@ -66,7 +66,7 @@ class Bounds:
         """
         # A fast value out of reach proves that no new pick is nearer: an exact bound stays exact.
         settled = (self.exact_seen == self.seen) & (fast > self.reach())
-        widened = self.error.widen(fast, self.sq_norm).clamp_min_(0).sqrt_().div_(self.scale)
+        widened = self.error.widen(fast, self.sq_norm).clamp_min(0).div_(self.scale**2)
         torch.minimum(self.upper, widened, out=self.upper)
         self.seen.fill_(picks)
         if self.error.exact:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from ..exact import squared_distance
+from ..exact import squared_distance, squared_weights
 
 
-def distances_to(x: Tensor, row: int) -> Tensor:  # [N, D] -> [N] float64
-    """Canonical distances of all rows to one row."""
+def squared_to(x: Tensor, row: int) -> Tensor:  # [N, D] -> [N] float64
+    """Canonical squared distances of all rows to one row."""
     # Chunks of rows, so that the float64 copy stays small.
-    return torch.cat([squared_distance(part, x[row]).sqrt() for part in x.split(2048)])
+    return torch.cat([squared_distance(part, x[row]) for part in x.split(2048)])
 
 
 def first_largest(key: Tensor) -> int:
@@ -19,9 +21,9 @@ def first_largest(key: Tensor) -> int:
     return int((key == key.max()).nonzero()[0])
 
 
-def greedy_key(distance: Tensor, weights: Tensor | None, taken: Tensor) -> Tensor:
-    """What a step maximises: weight * distance; a zero weight means zero, also times inf; never a taken row."""
-    key = distance if weights is None else torch.where(weights > 0, weights.double() * distance, 0.0)
+def greedy_key(squared: Tensor, weights: Tensor | None, taken: Tensor) -> Tensor:
+    """What a step maximises: (weight * distance)^2; a zero weight means zero, also times inf; never a taken row."""
+    key = squared if weights is None else torch.where(weights > 0, weights * squared, 0.0)
     return key.masked_fill(taken, -1.0)
 
 
@@ -38,20 +40,21 @@ def k_center_greedy_reference(
     n = features.shape[0]
     taken = torch.zeros(n, dtype=torch.bool, device=features.device)
     if initial_min_dist is None:
-        distance = torch.full((n,), torch.inf, dtype=torch.float64, device=features.device)
+        squared = torch.full((n,), torch.inf, dtype=torch.float64, device=features.device)
     else:
-        distance = initial_min_dist.double().clone()
+        squared = initial_min_dist.double().square()
+    weights = None if weights is None else squared_weights(weights)
     for row in [] if selected is None else selected.tolist():
         taken[row] = True
-        distance = torch.minimum(distance, distances_to(features, row))
+        squared = torch.minimum(squared, squared_to(features, row))
     indices, radii = [], []
     for step in range(k):
-        row = start if step == 0 and start is not None else first_largest(greedy_key(distance, weights, taken))
+        row = start if step == 0 and start is not None else first_largest(greedy_key(squared, weights, taken))
         indices.append(row)
-        radii.append(float(distance[row]))
+        radii.append(math.sqrt(squared[row]))
         taken[row] = True
-        distance = torch.minimum(distance, distances_to(features, row))
-    return torch.tensor(indices, device=features.device), torch.tensor(radii, dtype=torch.float32)
+        squared = torch.minimum(squared, squared_to(features, row))
+    return torch.tensor(indices, device=features.device), torch.tensor(radii, dtype=torch.float64).float()
 
 
 def greedy_trace_error(features: Tensor, indices: Tensor) -> float:
@@ -60,11 +63,11 @@ def greedy_trace_error(features: Tensor, indices: Tensor) -> float:
     Each pick's float64 distance to the picks before it is compared with the largest such distance of any row at
     that moment; 0 is a perfect greedy trace whatever the ties. Stands in for the reference where N is large.
     """
-    distance = torch.full((features.shape[0],), torch.inf, dtype=torch.float64, device=features.device)
+    squared = torch.full((features.shape[0],), torch.inf, dtype=torch.float64, device=features.device)
     worst = 0.0
     for step, row in enumerate(indices.tolist()):
-        largest = float(distance.max())
+        largest = float(squared.max())
         if step > 0 and largest > 0:
-            worst = max(worst, 1.0 - float(distance[row]) / largest)
-        distance = torch.minimum(distance, distances_to(features, row))
+            worst = max(worst, 1.0 - math.sqrt(float(squared[row]) / largest))
+        squared = torch.minimum(squared, squared_to(features, row))
     return worst

@@ -2,7 +2,7 @@
 
 The candidates hold upper bounds. The few at the top are settled in float64; among those the plain algorithm runs
 for as long as its maximum is exact and beats every bound outside. A row that an accepted pick may have come closer
-to turns into a bound again and stops the run when it reaches the top; it is settled in the next round.
+to turns into a bound again and is settled anew, against those picks only, when it reaches the top.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Rank:
 
 @dataclass
 class Picks:
-    """Accepted rows, in order, with their distances at selection."""
+    """Accepted rows, in order, with their squared distances at selection."""
 
     rows: list[int] = field(default_factory=list)
-    radii: list[float] = field(default_factory=list)
+    squared: list[float] = field(default_factory=list)
 
 
 def take_top(key: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Rank | None]:
@@ -75,12 +75,17 @@ def resolve(
         if outside is not None and float(key[best]) < outside.key:
             break
         settled = settle(leaves, bounds, rows, tile, top)
-        accepted = _greedy_in_block(leaves, bounds, rows, tile, top, limit, quota - len(picks.rows), picks)
-        if accepted.shape[0] == 0:
+        positions, squared = greedy_in_block(
+            leaves, bounds.take(top), rows[top], tile[top], limit, quota - len(picks.rows)
+        )
+        if not positions:
             if settled == 0:  # the top row is exact: only the outside holds it back
                 break
             continue
         before = leaves.count
+        accepted = top[torch.tensor(positions, device=top.device)]
+        picks.rows += rows[accepted].tolist()
+        picks.squared += squared
         leaves.append(rows[accepted])
         bounds.absorb(leaves.min_squared(tile, bounds.sq_norm, before, leaves.count), leaves.count)
         bounds.upper[accepted] = -1.0
@@ -96,8 +101,7 @@ def settle(leaves: KCenterLeaves, bounds: Bounds, rows: Tensor, tile: Tensor, to
         if group.shape[0] == 0:
             continue
         part = bounds.take(group)
-        lo = int(part.exact_seen.min())
-        found = leaves.exact_min(rows[group], tile[group], part.sq_norm, part.reach(), lo, leaves.count)
+        found = leaves.exact_min(rows[group], tile[group], part.sq_norm, part.reach(), part.exact_seen)
         part.exact = torch.minimum(part.exact, found)
         part.upper = part.exact.clone()
         part.seen.fill_(leaves.count)
@@ -106,33 +110,56 @@ def settle(leaves: KCenterLeaves, bounds: Bounds, rows: Tensor, tile: Tensor, to
     return stale.shape[0]
 
 
-def _greedy_in_block(
-    leaves: KCenterLeaves, bounds: Bounds, rows: Tensor, tile: Tensor, top: Tensor, limit: Rank, quota: int, picks: Picks
-) -> Tensor:
-    """The plain algorithm over the settled rows `top`, on the host. Returns the accepted positions, in order."""
-    part = bounds.take(top)
-    fast = leaves.squared_block(tile[top], part.sq_norm)  # [P, P]
-    # Column b: the upper bound on d(a, b), and whether a may be nearer to b than all picks so far.
-    squared = bounds.error.widen(fast.flatten(), part.sq_norm.repeat(top.shape[0])).clamp_min_(0)
-    upper = squared.view_as(fast).sqrt_().div_(bounds.scale).cpu().numpy()
+def greedy_in_block(
+    leaves: KCenterLeaves, part: Bounds, rows: Tensor, tile: Tensor, limit: Rank, quota: int
+) -> tuple[list[int], list[float]]:
+    """The plain algorithm over a block of settled rows, on the host, while its maximum ranks above the limit.
+
+    part, rows [P], tile [P, D] : of the block, rows ascending. Returns accepted positions and their squared distances.
+    """
+    fast = leaves.squared_block(tile, part.sq_norm)  # [P, P]
+    # Column b: an upper bound on d(a, b)^2, and whether a may be nearer to b than every pick so far.
+    widened = part.error.widen(fast.flatten(), part.sq_norm.repeat(rows.shape[0])).clamp_min(0)
+    upper = widened.view_as(fast).div_(part.scale**2).cpu().numpy()
     nearer = (fast <= part.reach()).cpu().numpy()
-    distance = part.upper.cpu().numpy().copy()
+    squared = part.upper.cpu().numpy().copy()  # exact, or a bound where `unsettled`
+    exact = squared.copy()
     weight = None if part.weight is None else part.weight.cpu().numpy()
-    row = rows[top].cpu().numpy()
+    row = rows.cpu().numpy()
     unsettled = np.zeros(len(row), dtype=bool)
+    values: np.ndarray | None = None
     accepted: list[int] = []
+    chosen: list[float] = []
     while len(accepted) < quota:
-        key = distance if weight is None else np.where(distance < 0, -1.0, np.where(weight > 0, weight * distance, 0.0))
+        key = squared
+        if weight is not None:
+            key = np.multiply(weight, squared, where=weight > 0, out=np.zeros_like(squared))
+            key[squared < 0] = -1.0
         j = int(key.argmax())  # the first of equals, hence the lowest row
-        if key[j] < 0 or unsettled[j] or Rank(float(key[j]), -int(row[j])) < limit:
+        if key[j] < 0 or Rank(float(key[j]), -int(row[j])) < limit:
             break
+        if unsettled[j]:
+            if values is None:
+                values = leaves.features.index_select(0, rows).double().cpu().numpy()
+            close = [a for a in accepted if nearer[a, j]]
+            squared[j] = min(exact[j], float(_squared(values[close], values[j]).min()))
+            unsettled[j] = False
+            continue
         accepted.append(j)
-        picks.rows.append(int(row[j]))
-        picks.radii.append(float(distance[j]))
-        picked = distance < 0
-        np.minimum(distance, upper[j], out=distance)
-        distance[picked] = -1.0
-        distance[j] = -1.0
-        if not bounds.error.exact:
+        chosen.append(float(squared[j]))
+        np.minimum(squared, upper[j], out=squared, where=squared >= 0)
+        squared[j] = -1.0
+        if not part.error.exact:
             unsettled |= nearer[j]
-    return top[torch.tensor(accepted, dtype=torch.int64, device=top.device)]
+    return accepted, chosen
+
+
+def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:  # [A, D], [D] float64 -> [A]
+    """Canonical squared distances on the host: exact.halving_sum with NumPy, the same additions in the same order."""
+    v = (x - y) ** 2
+    width = v.shape[1]
+    while width > 1:
+        half = (width + 1) // 2
+        v[:, : width - half] += v[:, half:width]
+        width = half
+    return v[:, 0]

@@ -42,7 +42,7 @@ class Traversal:
         self.pairs = 0
 
     def run(self, first: tuple[int, float] | None, progress: Callable[[int, int], None] | None) -> Picks:
-        """All k picks. `first` is a given start row with its distance."""
+        """All k picks. `first` is a given start row with its squared distance."""
         picks = Picks()
         if first is not None:
             self._accept_first(*first, picks)
@@ -52,7 +52,7 @@ class Traversal:
             found = resolve(self.leaves, part, rows, outside, self.k - len(picks.rows), self.tuning.block)
             self.bounds.put(rows, part)
             picks.rows += found.rows
-            picks.radii += found.radii
+            picks.squared += found.squared
             self.passes += 1
             if progress is not None:
                 progress(len(picks.rows), self.k)
@@ -100,8 +100,8 @@ class Traversal:
             self.rows_read += part.shape[0]
             self.pairs += part.shape[0] * (picks - lo)
 
-    def _accept_first(self, row: int, radius: float, picks: Picks) -> None:
+    def _accept_first(self, row: int, squared: float, picks: Picks) -> None:
         picks.rows.append(row)
-        picks.radii.append(radius)
+        picks.squared.append(squared)
         self.leaves.append(torch.tensor([row], device=self.bounds.upper.device))
         self.bounds.upper[row] = -1.0

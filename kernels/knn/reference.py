@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..exact import squared_distance
+from ..exact import root, squared_distance
 
 
 def knn_reference(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """query [Q, D], bank [M, D] -> distances [Q, k] float32 ascending, rows [Q, k] int64; ties: lowest row."""
     values, rows = [], []
     for x in query:
-        distance, order = squared_distance(bank, x).sqrt().sort(stable=True)
-        values.append(distance[:k])
+        squared, order = squared_distance(bank, x).sort(stable=True)
+        values.append(root(squared[:k]))
         rows.append(order[:k])
     return torch.stack(values).float(), torch.stack(rows)
 
@@ -23,5 +23,5 @@ def knn_rarity_reference(features: Tensor, k: int, anchors: Tensor) -> Tensor:
     out = []
     for i, x in enumerate(features):
         others = anchors[anchors != i]
-        out.append(squared_distance(features[others], x).sqrt().sort().values[:k].float().double().mean())
+        out.append(root(squared_distance(features[others], x).sort().values[:k]).float().double().mean())
     return torch.stack(out).float()

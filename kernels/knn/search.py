@@ -1,6 +1,6 @@
 """Exact k nearest neighbours: filter fast, settle the survivors in float64.
 
-Per tile of queries a backend keeps the few smallest fast distances. With F_k the k-th smallest, widen(F_k) bounds the
+Everything is compared in squares. Per tile of queries a backend keeps the few smallest fast distances. With F_k the k-th smallest, widen(F_k) bounds the
 true k-th distance, and every true neighbour has F <= widen(widen(F_k)): those are recomputed in float64 and ranked by
 (distance, row). A query with more survivors than were kept (many equal rows) is searched again without a limit.
 """
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from ..backends import KnnLeaves
-from ..exact import paired_distance
+from ..exact import paired_squared, root
 
 _SPARE = 7  # kept beyond k; ties of more rows than this take the slow road
 
 
 def search(leaves: KnnLeaves, query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """query [Q, D], bank [M, D] -> canonical distances [Q, k] float32 ascending, rows [Q, k] int64."""
+    """query [Q, D], bank [M, D] -> distances [Q, k] float32 ascending, rows [Q, k] int64."""
     distance = torch.empty(query.shape[0], k, dtype=torch.float32, device=query.device)
     rows = torch.empty(query.shape[0], k, dtype=torch.int64, device=query.device)
     for lo in range(0, query.shape[0], leaves.tile_rows):
         part = slice(lo, lo + leaves.tile_rows)
         values, rows[part] = _search_tile(leaves, query[part], bank, k)
-        distance[part] = values.float()
+        distance[part] = root(values).float()
     return distance, rows
 
 
@@ -40,18 +40,18 @@ def _search_tile(leaves: KnnLeaves, query: Tensor, bank: Tensor, k: int) -> tupl
     survives = fast.gather(1, order) <= reach[:, None]
     i, slot = survives.nonzero(as_tuple=True)
     exact = torch.full(ids.shape, torch.inf, dtype=torch.float64, device=query.device)
-    exact[i, slot] = paired_distance(query, i, bank, ids[i, slot])
+    exact[i, slot] = paired_squared(query, i, bank, ids[i, slot])
     exact, order = exact.sort(dim=1, stable=True)
-    distance, rows = exact[:, :k], ids.gather(1, order[:, :k])
+    squared, rows = exact[:, :k], ids.gather(1, order[:, :k])
 
     if keep < bank.shape[0]:
         crowded = (fast[:, -1] <= reach).nonzero().squeeze(1)
         # A few at a time: their survivors are held as a dense block of the bank tile.
         for some in crowded.split(64):
-            distance[some], rows[some] = _search_all(
+            squared[some], rows[some] = _search_all(
                 leaves, query[some], tile[some], bank, k, (reach - sq_norm)[some]
             )
-    return distance, rows
+    return squared, rows
 
 
 def _search_all(
@@ -66,7 +66,7 @@ def _search_all(
     for lo, inside in leaves.within(tile, limit):
         i, j = inside.nonzero(as_tuple=True)
         exact = torch.full(inside.shape, torch.inf, dtype=torch.float64, device=query.device)
-        exact[i, j] = paired_distance(query, i, bank, j + lo)
+        exact[i, j] = paired_squared(query, i, bank, j + lo)
         # Earlier tiles hold lower rows and come first: the stable sort keeps them first among equals.
         every = torch.arange(lo, lo + inside.shape[1], device=query.device).expand(inside.shape)
         best, order = torch.cat([best, exact], 1).sort(dim=1, stable=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import k_center_greedy
-from ..kernels.exact import squared_distance
+from ..kernels.exact import root, squared_distance
 from .base import Sampler, check_percentage, check_seed
 from .projection import project, random_projection
 
@@ -132,6 +132,6 @@ def mean_distance(x: Tensor, points: Tensor) -> Tensor:
         part = x[lo : lo + _CHUNK]
         total = torch.zeros(part.shape[0], dtype=torch.float64, device=x.device)
         for point in points:
-            total += squared_distance(part, point).sqrt_()
+            total += root(squared_distance(part, point))
         out[lo : lo + _CHUNK] = total / points.shape[0]
     return out
