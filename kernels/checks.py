@@ -84,7 +84,7 @@ def raise_unusable(name: str, what: str, x: Tensor) -> None:
     first, count = -1, 0
     step = max(1, (1 << 22) // x.shape[1])
     for lo in range(0, x.shape[0], step):
-        bad = (~(x[lo : lo + step].abs() <= LARGEST)).any(1).nonzero()
+        bad = (~(x[lo : lo + step].double().abs() <= LARGEST)).any(1).nonzero()
         if first < 0 and bad.shape[0]:
             first = lo + int(bad[0])
         count += bad.shape[0]

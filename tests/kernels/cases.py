@@ -1,0 +1,44 @@
+"""Feature matrices that have broken k-center and k-NN implementations before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def integers(n: int, d: int, seed: int = 0) -> Tensor:
+    """Small integers: exact in float32 in any order, full of ties and duplicates."""
+    return torch.randint(-8, 9, (n, d), generator=torch.Generator().manual_seed(seed)).float()
+
+
+def gaussian(n: int, d: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def awkward() -> dict[str, Tensor]:
+    """[N, D] matrices of a few hundred rows."""
+    x = gaussian(300, 24)
+    return {
+        "gaussian": x,
+        "far from the origin": x + 1e4,
+        "two far rows": torch.cat([x, x[:2] * 1e12]),
+        "tiny": x * 1e-30,
+        "huge": x * 1e30,
+        "denormal spread": torch.cat([x * 1e-12, x[:3]]),
+        "duplicates": x[:20].repeat(15, 1),
+        "constant": torch.full((300, 24), 0.3),
+        "equal distances": torch.eye(120) * 0.1,
+        "quantised": torch.randint(-8, 9, (300, 3), generator=torch.Generator().manual_seed(1)) * 0.1,
+        "one column": x[:, :1].contiguous(),
+        "line": torch.linspace(0, 1, 301)[:, None].repeat(1, 2),
+        "zero": torch.zeros(40, 5),
+        "float16": (x * 3 + 50).half(),
+        "bfloat16": (x * 3 + 50).bfloat16(),
+        "float64": x.double() * torch.pi,
+        "float64 below float32": 1 + x.double() * 1e-9,
+        "strided": gaussian(300, 48)[:, ::2],
+        "transposed": gaussian(24, 300).t(),
+        "expanded": x[:1].expand(50, 24),
+    }
