@@ -1,0 +1,214 @@
+"""How well scores tell defects apart: AUROC, average precision, best F1 (scikit-learn) and AUPRO.
+
+Scores may be arrays, tensors or lists of maps; larger means more anomalous. A metric that needs both classes
+is NaN when one is missing, and the reason goes to the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+try:
+    from scipy import ndimage
+    from sklearn.metrics import auc, roc_curve
+except ImportError as error:
+    raise ImportError(
+        'patchcore_fast.metrics needs scikit-learn and SciPy: pip install "patchcore_fast[pipeline]"'
+    ) from error
+
+logger = logging.getLogger("patchcore_fast")
+
+
+@dataclass(frozen=True)
+class BinaryCurve:
+    """The ROC curve at every distinct score, and the numbers that follow from it (one sort serves them all).
+
+    Attributes
+    ----------
+    fpr, tpr : [T] float64, rising.  thresholds : [T] falling, inf first: a score >= threshold counts as
+        positive.
+    positives, negatives : counts.
+    """
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+    thresholds: np.ndarray
+    positives: int
+    negatives: int
+
+    @property
+    def auroc(self) -> float:
+        """Area under the ROC curve."""
+        return float(auc(self.fpr, self.tpr))
+
+    @property
+    def precision(self) -> np.ndarray:
+        """[T - 1] precision at thresholds[1:]; recall there is tpr[1:]."""
+        hits = self.tpr[1:] * self.positives
+        return hits / (hits + self.fpr[1:] * self.negatives)
+
+    @property
+    def average_precision(self) -> float:
+        """Sum of precision over steps of recall, not interpolated (scikit-learn's definition)."""
+        return float(np.sum(np.diff(self.tpr) * self.precision))
+
+    @property
+    def best_f1(self) -> tuple[float, float]:
+        """(threshold, F1) of the largest F1; the threshold lies halfway to the next lower score."""
+        f1 = 2 * self.precision * self.tpr[1:] / (self.precision + self.tpr[1:]).clip(min=1e-300)
+        best = int(np.argmax(f1)) + 1
+        here = float(self.thresholds[best])
+        if best + 1 == len(self.thresholds):
+            return float(np.nextafter(here, -np.inf)), float(f1[best - 1])
+        # Halfway, so that > and >= agree and rounding a score does not change its side.
+        return (here + float(self.thresholds[best + 1])) / 2, float(f1[best - 1])
+
+
+def binary_curve(scores: Any, labels: Any) -> BinaryCurve | None:
+    """Curve of scores against 0/1 labels of the same shape; None (and a log line) when one class is missing.
+
+    Raises
+    ------
+    ValueError : shapes differ, labels are not 0/1, or scores are not finite.
+    """
+    y, s = _flat("labels", labels), _flat("scores", scores)
+    if len(y) != len(s):
+        raise ValueError(f"metrics: got {len(s)} scores for {len(y)} labels")
+    if y.dtype != bool:
+        if not np.isin(y, (0, 1)).all():
+            raise ValueError("metrics: labels must be 0 or 1")
+        y = y.astype(bool)
+    if not np.isfinite(s).all():
+        raise ValueError(f"metrics: {int((~np.isfinite(s)).sum())} of {len(s)} scores are not finite")
+    positives = int(y.sum())
+    if positives in (0, len(y)):
+        logger.info("metrics: undefined, all %d labels are %s", len(y), "positive" if positives else "negative")
+        return None
+    fpr, tpr, thresholds = roc_curve(y, s, drop_intermediate=False)
+    return BinaryCurve(fpr, tpr, thresholds, positives, len(y) - positives)
+
+
+def image_auroc(scores: Any, labels: Any) -> float:
+    """Area under the ROC curve of image scores [n] against labels [n]."""
+    curve = binary_curve(scores, labels)
+    return float("nan") if curve is None else curve.auroc
+
+
+def pixel_auroc(maps: Any, masks: Any) -> float:
+    """Area under the ROC curve over all pixels of maps [n, H, W] against masks [n, H, W]."""
+    return image_auroc(maps, masks)
+
+
+def average_precision(scores: Any, labels: Any) -> float:
+    """Average precision of scores against labels, of images or of pixels."""
+    curve = binary_curve(scores, labels)
+    return float("nan") if curve is None else curve.average_precision
+
+
+def best_f1(scores: Any, labels: Any) -> tuple[float, float]:
+    """(threshold, F1) of the largest F1 score; (NaN, NaN) when one class is missing."""
+    curve = binary_curve(scores, labels)
+    return (float("nan"), float("nan")) if curve is None else curve.best_f1
+
+
+def pro_curve(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Per-region overlap against false positive rate (Bergmann et al., "The MVTec Anomaly Detection Dataset",
+    2021).
+
+    Regions are the 8-connected components of each mask. At each threshold, overlap is the mean over all
+    regions of the share of their pixels at or above it; the rate is that of all defect-free pixels of all
+    images.
+
+    Parameters
+    ----------
+    maps : [n, H, W] scores, or a list of maps.  masks : the same shapes, non-zero where defective.
+
+    Returns
+    -------
+    (fpr, pro) : [T] float64 each, from (0, 0) to (1, 1); None without regions or without background.
+    """
+    maps, masks = list(maps), list(masks)
+    if len(maps) != len(masks):
+        raise ValueError(f"pro_curve: got {len(maps)} maps for {len(masks)} masks")
+    scores, gains = [], []
+    regions = 0
+    for score, mask in zip(maps, masks, strict=True):
+        score, mask = _array(score), _array(mask) != 0
+        if score.shape != mask.shape or score.ndim != 2:
+            raise ValueError(f"pro_curve: map of shape {score.shape} for a mask of shape {mask.shape}")
+        labels, found = ndimage.label(mask, structure=np.ones((3, 3)))
+        # Each defective pixel adds 1 / (size of its region); background, of gain 0, is counted apart.
+        sizes = np.bincount(labels.ravel(), minlength=found + 1).astype(np.float64)
+        share = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+        share[0] = 0.0
+        scores.append(score.ravel())
+        gains.append(share[labels.ravel()])
+        regions += found
+    s = np.concatenate(scores) if scores else np.empty(0)
+    gain = np.concatenate(gains) if gains else np.empty(0)
+    background = int((gain == 0).sum())
+    if not np.isfinite(s).all():
+        raise ValueError(f"pro_curve: {int((~np.isfinite(s)).sum())} of {len(s)} scores are not finite")
+    if regions == 0 or background == 0:
+        logger.info("metrics: PRO is undefined, there %s", "are no defects" if regions == 0 else "is no background")
+        return None
+    order = np.argsort(s)[::-1]
+    s, gain = s[order], gain[order]
+    last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # equal scores pass a threshold together
+    pro = np.cumsum(gain)[last] / regions
+    fpr = np.cumsum(gain == 0)[last] / background
+    return np.append(0.0, fpr), np.append(0.0, pro.clip(max=1.0))
+
+
+def aupro(maps: Any, masks: Any, max_fpr: float = 0.3) -> float:
+    """Area under `pro_curve` up to the false positive rate `max_fpr`, divided by it: 1 is perfect.
+
+    The curve is integrated by trapezoids and cut at `max_fpr` by linear interpolation, as MVTec's evaluation
+    does. NaN without defects or without background.
+    """
+    if not 0 < max_fpr <= 1:
+        raise ValueError(f"aupro: max_fpr must be in (0, 1], got {max_fpr}")
+    curve = pro_curve(maps, masks)
+    return float("nan") if curve is None else aupro_of(*curve, max_fpr=max_fpr)
+
+
+def aupro_of(fpr: np.ndarray, pro: np.ndarray, max_fpr: float = 0.3) -> float:
+    """`aupro` of a curve that is there already."""
+    inside = int(np.searchsorted(fpr, max_fpr, side="right"))
+    x, y = fpr[:inside], pro[:inside]
+    if x[-1] < max_fpr:
+        slope = (pro[inside] - y[-1]) / (fpr[inside] - x[-1])
+        x, y = np.append(x, max_fpr), np.append(y, y[-1] + slope * (max_fpr - x[-1]))
+    return float(auc(x, y) / max_fpr)
+
+
+def thin(*curves: np.ndarray, points: int = 1000) -> list[list[float]]:
+    """The same at most `points` indices of each curve, evenly along the first one's values, for plots and
+    JSON."""
+    x = curves[0]
+    if len(x) <= points:
+        return [np.asarray(c, dtype=float).tolist() for c in curves]
+    half = points // 2
+    # Half by value, half by position: a curve has its detail where its values hardly move.
+    wanted = np.unique(
+        np.r_[np.searchsorted(x, np.linspace(x[0], x[-1], half)), np.linspace(0, len(x) - 1, half).astype(int)]
+    )
+    return [np.asarray(c, dtype=float)[wanted].tolist() for c in curves]
+
+
+def _array(values: Any) -> np.ndarray:
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def _flat(name: str, values: Any) -> np.ndarray:
+    if isinstance(values, Sequence) and not isinstance(values, str) and len(values) and np.ndim(values[0]):
+        return np.concatenate([_array(v).ravel() for v in values])
+    array = _array(values).ravel()
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"metrics: {name} must be numbers, got {array.dtype}")
+    return array

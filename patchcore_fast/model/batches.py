@@ -1,0 +1,134 @@
+"""Whatever the caller has (a folder, paths, tensors, a loader) as one stream of batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from patchcore_fast.data import ImageDataset, ImageRecord, ImageSet, make_loader, scan, scan_images
+from patchcore_fast.errors import DataError
+from patchcore_fast.model.config import PatchCoreConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images [B, 3, H, W] in [0, 1] and, item by item, what is known of them.
+
+    records and sizes ((height, width) of the file) hold None for images that came as tensors; labels -1 is
+    unknown; masks [B, H, W] bool is None when nothing came with the images.
+    """
+
+    images: torch.Tensor
+    records: list[ImageRecord | None]
+    sizes: list[tuple[int, int] | None]
+    labels: list[int]
+    masks: torch.Tensor | None
+    has_mask: list[bool]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A stream of batches; count is the number of images, None when it cannot be known beforehand."""
+
+    source: Iterable[Any]
+    count: int | None
+    records: list[ImageRecord] | None
+    root: Path | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Checked batches; DataError when the source turns out empty."""
+        seen = False
+        try:
+            for item in self.source:
+                seen = True
+                yield _batch(item, self.records)
+        except DataError as error:
+            # A loader's worker process sends its whole traceback as the message; the last part is what went wrong.
+            raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from error
+        if not seen:
+            raise DataError("PatchCore: the source gave no images")
+
+    def name(self, path: Path) -> str:
+        """How reports call a file: relative to the folder that was given, so that they tell nothing of the machine."""
+        if self.root is not None and path.is_relative_to(self.root):
+            return path.relative_to(self.root).as_posix()
+        return path.name
+
+
+def batches_of(data: Any, config: PatchCoreConfig, part: str) -> Batches:
+    """Stream `data`; part is "train", "test", or "any".
+
+    Of an ImageSet "any" is the test part; a folder it takes as it is, where the others scan it for its parts.
+    """
+    root = None
+    if isinstance(data, str | os.PathLike):
+        data = scan_images(data) if part == "any" or not os.path.isdir(data) else scan(data)
+    if isinstance(data, ImageSet):
+        root = data.root
+        records = data.train if part == "train" else data.test
+        if not records:
+            wanted = "training images (train/good)" if part == "train" else "test images (test/<defect>)"
+            raise DataError(f"{data.root}: no {wanted}")
+    elif isinstance(data, list | tuple) and (not data or isinstance(data[0], str | os.PathLike | ImageRecord)):
+        records = scan_images(data)
+    elif isinstance(data, torch.Tensor):
+        if data.ndim != 4:
+            raise ValueError(f"PatchCore: an image tensor must be [N, 3, H, W], got shape {tuple(data.shape)}")
+        return Batches(data.split(config.batch_size) if len(data) else [], len(data), None)
+    elif isinstance(data, Iterable):
+        dataset = getattr(data, "dataset", None)
+        known = dataset.records if isinstance(dataset, ImageDataset) else None
+        return Batches(data, None if known is None else len(known), known)
+    else:
+        raise TypeError(
+            "PatchCore: images must be a folder, an ImageSet, paths, a tensor or an iterable of tensors, "
+            f"got {type(data).__name__}"
+        )
+    loader = make_loader(records, config.resize, config.crop, config.batch_size, config.workers)
+    return Batches(loader, len(records), records, root)
+
+
+def _batch(item: Any, records: list[ImageRecord] | None) -> Batch:
+    extra = item if isinstance(item, dict) else {}
+    images = item.get("image") if isinstance(item, dict) else item
+    if isinstance(images, list | tuple) and images:
+        images = images[0]  # (images, labels) of a TensorDataset and its like
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(f'PatchCore: batches must be tensors or dicts with "image", got {type(item).__name__}')
+    images = images[None] if images.ndim == 3 else images
+    _check_images(images)
+    n = len(images)
+    found: list[ImageRecord | None] = [None] * n
+    if records is not None and "index" in extra:
+        found = [records[int(i)] for i in extra["index"]]
+    sizes: list[tuple[int, int] | None] = [None] * n
+    if "size" in extra:
+        sizes = [(int(h), int(w)) for h, w in extra["size"]]
+    masks = extra.get("mask")
+    if masks is not None and masks.numel() != n * images.shape[2] * images.shape[3]:
+        raise ValueError(f"PatchCore: masks of shape {tuple(masks.shape)} for images of shape {tuple(images.shape)}")
+    labels = [int(v) for v in torch.as_tensor(extra["label"]).reshape(-1)] if "label" in extra else [-1] * n
+    known = extra.get("has_mask", [masks is not None] * n)
+    return Batch(
+        images, found, sizes, labels, None if masks is None else masks.reshape(n, *images.shape[2:]).bool(),
+        [bool(v) for v in known],
+    )  # fmt: skip
+
+
+def _check_images(images: torch.Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(f"PatchCore: images must be [B, 3, H, W], got shape {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"PatchCore: images must be floating point in [0, 1], got {images.dtype}")
+    low, high = images.aminmax()
+    # NaN fails this comparison too. Normalised images, the usual mistake, would give plausible but poor
+    # scores.
+    if not (low >= -1e-3 and high <= 1.001):
+        raise ValueError(
+            f"PatchCore: images must lie in [0, 1], got {float(low):.3g} to {float(high):.3g}; do not normalise them"
+        )

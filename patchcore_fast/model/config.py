@@ -1,0 +1,189 @@
+"""The settings of a PatchCore model: one frozen, validated, JSON-serialisable record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_CHOICES = {
+    "fusion": ("concat", "amazon"),
+    "feature_resize": ("bilinear", "nearest"),
+    "sampler": ("greedy", "approximate", "random", "identity"),
+    "distance": ("euclidean", "squared"),
+    "score": ("max", "reweighted"),
+    "upsample": ("bilinear", "nearest"),
+    "border": ("reflect", "mirror"),
+}
+
+
+@dataclass(frozen=True)
+class PatchCoreConfig:
+    """All that decides what a PatchCore model computes; checked when it is made.
+
+    Parameters
+    ----------
+    backbone, layers, weights : see `features.Backbone`. The default is EfficientNet-Lite0 at strides 8 and 16.
+    image_size : side in pixels, or (height, width); images are resized to exactly this, whatever their shape.
+    crop : side or (height, width) of the centre crop after resizing, or None.
+    fusion, patch_size, dim, layer_dim, feature_resize : see `features.FeatureExtractor`.
+    sampler, ratio, seed : the coreset; see `samplers.make_sampler`.
+    neighbours : k of the k-NN score of a patch, the mean over its k nearest bank rows.
+    distance : "euclidean", or "squared" for squared Euclidean scores (what faiss returns to amazon's code).
+    score : image score, "max" over patches or "reweighted" (Roth et al. 2022, Eq. 7).
+    reweight_neighbours : b in Eq. 7.
+    upsample, sigma, border : patch grid to score map; see `scoring.anomaly_map`. sigma is in input pixels.
+    threshold_quantile : the threshold of `fit` is this quantile of the left-out training scores.
+    batch_size, workers, device : how it runs; they change no result. device None means CUDA where there is one.
+
+    Raises
+    ------
+    TypeError, ValueError : a field of the wrong type or out of range; the message names it.
+    """
+
+    backbone: str = "tf_efficientnet_lite0"
+    layers: tuple[int, ...] | tuple[str, ...] = (2, 3)
+    weights: str = "auto"
+    image_size: int | tuple[int, int] = 256
+    crop: int | tuple[int, int] | None = None
+    fusion: str = "concat"
+    patch_size: int = 3
+    dim: int | None = None
+    layer_dim: int = 1024
+    feature_resize: str = "bilinear"
+    sampler: str = "greedy"
+    ratio: float = 0.01
+    seed: int = 0
+    neighbours: int = 1
+    distance: str = "euclidean"
+    score: str = "max"
+    reweight_neighbours: int = 9
+    upsample: str = "bilinear"
+    sigma: float = 4.0
+    border: str = "reflect"
+    threshold_quantile: float = 0.95
+    batch_size: int = 16
+    workers: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        """Normalise lists and paths, then check every field."""
+        for name in ("layers", "image_size", "crop"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.weights, Path):
+            object.__setattr__(self, "weights", str(self.weights))
+        for name in ("backbone", "weights"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise TypeError(f"PatchCoreConfig: {name} must be a non-empty string, got {getattr(self, name)!r}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"PatchCoreConfig: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+        self._check_layers()
+        self._check_sizes()
+        for name, low in (("layer_dim", 1), ("neighbours", 1), ("reweight_neighbours", 2), ("batch_size", 1),
+                          ("workers", 0), ("seed", 0)):  # fmt: skip
+            _integer(name, getattr(self, name), low)
+        if self.dim is not None:
+            _integer("dim", self.dim, 1)
+            if self.fusion == "concat":
+                raise ValueError('PatchCoreConfig: dim belongs to fusion="amazon"; "concat" keeps every channel')
+        if _integer("patch_size", self.patch_size, 1) % 2 == 0:
+            raise ValueError(f"PatchCoreConfig: patch_size must be odd, got {self.patch_size}")
+        if not 0 < _real("ratio", self.ratio) <= 1:
+            raise ValueError(f"PatchCoreConfig: ratio must be in (0, 1], got {self.ratio}")
+        if not 0 < _real("threshold_quantile", self.threshold_quantile) <= 1:
+            raise ValueError(f"PatchCoreConfig: threshold_quantile must be in (0, 1], got {self.threshold_quantile}")
+        if not 0 <= _real("sigma", self.sigma) < float("inf"):
+            raise ValueError(f"PatchCoreConfig: sigma must be finite and >= 0, got {self.sigma}")
+        if self.device is not None:
+            object.__setattr__(self, "device", str(self.device))
+            try:
+                torch.device(str(self.device))
+            except RuntimeError as error:
+                raise ValueError(f"PatchCoreConfig: device {self.device!r} is not one torch knows") from error
+
+    def _check_layers(self) -> None:
+        if not isinstance(self.layers, tuple) or not self.layers:
+            raise ValueError(f"PatchCoreConfig: layers must name at least one layer, got {self.layers!r}")
+        kinds = {int if isinstance(x, Integral) and not isinstance(x, bool) else type(x) for x in self.layers}
+        if kinds not in ({int}, {str}):
+            raise TypeError(
+                f"PatchCoreConfig: layers must be all stage numbers or all module names, got {self.layers!r}"
+            )
+
+    def _check_sizes(self) -> None:
+        for name in ("image_size", "crop"):
+            value = getattr(self, name)
+            if value is None and name == "crop":
+                continue
+            sides = value if isinstance(value, tuple) else (value, value)
+            if len(sides) != 2:
+                raise ValueError(f"PatchCoreConfig: {name} must be a side or (height, width), got {value!r}")
+            for side in sides:
+                _integer(name, side, 1)
+        if self.crop is not None and any(c > s for c, s in zip(self.input_size, self.resize, strict=True)):
+            raise ValueError(f"PatchCoreConfig: crop {self.crop} is larger than image_size {self.image_size}")
+
+    @property
+    def resize(self) -> tuple[int, int]:
+        """(height, width) every image is resized to."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) the backbone sees and the score maps have: the crop where there is one."""
+        if self.crop is None:
+            return self.resize
+        return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` gives an equal config back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PatchCoreConfig:
+        """Inverse of `to_dict`. ValueError names fields that this version does not know."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"PatchCoreConfig: unknown fields {', '.join(unknown)}")
+        return cls(**values)
+
+    @classmethod
+    def amazon(cls, **overrides: Any) -> PatchCoreConfig:
+        """The scoring path of amazon-science/patchcore-inspection (WideResNet-50, 224 px, 10 %)."""
+        base: dict[str, Any] = {
+            "backbone": "wide_resnet50_2", "layers": ("layer2", "layer3"), "image_size": 256, "crop": 224,
+            "fusion": "amazon", "dim": 1024, "sampler": "approximate", "ratio": 0.1, "distance": "squared",
+        }  # fmt: skip
+        return cls(**(base | overrides))
+
+    @classmethod
+    def anomalib(cls, **overrides: Any) -> PatchCoreConfig:
+        """The scoring path of anomalib's Patchcore (WideResNet-50, 256 px, 10 %, re-weighting with b = 9)."""
+        base: dict[str, Any] = {
+            "backbone": "wide_resnet50_2", "layers": ("layer2", "layer3"), "image_size": 256, "ratio": 0.1,
+            "score": "reweighted", "reweight_neighbours": 9, "upsample": "nearest", "border": "mirror",
+        }  # fmt: skip
+        return cls(**(base | overrides))
+
+
+def _integer(name: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"PatchCoreConfig: {name} must be an integer, got {value!r}")
+    if value < low:
+        raise ValueError(f"PatchCoreConfig: {name} must be at least {low}, got {value}")
+    return int(value)
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"PatchCoreConfig: {name} must be a number, got {value!r}")
+    return float(value)

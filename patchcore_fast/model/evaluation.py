@@ -1,0 +1,79 @@
+"""Predictions and truth to an Evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchcore_fast import metrics
+from patchcore_fast.errors import DataError
+from patchcore_fast.model.batches import Batch
+from patchcore_fast.model.config import PatchCoreConfig
+from patchcore_fast.model.results import Evaluation, Prediction
+
+_NAN = float("nan")
+
+
+def evaluate_predictions(
+    predictions: Sequence[Prediction],
+    batches: Sequence[Batch],
+    name: Callable[[Path], str],
+    threshold: float | None,
+    config: PatchCoreConfig,
+    seconds: float,
+) -> Evaluation:
+    """Build the Evaluation of predictions that came from `batches`, in the same order.
+
+    `name` turns paths into names for the report. Image metrics take the images whose label is known, pixel metrics
+    those whose every pixel is known: normal images, and defective ones with a mask.
+    """
+    clock = time.perf_counter()
+    labels = [label for batch in batches for label in batch.labels]
+    if not any(label >= 0 for label in labels):
+        raise DataError("PatchCore.evaluate: no image has a label")
+    records = [record for batch in batches for record in batch.records]
+    rows = [
+        {"path": name(p.path) if p.path else "", "label": label, "defect": record.defect if record else "",
+         "score": p.score, "predicted": p.is_anomalous}
+        for p, label, record in zip(predictions, labels, records, strict=True)
+    ]  # fmt: skip
+    known = [(p.score, label) for p, label in zip(predictions, labels, strict=True) if label >= 0]
+    scores, truth = [score for score, _ in known], [label for _, label in known]
+    values: dict[str, float] = {}
+    curves: dict[str, Any] = {"scores": scores, "labels": truth}
+    _binary("image", scores, truth, values, curves)
+    masks = [m for batch in batches for m in _masks(batch)]
+    pairs = [(p.anomaly_map, m) for p, m in zip(predictions, masks, strict=True) if m is not None]
+    maps = [m for m, _ in pairs]
+    _binary("pixel", maps, [m for _, m in pairs], values, curves)
+    pro = metrics.pro_curve(maps, [m for _, m in pairs]) if maps else None
+    values["aupro"] = _NAN if pro is None else metrics.aupro_of(*pro)
+    if pro is not None:
+        curves["pro"] = dict(zip(("fpr", "pro"), metrics.thin(*pro), strict=True))
+    values["threshold"] = _NAN if threshold is None else threshold
+    right = [(score > threshold) == bool(label) for score, label in known] if threshold is not None else []
+    values["accuracy"] = float(np.mean(right)) if right else _NAN
+    values["n_test"] = len(predictions)
+    values["n_masks"] = sum(bool(m.any()) for m in masks if m is not None)
+    timings = {"predict": seconds, "metrics": time.perf_counter() - clock}
+    return Evaluation(values, rows, curves, config.to_dict(), timings, list(predictions))
+
+
+def _binary(kind: str, scores: Any, truth: Any, values: dict[str, float], curves: dict[str, Any]) -> None:
+    curve = metrics.binary_curve(scores, truth) if len(scores) else None
+    values[f"{kind}_auroc"] = _NAN if curve is None else curve.auroc
+    values[f"{kind}_ap"] = _NAN if curve is None else curve.average_precision
+    threshold, f1 = (_NAN, _NAN) if curve is None else curve.best_f1
+    values[f"{kind}_f1"], values[f"{kind}_f1_threshold"] = f1, threshold
+    if curve is not None:
+        curves[f"{kind}_roc"] = dict(zip(("fpr", "tpr"), metrics.thin(curve.fpr, curve.tpr), strict=True))
+
+
+def _masks(batch: Batch) -> list[np.ndarray | None]:
+    if batch.masks is None:
+        return [None] * len(batch.labels)
+    return [m.numpy() if has else None for m, has in zip(batch.masks.cpu(), batch.has_mask, strict=True)]

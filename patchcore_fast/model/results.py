@@ -1,0 +1,93 @@
+"""What predict and evaluate hand back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchcore_fast.scoring import map_to_image
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The verdict on one image.
+
+    Attributes
+    ----------
+    path : the file, or None for images given as tensors.
+    score : image score; larger is more anomalous. Its unit is that of the config (a feature distance).
+    anomaly_map : [H, W] float32 at the model's input size (`PatchCoreConfig.input_size`).
+    is_anomalous : score > threshold, or None when the model has no threshold.
+    original_size : (height, width) of the file as displayed, or None.
+    resized_to : (height, width) before the centre crop; equals the map's size when there is no crop.
+    """
+
+    path: Path | None
+    score: float
+    anomaly_map: np.ndarray
+    is_anomalous: bool | None = None
+    original_size: tuple[int, int] | None = None
+    resized_to: tuple[int, int] | None = None
+
+    def full_map(self) -> np.ndarray:
+        """The map at the original image's size, [H0, W0] float32, for overlays.
+
+        Pixels outside a centre crop were never looked at; they hold the map's minimum.
+        """
+        if self.original_size is None:
+            return self.anomaly_map
+        return map_to_image(self.anomaly_map, self.original_size, self.resized_to)
+
+
+@dataclass
+class Evaluation:
+    """Metrics and their raw material.
+
+    Attributes
+    ----------
+    metrics : image_auroc, image_ap, image_f1, image_f1_threshold, pixel_auroc, pixel_ap, pixel_f1,
+        pixel_f1_threshold, aupro (fractions, not percent), threshold (the bank's, NaN without one), accuracy
+        (of that threshold; NaN without one), n_test, n_masks. A metric that needs both classes is NaN when
+        only one is there.
+    images : one row per test image: path (relative to the set's root, or its name), label (1 defective), defect, score,
+        predicted (bool or None, by the bank's threshold).
+    curves : "scores" and "labels" of the images; "image_roc", "pixel_roc" {"fpr", "tpr"} and "pro" {"fpr",
+        "pro"}, thinned to at most 1,000 points each; a curve that cannot be drawn is absent.
+    timings : seconds by stage.
+    predictions : the predictions in the order of `images` (their maps are at the input size).
+    """
+
+    metrics: dict[str, float]
+    images: list[dict[str, Any]]
+    curves: dict[str, Any]
+    config: dict[str, Any]
+    timings: dict[str, float]
+    predictions: list[Prediction] = field(repr=False, default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the maps, in types `json.dumps(..., allow_nan=False)` takes; NaN becomes None."""
+        plain: dict[str, Any] = _plain({name: getattr(self, name) for name in _PLAIN})
+        return plain
+
+
+_PLAIN = ("metrics", "images", "curves", "config", "timings")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value

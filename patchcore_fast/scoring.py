@@ -1,0 +1,177 @@
+"""From neighbour distances to patch scores, image scores and score maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from patchcore_fast.kernels import knn  # importing it registers torch.ops.patchcore_fast.knn
+
+
+def patch_scores(dist: torch.Tensor, squared: bool = False) -> torch.Tensor:
+    """Score of each patch: the mean distance to its k nearest bank rows.
+
+    Parameters
+    ----------
+    dist : [P, k] Euclidean distances, as `knn` gives them.
+    squared : score with squared distances, as faiss' IndexFlatL2 returns them.
+
+    Returns
+    -------
+    [P] float32
+    """
+    if dist.ndim != 2 or dist.shape[1] == 0:
+        raise ValueError(f"patch_scores: dist must be [P, k] with k >= 1, got shape {tuple(dist.shape)}")
+    return (dist.square() if squared else dist).mean(dim=1)
+
+
+def score_patches(query: torch.Tensor, bank: torch.Tensor, k: int = 1, squared: bool = False) -> torch.Tensor:
+    """k-NN scores of query rows against a bank; traces whole under `torch.compile(fullgraph=True)`.
+
+    Parameters
+    ----------
+    query : [Q, D] float32.  bank : [M, D] float32, same device.  k : neighbours, 1 <= k <= M.
+
+    Returns
+    -------
+    [Q] float32
+    """
+    dist, _ = torch.ops.patchcore_fast.knn(query, bank, k)
+    return patch_scores(dist, squared)
+
+
+def image_score(
+    patches: torch.Tensor,
+    method: str = "max",
+    *,
+    features: torch.Tensor | None = None,
+    nearest: torch.Tensor | None = None,
+    bank: torch.Tensor | None = None,
+    b: int = 9,
+) -> torch.Tensor:
+    """One score per image from its patches.
+
+    "max" is s* = max over patches. "reweighted" is Eq. 7 of Roth et al., "Towards Total Recall in Industrial
+    Anomaly Detection" (CVPR 2022): with x the patch of the largest score, m* its nearest bank row and N_b(m*)
+    the b bank rows nearest to m* (itself first),
+
+        s = (1 - exp|x - m*| / sum over m in N_b(m*) of exp|x - m|) s*
+
+    evaluated as the share of the others, so that neither exp overflows nor the difference cancels. A bank of
+    one row has no neighbourhood: its scores stay s*.
+
+    Parameters
+    ----------
+    patches : [B, P] patch scores.
+    features : [B * P, D] patch features, nearest : [B * P] bank index of each patch's nearest row, bank : [M,
+        D]; for "reweighted" only.
+    b : rows in the neighbourhood, at least 2; cut to M.
+
+    Returns
+    -------
+    [B]
+    """
+    if patches.ndim != 2 or patches.shape[1] == 0:
+        raise ValueError(f"image_score: patches must be [B, P] with P >= 1, got shape {tuple(patches.shape)}")
+    if method not in ("max", "reweighted"):
+        raise ValueError(f'image_score: method must be "max" or "reweighted", got {method!r}')
+    top, where = patches.max(dim=1)
+    if method == "max":
+        return top
+    if features is None or nearest is None or bank is None:
+        raise ValueError('image_score: method "reweighted" needs features, nearest and bank')
+    if b < 2:
+        raise ValueError(f"image_score: b must be at least 2, got {b}")
+    if len(bank) < 2:
+        return top
+    rows = where + torch.arange(len(patches), device=patches.device) * patches.shape[1]
+    x, star = features[rows], nearest[rows]
+    _, around = knn(bank[star], bank, min(b, len(bank)))
+    # Of equal rows `knn` names the lowest index first, not always m* itself; their distances are the same.
+    d = torch.linalg.vector_norm(x[:, None, :] - bank[around], dim=2)  # [B, b]
+    e = torch.exp(d - d.max(dim=1, keepdim=True).values)
+    return top * (e[:, 1:].sum(dim=1) / e.sum(dim=1))
+
+
+def anomaly_map(
+    patches: torch.Tensor,
+    size: tuple[int, int],
+    sigma: float = 4.0,
+    mode: str = "bilinear",
+    border: str = "reflect",
+) -> torch.Tensor:
+    """Patch scores as a map: up-sampled, then smoothed with a Gaussian.
+
+    Parameters
+    ----------
+    patches : [B, h, w].  size : (height, width) of the map.
+    sigma : standard deviation in map pixels; 0 leaves the map as it is. The filter ends at 4 sigma.
+    mode : "bilinear" (amazon) or "nearest" (anomalib).
+    border : what the filter sees outside, in SciPy's words. "reflect", d c b a | a b c d, repeats the edge pixel
+        (scipy.ndimage and so amazon); "mirror", d c b | a b c d, does not (torch's "reflect" and so anomalib).
+
+    Returns
+    -------
+    [B, H, W]
+    """
+    if patches.ndim != 3:
+        raise ValueError(f"anomaly_map: patches must be [B, h, w], got shape {tuple(patches.shape)}")
+    if mode not in ("bilinear", "nearest"):
+        raise ValueError(f'anomaly_map: mode must be "bilinear" or "nearest", got {mode!r}')
+    align = False if mode == "bilinear" else None
+    maps = F.interpolate(patches[:, None], size=tuple(size), mode=mode, align_corners=align)[:, 0]
+    return gaussian_blur(maps, sigma, border)
+
+
+def gaussian_blur(maps: torch.Tensor, sigma: float, border: str = "reflect") -> torch.Tensor:
+    """Separable Gaussian over the last two axes of [B, H, W]; see `anomaly_map` for sigma and border."""
+    if border not in ("reflect", "mirror"):
+        raise ValueError(f'anomaly_map: border must be "reflect" or "mirror", got {border!r}')
+    if not sigma >= 0:
+        raise ValueError(f"anomaly_map: sigma must be >= 0, got {sigma}")
+    radius = int(4.0 * sigma + 0.5)
+    if radius == 0:
+        return maps
+    x = torch.arange(-radius, radius + 1, device=maps.device, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).to(maps.dtype).view(1, 1, 1, -1)
+    for _ in range(2):  # along the rows, turn, along the columns, turn back
+        index = _outside(maps.shape[2], radius, border, maps.device)
+        maps = F.conv2d(maps[:, None, :, index], kernel)[:, 0].transpose(1, 2)
+    return maps.contiguous()
+
+
+def map_to_image(
+    anomaly: np.ndarray, original_size: tuple[int, int], resized_to: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Bring a score map back to its image: [H0, W0] float32, bilinear.
+
+    Parameters
+    ----------
+    anomaly : [H, W], the map.  original_size : (H0, W0).
+    resized_to : size before the centre crop, None without a crop; what the crop left out gets the map's
+        minimum.
+    """
+    maps = torch.from_numpy(np.ascontiguousarray(anomaly, dtype=np.float32))
+    height, width = maps.shape
+    full_h, full_w = resized_to or (height, width)
+    top, left = round((full_h - height) / 2), round((full_w - width) / 2)
+    if (full_h, full_w) != (height, width):
+        around = (left, full_w - width - left, top, full_h - height - top)
+        maps = F.pad(maps, around, value=float(maps.min()))
+    return F.interpolate(maps[None, None], size=tuple(original_size), mode="bilinear", align_corners=False)[
+        0, 0
+    ].numpy()
+
+
+def _outside(n: int, radius: int, border: str, device: torch.device) -> torch.Tensor:
+    """Index of the pixel seen at -radius .. n - 1 + radius; folds as often as small maps need."""
+    i = torch.arange(-radius, n + radius, device=device)
+    if border == "reflect":
+        i = i % (2 * n)
+        return torch.minimum(i, 2 * n - 1 - i)
+    if n == 1:
+        return torch.zeros_like(i)
+    i = i % (2 * n - 2)
+    return torch.minimum(i, 2 * n - 2 - i)
