@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MOST_COLUMNS = 1 << 21  # the float32 error bound holds up to here (rounding.py)
 LARGEST = 1e150  # beyond it a squared distance overflows float64
 
 
@@ -23,6 +24,8 @@ def check_matrix(name: str, what: str, x: Any, letters: str = "N, D") -> None:
         raise TypeError(f"{name}: {what} must be float16, bfloat16, float32 or float64, got {x.dtype}")
     if x.ndim != 2:
         raise ValueError(f"{name}: {what} must be 2-D [{letters}], got shape {tuple(x.shape)}")
+    if x.shape[1] > MOST_COLUMNS:
+        raise ValueError(f"{name}: {what} may have at most {MOST_COLUMNS} columns, got {x.shape[1]}")
     if x.shape[0] == 0 or x.shape[1] == 0:
         raise ValueError(f"{name}: {what} must hold at least one row and one column, got shape {tuple(x.shape)}")
 

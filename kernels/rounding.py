@@ -2,13 +2,15 @@
 
 Expanded form F = |x|^2 + |y|^2 - 2 x.y in float32, any order of summation, u = 2^-24, D terms:
 
-    |F - d^2| <= c (|x| + |y|)^2 <= c (2|x| + d)^2 <= c (8|x|^2 + 2 d^2),     c = (D + 32) u
+    |F - d^2| <= c (|x| + |y|)^2 <= c (2|x| + d)^2 <= c (8|x|^2 + 2 d^2),     c = (D + 32) u / (1 - (D + 32) u)
 
 (Higham 2002, section 3.1: a dot product is off by at most D u |x||y| (1 + O(D u)); the 32 covers the rounding of the
 rows into the frame, of the norms, and of the final additions.) Since |y| <= |x| + d, the bound needs the row and its
 own distance only: one far-away pick does not blur the others. Both directions follow by one formula, `widen`:
 
     d^2 <= widen(F),  and  d <= m  implies  F <= widen(m^2),     widen(v) = (v + 8c|x|^2 + tiny) (1 + 3c).
+
+(c <= 1/6 is needed; the tiny absolute part covers underflow.)
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -55,8 +57,9 @@ class ErrorBound:
 
 def expanded_bound(dim: int) -> ErrorBound:
     """The bound of the expanded form, for rows of `dim` features."""
-    c = (dim + 32) * UNIT
-    return ErrorBound(relative=3 * c, norm=8 * c, absolute=dim * 2.0**-100)
+    c = (dim + 32) * UNIT / (1 - (dim + 32) * UNIT)
+    # The norms that `widen` is given are rounded themselves: 4c covers that.
+    return ErrorBound(relative=3 * c, norm=8 * c * (1 + 4 * c), absolute=dim * 2.0**-100)
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def full_float32(device: torch.device) -> Iterator[None]:
 
     The bounds above assume it; the caller's settings come back afterwards.
     """
-    backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     switches = [b for b in backends if hasattr(b, "fp32_precision")]
     before = [b.fp32_precision for b in switches]
     legacy = None if switches else torch.get_float32_matmul_precision()

@@ -178,11 +178,11 @@ def test_a_given_sampler_is_used_and_its_progress_put_back(folder: Path) -> None
 
 
 def test_fit_is_reproducible_and_leaves_global_random_state_alone(folder: Path, model: PatchCore) -> None:
-    before, before_np = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    before, before_np = torch.get_rng_state(), np.random.get_state()[1].copy()
     again = PatchCore(_config()).fit(folder)
     again.predict(folder / "test")
     assert torch.equal(torch.get_rng_state(), before)
-    assert (np.random.get_state()[1] == before_np).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == before_np).all()
     assert torch.equal(again.bank.features, model.bank.features) and again.threshold == model.threshold
 
 

@@ -63,9 +63,7 @@ class TorchKCenter:
         block = torch.addmm(sq_norm, tile, tile.t(), alpha=-2)
         return block.double().add_(sq_norm[:, None])
 
-    def exact_min(
-        self, rows: Tensor, tile: Tensor, sq_norm: Tensor, reach: Tensor, since: Tensor
-    ) -> Tensor:
+    def exact_min(self, rows: Tensor, tile: Tensor, sq_norm: Tensor, reach: Tensor, since: Tensor) -> Tensor:
         """Canonical squared distance of each row to the nearest pick, from pick since[row] on, whose fast value is in reach.
 
         rows [R] int64, tile [R, D], sq_norm [R], reach [R] float64, since [R] int32 -> [R] float64; inf where no

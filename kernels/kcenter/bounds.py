@@ -28,18 +28,23 @@ class Bounds:
     scale: float
 
     @classmethod
-    def start(
-        cls, initial: Tensor, sq_norm: Tensor, weight: Tensor | None, error: ErrorBound, scale: float
-    ) -> Bounds:
+    def start(cls, initial: Tensor, sq_norm: Tensor, weight: Tensor | None, error: ErrorBound, scale: float) -> Bounds:
         """Nothing picked yet: the caller's initial distances (squared), exact by definition."""
         zero = torch.zeros_like(sq_norm, dtype=torch.int32)
         return cls(initial, initial.clone(), zero, zero.clone(), sq_norm, weight, error, scale)
 
     def take(self, rows: Tensor) -> Bounds:
         """A copy for some rows."""
-        pick = [t.index_select(0, rows) for t in (self.upper, self.exact, self.seen, self.exact_seen, self.sq_norm)]
-        weight = None if self.weight is None else self.weight.index_select(0, rows)
-        return Bounds(*pick, weight, self.error, self.scale)
+        return Bounds(
+            self.upper.index_select(0, rows),
+            self.exact.index_select(0, rows),
+            self.seen.index_select(0, rows),
+            self.exact_seen.index_select(0, rows),
+            self.sq_norm.index_select(0, rows),
+            None if self.weight is None else self.weight.index_select(0, rows),
+            self.error,
+            self.scale,
+        )
 
     def put(self, rows: Tensor, part: Bounds) -> None:
         """Write a subset back."""

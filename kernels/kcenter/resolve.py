@@ -50,9 +50,7 @@ def take_top(key: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Rank | None
     return chosen, Rank(float(edge), -int(rows[level[fill]]))
 
 
-def resolve(
-    leaves: KCenterLeaves, bounds: Bounds, rows: Tensor, outside: Rank | None, quota: int, block: int
-) -> Picks:
+def resolve(leaves: KCenterLeaves, bounds: Bounds, rows: Tensor, outside: Rank | None, quota: int, block: int) -> Picks:
     """Pick inside the candidates until the next pick may lie outside.
 
     Parameters

@@ -48,9 +48,7 @@ def _search_tile(leaves: KnnLeaves, query: Tensor, bank: Tensor, k: int) -> tupl
         crowded = (fast[:, -1] <= reach).nonzero().squeeze(1)
         # A few at a time: their survivors are held as a dense block of the bank tile.
         for some in crowded.split(64):
-            squared[some], rows[some] = _search_all(
-                leaves, query[some], tile[some], bank, k, (reach - sq_norm)[some]
-            )
+            squared[some], rows[some] = _search_all(leaves, query[some], tile[some], bank, k, (reach - sq_norm)[some])
     return squared, rows
 
 

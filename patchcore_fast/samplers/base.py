@@ -69,9 +69,7 @@ class Sampler(ABC):
         name = type(self).__name__
         if isinstance(features, np.ndarray):
             if features.dtype not in (np.float16, np.float32, np.float64):
-                raise TypeError(
-                    f"{name}: features must be float16, float32 or float64 ndarray, got {features.dtype}"
-                )
+                raise TypeError(f"{name}: features must be float16, float32 or float64 ndarray, got {features.dtype}")
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
                 features = torch.from_numpy(features)

@@ -42,7 +42,7 @@ class RandomSampler(Sampler):
 
     def _select(self, features: Tensor) -> Tensor:
         n = features.shape[0]
-        random = np.random.RandomState(self.seed)  # noqa: NPY002  the stream that np.random.seed gives, as in peers
+        random = np.random.RandomState(self.seed)
         return torch.from_numpy(random.choice(n, int(n * self.percentage), replace=False).astype(np.int64))
 
 

@@ -104,12 +104,10 @@ class ApproximateGreedyCoresetSampler(GreedyCoresetSampler):
 
     def _greedy(self, reduced: Tensor, count: int):
         points = min(self.number_of_starting_points, reduced.shape[0])
-        random = np.random.RandomState(self.seed)  # noqa: NPY002  the stream that np.random.seed gives, as in the peer
+        random = np.random.RandomState(self.seed)
         rows = torch.from_numpy(random.choice(reduced.shape[0], points, replace=False))
         initial = mean_distance(reduced, reduced[rows.to(reduced.device)])
-        return k_center_greedy(
-            reduced, count, initial_min_dist=initial, backend=self.backend, progress=self.progress
-        )
+        return k_center_greedy(reduced, count, initial_min_dist=initial, backend=self.backend, progress=self.progress)
 
 
 def farthest_from_mean(x: Tensor) -> int:
