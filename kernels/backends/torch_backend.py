@@ -64,7 +64,7 @@ class TorchKCenter:
         return block.double().add_(sq_norm[:, None])
 
     def exact_min(self, rows: Tensor, tile: Tensor, sq_norm: Tensor, reach: Tensor, since: Tensor) -> Tensor:
-        """Canonical squared distance of each row to the nearest pick, from pick since[row] on, whose fast value is in reach.
+        """Canonical squared distance of each row to the nearest pick in reach, from pick since[row] on.
 
         rows [R] int64, tile [R, D], sq_norm [R], reach [R] float64, since [R] int32 -> [R] float64; inf where no
         pick is in reach. Only the pairs in reach, one or two a row as a rule, are computed in float64.

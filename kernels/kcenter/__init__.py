@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..backends import KCenterLeaves, choose_backend
+from ..backends import choose_backend
 from ..checks import check_int, check_matrix, check_rows, check_vector
 from ..exact import paired_squared, squared_weights
 from ..rounding import full_float32
@@ -28,11 +28,13 @@ class KCenterResult:
     indices : [k] int64, row numbers, on the device of the features.
     radii : [k] float32, each pick's distance to the nearest earlier pick when it was made; inf first.
     passes : rounds of the driver over the rows.
+    distances : row-to-pick distances computed in refreshing rows; the plain algorithm computes N * k.
     """
 
     indices: Tensor
     radii: Tensor
     passes: int
+    distances: int
 
 
 def k_center_greedy(
@@ -119,7 +121,7 @@ def k_center_greedy(
         picks = traversal.run(first, progress)
     indices = torch.tensor(picks.rows, dtype=torch.int64, device=device)
     radii = torch.tensor([math.sqrt(s) for s in picks.squared], dtype=torch.float64)
-    return KCenterResult(indices, radii.to(device=device, dtype=torch.float32), traversal.passes)
+    return KCenterResult(indices, radii.to(device=device, dtype=torch.float32), traversal.passes, traversal.distances)
 
 
 def _check_weights(weights: Tensor, n: int, device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ class Tuning:
     """Sizes that change the speed and never the picks."""
 
     batch: int | None = None  # candidates a pass; None: from k
-    block: int = 256  # candidates settled at a time
+    block: int = 512  # candidates settled at a time
     lazy: bool = True  # refresh only rows that could become candidates
     tile_rows: int = 8192  # rows read at a time when refreshing
 
@@ -34,12 +34,11 @@ class Traversal:
 
     def __init__(self, leaves: KCenterLeaves, bounds: Bounds, k: int, tuning: Tuning) -> None:
         self.leaves, self.bounds, self.k, self.tuning = leaves, bounds, k, tuning
-        # A quarter of the picks a pass balances the passes over N against the work inside the candidates.
-        self.batch = tuning.batch or min(max(1 << (max(1, k // 4) - 1).bit_length(), 256), 8192)
+        # Anywhere between k / 4 and 2 k costs about the same (docs/algorithm.md).
+        self.batch = tuning.batch or min(max(1 << (k - 1).bit_length(), 256), 8192)
         self.ratio = 2.0  # rows refreshed for one candidate found, adapted as the run goes on
         self.passes = 0
-        self.rows_read = 0
-        self.pairs = 0
+        self.distances = 0
 
     def run(self, first: tuple[int, float] | None, progress: Callable[[int, int], None] | None) -> Picks:
         """All k picks. `first` is a given start row with its squared distance."""
@@ -77,10 +76,10 @@ class Traversal:
             self.ratio *= 4
         self.ratio = min(max(1.0, 0.5 * self.ratio * (1 + self.batch / max(1, inside.shape[0]))), 64.0)
         rows = pool[inside]
-        if rows.shape[0] <= 4 * self.batch:
+        if rows.shape[0] <= 2 * self.batch:
             return rows, (Rank(edge, -self.bounds.upper.shape[0]) if edge > 0 else None)
         # Many equal bounds: keep the first in rank, the rest is outside.
-        chosen, rest = take_top(key[inside], rows, 4 * self.batch)
+        chosen, rest = take_top(key[inside], rows, 2 * self.batch)
         return rows[chosen], rest
 
     def refresh(self, rows: Tensor | None) -> None:
@@ -97,8 +96,7 @@ class Traversal:
             local = self.bounds.take(part)
             local.absorb(self.leaves.min_squared(self.leaves.tile(part), local.sq_norm, lo, picks), picks)
             self.bounds.put(part, local)
-            self.rows_read += part.shape[0]
-            self.pairs += part.shape[0] * (picks - lo)
+            self.distances += part.shape[0] * (picks - lo)
 
     def _accept_first(self, row: int, squared: float, picks: Picks) -> None:
         picks.rows.append(row)

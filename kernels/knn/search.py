@@ -1,6 +1,6 @@
-"""Exact k nearest neighbours: filter fast, settle the survivors in float64.
+"""Exact k nearest neighbours: filter fast, settle the survivors in float64. All comparisons are of squares.
 
-Everything is compared in squares. Per tile of queries a backend keeps the few smallest fast distances. With F_k the k-th smallest, widen(F_k) bounds the
+Per tile of queries a backend keeps the few smallest fast distances. With F_k the k-th smallest, widen(F_k) bounds the
 true k-th distance, and every true neighbour has F <= widen(widen(F_k)): those are recomputed in float64 and ranked by
 (distance, row). A query with more survivors than were kept (many equal rows) is searched again without a limit.
 """
