@@ -40,10 +40,10 @@ def measure(features: torch.Tensor, k: int, repeat: int, device: str) -> dict:
     times = interleaved(calls, repeat, device)
     ratio = times["gemv loop"]["median_s"] / times["patchcore_fast"]["median_s"]
     same = int((ours.indices == loop.indices).long().cumprod(0).sum())
-    print(
-        f"\nN = {n:,}, D = {dim}, k = {k:,}; {ours.passes} passes, {ours.distances / (n * k):.0%} of N k distances; float64 shortfall {shortfall['patchcore_fast']:.1e}"
-    )
-    print(f"  the float32 loop's first {same:,} picks are the same; its shortfall {shortfall['gemv loop']:.1e}")
+    share = ours.distances / (n * k)
+    print(f"\nN = {n:,}, D = {dim}, k = {k:,}: {ours.passes} passes, {share:.0%} of N k distances")
+    print(f"  float64 shortfall {shortfall['patchcore_fast']:.1e}, of the float32 loop {shortfall['gemv loop']:.1e}")
+    print(f"  the float32 loop's first {same:,} picks are the same")
     for name, t in times.items():
         print(f"  {name:<15} {t['median_s']:8.3f} s   ({t['min_s']:.3f} .. {t['max_s']:.3f}, {t['runs']} runs)")
     print(f"  {ratio:.1f} times faster; extra memory {extra / 2**20:.0f} MB (limit {64 * n / 2**20 + 256:.0f} MB)")
@@ -52,7 +52,7 @@ def measure(features: torch.Tensor, k: int, repeat: int, device: str) -> dict:
         "d": dim,
         "k": k,
         "passes": ours.passes,
-        "share_of_distances": ours.distances / (n * k),
+        "share_of_distances": share,
         "times": times,
         "ratio": ratio,
         "float64_shortfall": shortfall,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_PAIR_BYTES = 32 << 20  # working set of one chunk of pairs
+_PAIR_BYTES = 8 << 20  # working set of one chunk of pairs
 
 
 def halving_sum(values: Tensor) -> Tensor:  # [..., D] float64 -> [...]

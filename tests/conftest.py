@@ -9,14 +9,15 @@ import torch
 @pytest.fixture(scope="session")
 def real_features() -> torch.Tensor:
     """[31360, 128] float32: 40 crops of three photographs, EfficientNet-Lite0, strides 8 and 16, projected."""
-    features = pytest.importorskip("patchcore_fast.features", reason="timm does not import with this torch")
+    pytest.importorskip("timm", reason="the extra pipeline is not installed")
     from patchcore_fast.demo.textures import photograph
+    from patchcore_fast.features import Backbone, FeatureExtractor
     from patchcore_fast.samplers.projection import project, random_projection
 
     photos = [torch.from_numpy(photograph(name)).float() / 255 for name in ("brick", "grass", "gravel")]
     crops = [photos[i % 3][s : s + 224, t : t + 224] for i, (s, t) in enumerate((5 * i, 7 * i) for i in range(40))]
     images = torch.stack(crops)[:, None].expand(-1, 3, -1, -1)
-    extract = features.FeatureExtractor(features.Backbone("tf_efficientnet_lite0", (2, 3)))
+    extract = FeatureExtractor(Backbone("tf_efficientnet_lite0", (2, 3)))
     rows = torch.cat([extract(part).features for part in images.split(8)])
     return project(rows, random_projection(rows.shape[1], 128, seed=0), torch.device("cpu"))
 

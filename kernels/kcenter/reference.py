@@ -55,19 +55,3 @@ def k_center_greedy_reference(
         taken[row] = True
         squared = torch.minimum(squared, squared_to(features, row))
     return torch.tensor(indices, device=features.device), torch.tensor(radii, dtype=torch.float64).float()
-
-
-def greedy_trace_error(features: Tensor, indices: Tensor) -> float:
-    """How far a selection is from a greedy one: the largest shortfall of a pick, as a share of its radius.
-
-    Each pick's float64 distance to the picks before it is compared with the largest such distance of any row at
-    that moment; 0 is a perfect greedy trace whatever the ties. Stands in for the reference where N is large.
-    """
-    squared = torch.full((features.shape[0],), torch.inf, dtype=torch.float64, device=features.device)
-    worst = 0.0
-    for step, row in enumerate(indices.tolist()):
-        largest = float(squared.max())
-        if step > 0 and largest > 0:
-            worst = max(worst, 1.0 - math.sqrt(float(squared[row]) / largest))
-        squared = torch.minimum(squared, squared_to(features, row))
-    return worst
