@@ -56,6 +56,28 @@ def test_help_is_light() -> None:
     assert "usage: patchcore-fast fit" in done.stdout
 
 
+EXTRAS = ("timm", "torchvision", "PIL", "safetensors", "tqdm", "matplotlib", "sklearn", "scipy", "skimage")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["doctor"], 0, "No problems found"),
+        (["select", "f.npy", "--ratio", "0.5", "--output", "c.npy"], 0, "Picked 5 of 10 rows"),
+        (["fit", ".", "--output", "b"], 2, 'pip install "patchcore_fast[pipeline]"'),
+        (["demo"], 2, 'pip install "patchcore_fast['),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_without_the_extras(tmp_path: Path, args: list[str], code: int, words: str) -> None:
+    np.save(tmp_path / "f.npy", np.arange(30, dtype=np.float32).reshape(10, 3))
+    start = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); from patchcore_fast.cli import main; "
+    done = subprocess.run([sys.executable, "-c", start + f"sys.exit(main({args!r}))"], cwd=tmp_path, text=True,
+                          capture_output=True, timeout=120)  # fmt: skip
+    assert done.returncode == code and words in done.stdout + done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["demo", "fit", "predict", "evaluate", "select", "doctor"])
 def test_each_command_has_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
@@ -110,6 +132,33 @@ def test_predict_writes_what_the_model_says(bank: Path, data: Path, tmp_path: Pa
     assert [r["is_anomalous"] for r in rows] == [str(p.is_anomalous) for p in expected]
     with Image.open(out / rows[0]["heatmap"]) as picture:
         assert picture.size == (64, 64)
+
+
+def test_predict_shows_the_highest_scores(
+    bank: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheets = []
+    monkeypatch.setattr("patchcore_fast.report.gallery.SHEET_LIMIT", 2)
+    monkeypatch.setattr("patchcore_fast.report.gallery.contact_sheet", lambda p, *a, **k: sheets.append((p, k)))
+    assert main(["predict", str(bank), str(data / "test"), "--output", str(tmp_path)]) == 0
+    ((panels, given),) = sheets
+    scores = sorted((p.score for p in PatchCore.load(bank).predict(data / "test")), reverse=True)
+    assert [p.score for p in panels] == scores[:2]
+    assert given["title"] == "6 images: the 2 highest scores"
+
+
+def test_predict_runs_as_told(bank: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    whole = PatchCore.iter_predict
+
+    def watched(self: PatchCore, images: Any) -> Any:
+        seen.append(self.config)
+        return whole(self, images)
+
+    monkeypatch.setattr(PatchCore, "iter_predict", watched)
+    args = ["--batch-size", "2", "--device", "cpu", "--weights", "random"]
+    assert main(["predict", str(bank), str(data / "test"), "--output", str(tmp_path), *args]) == 0
+    assert (seen[0].batch_size, seen[0].device, seen[0].weights) == (2, "cpu", "random")
 
 
 def test_predict_keeps_equal_names_apart(bank: Path, data: Path, tmp_path: Path) -> None:

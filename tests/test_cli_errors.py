@@ -79,7 +79,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "predict-output-is-file": (["predict", "bank.safetensors", "data", "--output", "text.txt"], "text.txt: is a file"),
     "predict-below-a-file": (["predict", "bank.safetensors", "data", "--output", "text.txt/a"], "Not a directory"),
     "predict-weights": (["predict", "bank.safetensors", "data", "--output", "out", "--weights", "no.pth"], "no.pth"),
-    "evaluate-no-test": (["evaluate", "data/train"], "no test images"),
+    "evaluate-no-test": (["evaluate", "data/train", "--output", "new"], "no test images"),
     "evaluate-bank-and-model": (["evaluate", "data", "--bank", "bank.safetensors", "--seed", "1"], "--seed: belongs"),
     "evaluate-json-folder": (["evaluate", "data", "--json", "no/out"], "the folder no does not exist"),
     "select-missing": (["select", "no.npy", *SELECT], "no.npy: no such file"),
@@ -113,7 +113,7 @@ CASES: dict[str, tuple[list[str], str]] = {
 
 
 def listing(root: Path) -> dict[str, int]:
-    return {p.relative_to(root).as_posix(): p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+    return {p.relative_to(root).as_posix(): p.stat().st_mtime_ns if p.is_file() else 0 for p in root.rglob("*")}
 
 
 @pytest.mark.parametrize("name", CASES)

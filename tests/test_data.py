@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import write_mvtec
 from PIL import Image
 
 from patchcore_fast.data import ImageRecord, image_size, load_image, load_mask, make_loader, scan, scan_images
+
+from .pictures import write_mvtec
 
 
 def _palette(transparent: bool) -> Image.Image:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import write_mvtec
 from torch._utils import ExceptionWrapper
 
 from patchcore_fast import metrics
@@ -20,6 +19,8 @@ from patchcore_fast.errors import BankError, DataError
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.model.threshold import leave_out_scores, threshold_from
 from patchcore_fast.samplers import make_sampler
+
+from .pictures import write_mvtec
 
 
 def _config(**changes: Any) -> PatchCoreConfig:
@@ -96,7 +97,7 @@ def test_every_way_in_gives_the_same(folder: Path, model: PatchCore) -> None:
 
 def test_images_of_different_sizes_as_tensors() -> None:
     images = [torch.rand(1, 3, 64, 64), torch.rand(2, 3, 48, 80)]
-    model = PatchCore(_config(sampler="identity", ratio=1.0)).fit(images)
+    model = PatchCore(_config(sampler="identity")).fit(images)
     assert model.bank.grid is None and model.bank.patches == 256 + 2 * 240
     assert model.bank.positions is not None
     assert model.bank.positions[-1].tolist() == [2, 11, 19]

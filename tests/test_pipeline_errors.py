@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from pictures import write_mvtec
 from PIL import Image
 
 from patchcore_fast import metrics, scoring
@@ -20,6 +19,8 @@ from patchcore_fast.errors import BankError, DataError
 from patchcore_fast.features import Backbone, FeatureExtractor
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
+
+from .pictures import write_mvtec
 
 TINY = {"backbone": "test_efficientnet", "layers": (1, 2), "weights": "random", "image_size": 64, "ratio": 0.1}
 
@@ -100,7 +101,8 @@ CASES: dict[str, Case] = {
     "crop beyond the image": (
         lambda p: load_image(p / "good/train/good/000.png", 32, 40), ValueError, "crop 40 x 40 is larger"),
     # settings
-    "ratio above one": (_config(ratio=1.5), ValueError, r"ratio must be in \(0, 1\], got 1.5"),
+    "ratio above one": (_config(ratio=1.5), ValueError, r"ratio must be in \(0, 1\), got 1.5; sampler .identity. keeps"),
+    "ratio one": (_config(ratio=1), ValueError, r"ratio must be in \(0, 1\), got 1;"),
     "ratio as text": (_config(ratio="1%"), TypeError, "ratio must be a number"),
     "unknown fusion": (_config(fusion="sum"), ValueError, "fusion must be one of concat, amazon, got 'sum'"),
     "unknown sampler": (_config(sampler="best"), ValueError, "sampler must be one of"),

@@ -126,6 +126,19 @@ def test_plots_are_pictures_and_leave_pyplot_alone(tmp_path: Path) -> None:
     assert not _pylab_helpers.Gcf.figs
 
 
+def test_no_bar_of_the_histogram_lies_on_both_sides_of_the_threshold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+    monkeypatch.setattr("patchcore_fast.report.plots.save_figure", lambda figure, path: figures.append(figure))
+    scores = np.linspace(3, 11, 40)
+    plot_histogram(scores, scores > 7, tmp_path / "h.png", threshold=6.2)
+    bars = [b for b in figures[0].axes[0].patches if b.get_height() > 0]
+    assert sum(b.get_height() for b in bars) == 40
+    for bar in bars:
+        assert not bar.get_x() + 1e-9 < 6.2 < bar.get_x() + bar.get_width() - 1e-9
+
+
 @pytest.mark.parametrize(
     ("labels", "scores", "words"),
     [

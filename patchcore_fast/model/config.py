@@ -97,8 +97,10 @@ class PatchCoreConfig:
                 raise ValueError('PatchCoreConfig: dim belongs to fusion="amazon"; "concat" keeps every channel')
         if _integer("patch_size", self.patch_size, 1) % 2 == 0:
             raise ValueError(f"PatchCoreConfig: patch_size must be odd, got {self.patch_size}")
-        if not 0 < _real("ratio", self.ratio) <= 1:
-            raise ValueError(f"PatchCoreConfig: ratio must be in (0, 1], got {self.ratio}")
+        if not 0 < _real("ratio", self.ratio) < 1:
+            raise ValueError(
+                f"PatchCoreConfig: ratio must be in (0, 1), got {self.ratio}; sampler 'identity' keeps all"
+            )
         if not 0 < _real("threshold_quantile", self.threshold_quantile) <= 1:
             raise ValueError(f"PatchCoreConfig: threshold_quantile must be in (0, 1], got {self.threshold_quantile}")
         if not 0 <= _real("sigma", self.sigma) < float("inf"):

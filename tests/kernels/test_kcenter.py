@@ -112,10 +112,12 @@ def test_large_selection_is_a_greedy_trace():
 
 
 def test_shortfall_sees_a_wrong_pick():
-    x = gaussian(500, 8)
-    indices = k_center_greedy(x, 30).indices
-    indices[10] = next(i for i in range(500) if i not in indices)
-    assert greedy_shortfall(x, indices) > 1e-3
+    x = gaussian(600, 16)
+    wrong = k_center_greedy(x, 90).indices
+    nearest = torch.cdist(x, x[wrong[:50]]).min(1).values
+    shortfall = 1 - nearest.topk(300).values[-1] / nearest.max()
+    wrong[50] = nearest.topk(300).indices[-1]  # in the middle of a block of the check
+    assert greedy_shortfall(x, wrong) == pytest.approx(float(shortfall), rel=1e-4)
 
 
 def test_warm_start_continues_a_run():

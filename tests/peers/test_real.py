@@ -15,9 +15,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from peer_cases import LAYERS, peer
 
 from patchcore_fast import metrics
+
+from .peer_cases import LAYERS, peer
 
 
 def _module(name: str, variable: str) -> ModuleType:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from peer_cases import LAYERS, Peer, peer
 from scipy import ndimage
+
+from .peer_cases import LAYERS, Peer, peer
 
 
 def _maps(p: Peer, images: torch.Tensor) -> list[torch.Tensor]:

@@ -1,0 +1,162 @@
+"""Arguments of every command. Only argparse is imported here."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+DEMO_OUTPUT = "patchcore_fast_demo"
+
+
+def side(text: str) -> int | tuple[int, int]:
+    """`256` or `256x320` (height x width)."""
+    sides = [int(part) for part in text.lower().split("x")]
+    if len(sides) > 2:
+        raise ValueError
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def names(text: str) -> tuple[int, ...] | tuple[str, ...]:
+    """`2,3` (stage numbers) or `layer2,layer3` (module names)."""
+    parts = [part.strip() for part in text.split(",")]
+    return tuple(int(p) for p in parts) if all(p.isdigit() for p in parts) else tuple(parts)
+
+
+def device(text: str) -> str:
+    """`cpu`, `cuda` or `cuda:1`; torch's own complaint about others fills a screen."""
+    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", text):
+        raise ValueError
+    return text
+
+
+class Option(NamedTuple):
+    """A model setting on the command line; `default` repeats PatchCoreConfig's for the help text (a test compares)."""
+
+    flag: str
+    kind: Callable[[str], Any]
+    default: Any
+    help: str
+    metavar: str
+
+    @property
+    def field(self) -> str:
+        """Name of the PatchCoreConfig field."""
+        return self.flag[2:].replace("-", "_")
+
+
+RUNNING = (
+    Option("--batch-size", int, 16, "images at a time", "N"),
+    Option("--workers", int, 0, "processes that decode images ahead", "N"),
+    Option("--device", device, None, "cpu, cuda, cuda:1, ...; a GPU is taken when there is one", "D"),
+    Option("--weights", str, "auto", '"auto" (ImageNet), "random", or a weight file', "W"),
+)
+MODEL = (
+    Option("--backbone", str, "tf_efficientnet_lite0", "any timm model with feature maps", "NAME"),
+    Option("--layers", names, (2, 3), "stages by number, or modules by name, with commas", "L,L"),
+    Option("--image-size", side, 256, "images are resized to this side, or HEIGHTxWIDTH", "PX"),
+    Option("--crop", side, None, "centre crop after resizing, side or HEIGHTxWIDTH", "PX"),
+    Option("--fusion", str, "concat", '"concat" (pool and concatenate) or "amazon" (1024-d pooling path)', "F"),
+    Option("--patch-size", int, 3, "patch neighbourhood, odd", "N"),
+    Option("--sampler", str, "greedy", '"greedy" (exact), "approximate", "random" or "identity"', "S"),
+    Option("--ratio", float, 0.01, "part of the patches that the memory bank keeps", "R"),
+    Option("--seed", int, 0, "of the projection and of random choices", "N"),
+    Option("--neighbours", int, 1, "bank rows that a patch is compared with", "K"),
+    Option("--score", str, "max", 'image score: "max" over patches or "reweighted" (the paper, Eq. 7)', "S"),
+    Option("--sigma", float, 4.0, "Gaussian smoothing of the anomaly map, in pixels", "PX"),
+)
+
+
+def _add(parser: argparse.ArgumentParser, title: str, options: tuple[Option, ...]) -> None:
+    group = parser.add_argument_group(title)
+    for o in options:
+        shown = ",".join(map(str, o.default)) if isinstance(o.default, tuple) else o.default
+        text = o.help if o.default is None else f"{o.help} (default {shown})"
+        # SUPPRESS: only what the user typed reaches the config, which owns defaults and validation.
+        group.add_argument(o.flag, type=o.kind, default=argparse.SUPPRESS, metavar=o.metavar, help=text)
+
+
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The model settings that the user typed, by PatchCoreConfig field."""
+    return {o.field: getattr(args, o.field) for o in MODEL + RUNNING if hasattr(args, o.field)}
+
+
+class _Version(argparse.Action):
+    """Looks the version up when asked: reading package metadata takes longer than parsing."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from patchcore_fast import __version__
+
+        print(f"{parser.prog} {__version__}")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole parser; `args.run` is (module in patchcore_fast.cli, function)."""
+    parser = argparse.ArgumentParser(
+        prog="patchcore-fast",
+        description="Find defects in photographs after looking at good ones (PatchCore), with a fast exact coreset.",
+        epilog="New here? Run: patchcore-fast demo",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.set_defaults(run=None)
+
+    def command(name: str, run: tuple[str, str], text: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"example:\n  patchcore-fast {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        sub.add_argument("-v", "--verbose", action="store_true", help="debug messages and tracebacks")
+        return sub
+
+    demo = command("demo", ("tools", "demo"), "fit and test on three bundled photographs, no download", "demo")
+    demo.add_argument("--output", default=DEMO_OUTPUT, metavar="DIR", help="folder (default %(default)s)")
+    demo.add_argument("--quick", action="store_true", help="one texture and a shorter timing")
+
+    fit = command("fit", ("pipeline", "fit"), "learn what normal images look like",
+                  "fit bottles --output bottles.safetensors")  # fmt: skip
+    fit.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")
+    fit.add_argument("--output", required=True, metavar="FILE", help="memory bank to write (.safetensors)")
+    _add(fit, "model", MODEL)
+    _add(fit, "running", RUNNING)
+
+    predict = command("predict", ("pipeline", "predict"), "score images and draw heat maps",
+                      "predict bottles.safetensors photos --output out")  # fmt: skip
+    predict.add_argument("bank", metavar="BANK", help="file written by fit")
+    predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")
+    predict.add_argument("--output", required=True, metavar="DIR", help="folder for heat maps, scores.csv and sheet")
+    _add(predict, "running", RUNNING)
+
+    evaluate = command("evaluate", ("pipeline", "evaluate"), "measure accuracy on a folder in MVTec layout",
+                       "evaluate bottles --output report")  # fmt: skip
+    evaluate.add_argument("folder", metavar="DIR", help="train/good, test/<defect>, ground_truth/<defect>")
+    evaluate.add_argument("--bank", metavar="BANK", help="use this bank instead of fitting on train/good")
+    evaluate.add_argument("--json", metavar="FILE", help="write all numbers here")
+    evaluate.add_argument("--output", metavar="DIR", help="folder for scores.csv, plots and a contact sheet")
+    _add(evaluate, "model (not together with --bank)", MODEL)
+    _add(evaluate, "running", RUNNING)
+
+    select = command("select", ("select", "select"), "pick a coreset from any feature matrix",
+                     "select features.npy --ratio 0.1 --output coreset.npy")  # fmt: skip
+    select.add_argument("features", metavar="FEATURES.npy", help="2-D array [rows, dimensions] of numbers")
+    select.add_argument(
+        "--ratio", type=float, required=True, metavar="R", help="part of the rows to keep, between 0 and 1"
+    )
+    select.add_argument("--output", required=True, metavar="FILE", help="rows that were picked, in order (.npy)")
+    select.add_argument("--indices", metavar="FILE", help="their row numbers, int64 (.npy)")
+    select.add_argument("--method", choices=("greedy", "approximate", "random"), default="greedy",
+                        help="greedy is exact k-center (default)")  # fmt: skip
+    select.add_argument("--seed", type=int, default=0, metavar="N", help="of the projection and of random choices")
+    select.add_argument("--no-projection", action="store_true",
+                        help="measure distances in all dimensions instead of 128 random ones")  # fmt: skip
+    select.add_argument("--device", type=device, metavar="D", help="cpu, cuda, ...; default cpu")
+
+    doctor = command("doctor", ("tools", "doctor"), "show versions, devices and which kernels run here", "doctor")
+    doctor.add_argument("--json", action="store_true", help="as JSON, for bug reports and programs")
+    return parser

