@@ -68,17 +68,23 @@ def real_features(rows: int = 156_800) -> torch.Tensor:
     return project(features, random_projection(features.shape[1], 128, seed=0), torch.device("cpu"))
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], repeat: int, device: str) -> dict[str, dict[str, Any]]:
-    """Run each call `repeat` times in turn, so that a slow spell of the machine hits all; medians and spreads."""
+def interleaved(
+    calls: dict[str, Callable[[], Any]], repeat: int, device: str
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Run each call `repeat` times in turn, so that a slow spell of the machine hits all.
+
+    Returns the last result of each, and medians and spreads of the times.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
+    results: dict[str, Any] = {}
     for _ in range(repeat):
         for name, call in calls.items():
             begin = time.perf_counter()
-            call()
+            results[name] = call()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - begin)
-    return {
+    return results, {
         name: {"median_s": statistics.median(t), "min_s": min(t), "max_s": max(t), "runs": len(t)}
         for name, t in times.items()
     }
