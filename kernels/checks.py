@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ MOST_COLUMNS = 1 << 21  # the float32 error bound holds up to here (rounding.py)
 LARGEST = 1e150  # beyond it a squared distance overflows float64
 
 
-def check_matrix(name: str, what: str, x: Any, letters: str = "N, D") -> None:
+def check_matrix(name: str, what: str, x: Any, letters: str = "N, D", empty: bool = False) -> None:
     """A non-empty 2-D floating tensor. Its values are checked where they are first read."""
     if not isinstance(x, Tensor):
         hint = " (torch.from_numpy makes one of an ndarray)" if type(x).__name__ == "ndarray" else ""
@@ -26,7 +27,7 @@ def check_matrix(name: str, what: str, x: Any, letters: str = "N, D") -> None:
         raise ValueError(f"{name}: {what} must be 2-D [{letters}], got shape {tuple(x.shape)}")
     if x.shape[1] > MOST_COLUMNS:
         raise ValueError(f"{name}: {what} may have at most {MOST_COLUMNS} columns, got {x.shape[1]}")
-    if x.shape[0] == 0 or x.shape[1] == 0:
+    if (x.shape[0] == 0 and not empty) or x.shape[1] == 0:
         raise ValueError(f"{name}: {what} must hold at least one row and one column, got shape {tuple(x.shape)}")
 
 
@@ -54,19 +55,22 @@ def check_rows(name: str, what: str, rows: Any, n: int, device: torch.device) ->
     """A 1-D list of row numbers below n, as an int64 tensor on `device`."""
     if not isinstance(rows, Tensor):
         try:
-            rows = torch.as_tensor(rows)
+            rows = torch.as_tensor(np.ascontiguousarray(rows) if isinstance(rows, np.ndarray) else rows)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name}: {what} must be row numbers [S], got {type(rows).__name__}") from None
     if rows.numel() == 0:
         rows = rows.to(torch.int64)
-    if rows.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+    if rows.dtype.is_floating_point or rows.dtype.is_complex or rows.dtype == torch.bool:
         raise TypeError(f"{name}: {what} must be integers, got {rows.dtype}")
+    if rows.device.type == "meta":
+        raise ValueError(f"{name}: {what} is on {rows.device}, features are on {device}")
+    rows = rows.to(device=device, dtype=torch.int64)  # before comparing: small types would wrap
     if rows.ndim != 1:
         raise ValueError(f"{name}: {what} must be 1-D [S], got shape {tuple(rows.shape)}")
     bad = ((rows < 0) | (rows >= n)).nonzero()
     if bad.shape[0]:
         raise ValueError(f"{name}: {what} must lie in 0..{n - 1}, got {int(rows[bad[0, 0]])} at {int(bad[0, 0])}")
-    return rows.to(device=device, dtype=torch.int64)
+    return rows
 
 
 def check_int(name: str, what: str, value: Any, lo: int, hi: int, why: str = "") -> int:

@@ -18,8 +18,8 @@ def _knn(query: Tensor, bank: Tensor, k: int, backend: str = "auto") -> tuple[Te
     if query.shape[0] == 0:
         return _knn_fake(query, bank, k, backend)
     with full_float32(query.device):
-        leaves = choose_backend("knn", backend, query.device).knn("knn", query, bank)
-        return search(leaves, query, bank, k)
+        chosen = choose_backend("knn", backend, query.device)
+        return search(lambda q, b: chosen.knn("knn", q, b), query, bank, k)
 
 
 def _knn_fake(query: Tensor, bank: Tensor, k: int, backend: str = "auto") -> tuple[Tensor, Tensor]:

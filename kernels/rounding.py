@@ -4,8 +4,9 @@ Expanded form F = |x|^2 + |y|^2 - 2 x.y in float32, any order of summation, u = 
 
     |F - d^2| <= c (|x| + |y|)^2 <= c (2|x| + d)^2 <= c (8|x|^2 + 2 d^2),     c = (D + 32) u / (1 - (D + 32) u)
 
-(Higham 2002, section 3.1: a dot product is off by at most D u |x||y| (1 + O(D u)); the 32 covers the rounding of the
-rows into the frame, of the norms, and of the final additions.) Since |y| <= |x| + d, the bound needs the row and its
+(Higham 2002, section 3.1: a dot product that starts from |y|^2 is off by at most (D + 1) u (|y|^2 + 2|x||y|) to first
+order; the norms are summed in float64, and the 32 covers the rounding of their terms, of the rows into the frame, and
+of the final additions.) Since |y| <= |x| + d, the bound needs the row and its
 own distance only: one far-away pick does not blur the others. Both directions follow by one formula, `widen`:
 
     d^2 <= widen(F),  and  d <= m  implies  F <= widen(m^2),     widen(v) = (v + 8c|x|^2 + tiny) (1 + 3c).
@@ -16,6 +17,7 @@ own distance only: one far-away pick does not blur the others. Both directions f
 from __future__ import annotations
 
 import math
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 UNIT = 2.0**-24
 _EXACT_INTEGERS = 2.0**24
 _CHUNK_ELEMENTS = {"cpu": 1 << 19}
-_SAMPLE = 1024  # rows that place the centre
+_SAMPLE, _SAMPLE_ELEMENTS = 1024, 1 << 20  # rows that place the centre
 _SAFE_EXPONENT = 20  # |x| within 2^-20 .. 2^20 neither overflows nor underflows when squared in float32
 
 
@@ -55,11 +57,11 @@ class ErrorBound:
         return (squared.clamp_min(0) + self.norm * sq_norm.double() + self.absolute) * (1 + self.relative)
 
 
-def expanded_bound(dim: int) -> ErrorBound:
-    """The bound of the expanded form, for rows of `dim` features."""
+def expanded_bound(dim: int, exponent: int) -> ErrorBound:
+    """The bound of the expanded form, for rows of `dim` features of size up to 2^exponent."""
     c = (dim + 32) * UNIT / (1 - (dim + 32) * UNIT)
     # The norms that `widen` is given are rounded themselves: 4c covers that.
-    return ErrorBound(relative=3 * c, norm=8 * c * (1 + 4 * c), absolute=dim * 2.0**-100)
+    return ErrorBound(relative=3 * c, norm=8 * c * (1 + 4 * c), absolute=dim * 2.0 ** (exponent - 120))
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,16 @@ def row_chunks(x: Tensor) -> Iterator[slice]:
     return (slice(lo, min(lo + step, x.shape[0])) for lo in range(0, x.shape[0], step))
 
 
+def row_norms(rows: Tensor) -> Tensor:  # [R, D] float32 -> [R] float32
+    """Squared norms, summed in float64: the error bound counts on it."""
+    return rows.square().sum(1, dtype=torch.float64).float()
+
+
 def squared_norms(x: Tensor, frame: Frame) -> Tensor:  # [N, D] -> [N] float32
     """Squared norms of the rows in the frame."""
     out = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
     for part in row_chunks(x):
-        out[part] = frame.rows(x[part]).square().sum(1)
+        out[part] = row_norms(frame.rows(x[part]))
     return out
 
 
@@ -119,11 +126,14 @@ def choose_frame(name: str, **matrices: Tensor) -> tuple[Frame, Tensor]:
         return Frame(None, 1.0, ErrorBound(0.0, 0.0, 0.0)), norms
 
     plain = 2.0**-_SAFE_EXPONENT <= largest <= 2.0**_SAFE_EXPONENT
-    scale = 1.0 if plain or largest == 0 else 2.0 ** -min(max(math.frexp(largest)[1], -500), 500)
-    sample = x[:: -(-x.shape[0] // _SAMPLE)].double()
+    # Out of that range the largest value goes to 2^40, far from overflow, so that others keep room below it. The cap
+    # keeps `absolute` above what the float64 squares of subnormal differences lose.
+    exponent = _SAFE_EXPONENT if plain else 41
+    scale = 1.0 if plain or largest == 0 else 2.0 ** min(40 - math.frexp(largest)[1], 450)
+    sample = x[:: -(-x.shape[0] // max(1, min(_SAMPLE, _SAMPLE_ELEMENTS // dim)))].double()
     centre = sample.median(0).values
     dominated = 16 * (sample - centre).square_().sum(1).median() < sample.square().sum(1).median()
-    frame = Frame(centre if bool(dominated) else None, scale, expanded_bound(dim))
+    frame = Frame(centre if bool(dominated) else None, scale, expanded_bound(dim, exponent))
     return frame, norms if frame.centre is None and scale == 1.0 else squared_norms(x, frame)
 
 
@@ -140,7 +150,7 @@ def _look_over(name: str, what: str, x: Tensor) -> _Look:
     integral = True
     for part in row_chunks(x):
         rows = x[part]
-        norms[part] = rows.float().square().sum(1)
+        norms[part] = row_norms(rows.float())
         largest = torch.maximum(largest, rows.abs().max())  # a NaN stays
         integral = integral and bool((rows == rows.round()).all())
     if not float(largest) <= LARGEST:
@@ -148,25 +158,52 @@ def _look_over(name: str, what: str, x: Tensor) -> _Look:
     return _Look(norms, float(largest), integral)
 
 
+_lock = threading.Lock()
+_inside = 0
+_restore: list[tuple[Any, str]] = []
+
+
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Matrix products in true float32 inside the block: no TF32, no bfloat16, no autocast, no graph.
 
-    The bounds above assume it; the caller's settings come back afterwards.
+    The bounds above assume it. torch's switches are global to the process, so they are left alone unless they allow
+    less than float32; then the first of several threads changes them and the last one to leave puts them back.
     """
-    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    switches = [b for b in backends if hasattr(b, "fp32_precision")]
-    before = [b.fp32_precision for b in switches]
-    legacy = None if switches else torch.get_float32_matmul_precision()
+    global _inside
+    with _lock:
+        if _inside == 0:
+            _forbid_reduced_precision()
+        _inside += 1
     try:
-        for b in switches:
-            b.fp32_precision = "ieee"
-        if legacy not in (None, "highest"):
-            torch.set_float32_matmul_precision("highest")
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for b, value in zip(switches, before, strict=True):
-            b.fp32_precision = value
-        if legacy not in (None, "highest"):
-            torch.set_float32_matmul_precision(legacy)
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _allow_what_was_allowed()
+
+
+def _forbid_reduced_precision() -> None:
+    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    switches = [b for b in backends if hasattr(b, "fp32_precision")]
+    for b in switches:
+        if b.fp32_precision not in ("none", "ieee"):
+            _restore.append((b, b.fp32_precision))
+            b.fp32_precision = "ieee"
+    if not switches and torch.get_float32_matmul_precision() != "highest":  # torch before 2.9
+        _restore.append((None, torch.get_float32_matmul_precision()))
+        torch.set_float32_matmul_precision("highest")
+
+
+def _allow_what_was_allowed() -> None:
+    for switch, value in _restore:
+        if switch is None:
+            torch.set_float32_matmul_precision(value)
+            continue
+        # "none" inherits from the parent switch; the value is pinned only where it was set here itself.
+        switch.fp32_precision = "none"
+        if switch.fp32_precision != value:
+            switch.fp32_precision = value
+    _restore.clear()

@@ -6,6 +6,7 @@ import torch
 
 from patchcore_fast.errors import DataError
 from patchcore_fast.kernels import k_center_greedy
+from patchcore_fast.kernels.exact import halving_sum
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.samplers import (
     ApproximateGreedyCoresetSampler,
@@ -114,6 +115,20 @@ def test_projection_does_not_depend_on_chunks(monkeypatch):
     assert torch.equal(project(x, matrix, torch.device("cpu")), whole)
 
 
+def test_projection_settles_what_rounding_leaves_open(monkeypatch):
+    matrix = random_projection(64, 128, 0)
+    x = torch.randn(50, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # With a coarser unit every entry is open and is computed again, in the canonical order of summation.
+    monkeypatch.setattr("patchcore_fast.samplers.projection._UNIT", 1e-3)
+    expected = halving_sum(x[:, None] * matrix.t().double()).float()
+    assert torch.equal(project(x, matrix, torch.device("cpu")), expected)
+
+
+def test_reversed_array():
+    x = features().numpy()
+    assert np.array_equal(GreedyCoresetSampler(0.1).run(x[::-1]), GreedyCoresetSampler(0.1).run(x[::-1].copy()))
+
+
 def test_no_projection():
     sampler = GreedyCoresetSampler(0.1, dimension_to_project_features_to=None)
     x = features(100, 40)
@@ -178,7 +193,15 @@ BAD = {
     "NaN": (lambda: GreedyCoresetSampler(0.5).run(torch.full((9, 128), torch.nan)), ValueError, "9 of 9 rows"),
     "NaN, wide": (lambda: GreedyCoresetSampler(0.5).run(torch.full((9, 200), torch.nan)), ValueError, "9 of 9 rows"),
     "row range": (lambda: PrecomputedSampler([9]).run(torch.ones(9, 2)), ValueError, "row 9 was selected, .* 9 rows"),
-    "negative row": (lambda: PrecomputedSampler([-1]), DataError, "negative row number"),
+    "negative row": (lambda: PrecomputedSampler([-1]), DataError, "holds -1..-1, no row numbers"),
+    "huge row": (lambda: PrecomputedSampler(np.array([2**64 - 1], np.uint64)), DataError, "no row numbers"),
+    "ragged rows": (lambda: PrecomputedSampler([[1], [2, 3]]), DataError, "must hold integers"),
+    "no columns": (
+        lambda: GreedyCoresetSampler(0.5).run(np.ones((4, 0), np.float32)),
+        ValueError,
+        "at least one column",
+    ),
+    "width text": (lambda: GreedyCoresetSampler(0.1, None, "128"), TypeError, "must be an integer, got '128'"),
     "float rows": (lambda: PrecomputedSampler([0.5]), DataError, "must hold integers"),
     "missing file": (lambda: PrecomputedSampler("nowhere.npy"), DataError, "nowhere.npy is not a readable .npy file"),
 }

@@ -36,6 +36,8 @@ def choose_backend(name: str, backend: str, device: torch.device) -> Backend:
     ------
     ValueError : no backend of that name, or it cannot run on the device; the message gives the reason.
     """
+    if not isinstance(backend, str):
+        raise TypeError(f"{name}: backend must be a string, got {type(backend).__name__}")
     known = {b.name: b for b in BACKENDS}
     if backend == "auto":
         for candidate in BACKENDS:

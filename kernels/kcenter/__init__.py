@@ -57,14 +57,15 @@ def k_center_greedy(
 
     Parameters
     ----------
-    features : [N, D] float16, bfloat16, float32 or float64 tensor on any device; read in place, never copied whole.
+    features : [N, D] float16, bfloat16, float32 or float64 tensor on the CPU or a CUDA device; read in place, in tiles.
     k : number of picks, 1..N (less the rows in `selected`).
     start : the first pick. Without it: drawn from `generator` if one is given and nothing else decides; else the row
         with the largest key, which is row 0 when no distances are known yet.
     initial_min_dist : [N] distances >= 0 (inf allowed) that hold from the outset, an upper bound for each row.
     selected : rows picked earlier (warm start). They are not returned and not picked again.
-    weights : [N] finite, >= 0. Greedy then maximises weight * distance; radii stay plain distances. A weight below
-        1e-154 of the largest counts as zero, and rows of zero weight come last.
+    weights : [N] finite, >= 0. Greedy then maximises weight * distance; radii stay plain distances. A row of
+        weight zero comes last. Keys are squares in float64: weights below about 1e-154 of the largest lose to
+        underflow.
     generator : draws the first pick, see `start`.
     backend : "auto" or a name from `explain_backends()`.
     progress : called with (picks made, k) after every pass. An exception raised in it, or Ctrl-C, ends the run.
@@ -72,8 +73,8 @@ def k_center_greedy(
 
     Returns
     -------
-    KCenterResult with `indices` [k] int64 and `radii` [k] float32 (non-increasing when unweighted, inf first unless
-    `initial_min_dist` or `selected` says otherwise).
+    KCenterResult with `indices` [k] int64 and `radii` [k] float32 (non-increasing when unweighted, but for
+    a given `start`; inf first unless `initial_min_dist` or `selected` says otherwise).
 
     Raises
     ------
@@ -82,7 +83,7 @@ def k_center_greedy(
 
     Notes
     -----
-    O(N + T * block + k * D) memory beyond the features, T the candidates of a pass.
+    O(N + T * (D + block) + (S + k) * D) memory beyond the features, T the candidates of a pass.
 
     References
     ----------
@@ -107,6 +108,10 @@ def k_center_greedy(
         initial = check_vector(_NAME, "initial_min_dist", initial_min_dist, n, device).square_()
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"{_NAME}: generator must be a torch.Generator, got {type(generator).__name__}")
+    if tuning is not None and not isinstance(tuning, Tuning):
+        raise TypeError(f"{_NAME}: tuning must be a Tuning, got {type(tuning).__name__}")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"{_NAME}: progress must be callable, got {type(progress).__name__}")
     chosen = choose_backend(_NAME, backend, device)
 
     with full_float32(device):

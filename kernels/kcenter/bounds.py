@@ -69,8 +69,8 @@ class Bounds:
 
         fast : [R] float64.
         """
-        # A fast value out of reach proves that no new pick is nearer: an exact bound stays exact.
-        settled = (self.exact_seen == self.seen) & (fast > self.reach())
+        # A fast value out of reach proves that no new pick is nearer: an exact bound stays exact. So does zero.
+        settled = (self.exact_seen == self.seen) & ((fast > self.reach()) | (self.upper == 0))
         widened = self.error.widen(fast, self.sq_norm).clamp_min(0).div_(self.scale**2)
         torch.minimum(self.upper, widened, out=self.upper)
         self.seen.fill_(picks)

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 
 from ..backends import KCenterLeaves
+from ..checks import check_int
 from .bounds import Bounds
-from .resolve import Picks, Rank, resolve, take_top
+from .resolve import Picks, Rank, resolve, settle, take_top
+
+_TILE_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,12 @@ class Tuning:
     lazy: bool = True  # refresh only rows that could become candidates
     tile_rows: int = 8192  # rows read at a time when refreshing
 
+    def __post_init__(self) -> None:
+        """Every size is a positive integer."""
+        for name in ("batch", "block", "tile_rows"):
+            if name != "batch" or self.batch is not None:
+                check_int("Tuning", name, getattr(self, name), 1, 1 << 40)
+
 
 class Traversal:
     """One run of the driver over one set of leaves."""
@@ -35,8 +44,11 @@ class Traversal:
     def __init__(self, leaves: KCenterLeaves, bounds: Bounds, k: int, tuning: Tuning) -> None:
         self.leaves, self.bounds, self.k, self.tuning = leaves, bounds, k, tuning
         # Anywhere between k / 4 and 2 k costs about the same (docs/algorithm.md).
-        self.batch = tuning.batch or min(max(1 << (k - 1).bit_length(), 256), 8192)
+        room = max(256, _TILE_ELEMENTS // leaves.features.shape[1])  # rows that are copied stay few when they are wide
+        self.batch = tuning.batch or min(max(1 << (k - 1).bit_length(), 256), 8192, room)
+        self.tile_rows = min(tuning.tile_rows, room)
         self.ratio = 2.0  # rows refreshed for one candidate found, adapted as the run goes on
+        self.stalled = False
         self.passes = 0
         self.distances = 0
 
@@ -52,9 +64,12 @@ class Traversal:
             self.bounds.put(rows, part)
             picks.rows += found.rows
             picks.squared += found.squared
+            self.stalled = not found.rows
             self.passes += 1
             if progress is not None:
                 progress(len(picks.rows), self.k)
+        if self.passes == 0 and progress is not None:  # the given start was all
+            progress(self.k, self.k)
         return picks
 
     def candidates(self) -> tuple[Tensor, Rank | None]:
@@ -78,9 +93,22 @@ class Traversal:
         rows = pool[inside]
         if rows.shape[0] <= 2 * self.batch:
             return rows, (Rank(edge, -self.bounds.upper.shape[0]) if edge > 0 else None)
-        # Many equal bounds: keep the first in rank, the rest is outside.
+        # Many equal bounds, as with duplicates: keep the first in rank, the rest is outside. If they are equal only
+        # within the bounds' blur, settling a batch at a time would take a pass each: settle them all.
+        if self.stalled and self.settle_all():
+            return self.candidates()
         chosen, rest = take_top(key[inside], rows, 2 * self.batch)
         return rows[chosen], rest
+
+    def settle_all(self) -> int:
+        """Make the bounds of all rows exact; returns how many were not."""
+        bounds = self.bounds
+        loose = ((bounds.exact_seen < self.leaves.count) & (bounds.upper >= 0)).nonzero().squeeze(1)
+        for part in loose.split(self.tile_rows):
+            local = bounds.take(part)
+            settle(self.leaves, local, part, self.leaves.tile(part), torch.arange(len(part), device=part.device))
+            bounds.put(part, local)
+        return loose.shape[0]
 
     def refresh(self, rows: Tensor | None) -> None:
         """Bring the bounds of these rows (all if None) up to every pick made so far."""
@@ -91,7 +119,7 @@ class Traversal:
             return
         order = seen[stale].argsort(stable=True)  # rows of like age share a tile
         stale = stale[order] if rows is None else rows[stale[order]]
-        for part in stale.split(self.tuning.tile_rows):
+        for part in stale.split(self.tile_rows):
             lo = int(self.bounds.seen[part[0]])
             local = self.bounds.take(part)
             local.absorb(self.leaves.min_squared(self.leaves.tile(part), local.sq_norm, lo, picks), picks)

@@ -41,14 +41,15 @@ def knn(
     and the first; a backend that cannot run here.
     """
     check_matrix("knn", "bank", bank, "M, D")
-    if not (isinstance(query, Tensor) and query.ndim == 2 and query.shape[0] == 0):
-        check_matrix("knn", "query", query, "Q, D")
+    check_matrix("knn", "query", query, "Q, D", empty=True)
     if query.shape[1] != bank.shape[1]:
         raise ValueError(f"knn: query and bank must have equal width, got {query.shape[1]} and {bank.shape[1]}")
     if query.device != bank.device:
         raise ValueError(f"knn: query is on {query.device}, bank is on {bank.device}")
     k = check_int("knn", "k", k, 1, bank.shape[0], f" (the bank has {bank.shape[0]} rows)")
-    return torch.ops.patchcore_fast.knn(query, bank, k, backend)
+    if not isinstance(backend, str):
+        raise TypeError(f"knn: backend must be a string, got {type(backend).__name__}")
+    return torch.ops.patchcore_fast.knn(query.detach(), bank.detach(), k, backend)
 
 
 def knn_rarity(
@@ -86,10 +87,14 @@ def knn_rarity(
     if isinstance(anchors, Tensor):
         rows = check_rows(name, "anchors", anchors, n, features.device).unique()
     else:
-        count = min(n, check_int(name, "anchors", anchors, 1, 2**31 - 1))
+        count = min(n, check_int(name, "anchors", anchors, 2, 2**31 - 1))
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"{name}: generator must be a torch.Generator, got {type(generator).__name__}")
         generator = generator or torch.Generator().manual_seed(0)
         drawn = torch.randperm(n, generator=generator, device=generator.device)[:count]
         rows = drawn.to(features.device).sort().values
+    if rows.shape[0] < 2:
+        raise ValueError(f"{name}: at least 2 anchors are wanted, a row's own does not count; got {rows.shape[0]}")
     k = check_int(name, "k", k, 1, rows.shape[0] - 1, f" ({rows.shape[0]} anchors, a row's own not counted)")
     distance, index = knn(features, features.index_select(0, rows), k + 1, backend=backend)
     own = rows[index] == torch.arange(n, device=features.device)[:, None]

@@ -2,62 +2,89 @@
 
 Per tile of queries a backend keeps the few smallest fast distances. With F_k the k-th smallest, widen(F_k) bounds the
 true k-th distance, and every true neighbour has F <= widen(widen(F_k)): those are recomputed in float64 and ranked by
-(distance, row). A query with more survivors than were kept (many equal rows) is searched again without a limit.
+(distance, row). A query with more survivors than were kept is crowded, mostly by equal bank rows. It is searched again
+without those that have k equal rows before them, and if still crowded, without a limit.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..backends import KnnLeaves
 from ..exact import paired_squared, root
+from ..rounding import row_norms
 
-_SPARE = 7  # kept beyond k; ties of more rows than this take the slow road
+_SPARE = 7  # kept beyond k
+_KEPT_ELEMENTS = 1 << 21
 
 
-def search(leaves: KnnLeaves, query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def search(
+    make_leaves: Callable[[Tensor, Tensor], KnnLeaves], query: Tensor, bank: Tensor, k: int, thin: bool = True
+) -> tuple[Tensor, Tensor]:
     """query [Q, D], bank [M, D] -> distances [Q, k] float32 ascending, rows [Q, k] int64."""
+    leaves = make_leaves(query, bank)
     distance = torch.empty(query.shape[0], k, dtype=torch.float32, device=query.device)
     rows = torch.empty(query.shape[0], k, dtype=torch.int64, device=query.device)
-    for lo in range(0, query.shape[0], leaves.tile_rows):
-        part = slice(lo, lo + leaves.tile_rows)
-        values, rows[part] = _search_tile(leaves, query[part], bank, k)
-        distance[part] = root(values).float()
+    step = max(1, min(leaves.tile_rows, _KEPT_ELEMENTS // k))
+    left: list[Tensor] = []
+    for lo in range(0, query.shape[0], step):
+        part = slice(lo, lo + step)
+        squared, rows[part], crowded = _search_tile(leaves, query[part], bank, k)
+        distance[part] = root(squared).float()
+        left.append(crowded + lo)
+    again = torch.cat(left)
+    if again.shape[0] == 0:
+        return distance, rows
+    keep = _without_surplus_twins(bank, k) if thin else None
+    if keep is not None and keep.shape[0] < bank.shape[0]:
+        distance[again], found = search(make_leaves, query[again], bank[keep], k, thin=False)
+        rows[again] = keep[found]
+        return distance, rows
+    # A few at a time: their survivors are held as a dense block of the bank tile.
+    for some in again.split(64):
+        squared, rows[some] = _search_all(leaves, query[some], bank, k)
+        distance[some] = root(squared).float()
     return distance, rows
 
 
-def _search_tile(leaves: KnnLeaves, query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _without_surplus_twins(bank: Tensor, k: int) -> Tensor:
+    """Bank rows [M'] ascending, less those with k equal rows before them: no query can have them as neighbours."""
+    _, group = torch.unique(bank.float() if bank.element_size() < 4 else bank, dim=0, return_inverse=True)
+    group, order = group.sort(stable=True)  # rows ascend within a group
+    rank = torch.arange(len(group), device=bank.device) - torch.searchsorted(group, group)
+    return order[rank < k].sort().values
+
+
+def _search_tile(leaves: KnnLeaves, query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distances and rows [Q, k], and which queries [C] are crowded, their results void."""
     tile = leaves.frame.rows(query)
-    sq_norm = tile.square().sum(1)
+    sq_norm = row_norms(tile)
     keep = min(bank.shape[0], k + _SPARE)
     fast, ids = leaves.smallest(tile, keep)
     fast = fast.double().add_(sq_norm[:, None])
     reach = leaves.error.widen(leaves.error.widen(fast[:, k - 1], sq_norm), sq_norm)
+    crowded = (fast[:, -1] <= reach) if keep < bank.shape[0] else torch.zeros_like(reach, dtype=torch.bool)
 
     # Survivors in row order, so that a stable sort by distance leaves ties to the lowest row.
     ids, order = ids.sort(dim=1)
-    survives = fast.gather(1, order) <= reach[:, None]
+    survives = (fast.gather(1, order) <= reach[:, None]) & ~crowded[:, None]
     i, slot = survives.nonzero(as_tuple=True)
     exact = torch.full(ids.shape, torch.inf, dtype=torch.float64, device=query.device)
     exact[i, slot] = paired_squared(query, i, bank, ids[i, slot])
     exact, order = exact.sort(dim=1, stable=True)
-    squared, rows = exact[:, :k], ids.gather(1, order[:, :k])
-
-    if keep < bank.shape[0]:
-        crowded = (fast[:, -1] <= reach).nonzero().squeeze(1)
-        # A few at a time: their survivors are held as a dense block of the bank tile.
-        for some in crowded.split(64):
-            squared[some], rows[some] = _search_all(leaves, query[some], tile[some], bank, k, (reach - sq_norm)[some])
-    return squared, rows
+    return exact[:, :k], ids.gather(1, order[:, :k]), crowded.nonzero().squeeze(1)
 
 
-def _search_all(
-    leaves: KnnLeaves, query: Tensor, tile: Tensor, bank: Tensor, k: int, limit: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Settle every bank row within the limit, with a running top-k in (distance, row) order."""
+def _search_all(leaves: KnnLeaves, query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Settle every bank row in reach, with a running top-k in (distance, row) order."""
+    tile = leaves.frame.rows(query)
+    sq_norm = row_norms(tile)
+    nearest = leaves.smallest(tile, k)[0][:, -1].double().add_(sq_norm)
+    limit = leaves.error.widen(leaves.error.widen(nearest, sq_norm), sq_norm).sub_(sq_norm).float()
     # float32 holds the limit only rounded: step up, the bound allows for it.
-    limit = limit.float()
     limit = torch.nextafter(limit, torch.full_like(limit, torch.inf))
     best = torch.full((query.shape[0], k), torch.inf, dtype=torch.float64, device=query.device)
     rows = torch.zeros((query.shape[0], k), dtype=torch.int64, device=query.device)

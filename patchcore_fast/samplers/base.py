@@ -47,7 +47,7 @@ class Sampler(ABC):
         ------
         TypeError : not an array or tensor, or not floating.  ValueError : not 2-D, or rows that are not finite.
         """
-        self.radii_ = self.projection_ = None
+        self.indices_ = self.radii_ = self.projection_ = None
         self.indices_ = self._select(self._as_tensor(features)).cpu()
         return self.indices_
 
@@ -72,7 +72,9 @@ class Sampler(ABC):
                 raise TypeError(f"{name}: features must be float16, float32 or float64 ndarray, got {features.dtype}")
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
-                features = torch.from_numpy(features)
+                # torch has no negative strides; only such views are copied
+                negative = any(s < 0 for s in features.strides)
+                features = torch.from_numpy(np.ascontiguousarray(features) if negative else features)
         if not isinstance(features, Tensor):
             raise TypeError(
                 f"{name}: features must be an ndarray or torch.Tensor [N, D], got {type(features).__name__}"
@@ -81,6 +83,11 @@ class Sampler(ABC):
             raise TypeError(f"{name}: features must be floating, got {features.dtype}")
         if features.ndim != 2:
             raise ValueError(f"{name}: features must be 2-D [N, D], got shape {tuple(features.shape)}")
+        if features.shape[1] == 0 or features.layout != torch.strided:
+            raise ValueError(
+                f"{name}: features must be dense with at least one column, got shape {tuple(features.shape)}, "
+                f"layout {features.layout}"
+            )
         return features.detach()
 
 
@@ -91,6 +98,15 @@ def check_percentage(percentage: float) -> float:
     if not 0 < percentage < 1:
         raise ValueError(f"Percentage value not in (0, 1). Got {percentage!r}")
     return float(percentage)
+
+
+def check_count(what: str, value: int) -> int:
+    """A positive integer."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{what} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{what} must be >= 1, got {value}")
+    return int(value)
 
 
 def check_seed(seed: int) -> int:

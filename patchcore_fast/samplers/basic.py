@@ -67,13 +67,18 @@ class PrecomputedSampler(Sampler):
                 indices = np.load(Path(indices), allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
                 raise DataError(f"PrecomputedSampler: {source} is not a readable .npy file: {error}") from error
-        array = indices.cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
+        try:
+            array = indices.cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
+        except ValueError as error:
+            raise DataError(f"PrecomputedSampler: {source} must hold integers [k]: {error}") from error
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise DataError(
                 f"PrecomputedSampler: {source} must hold integers [k], got {array.dtype} of shape {array.shape}"
             )
-        if array.size and int(array.min()) < 0:
-            raise DataError(f"PrecomputedSampler: {source} holds a negative row number, {int(array.min())}")
+        if array.size and not 0 <= int(array.min()) <= int(array.max()) < 2**63:
+            raise DataError(
+                f"PrecomputedSampler: {source} holds {int(array.min())}..{int(array.max())}, no row numbers"
+            )
         self._rows = torch.from_numpy(array.astype(np.int64))
 
     def _select(self, features: Tensor) -> Tensor:
@@ -82,4 +87,4 @@ class PrecomputedSampler(Sampler):
                 f"PrecomputedSampler: row {int(self._rows.max())} was selected, but features have "
                 f"{features.shape[0]} rows; the selection was made on other features"
             )
-        return self._rows
+        return self._rows.clone()

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels import k_center_greedy
+from ..kernels import KCenterResult, k_center_greedy
 from ..kernels.exact import root, squared_distance
-from .base import Sampler, check_percentage, check_seed
+from .base import Sampler, check_count, check_percentage, check_seed
 from .projection import project, random_projection
 
 _CHUNK = 2048
@@ -45,10 +45,8 @@ class GreedyCoresetSampler(Sampler):
         super().__init__()
         self.percentage = check_percentage(percentage)
         self.device = None if device is None else torch.device(device)
-        if dimension_to_project_features_to is not None and dimension_to_project_features_to < 1:
-            raise ValueError(
-                f"dimension_to_project_features_to must be >= 1 or None, got {dimension_to_project_features_to}"
-            )
+        if dimension_to_project_features_to is not None:
+            check_count("dimension_to_project_features_to", dimension_to_project_features_to)
         self.dimension_to_project_features_to = dimension_to_project_features_to
         self.seed = check_seed(seed)
         self.backend = backend
@@ -70,7 +68,7 @@ class GreedyCoresetSampler(Sampler):
         self.projection_ = random_projection(features.shape[1], target, self.seed)
         return project(features, self.projection_, device)
 
-    def _greedy(self, reduced: Tensor, count: int):
+    def _greedy(self, reduced: Tensor, count: int) -> KCenterResult:
         start = farthest_from_mean(reduced)
         return k_center_greedy(reduced, count, start=start, backend=self.backend, progress=self.progress)
 
@@ -98,11 +96,9 @@ class ApproximateGreedyCoresetSampler(GreedyCoresetSampler):
         backend: str = "auto",
     ) -> None:
         super().__init__(percentage, device, dimension_to_project_features_to, seed=seed, backend=backend)
-        if number_of_starting_points < 1:
-            raise ValueError(f"number_of_starting_points must be >= 1, got {number_of_starting_points}")
-        self.number_of_starting_points = number_of_starting_points
+        self.number_of_starting_points = check_count("number_of_starting_points", number_of_starting_points)
 
-    def _greedy(self, reduced: Tensor, count: int):
+    def _greedy(self, reduced: Tensor, count: int) -> KCenterResult:
         points = min(self.number_of_starting_points, reduced.shape[0])
         random = np.random.RandomState(self.seed)
         rows = torch.from_numpy(random.choice(reduced.shape[0], points, replace=False))

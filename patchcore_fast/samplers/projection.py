@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..kernels.exact import halving_sum
+
 _CHUNK_BYTES = 64 << 20
+_UNIT = 2.0**-53
 
 
 def random_projection(dim: int, target: int, seed: int) -> Tensor:
@@ -25,15 +28,24 @@ def project(
     matrix: Tensor,  # [D, d]
     device: torch.device,
 ) -> Tensor:  # [N, d] float32 on `device`
-    """features @ matrix, accumulated in float64 and rounded once.
+    """features @ matrix, rounded once from float64.
 
-    Float32 sums would depend on the chunk, the thread count and the device, and the picks with them.
+    Float32 sums would depend on the chunk, the thread count and the device, and the picks with them. Float64 sums
+    hardly do: where the rounding to float32 hangs on their last digits, the value is computed again in a fixed order.
     """
     matrix = matrix.to(device=device, dtype=torch.float64)
+    column = matrix.square().sum(0).sqrt()
+    # A float64 product of D terms is off by at most (D + 1) 2^-53 |x||w| (Higham 2002, section 3.1).
+    unit = (features.shape[1] + 2) * _UNIT
     out = torch.empty(features.shape[0], matrix.shape[1], dtype=torch.float32, device=device)
     step = max(1, _CHUNK_BYTES // (8 * features.shape[1]))
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         for lo in range(0, features.shape[0], step):
             part = features[lo : lo + step].to(device).double()
-            out[lo : lo + step] = part @ matrix
+            value = part @ matrix
+            error = part.square().sum(1).sqrt_()[:, None] * (unit * column)
+            i, j = ((value - error).float() != (value + error).float()).nonzero(as_tuple=True)
+            if i.shape[0]:
+                value[i, j] = halving_sum(part[i] * matrix.t()[j])
+            out[lo : lo + step] = value.float()
     return out

@@ -26,6 +26,8 @@ def awkward() -> dict[str, Tensor]:
         "two far rows": torch.cat([x, x[:2] * 1e12]),
         "tiny": x * 1e-30,
         "huge": x * 1e30,
+        "float64 near underflow": x.double() * 1e-161,
+        "one row very far": torch.cat([x, x[:1] * 1e20]),
         "denormal spread": torch.cat([x * 1e-12, x[:3]]),
         "duplicates": x[:20].repeat(15, 1),
         "constant": torch.full((300, 24), 0.3),

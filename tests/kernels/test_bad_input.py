@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchcore_fast.kernels import k_center_greedy, knn, knn_rarity
+from patchcore_fast.kernels import Tuning, k_center_greedy, knn, knn_rarity
 
 X = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
 NAN = X.clone()
@@ -47,6 +47,10 @@ K_CENTER = {
     "initial NaN": ((X, 2), {"initial_min_dist": NAN[:, 1].abs()}, ValueError, "the first at 4"),
     "initial dtype": ((X, 2), {"initial_min_dist": torch.ones(10).long()}, TypeError, "floating"),
     "generator": ((X, 2), {"generator": 7}, TypeError, "generator must be a torch.Generator, got int"),
+    "tuning": ((X, 2), {"tuning": {}}, TypeError, "tuning must be a Tuning, got dict"),
+    "progress": ((X, 2), {"progress": 3}, TypeError, "progress must be callable, got int"),
+    "selected bool": ((X, 2), {"selected": torch.ones(10).bool()}, TypeError, "selected must be integers"),
+    "backend list": ((X, 2), {"backend": ["torch"]}, TypeError, "backend must be a string, got list"),
     "backend": ((X, 2), {"backend": "tpu"}, ValueError, "backend must be one of auto, torch, got 'tpu'"),
     "device": ((torch.empty(4, 2, device="meta"), 2), {}, ValueError, "no backend runs on meta"),
     "named device": ((torch.empty(4, 2, device="meta"), 2), {"backend": "torch"}, ValueError, "cannot run on meta"),
@@ -62,12 +66,16 @@ KNN = {
     "bank NaN": ((X, NAN, 1), ValueError, "bank must be finite; 2 of 10 rows"),
     "devices": ((X, torch.empty(4, 3, device="meta"), 1), ValueError, "query is on cpu, bank is on meta"),
     "integers": ((X.long(), X, 1), TypeError, "query must be float16"),
+    "no integer queries": ((X[:0].long(), X, 1), TypeError, "query must be float16"),
+    "backend": ((X, X, 1, None), TypeError, "backend must be a string"),
 }
 RARITY = {
     "k": ((X, 10), {}, ValueError, r"k must lie in 1..9 \(10 anchors"),
-    "anchors": ((X, 1), {"anchors": 0}, ValueError, "anchors must lie in 1"),
+    "anchors": ((X, 1), {"anchors": 0}, ValueError, "anchors must lie in 2"),
     "anchor rows": ((X, 1), {"anchors": torch.tensor([0, 99])}, ValueError, r"anchors must lie in 0..9, got 99 at 1"),
     "features": ((NAN, 1), {}, ValueError, "must be finite"),
+    "generator": ((X, 1), {"generator": 7}, TypeError, "generator must be a torch.Generator, got int"),
+    "one anchor": ((X, 1), {"anchors": torch.tensor([3])}, ValueError, "at least 2 anchors are wanted"),
 }
 
 
@@ -78,10 +86,17 @@ def test_k_center_greedy(args, kwargs, error, message):
     assert str(caught.value).startswith("k_center_greedy: ")
 
 
+@pytest.mark.parametrize("size", ["batch", "block", "tile_rows"])
+@pytest.mark.parametrize("value, error", [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
+def test_tuning(size, value, error):
+    with pytest.raises(error, match=f"Tuning: {size} must"):
+        Tuning(**{size: value})
+
+
 @pytest.mark.parametrize("args, error, message", KNN.values(), ids=list(KNN))
 def test_knn(args, error, message):
     with pytest.raises(error, match=message) as caught:
-        knn(*args)
+        knn(*args[:3], **({"backend": args[3]} if len(args) > 3 else {}))
     assert str(caught.value).startswith("knn: ")
 
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcore_fast.kernels import Tuning, k_center_greedy
+from patchcore_fast.kernels import Tuning, k_center_greedy, knn
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.kcenter.trace import greedy_shortfall
 
@@ -156,6 +157,47 @@ def test_reduced_matmul_precision_does_not_reach_the_picks(setting):
         torch.set_float32_matmul_precision(before)
 
 
+def test_threads_share_the_precision_switch():
+    # One run starts and ends inside another: neither may see the other's restored switch.
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    inside, switches = threading.Event(), []
+
+    def short():
+        inside.wait(10)
+        knn(gaussian(30, 8), gaussian(40, 8), 1)
+
+    thread = threading.Thread(target=short)
+
+    def at_first_pass(done, total):
+        if not inside.is_set():
+            inside.set()
+            thread.join()
+            switches.append((torch.ones(512, 512) * (1 + 2**-12) @ torch.eye(512))[0, 0])
+
+    try:
+        thread.start()
+        k_center_greedy(gaussian(500, 8), 50, progress=at_first_pass)
+        assert float(switches[0]) == 1 + 2**-12  # bfloat16 would round it to 1
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("distinct, passes", [(1, 4), (64, 100)], ids=["constant", "64 colours"])
+def test_more_picks_than_distinct_rows_takes_few_passes(distinct, passes):
+    x = torch.rand(distinct, 16, generator=torch.Generator().manual_seed(0))
+    x = x[torch.randint(distinct, (100_000,), generator=torch.Generator().manual_seed(1))]
+    assert k_center_greedy(x, 100).passes <= passes
+
+
+def test_small_integer_types_do_not_wrap():
+    x = gaussian(300, 4)
+    expected = k_center_greedy(x, 5, selected=[50]).indices
+    for dtype in (torch.int8, torch.uint8, torch.int16):
+        assert torch.equal(k_center_greedy(x, 5, selected=torch.tensor([50], dtype=dtype)).indices, expected)
+
+
 def test_autocast_and_grad_do_not_reach_the_picks():
     x = gaussian(500, 64)
     picks = k_center_greedy(x, 100).indices
@@ -172,9 +214,11 @@ def test_features_are_not_changed():
 
 
 def test_progress_is_called_after_every_pass():
-    calls = []
+    calls, single = [], []
     result = k_center_greedy(gaussian(2000, 8), 500, progress=lambda *c: calls.append(c), tuning=Tuning(batch=64))
     done = [d for d, _ in calls]
+    k_center_greedy(gaussian(20, 2), 1, start=3, progress=lambda *c: single.append(c))
+    assert single == [(1, 1)]
     assert len(calls) == result.passes and done == sorted(done) and calls[-1] == (500, 500)
 
 

@@ -46,6 +46,20 @@ def test_sizes_around_the_tiles(shape):
     assert torch.equal(index[rows], expected[1]) and torch.equal(distance[rows], expected[0])
 
 
+@pytest.mark.parametrize("k", [1, 9])
+def test_constant_background(k):
+    # A quarter of the bank and of the queries are one row: crowded queries beside ordinary ones.
+    bank, query = gaussian(1200, 16), gaussian(100, 16, seed=1)
+    bank[::4] = query[::4] = 0.3
+    check(query, bank, k)
+    check(query.half(), bank.half(), k)
+
+
+def test_gradients_are_cut():
+    distance, _ = knn(gaussian(4, 3).requires_grad_(), gaussian(6, 3).requires_grad_(), 2)
+    assert not distance.requires_grad
+
+
 def test_many_equal_rows_across_tiles():
     # 6,000 copies of 3 rows: far more survivors than are kept, spread over several tiles of the bank.
     bank = gaussian(3, 10).repeat(2000, 1)
