@@ -8,7 +8,8 @@ import platform
 import re
 import statistics
 import subprocess
-import threading
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,27 +91,29 @@ def interleaved(
     }
 
 
-def peak_extra_bytes(call: Callable[[], Any]) -> int:
-    """Resident memory that a call adds at its peak, sampled every 2 ms."""
+_MEMORY_SCRIPT = """
+import resource, sys
+import numpy as np, torch
+from patchcore_fast.kernels import k_center_greedy
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+features = torch.from_numpy(np.load(sys.argv[1]))
+k_center_greedy(features[:5000], 50)
+before = peak()
+k_center_greedy(features, int(sys.argv[2]), start=0)
+print(peak() - before)
+"""
 
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    before, peak, done = resident(), 0, threading.Event()
+def selection_extra_bytes(features: torch.Tensor, k: int) -> int:
+    """Resident memory that a selection adds on the CPU, from a process of its own.
 
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.002):
-            peak = max(peak, resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        call()
-    finally:
-        done.set()
-        watcher.join()
-    return max(0, peak - before)
+    In a process that has worked before, memory that the allocator kept would hide the need.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/features.npy", features.cpu().numpy())
+        command = [sys.executable, "-c", _MEMORY_SCRIPT, f"{folder}/features.npy", str(k)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def write_json(path: str, result: dict[str, Any]) -> None:

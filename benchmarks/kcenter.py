@@ -4,7 +4,7 @@
     python benchmarks/kcenter.py --features X.npy --ratio 0.01 --repeat 5 --json out.json
 
 Correctness comes first: the picks of the timed runs must be a valid greedy trace in float64, or no time is shown. Runs
-are interleaved and medians reported; extra memory is sampled in a run of its own.
+are interleaved and medians reported; extra memory on the CPU is the peak of a process of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 import torch
-from common import environment, interleaved, peak_extra_bytes, real_features, write_json
+from common import environment, interleaved, real_features, selection_extra_bytes, write_json
 
 from patchcore_fast.demo.baseline import one_pick_at_a_time
 from patchcore_fast.kernels import k_center_greedy
@@ -24,8 +24,7 @@ TOLERANCE = 1e-5
 
 def measure(features: torch.Tensor, k: int, repeat: int, device: str) -> dict:
     n, dim = features.shape
-    # Before anything else of this size has run: memory that the allocator keeps would hide the need.
-    extra = peak_extra_bytes(lambda: k_center_greedy(features, k, start=0))
+    extra = selection_extra_bytes(features, k)
     calls = {
         "patchcore_fast": lambda: k_center_greedy(features, k, start=0),
         "gemv loop": lambda: one_pick_at_a_time(features, k, 0),
