@@ -92,11 +92,11 @@ def interleaved(
 
 
 _MEMORY_SCRIPT = """
-import resource, sys
+import re, sys
 import numpy as np, torch
 from patchcore_fast.kernels import k_center_greedy
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # not ru_maxrss, which a process inherits from its parent
+    return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024
 features = torch.from_numpy(np.load(sys.argv[1]))
 k_center_greedy(features[:5000], 50)
 before = peak()
