@@ -6,6 +6,7 @@ and of anomalib; an installed `patchcore` or `anomalib` package serves too.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
@@ -51,7 +52,8 @@ def test_amazon(backbone: str, k: int) -> None:
     p = peer("amazon", backbone, neighbours=k)
     model = theirs.PatchCore(torch.device("cpu"))
     model.load(
-        backbone=p.whole, layers_to_extract_from=LAYERS[backbone], device=torch.device("cpu"), input_shape=(3, 64, 96),
+        backbone=copy.deepcopy(p.whole),  # it leaves hooks on the network
+        layers_to_extract_from=LAYERS[backbone], device=torch.device("cpu"), input_shape=(3, 64, 96),
         pretrain_embed_dimension=1024, target_embed_dimension=1024, anomaly_score_num_nn=k,
         featuresampler=_Chosen(p.indices), nn_method=common.FaissNN(False, 1),
     )  # fmt: skip
