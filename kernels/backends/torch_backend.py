@@ -41,9 +41,9 @@ class TorchKCenter:
         self._pick_row[part] = rows
         self.count = part.stop
 
-    def tile(self, rows: Tensor | slice) -> Tensor:  # [R] -> [R, D] float32
+    def tile(self, rows: Tensor) -> Tensor:  # [R] int64 -> [R, D] float32
         """Rows of the features in the frame."""
-        return self.frame.rows(self.features[rows] if isinstance(rows, slice) else self.features.index_select(0, rows))
+        return self.frame.rows(self.features.index_select(0, rows))
 
     def min_squared(self, tile: Tensor, sq_norm: Tensor, lo: int, hi: int) -> Tensor:
         """Smallest fast squared distance of each row to the picks lo..hi.
