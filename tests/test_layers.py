@@ -21,6 +21,7 @@ LAYER = {
     "scoring": 3,
     "metrics": 3,
     "data": 3,
+    "compat": 3,
     "model": 4,
     "report": 4,
     "doctor": 5,
@@ -32,7 +33,7 @@ ONLY = {
     "triton": ("kernels/backends/",),
     "timm": ("features/", "doctor.py"),
     "matplotlib": ("report/",),
-    "sklearn": ("metrics.py",),
+    "sklearn": ("metrics.py", "compat/"),
     "safetensors": ("memory_bank.py", "features/"),
 }
 

@@ -1,17 +1,12 @@
 """The real repositories against ours on the same weights and images, where they can be had.
 
-PATCHCORE_FAST_AMAZON_REPO and PATCHCORE_FAST_ANOMALIB_REPO point to checkouts of amazon-science/patchcore-inspection
-and of anomalib; an installed `patchcore` or `anomalib` package serves too.
+How they are found: repositories.py.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
-import os
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,18 +15,7 @@ import torch
 from patchcore_fast import metrics
 
 from .peer_cases import LAYERS, peer
-
-
-def _module(name: str, variable: str) -> ModuleType:
-    """The module from the checkout the variable names, else as installed, else skip with the reason."""
-    if place := os.environ.get(variable):
-        folder = Path(place) / "src" if (Path(place) / "src").is_dir() else Path(place)
-        sys.path.insert(0, str(folder))
-        return importlib.import_module(name)  # a checkout that was asked for and cannot be imported is a failure
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        pytest.skip(f"{variable} is not set and {name} is not installed ({error})")
+from .repositories import peer_module
 
 
 class _Chosen:
@@ -47,7 +31,7 @@ class _Chosen:
 @pytest.mark.parametrize("backbone", LAYERS)
 @pytest.mark.parametrize("k", [1, 3], ids=lambda k: f"k{k}")
 def test_amazon(backbone: str, k: int) -> None:
-    theirs = _module("patchcore.patchcore", "PATCHCORE_FAST_AMAZON_REPO")
+    theirs = peer_module("patchcore.patchcore")
     common = importlib.import_module("patchcore.common")
     p = peer("amazon", backbone, neighbours=k)
     model = theirs.PatchCore(torch.device("cpu"))
@@ -65,7 +49,7 @@ def test_amazon(backbone: str, k: int) -> None:
 @pytest.mark.parametrize("backbone", LAYERS)
 @pytest.mark.parametrize("b", [9, 1], ids=["b9", "max"])
 def test_anomalib(backbone: str, b: int) -> None:
-    theirs = _module("anomalib.models.image.patchcore.torch_model", "PATCHCORE_FAST_ANOMALIB_REPO")
+    theirs = peer_module("anomalib.models.image.patchcore.torch_model")
     p = peer("anomalib", backbone, **({"score": "max"} if b == 1 else {}))
     model = theirs.PatchcoreModel(layers=LAYERS[backbone], backbone=backbone, pre_trained=False, num_neighbors=b)
     model.feature_extractor.feature_extractor.load_state_dict(p.model.extractor.backbone.net.state_dict())
@@ -82,7 +66,7 @@ def test_anomalib(backbone: str, b: int) -> None:
 
 def test_anomalib_aupro() -> None:
     """anomalib samples its curve at positions of a per-region ROC, so it only comes close to the definition."""
-    theirs = _module("anomalib.metrics.aupro", "PATCHCORE_FAST_ANOMALIB_REPO")
+    theirs = peer_module("anomalib.metrics.aupro")
     rng = np.random.default_rng(0)
     masks = np.zeros((6, 64, 64), bool)
     masks[0, 5:15, 5:30] = masks[0, 40:44, 40:44] = masks[1, 20:60, 50:55] = masks[2, 1:3, 1:3] = True
