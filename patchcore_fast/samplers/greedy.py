@@ -120,12 +120,15 @@ def farthest_from_mean(x: Tensor) -> int:
 
 
 def mean_distance(x: Tensor, points: Tensor) -> Tensor:
-    """Mean canonical distance of each row to the points: [N, D], [P, D] -> [N] float64."""
+    """Mean canonical distance of each row to the points: [N, D], [P, D] -> [N] float64.
+
+    inf instead of NaN: rows that are not finite are left to greedy, which says which they are.
+    """
     out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
     for lo in range(0, x.shape[0], _CHUNK):
         part = x[lo : lo + _CHUNK]
         total = torch.zeros(part.shape[0], dtype=torch.float64, device=x.device)
         for point in points:
             total += root(squared_distance(part, point))
-        out[lo : lo + _CHUNK] = total / points.shape[0]
+        out[lo : lo + _CHUNK] = (total / points.shape[0]).nan_to_num_(nan=torch.inf, posinf=torch.inf)
     return out

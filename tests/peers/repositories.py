@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
+import tempfile
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
@@ -44,3 +48,29 @@ def peer_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         pytest.skip(f"{variable} is not set and {name} is not installed ({error})")
+
+
+def run_suite(root: Path, tests: str, plugin: str) -> Counter[str]:
+    """Run a peer's own tests in a process of their own, with a plugin of this folder that puts our classes in.
+
+    root : the checkout.  tests : what to run, relative to it.  plugin : module name in tests/peers.
+
+    Returns how many passed, failed, ended in an error or were skipped. Their output is shown if any test fails.
+    """
+    if not (root / tests).exists():
+        pytest.skip(f"{root} has no {tests}: a checkout is wanted, not an unpacked wheel")
+    source = root / "src" if (root / "src").is_dir() else root
+    paths = [str(source), str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-p", plugin, "-p", "no:cacheprovider", "--junitxml", str(report)]
+        done = subprocess.run(
+            [*command, tests], cwd=root, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"},
+        )  # fmt: skip
+        assert report.exists(), f"pytest wrote no report:\n{done.stdout}\n{done.stderr}"
+        cases = ElementTree.parse(report).iter("testcase")
+        outcomes = Counter(case[0].tag if len(case) and case[0].tag != "system-out" else "passed" for case in cases)
+    if outcomes["failure"] or outcomes["error"]:
+        print(done.stdout[-10_000:])
+    return outcomes

@@ -1,0 +1,51 @@
+"""The samplers of ADer's `model.patchcore`: amazon's without the argument `device`; see `compat.amazon`.
+
+    from patchcore_fast.compat import ader; ader.install()
+
+ADer moves features to the current CUDA device; these select there if there is one, and else where the features are.
+ADer's other copy has amazon's signatures: amazon.install("model.patchcore_utils.sampler").
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from . import amazon
+from ._replace import Replacement
+from .amazon import IdentitySampler, RandomSampler
+
+__all__ = [
+    "ApproximateGreedyCoresetSampler",
+    "GreedyCoresetSampler",
+    "IdentitySampler",
+    "RandomSampler",
+    "install",
+]
+
+
+def _device() -> torch.device | None:
+    return torch.device("cuda") if torch.cuda.is_available() else None
+
+
+class GreedyCoresetSampler(amazon.GreedyCoresetSampler):
+    """`compat.amazon.GreedyCoresetSampler(percentage, dimension_to_project_features_to)`."""
+
+    def __init__(self, percentage: float, dimension_to_project_features_to: int = 128) -> None:
+        super().__init__(percentage, _device(), dimension_to_project_features_to)
+
+
+class ApproximateGreedyCoresetSampler(amazon.ApproximateGreedyCoresetSampler):
+    """`compat.amazon.ApproximateGreedyCoresetSampler` without `device`."""
+
+    def __init__(
+        self, percentage: float, number_of_starting_points: int = 10, dimension_to_project_features_to: int = 128
+    ) -> None:
+        super().__init__(percentage, _device(), number_of_starting_points, dimension_to_project_features_to)
+
+
+def install(module: ModuleType | str = "model.patchcore") -> Replacement:
+    """Put the four samplers into ADer's module; as `compat.amazon.install`."""
+    names = ["IdentitySampler", "RandomSampler", "GreedyCoresetSampler", "ApproximateGreedyCoresetSampler"]
+    return amazon.replace_all(module, {name: globals()[name] for name in names})

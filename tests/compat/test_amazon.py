@@ -1,0 +1,190 @@
+"""compat.amazon and compat.ader against the restated loops of patchcore-inspection."""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from patchcore_fast.compat import ader, amazon
+from patchcore_fast.kernels.kcenter.trace import greedy_shortfall
+
+from ..peers import restated_amazon
+
+GREEDY = ["GreedyCoresetSampler", "ApproximateGreedyCoresetSampler"]
+SAMPLERS = ["IdentitySampler", "RandomSampler", *GREEDY]
+CPU = torch.device("cpu")
+
+
+def seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+
+
+def generators() -> tuple[bytes, bytes, int]:
+    state = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), state[1].tobytes(), state[2]
+
+
+def integers(n: int, d: int, high: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, high, (n, d)).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", GREEDY)
+@pytest.mark.parametrize(
+    "n, d, high", [(1, 4, 9), (7, 16, 9), (63, 16, 100), (500, 64, 8), (1500, 128, 100), (400, 300, 5)], ids=str
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_equal_seeds_give_equal_coresets(name, n, d, high, seed):
+    x = integers(n, d, high, seed)
+    seed_all(seed)
+    want, state = restated_amazon.run(name, x, 0.5, d), generators()
+    seed_all(seed)
+    sampler = getattr(amazon, name)(0.5, CPU, dimension_to_project_features_to=d)
+    got = sampler.run(x)
+    assert sampler.indices_.tolist() == want.tolist()
+    assert torch.equal(got, x[want])
+    assert generators() == state
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_projection_draws_are_upstreams_and_picks_are_greedy(name):
+    x = torch.randn(1200, 300, generator=torch.Generator().manual_seed(3))
+    seed_all(5)
+    reduced = restated_amazon.projected(x)
+    seed_all(5)
+    want, state = restated_amazon.run(name, x, 0.1), generators()
+    seed_all(5)
+    sampler = getattr(amazon, name)(0.1, CPU)
+    sampler.run(x)
+    assert generators() == state
+    assert torch.allclose(x @ sampler.projection_, reduced, rtol=0, atol=1e-5)
+    same = int((sampler.indices_ == torch.from_numpy(want)).long().cumprod(0).sum())
+    if name == "GreedyCoresetSampler":
+        assert greedy_shortfall(reduced, sampler.indices_) < 1e-6
+    assert same >= 60, "only rounding may tell the coresets apart"
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_rows_repeat_as_upstream_once_all_are_covered(name):
+    x = integers(60, 16, 50)[torch.arange(600) % 60]
+    seed_all(1)
+    want = restated_amazon.run(name, x, 0.5, 16)
+    seed_all(1)
+    sampler = getattr(amazon, name)(0.5, CPU, dimension_to_project_features_to=16)
+    sampler.run(x)
+    assert sampler.indices_.tolist() == want.tolist()
+    assert len(set(want.tolist())) <= 61 < len(want) == 300  # row 0 comes again and again
+
+
+@pytest.mark.parametrize("name", GREEDY)
+@pytest.mark.parametrize("as_numpy", [True, False], ids=["ndarray", "tensor"])
+def test_same_type_out(name, as_numpy):
+    x = integers(100, 8, 30).numpy() if as_numpy else integers(100, 8, 30)
+    got = getattr(amazon, name)(percentage=0.1, device=CPU, dimension_to_project_features_to=4).run(x)
+    assert type(got) is type(x) and got.dtype == x.dtype and got.shape == (10, 8)
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_fork_may_override_the_two_steps(name):
+    calls = []
+
+    class Fork(getattr(amazon, name)):
+        def _reduce_features(self, features):
+            calls.append("reduce")
+            return features[:, :2]
+
+        def _compute_greedy_coreset_indices(self, features):
+            calls.append(tuple(features.shape))
+            return super()._compute_greedy_coreset_indices(features)[::-1].copy()
+
+    x = integers(50, 6, 40)
+    fork = Fork(0.2, CPU)
+    assert torch.equal(fork.run(x), x[fork.indices_])
+    assert calls == ["reduce", (50, 2)]
+
+
+def test_steps_return_what_forks_expect():
+    sampler = amazon.ApproximateGreedyCoresetSampler(0.1, CPU, 10, 4)
+    reduced = sampler._reduce_features(integers(80, 9, 20))
+    rows = sampler._compute_greedy_coreset_indices(reduced)
+    assert reduced.shape == (80, 4) and isinstance(rows, np.ndarray) and rows.dtype == np.int64 and rows.shape == (8,)
+    x = integers(5, 3, 9)
+    matrix = sampler._compute_batchwise_differences(x, x[:2])
+    assert torch.allclose(matrix, torch.cdist(x, x[:2]), atol=1e-5) and matrix.shape == (5, 2)
+
+
+def test_a_count_of_zero_is_an_empty_coreset():
+    for name in GREEDY:
+        assert getattr(amazon, name)(0.1, CPU).run(integers(9, 128, 5)).shape == (0, 128)
+
+
+def test_random_sampler_draws_from_numpys_global_generator():
+    x = integers(200, 3, 1000)
+    np.random.seed(4)
+    want = np.random.choice(200, 20, replace=False)
+    np.random.seed(4)
+    assert torch.equal(amazon.RandomSampler(0.1).run(x), x[want])
+
+
+def test_identity_sampler_returns_the_object():
+    marker = object()
+    assert amazon.IdentitySampler().run(marker) is marker
+
+
+@pytest.mark.parametrize("percentage", [0, 1, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("name", ["RandomSampler", *GREEDY])
+def test_percentage_error_is_upstreams(name, percentage):
+    with pytest.raises(ValueError, match=r"Percentage value not in \(0, 1\)\."):
+        getattr(amazon, name)(percentage)
+
+
+def test_bad_features_are_refused():
+    sampler = amazon.ApproximateGreedyCoresetSampler(0.5, CPU)
+    x = integers(20, 128, 5)
+    x[3, 4] = float("nan")
+    with pytest.raises(ValueError, match=r"1 of 20 rows.*first.* 3"):
+        sampler.run(x)
+    with pytest.raises(ValueError, match="2-D"):
+        sampler.run(torch.zeros(3, 4, 5))
+    with pytest.raises(TypeError, match="floating"):
+        sampler.run(torch.zeros(30, 4, dtype=torch.int64))
+
+
+def test_progress_bar_has_upstreams_text(capsys):
+    amazon.ApproximateGreedyCoresetSampler(0.5, CPU).run(integers(50, 128, 90))
+    assert "Subsampling...: 100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shim", [amazon, ader], ids=["amazon", "ader"])
+def test_install_and_undo(shim):
+    module = types.ModuleType("fork.sampler")
+    originals = {name: type(name, (), {}) for name in SAMPLERS}
+    vars(module).update(originals)
+    with shim.install(module) as replacement:
+        assert all(getattr(module, name) is getattr(shim, name) for name in SAMPLERS)
+        assert replacement.places == [f"fork.sampler.{name}" for name in SAMPLERS]
+        assert shim.install(module).places == []  # a second time changes nothing
+    assert all(getattr(module, name) is originals[name] for name in SAMPLERS)
+
+
+def test_install_is_all_or_nothing():
+    module = types.ModuleType("half")
+    module.IdentitySampler = original = object()
+    with pytest.raises(AttributeError, match="half has no RandomSampler, GreedyCoresetSampler"):
+        amazon.install(module)
+    assert module.IdentitySampler is original
+
+
+def test_ader_signatures():
+    x = integers(300, 20, 60)
+    seed_all(2)
+    want = amazon.ApproximateGreedyCoresetSampler(0.1, None, 5, 16).run(x)
+    seed_all(2)
+    assert torch.equal(ader.ApproximateGreedyCoresetSampler(0.1, 5, 16).run(x), want)
+    seed_all(2)
+    want = amazon.GreedyCoresetSampler(0.1, None, 16).run(x)
+    seed_all(2)
+    assert torch.equal(ader.GreedyCoresetSampler(0.1, 16).run(x), want)
