@@ -6,7 +6,7 @@ amazon_after.py is the same script with another line of import. Scripts that say
 `from patchcore_fast.compat import amazon; amazon.install()`.
 """
 
-import sys
+import argparse
 import time
 from pathlib import Path
 
@@ -20,7 +20,11 @@ from sklearn.metrics import roc_auc_score
 
 from patchcore_fast.features import Backbone  # EfficientNet-Lite0 with ImageNet weights, without a download
 
-folder = Path(sys.argv[1]).resolve()
+parser = argparse.ArgumentParser()
+parser.add_argument("folder", type=Path)
+parser.add_argument("--ratio", type=float, default=0.1, help="share of the patches to keep")
+args = parser.parse_args()
+folder = args.folder.resolve()
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 train, test = (
     torch.utils.data.DataLoader(MVTecDataset(folder.parent, folder.name, split=split), batch_size=8)
@@ -28,7 +32,7 @@ train, test = (
 )
 
 patchcore.utils.fix_seeds(0, with_torch=True, with_cuda=False)
-sampler = ApproximateGreedyCoresetSampler(percentage=0.1, device=device)
+sampler = ApproximateGreedyCoresetSampler(percentage=args.ratio, device=device)
 model = patchcore.patchcore.PatchCore(device)
 model.load(
     backbone=Backbone("tf_efficientnet_lite0").net,
@@ -41,14 +45,13 @@ model.load(
     nn_method=patchcore.common.FaissNN(False, 4),
 )
 
-run, seconds = sampler.run, []
+run = sampler.run
 
 
 def timed(features):
     begin = time.perf_counter()
     coreset = run(features)
-    seconds.append(time.perf_counter() - begin)
-    print(f"\nselected {len(coreset):,} of {len(features):,} patches in {seconds[-1]:.2f} s")
+    print(f"\ncoreset rows {len(coreset)}\nselection {time.perf_counter() - begin:.2f} s")
     return coreset
 
 
