@@ -6,7 +6,7 @@ import torch
 
 from patchcore_fast.errors import DataError
 from patchcore_fast.kernels import k_center_greedy
-from patchcore_fast.kernels.exact import halving_sum
+from patchcore_fast.kernels.exact import halving_sum, root, squared_distance
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.samplers import (
     ApproximateGreedyCoresetSampler,
@@ -16,6 +16,7 @@ from patchcore_fast.samplers import (
     RandomSampler,
     make_sampler,
 )
+from patchcore_fast.samplers.greedy import farthest_from_mean, mean_distance
 from patchcore_fast.samplers.projection import project, random_projection
 
 
@@ -217,3 +218,28 @@ def test_damaged_selection_file(tmp_path):
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00 cut short")
     with pytest.raises(DataError, match=r"x.npy is not a readable .npy file"):
         PrecomputedSampler(tmp_path / "x.npy")
+
+
+def test_mean_distance_is_the_rounded_canonical_mean():
+    generator = torch.Generator().manual_seed(0)
+    for x in (
+        torch.randn(5000, 37, generator=generator),
+        torch.randint(0, 3, (3000, 5), generator=generator).float(),
+        torch.randn(2500, 8, generator=generator, dtype=torch.float64) * 1e200,
+        torch.randn(50, 8, generator=generator, dtype=torch.float64) * 1e-40,
+        torch.ones(30, 4),
+    ):
+        points = x[:7]
+        want = sum(root(squared_distance(x, p)) for p in points) / 7
+        middle = (want > 1e-30) & (want < 1e30)
+        assert torch.equal(mean_distance(x, points), torch.where(middle, want.float().double(), want))
+
+
+def test_farthest_from_mean_takes_the_lowest_of_equal_rows():
+    x = torch.zeros(9, 3)
+    x[2], x[5], x[7] = torch.tensor([3.0, 0, 0]), torch.tensor([0, -3.0, 0]), torch.tensor([0, 0, 3.0])
+    centred = torch.cat([x, -x])
+    assert farthest_from_mean(centred) == 2
+    # Farther by one unit in the last place of float32, behind rows that nearly tie.
+    y = torch.cat([torch.full((3001, 1), 1.0), torch.full((3000, 1), -1.0), torch.tensor([[-1.0000001]])])
+    assert farthest_from_mean(y) == 6001

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,15 +100,21 @@ class GreedyCoresetSampler(Sampler):
     def _compute_greedy_coreset_indices(self, features: Tensor) -> np.ndarray:
         """[N, d] reduced features -> [int(N * percentage)] int64 row numbers, in selection order."""
         count = int(len(features) * self.percentage)
+        features = features.detach().to(self.device or features.device)
+        begin = self._begin(features) if len(features) else {}  # upstream draws even if nothing is selected in the end
         if count == 0:
             return np.empty(0, np.int64)
-        result = self._greedy(features.detach().to(self.device or features.device), count)
+        result = self._greedy(features, count, begin)
         self.radii_ = result.radii.cpu()
         # Upstream may pick a row again. Once every row coincides with a pick, its maximum is the first of N zeros.
         return result.indices.masked_fill(result.radii == 0, 0).cpu().numpy()
 
-    def _greedy(self, features: Tensor, count: int) -> KCenterResult:
-        return k_center_greedy(features, count, start=farthest_from_mean(features), progress=self.progress)
+    def _begin(self, features: Tensor) -> dict[str, Any]:
+        """Where `k_center_greedy` begins."""
+        return {"start": farthest_from_mean(features)}
+
+    def _greedy(self, features: Tensor, count: int, begin: dict[str, Any]) -> KCenterResult:
+        return k_center_greedy(features, count, progress=self.progress, **begin)
 
     @staticmethod
     def _compute_batchwise_differences(matrix_a: Tensor, matrix_b: Tensor) -> Tensor:
@@ -136,12 +143,14 @@ class ApproximateGreedyCoresetSampler(GreedyCoresetSampler):
         super().__init__(percentage, device, dimension_to_project_features_to)
         self.number_of_starting_points = check_count("number_of_starting_points", number_of_starting_points)
 
-    def _greedy(self, features: Tensor, count: int) -> KCenterResult:
+    def _begin(self, features: Tensor) -> dict[str, Any]:
         points = min(self.number_of_starting_points, len(features))
         rows = np.random.choice(len(features), points, replace=False)  # noqa: NPY002  (upstream's generator)
-        initial = mean_distance(features, features[torch.from_numpy(rows).to(features.device)])
+        return {"initial_min_dist": mean_distance(features, features[torch.from_numpy(rows).to(features.device)])}
+
+    def _greedy(self, features: Tensor, count: int, begin: dict[str, Any]) -> KCenterResult:
         with progress_bar("Subsampling...", count) as follow:
-            return k_center_greedy(features, count, initial_min_dist=initial, progress=self.progress or follow)
+            return k_center_greedy(features, count, progress=self.progress or follow, **begin)
 
 
 def install(module: ModuleType | str = "patchcore.sampler") -> Replacement:

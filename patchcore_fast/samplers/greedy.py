@@ -12,6 +12,7 @@ from .base import Sampler, check_count, check_percentage, check_seed
 from .projection import project, random_projection
 
 _CHUNK = 2048
+_UNIT = 2.0**-53
 
 
 class GreedyCoresetSampler(Sampler):
@@ -109,26 +110,45 @@ class ApproximateGreedyCoresetSampler(GreedyCoresetSampler):
 def farthest_from_mean(x: Tensor) -> int:
     """The row with the largest distance to the mean of all rows, the lowest among equals; NaN rows are left to greedy.
 
-    Compares |N x - sum x|^2, which integer-valued rows make exact.
+    Compares |N x - sum x|^2, which integer-valued rows make exact: roughly for all rows, canonically for those that
+    come within rounding of the largest.
     """
-    n = x.shape[0]
-    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    n, dim = x.shape
+    total = torch.zeros(dim, dtype=torch.float64, device=x.device)
     for part in x.split(_CHUNK):
         total += part.sum(0, dtype=torch.float64)
-    value = torch.cat([squared_distance(part.double() * n, total) for part in x.split(_CHUNK)])
-    return int((value == value.max()).nonzero()[0]) if not bool(value.isnan().any()) else 0
+    rough = torch.cat([(part.double() * n - total).square_().sum(1) for part in x.split(_CHUNK)])
+    if bool(rough.isnan().any()):
+        return 0
+    near = (rough >= rough.max() * (1 - 4 * (dim + 4) * _UNIT)).nonzero().squeeze(1)
+    value = torch.cat([squared_distance(x[rows].double() * n, total) for rows in near.split(_CHUNK)])
+    return int(near[(value == value.max()).nonzero()[0]])
 
 
 def mean_distance(x: Tensor, points: Tensor) -> Tensor:
-    """Mean canonical distance of each row to the points: [N, D], [P, D] -> [N] float64.
+    """Mean distance of each row to the points, rounded to float32: [N, D], [P, D] -> [N] float64.
 
-    inf instead of NaN: rows that are not finite are left to greedy, which says which they are.
+    The value does not depend on the device: where a quick float64 sum leaves the rounding open, the canonical one
+    decides. inf instead of NaN: rows that are not finite are left to greedy, which says which they are.
     """
     out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+    # Each squared distance is off by (D + 3) units at most, in whatever order it is summed; then a root and a mean.
+    slack = (x.shape[1] + points.shape[0] + 16) * _UNIT
     for lo in range(0, x.shape[0], _CHUNK):
         part = x[lo : lo + _CHUNK]
-        total = torch.zeros(part.shape[0], dtype=torch.float64, device=x.device)
-        for point in points:
-            total += root(squared_distance(part, point))
-        out[lo : lo + _CHUNK] = (total / points.shape[0]).nan_to_num_(nan=torch.inf, posinf=torch.inf)
+        quick = torch.cdist(part.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist").mean(1)
+        value = (quick * (1 - slack)).float().double()
+        sure = (value == (quick * (1 + slack)).float()) & (quick > 1e-30) & (quick < 1e30)
+        if not bool(sure.all()):
+            open_ = (~sure).nonzero().squeeze(1)
+            mean = _canonical_mean_distance(part[open_], points)
+            value[open_] = torch.where((mean > 1e-30) & (mean < 1e30), mean.float().double(), mean)
+        out[lo : lo + _CHUNK] = value.nan_to_num_(nan=torch.inf, posinf=torch.inf)
     return out
+
+
+def _canonical_mean_distance(x: Tensor, points: Tensor) -> Tensor:
+    total = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
+    for point in points:
+        total += root(squared_distance(x, point))
+    return total / points.shape[0]

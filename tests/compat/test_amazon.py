@@ -118,7 +118,14 @@ def test_steps_return_what_forks_expect():
 
 def test_a_count_of_zero_is_an_empty_coreset():
     for name in GREEDY:
-        assert getattr(amazon, name)(0.1, CPU).run(integers(9, 128, 5)).shape == (0, 128)
+        x = integers(9, 60, 5)
+        seed_all(0)
+        assert len(restated_amazon.run(name, x, 0.1)) == 0
+        state = generators()
+        seed_all(0)
+        assert getattr(amazon, name)(0.1, CPU).run(x).shape == (0, 60)
+        assert generators() == state  # the draws are made all the same
+        assert getattr(amazon, name)(0.1, CPU).run(x[:0]).shape == (0, 60)
 
 
 def test_random_sampler_draws_from_numpys_global_generator():

@@ -1,0 +1,25 @@
+"""The coreset of ind_knn_ad, with its own selection, on clustered random features.
+
+    PYTHONPATH=path/to/ind_knn_ad python examples/indad_before.py
+
+Needs what ind_knn_ad needs. indad_after.py differs in one line.
+"""
+
+import time
+
+import numpy as np
+import torch
+from indad.utils import get_coreset_idx_randomp
+
+torch.manual_seed(0)
+np.random.seed(0)  # noqa: NPY002  (the selection draws from it)
+# 200 dense clusters in a wide space: 20,000 patches of 256 values.
+patches = (torch.randn(200, 256) * 3).repeat(100, 1) + torch.randn(20_000, 256) * 0.3
+
+begin = time.perf_counter()
+coreset_idx = get_coreset_idx_randomp(patches, n=400)
+seconds = time.perf_counter() - begin
+
+bank = patches[coreset_idx]
+radius = max(torch.cdist(part, bank).min(1).values.max().item() for part in patches.split(2_000))
+print(f"\n{len(coreset_idx)} of {len(patches)} patches in {seconds:.2f} s; no patch is farther than {radius:.4f}")
