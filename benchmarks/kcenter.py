@@ -1,78 +1,158 @@
-"""Selection time beside one fused matrix-vector product per pick, the best a sequential loop can do.
+"""Coreset selection: ours beside the plain loop and beside other libraries, in one run.
 
-    python benchmarks/kcenter.py                        # 156,800 x 128 real features, 1 % and 10 %
-    python benchmarks/kcenter.py --features X.npy --ratio 0.01 --repeat 5 --json out.json
+    python benchmarks/kcenter.py --quick                 # under three minutes on two cores; table and figure
+    python benchmarks/kcenter.py                         # 156,800 x 128 real features, 1 % and 10 %
+    python benchmarks/kcenter.py --features X.npy --ratio 0.01 --repeat 5 --json out.json --plot out.png
+    python benchmarks/kcenter.py --case million --k 500 --memory-gb 8 --repeat 1
 
-Correctness comes first: the picks of the timed runs must be a valid greedy trace in float64, or no time is shown. Runs
-are interleaved and medians reported; extra memory on the CPU is the peak of a process of its own.
+Each provider works in a process of its own; runs are interleaved. Correctness comes first: picks must be a greedy trace
+in float64 in the provider's own space (its projection, its starting distances), to 1e-5 relative, or the error is
+shown instead of a time. With several --n and --ratio: the first ratio at all sizes, all ratios at the largest.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import options
+import records
 import torch
-from common import environment, interleaved, real_features, selection_extra_bytes, write_json
+from check import TOLERANCE, Trace, leading
+from environment import describe
+from runs import Row
 
-from patchcore_fast.demo.baseline import one_pick_at_a_time
 from patchcore_fast.kernels import k_center_greedy
-from patchcore_fast.kernels.kcenter.trace import greedy_shortfall
 
-TOLERANCE = 1e-5
+QUICK = {"n": [10_000, 40_000, 156_800], "ratio": [0.01, 0.0025, 0.02], "limit_s": 1.5, "check_picks": 500,
+         "without": ["amazon exact"], "plot": str(options.QUICK_FOLDER / "kcenter.png")}  # fmt: skip
 
 
-def measure(features: torch.Tensor, k: int, repeat: int, device: str) -> dict:
-    n, dim = features.shape
-    extra = selection_extra_bytes(features, k)
-    calls = {
-        "patchcore_fast": lambda: k_center_greedy(features, k, start=0),
-        "gemv loop": lambda: one_pick_at_a_time(features, k, 0),
-    }
-    results, times = interleaved(calls, repeat, device)
-    ours, loop = results["patchcore_fast"], results["gemv loop"]
-    shortfall = {"patchcore_fast": greedy_shortfall(features, ours.indices)}
-    if shortfall["patchcore_fast"] > TOLERANCE:
-        raise SystemExit(f"not a greedy trace: {shortfall}")
-    equal = torch.equal(ours.indices, loop.indices)
-    shortfall["gemv loop"] = shortfall["patchcore_fast"] if equal else greedy_shortfall(features, loop.indices)
-    ratio = times["gemv loop"]["median_s"] / times["patchcore_fast"]["median_s"]
-    same = int((ours.indices == loop.indices).long().cumprod(0).sum())
-    share = ours.distances / (n * k)
-    print(f"\nN = {n:,}, D = {dim}, k = {k:,}: {ours.passes} passes, {share:.0%} of N k distances")
-    print(f"  float64 shortfall {shortfall['patchcore_fast']:.1e}, of the float32 loop {shortfall['gemv loop']:.1e}")
-    print(f"  the float32 loop's first {same:,} picks are the same")
-    for name, t in times.items():
-        print(f"  {name:<15} {t['median_s']:8.3f} s   ({t['min_s']:.3f} .. {t['max_s']:.3f}, {t['runs']} runs)")
-    print(f"  {ratio:.1f} times faster; extra memory {extra / 2**20:.0f} MB (limit {64 * n / 2**20 + 256:.0f} MB)")
-    return {
-        "n": n,
-        "d": dim,
-        "k": k,
-        "passes": ours.passes,
-        "share_of_distances": share,
-        "times": times,
-        "ratio": ratio,
-        "float64_shortfall": shortfall,
-        "extra_bytes": extra,
-    }
+def counts(args: argparse.Namespace, n: int, largest: bool) -> list[int]:
+    """Picks at this size, ascending."""
+    if args.k:
+        return sorted({min(k, n) for k in args.k})
+    return sorted({max(1, int(r * n)) for r in (args.ratio if largest else args.ratio[:1])})
+
+
+class Judge:
+    """Checks answers over the same rows; spaces that are equal are judged together."""
+
+    def __init__(self, features: np.ndarray, device: str, limit: int) -> None:
+        self.device, self.limit = device, limit
+        self.spaces: list[tuple[dict[str, Any], Trace]] = []
+        self.references: dict[tuple[int, int], np.ndarray] = {}
+        self.plain = self._space({"features": features})
+
+    def _space(self, arrays: dict[str, Any]) -> int:
+        for i, (known, _) in enumerate(self.spaces):
+            if known.keys() == arrays.keys() and all(np.array_equal(known[name], arrays[name]) for name in known):
+                return i
+        initial = torch.from_numpy(arrays["initial"]) if "initial" in arrays else None
+        self.spaces.append((arrays, Trace(torch.from_numpy(arrays["features"]), initial, self.device)))
+        return len(self.spaces) - 1
+
+    def judge(self, row: Row, picks: np.ndarray, own: dict[str, Any] | None) -> None:
+        """Set the row's error and leading picks, and its status where the picks are wrong."""
+        space = self._space(own) if own else self.plain
+        arrays, trace = self.spaces[space]
+        n = len(arrays["features"])
+        if picks.shape != (row.k_timed,) or picks.dtype.kind not in "iu" or picks.min() < 0 or picks.max() >= n:
+            row.status, row.error = "wrong", float("inf")
+            row.message = f"{row.k_timed} row numbers below {n} are wanted, got {picks.dtype} of shape {picks.shape}"
+            return
+        checked = picks[: self.limit] if self.limit else picks
+        row.error = trace.shortfall(checked)
+        row.facts["checked"] = len(checked)
+        row.leading = leading(picks, self._reference(space, int(picks[0]), len(picks)))
+        if row.error > TOLERANCE:
+            row.status = "wrong"
+            row.message = f"not greedy: a pick is {row.error:.1e} nearer than the farthest row (1e-5 is allowed)"
+        elif row.facts.get("runs_differ"):
+            row.facts["note"] = "picks differ from run to run; those of the first were checked"
+
+    def _reference(self, space: int, start: int, k: int) -> np.ndarray:
+        """The exact order: ours, which the tests hold against the float64 reference."""
+        arrays, trace = self.spaces[space]
+        key = (space, start if trace.free else -1)
+        if len(self.references.get(key, ())) < k:
+            rule = {"start": start} if trace.free else {"initial_min_dist": torch.from_numpy(arrays["initial"])}
+            x = torch.from_numpy(arrays["features"])
+            if self.device != "cpu":
+                x, rule = x.to(self.device), {a: b.to(x.device) if hasattr(b, "to") else b for a, b in rule.items()}
+            self.references[key] = k_center_greedy(x, k, **rule).indices.cpu().numpy()
+        return self.references[key]
+
+    def learn(self, picks: np.ndarray) -> None:
+        """Our own picks on the plain rows are the reference there; they need not be made again."""
+        key = (self.plain, int(picks[0]))
+        if len(picks) > len(self.references.get(key, ())):
+            self.references[key] = picks
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All cases and sizes: the result as records.py describes it."""
+    result: dict[str, Any] = {"benchmark": "kcenter", "environment": describe(args.device), "problems": []}
+    result["options"] = {name: getattr(args, name) for name in ("repeat", "limit_s", "memory_gb", "device", "seed")}
+    run = options.runner(args, "kcenter")
+    try:
+        for name in args.case if not (args.features or args.images) else [""]:
+            sizes = sorted(args.n) if args.n else [None]
+            options.features(args, name, sizes[-1], run.folder)  # the others are its beginnings
+            for n in sizes:
+                case, path = options.features(args, name, n, run.folder)
+                ks = counts(args, case.n, largest=n is None or n == max(args.n))
+                run.say(f"{case.name}, {case.n:,} x {case.d}, {', '.join(f'{k:,}' for k in ks)} picks")
+                rows, answers, spaces = run.run({"features": str(path)}, case.n, case.d, ks)
+                run.say("  checking")
+                _check(rows, answers, spaces, path, args)
+                for k in ks:
+                    problem = {"case": case.name, "about": case.about, "n": case.n, "d": case.d, "k": k}
+                    problem["rows"] = [r.as_json() for r in rows if r.k == k]
+                    result["problems"].append(problem)
+                    print(records.as_text(problem), flush=True)
+    finally:
+        run.close()
+    return result
+
+
+def _check(rows: list[Row], answers: dict, spaces: dict, path: Path, args: argparse.Namespace) -> None:
+    if not answers:
+        return
+    judge = Judge(np.load(path, mmap_mode="c"), args.device, args.check_picks)
+    # The longest first: shorter ones are mostly their beginnings.
+    for row in sorted(rows, key=lambda r: (r.family != "ours", -r.k_timed)):
+        if row.status == "ok":
+            picks = np.asarray(answers[row.provider, row.k]["indices"])
+            judge.judge(row, picks, spaces.get(row.provider))
+            if row.family == "ours" and row.status == "ok":
+                judge.learn(picks)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", metavar="X.npy", help="[N, D] float array; default: extracted here")
-    parser.add_argument("--n", type=int, default=156_800, help="rows of the extracted features")
-    parser.add_argument("--ratio", type=float, nargs="+", default=[0.01, 0.1])
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", metavar="FILE")
+    parser = options.parser("kcenter", __doc__)
+    parser.add_argument("--ratio", type=float, nargs="+", help="picks as a share of the rows; default 0.01 0.1")
+    parser.add_argument("--k", type=int, nargs="+", help="picks as numbers, instead of --ratio")
+    parser.add_argument("--check-picks", type=int, help="check this many leading picks; default: all; quick: 500")
     args = parser.parse_args()
-    features = torch.from_numpy(np.load(args.features)) if args.features else real_features(args.n)
-    features = features.to(args.device)
-    result = {"environment": environment(args.device), "features": args.features or "photographs, EfficientNet-Lite0"}
-    result["cases"] = [measure(features, int(r * len(features)), args.repeat, args.device) for r in args.ratio]
+    if args.list:
+        options.show_list(args, "kcenter")
+        return
+    options.finish(args, QUICK)
+    args.ratio = args.ratio or [0.01, 0.1]
+    if not all(0 < r <= 1 for r in args.ratio) or (args.k and min(args.k) < 1):
+        raise SystemExit(f"--ratio: in (0, 1], --k: at least 1; got {args.ratio}, {args.k}")
+    result = measure(args)
     if args.json:
-        write_json(args.json, result)
+        records.write(args.json, result)
+    if args.plot:
+        import plots
+
+        Path(args.plot).parent.mkdir(parents=True, exist_ok=True)
+        plots.kcenter(result, args.plot)
+        print(f"\nfigure: {args.plot}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""k nearest neighbours: ours beside faiss, scikit-learn, torch.cdist and KeOps, in one run.
+
+    python benchmarks/knn.py --quick
+    python benchmarks/knn.py                             # 1,638 queries of 163,840 x 128, 16,384 of 16,384 x 1,024
+    python benchmarks/knn.py --features X.npy --queries 1000 --k 1 9 --json out.json --plot out.png
+
+Queries are rows of the same features that are not in the bank. Correctness comes first: for a sample of the queries the
+distances of the rows found must be the true k smallest in float64, to 1e-5 relative, or the error is shown instead of
+a time. Runs are interleaved; each provider has a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import options
+import records
+from check import TOLERANCE, neighbour_error
+from environment import describe
+from runs import Row, Runner
+
+SAMPLE = 200  # queries that are checked against brute force
+FULL = [("bottle", 163_840, 1638, 128), ("clustered", 16_384, 16_384, 1024)]
+QUICK = [("photos", 20_000, 400, 128)]
+
+
+def problems(args: argparse.Namespace) -> list[tuple[str, int, int, int | None]]:
+    """(case, bank rows, queries, columns)."""
+    if args.quick and not (args.n or args.case or args.features or args.images):
+        return QUICK
+    if not (args.n or args.case or args.queries or args.features or args.images):
+        return FULL
+    names = args.case or ["photos"]
+    return [(name, n, args.queries or 1000, args.d) for name in names for n in args.n or [20_000]]
+
+
+def split(path: Path, bank: int, folder: Path) -> dict[str, str]:
+    """The first rows as the bank, the rest as queries, in files of their own."""
+    rows = np.load(path, mmap_mode="r")
+    files = {"bank": folder / "bank.npy", "queries": folder / "queries.npy"}
+    np.save(files["bank"], rows[:bank])
+    np.save(files["queries"], rows[bank:])
+    return {name: str(file) for name, file in files.items()}
+
+
+def judge(row: Row, found: np.ndarray, files: dict[str, str]) -> None:
+    """Set the row's error, and its status where the neighbours are wrong."""
+    query, bank = (np.load(files[name], mmap_mode="r") for name in ("queries", "bank"))
+    try:
+        row.error = neighbour_error(query, bank, found, SAMPLE)
+    except ValueError as error:
+        row.status, row.error, row.message = "wrong", float("inf"), str(error)
+        return
+    if not row.error <= TOLERANCE or found.shape[1] != row.k:
+        row.status = "wrong"
+        row.message = f"not the nearest: a distance is {row.error:.1e} too large (1e-5 is allowed)"
+
+
+def one(
+    args: argparse.Namespace, run: Runner, name: str, bank: int, queries: int, d: int | None
+) -> list[dict[str, Any]]:
+    """All counts of one bank."""
+    args.d = d
+    case, path = options.features(args, name, bank + queries, run.folder)
+    if case.n <= queries:
+        raise SystemExit(f"--queries: fewer than the {case.n:,} rows are wanted, got {queries:,}")
+    bank = case.n - queries
+    files = split(path, bank, run.folder)
+    run.say(f"{case.name}, {queries:,} queries of {bank:,} x {case.d}")
+    rows, answers, _ = run.run(files, bank, case.d, args.k, queries)
+    told = []
+    for k in args.k:
+        for row in (r for r in rows if r.k == k and r.status == "ok"):
+            judge(row, answers[row.provider, k]["rows"], files)
+        problem = {"case": case.name, "about": case.about, "n": bank, "d": case.d, "k": k, "queries": queries}
+        told.append({**problem, "rows": [r.as_json() for r in rows if r.k == k]})
+        print(records.as_text(told[-1]), flush=True)
+    return told
+
+
+def main() -> None:
+    parser = options.parser("knn", __doc__)
+    parser.add_argument("--k", type=int, nargs="+", help="neighbours; default 1 9")
+    parser.add_argument("--queries", type=int, help="query rows; default 1,000")
+    args = parser.parse_args()
+    if args.list:
+        options.show_list(args, "knn")
+        return
+    wanted = problems(args)
+    options.finish(args, {"plot": str(options.QUICK_FOLDER / "knn.png"), "limit_s": 5.0})
+    args.k = sorted(set(args.k or [1, 9]))
+    if args.k[0] < 1 or (args.queries is not None and args.queries < 1):
+        raise SystemExit(f"--k, --queries: at least 1 is wanted, got {args.k}, {args.queries}")
+    result: dict[str, Any] = {"benchmark": "knn", "environment": describe(args.device), "problems": []}
+    result["options"] = {name: getattr(args, name) for name in ("repeat", "limit_s", "memory_gb", "device", "seed")}
+    run = options.runner(args, "knn")
+    try:
+        for problem in wanted:
+            result["problems"] += one(args, run, *problem)
+    finally:
+        run.close()
+    if args.json:
+        records.write(args.json, result)
+    if args.plot:
+        import plots
+
+        Path(args.plot).parent.mkdir(parents=True, exist_ok=True)
+        plots.bars(result, args.plot)
+        print(f"\nfigure: {args.plot}")
+
+
+if __name__ == "__main__":
+    main()

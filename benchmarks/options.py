@@ -1,0 +1,158 @@
+"""The command line that the benchmark scripts share, and the features that it asks for."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cases
+import numpy as np
+import torch
+from providers import Problem, Provider, providers
+from runs import Runner
+
+QUICK_FOLDER = Path("patchcore_fast_benchmark")
+
+
+def parser(task: str, text: str | None) -> argparse.ArgumentParser:
+    """The common options."""
+    p = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--case", nargs="+", metavar="NAME", help="features, see --list; default: photos")
+    p.add_argument("--features", metavar="X.npy", help="[N, D] float32 rows of your own instead of a case")
+    p.add_argument("--images", metavar="FOLDER", help="patches of the images under a folder instead of a case")
+    p.add_argument("--n", type=_count, nargs="+", help="rows; default: the case's")
+    p.add_argument("--d", type=_count, help="columns; default: the case's")
+    p.add_argument("--providers", nargs="+", metavar="NAME", help="only these, see --list")
+    p.add_argument("--without", nargs="+", metavar="NAME", help="all but these")
+    p.add_argument("--plugin", metavar="FILE.py", help=f"more providers: a dictionary {task.upper()}, see providers/")
+    p.add_argument("--device", default="cpu", help="cpu or cuda")
+    p.add_argument("--memory-gb", type=float, metavar="GB",
+                   help="end a provider that needs more, its features included: resident memory of its process on the "
+                   "CPU, allocated device memory on CUDA; 1 GB is 2^30 bytes")  # fmt: skip
+    p.add_argument("--repeat", type=_count, help="runs of each provider, interleaved; default 3")
+    p.add_argument("--limit-s", type=float, help="seconds for one sequential provider on one problem; it makes fewer "
+                   "picks and its time is extrapolated where that is not enough; default 60")  # fmt: skip
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--json", metavar="FILE", help="write the result")
+    p.add_argument("--plot", metavar="FILE.png", help="write a figure")
+    p.add_argument("--quick", action="store_true", help=f"small, with a figure in {QUICK_FOLDER}/{task}.png")
+    p.add_argument("--list", action="store_true", help="print cases and providers, with why some cannot run here")
+    return p
+
+
+def _count(text: str) -> int:
+    value = int(text.replace(",", "").replace("_", ""))
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"at least 1 is wanted, got {value}")
+    return value
+
+
+def finish(args: argparse.Namespace, quick: dict) -> None:
+    """Fill in defaults, those of --quick where it was given, and check what argparse does not."""
+    signal.signal(signal.SIGTERM, _end)
+    defaults = {"repeat": 3, "limit_s": 60.0, "case": ["photos"], "without": []}
+    for name, value in {**defaults, **(quick if args.quick else {})}.items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+    if args.limit_s <= 0:
+        raise SystemExit(f"--limit-s: a positive number is wanted, got {args.limit_s}")
+    if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
+        raise SystemExit(f"--device: cpu or cuda is wanted, and torch must find it; got {args.device}")
+    if args.features and args.images:
+        raise SystemExit("--features and --images exclude each other")
+    if unknown := [c for c in args.case if c not in cases.CASES]:
+        raise SystemExit(f"--case: {', '.join(unknown)} unknown; known are {', '.join(cases.CASES)}")
+
+
+def _end(*_: object) -> None:
+    """An orderly end: workers and gigabytes of files go away, also where the signal comes twice."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
+def chosen(args: argparse.Namespace, task: str) -> dict[str, Provider]:
+    """The providers asked for."""
+    known = providers(task, args.plugin)
+    if unknown := [p for p in [*(args.providers or []), *args.without] if p not in known]:
+        raise SystemExit(f"--providers: {', '.join(unknown)} unknown; known are {', '.join(known)}")
+    return {p: known[p] for p in args.providers or known if p not in args.without}
+
+
+def show_list(args: argparse.Namespace, task: str) -> None:
+    """Cases and providers."""
+    print("cases (--case; --n and --d change their size)")
+    for case in cases.CASES.values():
+        print(f"  {case.name:<12} {case.n:>9,} x {case.d:<5} {case.about}")
+    print("providers (--providers)")
+    for p in providers(task, args.plugin).values():
+        reason = p.missing(args.device)
+        if not reason and args.n and args.d:
+            limit = int((args.memory_gb or 1e6) * 2**30)
+            reason = p.refuse(Problem(max(args.n), args.d, 1, limit))
+        print(f"  {p.name:<22} {'NOT HERE: ' + reason if reason else p.about}")
+
+
+def runner(args: argparse.Namespace, task: str) -> Runner:
+    """The runner that the options describe."""
+    return Runner(task, chosen(args, task), args.device, args.repeat, args.limit_s, args.memory_gb, args.seed,
+                  args.plugin)  # fmt: skip
+
+
+def features(args: argparse.Namespace, name: str, n: int | None, folder: Path) -> tuple[cases.Case, Path]:
+    """The case (n, d as they are now) and a .npy file with its rows, in a temporary folder if it need not be kept."""
+    if args.features:
+        array = _own_rows(args.features)
+        rows = min(n or len(array), len(array))
+        case = cases.Case(Path(args.features).stem, "features given by --features", rows, array.shape[1], _none)
+        path = folder / f"given-{rows}.npy"
+        if not path.exists():
+            np.save(path, np.ascontiguousarray(array[:rows], dtype=np.float32))
+        return case, path
+    if args.images:
+        case = cases.image_folder(args.images)
+    else:
+        case = cases.CASES[name]
+        if case.keep and (missing := _without_pipeline()):
+            print(f"{case.name}: {missing}; features in Gaussian clusters take its place", file=sys.stderr)
+            case = replace(cases.CASES["clustered"], n=case.n)
+    case = replace(case, n=n or case.n, d=args.d or case.d)
+    space = shutil.disk_usage(folder).free
+    if 4 * case.n * case.d > space:
+        raise SystemExit(
+            f"{case.name}: {4 * case.n * case.d / 1e9:.1f} GB are needed in {folder}, {space / 1e9:.1f} are free"
+        )
+    return case, cases.features_file(case, case.n, case.d, args.seed, folder)
+
+
+def _none(n: int, d: int, seed: int) -> cases.Parts:
+    return iter(())
+
+
+def _own_rows(path: str) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--features: {path} is not a readable .npy file: {error}") from error
+    if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
+        raise SystemExit(f"--features: [N, D] floats are wanted, got {array.dtype} of shape {array.shape}")
+    for lo in range(0, len(array), 65_536):
+        block = array[lo : lo + 65_536]
+        if not np.isfinite(block).all():
+            raise SystemExit(f"--features: {path} has values that are not finite, in rows {lo}..{lo + len(block) - 1}")
+    return array
+
+
+def _without_pipeline() -> str | None:
+    try:
+        import timm  # noqa: F401
+
+        from patchcore_fast.demo.textures import photograph
+
+        photograph("brick")
+    except ImportError as error:
+        return f"{error.name or error} is missing (extra demo)"
+    return None

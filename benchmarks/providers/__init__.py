@@ -1,0 +1,102 @@
+"""Who is measured: each provider opens features in a process of its own and answers requests (benchmarks/worker.py).
+
+A file given with --plugin adds providers: it defines KCENTER or KNN, dictionaries like those of this package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patchcore_fast.kernels import explain_backends
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a provider may refuse: rows, columns, picks or neighbours, and bytes it may take."""
+
+    n: int
+    d: int
+    k: int
+    limit: int
+    queries: int = 0
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One competitor.
+
+    name : as printed.  family : decides colour and label in plots ("ours", "loop", or the library).
+    about : one line: what is called, with which settings.
+    open : (arrays, device, seed) -> an object with `answer(k) -> dict of arrays`; see kcenter.py and knn.py.
+    sequential : its first picks are those of any longer run, each at the same cost, so that its time for many may be
+        extrapolated from few. Never ours.
+    missing : device -> why it cannot run here at all, or None. Cheap: it imports nothing heavy.
+    refuse : why it cannot do this problem, or None.
+    source : where the code comes from, looked up without importing it.
+    """
+
+    name: str
+    family: str
+    about: str
+    open: Callable[[dict[str, Any], str, int], Any]
+    sequential: bool = False
+    missing: Callable[[str], str | None] = lambda device: None
+    refuse: Callable[[Problem], str | None] = lambda problem: None
+    source: Callable[[], str] = lambda: ""
+
+
+def providers(task: str, plugin: str | None = None) -> dict[str, Provider]:
+    """All providers of a task, "kcenter" or "knn", in the order in which they are run."""
+    found = dict(importlib.import_module(f"providers.{task}").PROVIDERS)
+    if plugin:
+        spec = importlib.util.spec_from_file_location("benchmark_plugin", plugin)
+        if spec is None or spec.loader is None or not Path(plugin).is_file():
+            raise SystemExit(f"--plugin: {plugin} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found.update(getattr(module, task.upper(), {}))
+    return found
+
+
+def installed(module: str, package: str) -> Callable[[str], str | None]:
+    """A `missing` that asks for an installed module."""
+
+    def missing(device: str) -> str | None:
+        return None if importlib.util.find_spec(module) else f"{package} is not installed"
+
+    return missing
+
+
+def cpu_only(inner: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    """A `missing` for libraries without CUDA code."""
+
+    def missing(device: str) -> str | None:
+        return inner(device) or (f"runs on the CPU only, not on {device}" if device != "cpu" else None)
+
+    return missing
+
+
+def backend_missing(backend: str) -> Callable[[str], str | None]:
+    """A `missing` for one of our backends: what explain_backends() says."""
+
+    def missing(device: str) -> str | None:
+        kind = device.split(":")[0]
+        rows = [s for s in explain_backends() if s.backend == backend and s.device.split(":")[0] == kind]
+        return None if any(s.available for s in rows) else "; ".join(s.reason for s in rows) or "no such device"
+
+    return missing
+
+
+def restated(name: str) -> Any:
+    """A module of tests/peers: upstream's loops written again, which the tests compare with upstream itself."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return importlib.import_module(f"tests.peers.{name}")

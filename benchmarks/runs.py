@@ -1,0 +1,233 @@
+"""One problem, all providers: who can run, interleaved timed runs, then the check of what they returned.
+
+The rows of a result (`Row`) are what JSON files hold; `schema` in records.py describes them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import memory
+import numpy as np
+from environment import available_bytes
+from providers import Problem, Provider
+from worker import Worker, WorkerError
+
+_OPEN_TIMEOUT = 600.0  # seconds: some libraries compile at their first call
+
+
+@dataclass
+class Row:
+    """One provider on one problem; see records.py."""
+
+    provider: str
+    family: str
+    k: int
+    status: str = "ok"
+    message: str = ""
+    times_s: list[float] = field(default_factory=list)
+    k_timed: int = 0
+    error: float | None = None
+    leading: int | None = None
+    extra_bytes: int = 0
+    peak_bytes: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """With medians for a provider that was right; without any time for one that was not."""
+        row = asdict(self)
+        times = row.pop("times_s")
+        if self.status == "ok":
+            row.update(median_s=statistics.median(times), min_s=min(times), max_s=max(times), runs=len(times))
+            row["extrapolated_from"] = self.k_timed if self.k_timed < self.k else None
+        return row
+
+
+@dataclass
+class Runner:
+    """How to run: options that hold for all problems.
+
+    limit_s : seconds that a sequential provider gets for one problem, all its runs together.
+    memory_gb : what each provider may have, or None.  say : where progress goes.
+    """
+
+    task: str
+    providers: dict[str, Provider]
+    device: str = "cpu"
+    repeat: int = 3
+    limit_s: float = 60.0
+    memory_gb: float | None = None
+    seed: int = 0
+    plugin: str | None = None
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
+
+    def __post_init__(self) -> None:
+        self.workers: dict[str, Worker] = {}
+        given = memory.check_gb(self.memory_gb)
+        self.limit = given or int(0.9 * available_bytes())
+        if given is None and self.device != "cpu":
+            import torch
+
+            self.limit = int(torch.cuda.get_device_properties(self.device).total_memory)
+        self.folder = Path(tempfile.mkdtemp(prefix="patchcore_fast_benchmark_"))
+        self.counter = itertools.count()
+
+    def close(self) -> None:
+        """End all workers, remove temporary files."""
+        import shutil
+
+        for worker in self.workers.values():
+            worker.close()
+        self.workers.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(
+        self, files: dict[str, str], n: int, d: int, counts: list[int], queries: int = 0
+    ) -> tuple[list[Row], dict[tuple[str, int], dict[str, Any]], dict[str, dict[str, Any]]]:
+        """Time all providers on the arrays in the files, for each count.
+
+        Returns rows, the answers by (provider, count), and the spaces that providers want to be judged in.
+        """
+        rows = {(p.name, k): Row(p.name, p.family, k) for k in counts for p in self.providers.values()}
+        answers: dict[tuple[str, int], dict[str, Any]] = {}
+        spaces: dict[str, dict[str, Any]] = {}
+        groups = self._groups(sum(Path(f).stat().st_size for f in files.values()))
+        for group in groups:
+            opened = []
+            for p in group:
+                if self._open(
+                    p, files, [rows[p.name, k] for k in counts], Problem(n, d, max(counts), self.limit, queries)
+                ):
+                    opened.append(p)
+            for k in counts:
+                self._interleaved(opened, k, rows, answers)
+            for p in opened:
+                if p.name in self.workers:
+                    out = str(self.folder / "space.npz")
+                    if any((p.name, k) in answers for k in counts) and self._ask(p, do="space", out=out)["own"]:
+                        spaces[p.name] = dict(np.load(out))
+                    if len(groups) > 1:
+                        self.workers.pop(p.name).close()
+        return list(rows.values()), answers, spaces
+
+    def _groups(self, size: int) -> list[list[Provider]]:
+        """All together if every worker can hold the features and as much again; else one after the other."""
+        everyone = list(self.providers.values())
+        free = available_bytes()
+        if self.device != "cpu":
+            import torch
+
+            free = min(free, torch.cuda.mem_get_info(self.device)[0])
+        if (2 * size + (1 << 30)) * len(everyone) < free:
+            return [everyone]
+        return [[p] for p in everyone]
+
+    def _open(self, p: Provider, files: dict[str, str], rows: list[Row], problem: Problem) -> bool:
+        reason = p.missing(self.device) or p.refuse(problem)
+        if reason:
+            for row in rows:
+                row.status, row.message = "not run", reason
+            return False
+        if p.name not in self.workers:
+            self.workers[p.name] = Worker(self.task, p.name, self.device, self.limit, self.memory_gb, self.plugin)
+        try:
+            self.workers[p.name].ask(_OPEN_TIMEOUT, do="load", files=files, seed=self.seed)
+        except WorkerError as error:
+            self._failed(p, rows, error)
+            return False
+        return True
+
+    def _failed(self, p: Provider, rows: list[Row], error: WorkerError) -> None:
+        self.workers.pop(p.name).close()
+        for row in rows:
+            row.status, row.message, row.peak_bytes = "failed", str(error), error.peak
+        self.say(f"  {p.name:<22} failed: {error}")
+
+    def _ask(self, p: Provider, **request: Any) -> dict[str, Any]:
+        return self.workers[p.name].ask(60.0 + 10 * self.limit_s, **request)
+
+    def _interleaved(self, group: list[Provider], k: int, rows: dict, answers: dict) -> None:
+        plans = {}
+        for p in group:
+            if p.name not in self.workers:
+                rows[p.name, k].status, rows[p.name, k].message = "failed", "ended at an earlier count"
+                continue
+            try:
+                plans[p.name] = self._plan(p, k)
+            except WorkerError as error:
+                self._failed(p, [rows[p.name, k]], error)
+        for turn in range(self.repeat):
+            for p in group:
+                row, plan = rows[p.name, k], plans.get(p.name)
+                if plan is None or p.name not in self.workers or turn >= plan.runs:
+                    continue
+                try:
+                    out = str(self.folder / f"answer-{next(self.counter)}.npz")
+                    told = self._ask(p, do="run", k=plan.k, out=out)
+                except WorkerError as error:
+                    self._failed(p, [row], error)
+                    answers.pop((p.name, k), None)
+                    continue
+                taken = told["seconds"]
+                row.times_s.append(taken + (plan.each(taken, plan.k) * (k - plan.k) if plan.k < k else 0.0))
+                row.k_timed, row.facts = plan.k, told["facts"]
+                row.extra_bytes = max(row.extra_bytes, told["extra"])
+                row.peak_bytes = max(row.peak_bytes, told["peak"])
+                answer = dict(np.load(out))
+                Path(out).unlink()
+                known = answers.setdefault((p.name, k), answer)
+                if any(not np.array_equal(known[name], answer[name]) for name in known):
+                    row.facts["runs_differ"] = True
+                shown = "~" if plan.k < k else ""
+                self.say(f"  {p.name:<22} k = {k:,}: {shown}{row.times_s[-1]:.3f} s")
+
+    def _plan(self, p: Provider, k: int) -> _Plan:
+        """How many picks to time and how often, so that a slow sequential provider stays within its time."""
+        if not p.sequential:
+            return _Plan(k, self.repeat)
+        out = str(self.folder / "plan.npz")
+        few = min(2, k)
+        share = self.limit_s / self.repeat
+        first = self._ask(p, do="run", k=few, out=out)["seconds"]
+        if first < share:  # the first call of a size may pay for memory that later ones find
+            first = min(first, self._ask(p, do="run", k=few, out=out)["seconds"])
+        more = min(k, max(few + 2, min(64, int(0.2 * share / max(first / few, 1e-6)))))
+        second = self._ask(p, do="run", k=more, out=out)["seconds"]
+        while more < k and second <= 1.5 * first:  # mostly what comes before the first pick: picks are cheap
+            more = min(k, 8 * more)
+            second = self._ask(p, do="run", k=more, out=out)["seconds"]
+        plan = _Plan(k, self.repeat, few, first)
+        each = plan.each(second, more)
+        whole = second + each * (k - more)
+        if whole <= share or k <= more:
+            return plan
+        if whole <= self.limit_s:
+            return _Plan(k, max(1, int(self.limit_s / whole)), few, first)
+        timed = min(k, more + int(max(0.0, share - second) / each))
+        return _Plan(timed, max(1, min(self.repeat, int(self.limit_s / (second + each * (timed - more))))), few, first)
+
+
+@dataclass
+class _Plan:
+    """Picks to time, runs, and what is known of the cost that comes before the first pick.
+
+    few, first : picks of the shortest run, and its seconds.
+    """
+
+    k: int
+    runs: int
+    few: int = 0
+    first: float = 0.0
+
+    def each(self, seconds: float, k: int) -> float:
+        """Seconds for a further pick, from a run of k picks."""
+        if k > self.few and seconds > 1.2 * self.first:
+            return (seconds - self.first) / (k - self.few)
+        return seconds / k  # too short a run to tell: nothing is taken off for what comes before the first pick
