@@ -3,14 +3,14 @@
 #
 #     bash benchmarks/all.sh xeon-2-cores-amx            # PYTHON=... for another interpreter; nothing else should run
 #
-# Estimated at 14 minutes on two idle cores, most of it in sequential competitors, whose time --limit-s bounds.
+# About 20 minutes on two idle cores, most of it in sequential competitors, whose time --limit-s bounds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 device=${1:?"a name for this machine is wanted, as a folder under benchmarks/results"}
 python=${PYTHON:-python3}
 out=benchmarks/results/$device
 
-"$python" benchmarks/kcenter.py --n 10000 40000 156800 --ratio 0.01 0.001 0.1 --limit-s 8 --check-picks 4000 \
+"$python" benchmarks/kcenter.py --n 10000 40000 156800 --ratio 0.01 0.001 0.1 --limit-s 45 --check-picks 4000 \
   --without "amazon exact" --json "$out/kcenter.json"
 "$python" benchmarks/knn.py --json "$out/knn.json"
 # Who survives 8 GB with 6.1 GB of features? Few picks: memory is the question, and each reads all features again.

@@ -98,13 +98,14 @@ class Runner:
         rows = {(p.name, k): Row(p.name, p.family, k) for k in counts for p in self.providers.values()}
         answers: dict[tuple[str, int], dict[str, Any]] = {}
         spaces: dict[str, dict[str, Any]] = {}
+        self.short: dict[str, _Short] = {}
         groups = self._groups(sum(Path(f).stat().st_size for f in files.values()))
         for group in groups:
             opened = []
+            problem = Problem(n, d, max(counts), self.limit, queries)
+            self._start(group, problem)
             for p in group:
-                if self._open(
-                    p, files, [rows[p.name, k] for k in counts], Problem(n, d, max(counts), self.limit, queries)
-                ):
+                if self._open(p, files, [rows[p.name, k] for k in counts], problem):
                     opened.append(p)
             for k in counts:
                 self._interleaved(opened, k, rows, answers)
@@ -129,14 +130,18 @@ class Runner:
             return [everyone]
         return [[p] for p in everyone]
 
+    def _start(self, group: list[Provider], problem: Problem) -> None:
+        """Let all workers import their libraries at the same time, before anything is timed."""
+        for p in group:
+            if p.name not in self.workers and not (p.missing(self.device) or p.refuse(problem)):
+                self.workers[p.name] = Worker(self.task, p.name, self.device, self.limit, self.memory_gb, self.plugin)
+
     def _open(self, p: Provider, files: dict[str, str], rows: list[Row], problem: Problem) -> bool:
         reason = p.missing(self.device) or p.refuse(problem)
         if reason:
             for row in rows:
                 row.status, row.message = "not run", reason
             return False
-        if p.name not in self.workers:
-            self.workers[p.name] = Worker(self.task, p.name, self.device, self.limit, self.memory_gb, self.plugin)
         try:
             self.workers[p.name].ask(_OPEN_TIMEOUT, do="load", files=files, seed=self.seed)
         except WorkerError as error:
@@ -159,6 +164,9 @@ class Runner:
             if p.name not in self.workers:
                 rows[p.name, k].status, rows[p.name, k].message = "failed", "ended at an earlier count"
                 continue
+            if p.name in self.short:  # too slow for fewer picks than these: the same runs tell this time as well
+                answers[p.name, k] = self.short[p.name].told(rows[p.name, k], k)
+                continue
             try:
                 plans[p.name] = self._plan(p, k)
             except WorkerError as error:
@@ -176,7 +184,7 @@ class Runner:
                     answers.pop((p.name, k), None)
                     continue
                 taken = told["seconds"]
-                row.times_s.append(taken + (plan.each(taken, plan.k) * (k - plan.k) if plan.k < k else 0.0))
+                row.times_s.append(plan.whole(taken, k))
                 row.k_timed, row.facts = plan.k, told["facts"]
                 row.extra_bytes = max(row.extra_bytes, told["extra"])
                 row.peak_bytes = max(row.peak_bytes, told["peak"])
@@ -187,6 +195,8 @@ class Runner:
                     row.facts["runs_differ"] = True
                 shown = "~" if plan.k < k else ""
                 self.say(f"  {p.name:<22} k = {k:,}: {shown}{row.times_s[-1]:.3f} s")
+                if plan.k < k:
+                    self.short.setdefault(p.name, _Short(plan, row, known)).seconds.append(taken)
 
     def _plan(self, p: Provider, k: int) -> _Plan:
         """How many picks to time and how often, so that a slow sequential provider stays within its time."""
@@ -231,3 +241,24 @@ class _Plan:
         if k > self.few and seconds > 1.2 * self.first:
             return (seconds - self.first) / (k - self.few)
         return seconds / k  # too short a run to tell: nothing is taken off for what comes before the first pick
+
+    def whole(self, seconds: float, k: int) -> float:
+        """Seconds for k picks, from a run of self.k picks that took `seconds`."""
+        return seconds + (self.each(seconds, self.k) * (k - self.k) if self.k < k else 0.0)
+
+
+@dataclass
+class _Short:
+    """Runs of fewer picks than were asked for, which tell the times of more."""
+
+    plan: _Plan
+    row: Row
+    answer: dict[str, Any]
+    seconds: list[float] = field(default_factory=list)
+
+    def told(self, row: Row, k: int) -> dict[str, Any]:
+        """Fill the row of a larger count; returns the answer to check."""
+        row.times_s = [self.plan.whole(s, k) for s in self.seconds]
+        row.k_timed, row.facts = self.plan.k, dict(self.row.facts)
+        row.extra_bytes, row.peak_bytes = self.row.extra_bytes, self.row.peak_bytes
+        return self.answer

@@ -1,6 +1,8 @@
 """This package's own PatchCore on a folder in MVTec layout.
 
     python examples/own_pipeline.py path/to/mvtec/bottle
+
+Prints what the scripts of the other repositories print.
 """
 
 import argparse
