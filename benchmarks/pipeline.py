@@ -82,7 +82,9 @@ def run(what: Run, folder: Path, ratio: float, device: str, limit: int | None) -
     command = [sys.executable, str(EXAMPLES / what.script), str(folder), "--ratio", str(ratio)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, tempfile.TemporaryDirectory() as cwd:
         begin = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=environment, cwd=cwd)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=err, env=environment, cwd=cwd, preexec_fn=memory.die_with_parent
+        )
         peak = 0
         try:
             while process.poll() is None:
@@ -168,44 +170,69 @@ def disagreement(name: str, row: dict[str, Any], results: dict[str, list[dict[st
     return ""
 
 
-def as_text(problem: dict[str, Any]) -> str:
-    """A table for the terminal."""
+HEADINGS = ["run", "image AUROC", "coreset", "selection", "times as fast", "whole run", "peak memory"]
+
+
+def cells(problem: dict[str, Any]) -> list[list[str]]:
+    """Rows of text under HEADINGS; a run without times has its reason in the second."""
     rows = {r["provider"]: r for r in problem["rows"]}
-    lines = [f"\n{problem['folder']}, {problem['ratio']:.1%} of the patches"]
-    lines.append(f"  {'':<16} {'AUROC':>6} {'coreset':>8} {'selection':>10} {'':>9} {'whole run':>10} {'peak':>8}")
+    lines = []
     for name, r in rows.items():
         if r["status"] != "ok":
-            lines.append(f"  {name:<16} {r['status'].upper()}: {r['message']}")
+            lines.append([name, f"{r['status'].upper()}: {r['message']}", *[""] * (len(HEADINGS) - 2)])
             continue
         base = rows.get(RUNS[name].baseline, {})
         gain = records.ratio(base["selection_s"]["median"] / r["selection_s"]["median"]) if "runs" in base else ""
-        lines.append(
-            f"  {name:<16} {statistics.median(r['image_auroc']):6.4f} {r['coreset']:>8,} "
-            f"{records.seconds(r['selection_s']['median']):>10} {gain:>9} "
-            f"{records.seconds(r['whole_s']['median']):>10} {records.size(r['peak_bytes']):>8}"
-        )
-    return "\n".join(lines)
+        lines.append([
+            name, f"{statistics.median(r['image_auroc']):.4f}", f"{r['coreset']:,}",
+            records.seconds(r["selection_s"]["median"]), gain, records.seconds(r["whole_s"]["median"]),
+            records.size(r["peak_bytes"]),
+        ])  # fmt: skip
+    return lines
 
 
-def plot(problems: list[dict[str, Any]], path: str) -> None:
+def title(problem: dict[str, Any]) -> str:
+    """The folder, and how much is kept."""
+    return f"{problem['folder']}, {100 * problem['ratio']:g} % of the patches"
+
+
+def as_text(problem: dict[str, Any]) -> str:
+    """A table for the terminal."""
+    lines = cells(problem)
+    widths = [max(len(line[i]) for line in [HEADINGS, *lines] if line[-1]) for i in range(len(HEADINGS))]
+    text = [
+        "  " + "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in [HEADINGS, *lines]
+    ]
+    return "\n".join([f"\n{title(problem)}", *text])
+
+
+def as_markdown(problem: dict[str, Any]) -> list[str]:
+    """The same for docs/benchmarks.md."""
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *cells(problem)]
+    return [f"**{title(problem)}**\n", *["| " + " | ".join(line) + " |" for line in lines], ""]
+
+
+def plot(result: dict[str, Any], path: str | Path) -> None:
     """Selection and the rest of each run as bars, one axes per folder."""
     from patchcore_fast.report.plots import DEFECTIVE, NORMAL, new_figure, quiet, save_figure
 
-    figure = new_figure(7.0, 0.8 + 2.2 * len(problems))
+    problems = [p for p in result["problems"] if any(r["status"] == "ok" for r in p["rows"])]
+    figure = new_figure(7.5, 0.8 + 2.2 * len(problems))
     for i, problem in enumerate(problems):
         axes: Any = figure.add_subplot(len(problems), 1, i + 1)
         rows = [r for r in problem["rows"] if r["status"] == "ok"][::-1]
         names = [r["provider"] for r in rows]
         chosen = [r["selection_s"]["median"] for r in rows]
         rest = [r["whole_s"]["median"] - c for r, c in zip(rows, chosen, strict=True)]
-        axes.barh(names, rest, color="#c9c9c9", label="features, search, start-up")
+        axes.barh(names, rest, color="#c9c9c9")
         axes.barh(names, chosen, left=rest, color=[NORMAL if "ours" in n or "_" in n else DEFECTIVE for n in names])
         for y, (row, a, b) in enumerate(zip(rows, rest, chosen, strict=True)):
             text = f" {records.seconds(b)} selecting, AUROC {statistics.median(row['image_auroc']):.3f}"
             axes.annotate(text, (a + b, y), va="center", fontsize=8)
-        axes.set(title=f"{problem['folder']}, {problem['ratio']:.0%}", xlabel="seconds")
+        axes.set(title=title(problem), xlabel="seconds (grey: features, search, start-up)")
         axes.set_xlim(0, 1.45 * max(a + b for a, b in zip(rest, chosen, strict=True)))
         quiet(axes)
+        axes.grid(False, axis="y")
     save_figure(figure, path)
 
 
@@ -227,6 +254,7 @@ def main() -> None:
         for name, what in RUNS.items():
             print(f"  {name:<16} {'NOT HERE: ' + what.missing() if what.missing() else what.about}")
         return
+    environment = describe(args.device)
     with tempfile.TemporaryDirectory() as made:
         folders = args.folders or [demo_texture(Path(made))]
         for folder in folders:
@@ -237,12 +265,12 @@ def main() -> None:
             rows = measure(folder.resolve(), args.providers or list(RUNS), args)
             problems.append({"folder": folder.resolve().name, "ratio": args.ratio, "rows": rows})
             print(as_text(problems[-1]), flush=True)
+    result = {"benchmark": "pipeline", "problems": problems}
     if args.json:
         options = {"repeat": args.repeat, "memory_gb": args.memory_gb, "device": args.device}
-        result = {"benchmark": "pipeline", "environment": describe(args.device), "options": options}
-        records.write(args.json, {**result, "problems": problems})
+        records.write(args.json, {"environment": environment, "options": options, **result})
     if args.plot:
-        plot(problems, args.plot)
+        plot(result, args.plot)
 
 
 def demo_texture(folder: Path) -> Path:
