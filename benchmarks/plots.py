@@ -162,37 +162,26 @@ def apart(wanted: list[float], step: float) -> list[float]:
 
 
 def bars(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """One panel of horizontal bars, log scale, for each problem; what is wrong or failed is written, not drawn."""
+    """Horizontal bars of time for each problem, and of peak memory where it was limited.
+
+    What is wrong or failed is written, not drawn.
+    """
     problems = [p for p in result["problems"] if any(r["status"] == "ok" for r in p["rows"])]
     if not problems:
         raise SystemExit("no provider finished: there is nothing to draw")
-    across = min(3, len(problems))
-    down = -(-len(problems) // across)
-    figure = new_figure(5.2 * across, 3.4 * down + 0.5)
-    for i, problem in enumerate(problems):
+    limit = result["options"].get("memory_gb")
+    panels = [(p, memory) for p in problems for memory in ([False, True] if limit else [False])]
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    most = max(sum(r["status"] != "not run" for r in p["rows"]) for p in problems)
+    figure = new_figure(5.6 * across + 0.6, (0.34 * most + 1.1) * down + 0.6)
+    for i, (problem, memory) in enumerate(panels):
         axes = figure.add_subplot(down, across, i + 1)
         rows = [r for r in records.ordered(problem["rows"]) if r["status"] != "not run"][::-1]
-        ours = records.best_ours(rows)
-        floor = min(r["median_s"] for r in rows if r["status"] == "ok") / 3
-        for at, row in enumerate(rows):
-            if row["status"] != "ok":
-                axes.text(floor, at, f" {row['status']}", va="center", fontsize=8, color=DEFECTIVE)
-                continue
-            colour = style(row["family"])[0]
-            hollow = bool(row["extrapolated_from"])
-            axes.barh(at, row["median_s"] - floor, left=floor, height=0.62, color="white" if hollow else colour,
-                      edgecolor=colour, linestyle="--" if hollow else "-")  # fmt: skip
-            text = ("~" if hollow else "") + records.seconds(row["median_s"])
-            if ours and row is not ours:
-                text += f"  ({records.ratio(row['median_s'] / ours['median_s'])})"
-            axes.annotate(text, (row["median_s"], at), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        axes.set_xscale("log")
+        (_memory_bars if memory else _time_bars)(axes, rows, limit)
         axes.set_yticks(range(len(rows)), [r["provider"] for r in rows], fontsize=8.5)
-        top = max(r["median_s"] for r in rows if r["status"] == "ok")
-        axes.set_xlim(floor, top * (top / floor) ** 0.45)
-        axes.xaxis.set_major_formatter(lambda v, _: _second(v))
-        axes.minorticks_off()
-        axes.set_title(records.title(problem), fontsize=9.5, loc="left")
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_title("peak memory, features included" if memory else records.title(problem), fontsize=9.5, loc="left")
         quiet(axes)
         axes.grid(False, axis="y")
     name = "Nearest neighbours" if result["benchmark"] == "knn" else "Exact coreset selection"
@@ -200,8 +189,39 @@ def bars(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
     save(figure, path)
 
 
+def _time_bars(axes: Any, rows: list[dict[str, Any]], limit: float | None) -> None:
+    ours = records.best_ours(rows)
+    for at, row in enumerate(rows):
+        if row["status"] != "ok":
+            reason = f"more than {limit:g} GB" if limit and "needs more than" in row["message"] else row["status"]
+            axes.text(0, at, f" {reason}", va="center", fontsize=8, color=DEFECTIVE)
+            continue
+        colour = style(row["family"])[0]
+        hollow = bool(row["extrapolated_from"])
+        axes.barh(at, row["median_s"], height=0.62, color="white" if hollow else colour, edgecolor=colour,
+                  linestyle="--" if hollow else "-")  # fmt: skip
+        text = ("~" if hollow else "") + records.seconds(row["median_s"])
+        if ours and row is not ours:
+            text += f"  ({records.ratio(row['median_s'] / ours['median_s'])})"
+        axes.annotate(text, (row["median_s"], at), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_xlim(0, 1.3 * max(r["median_s"] for r in rows if r["status"] == "ok"))
+    axes.xaxis.set_major_formatter(lambda v, _: _second(v) if v else "0")
+
+
+def _memory_bars(axes: Any, rows: list[dict[str, Any]], limit: float) -> None:
+    for at, row in enumerate(rows):
+        if row["status"] == "ok":
+            gb = row["peak_bytes"] / 2**30
+            axes.barh(at, gb, height=0.62, color=style(row["family"])[0])
+            axes.annotate(f"{gb:.1f} GB", (gb, at), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        else:
+            axes.barh(at, limit, height=0.62, color="white", edgecolor=DEFECTIVE, hatch="///", linewidth=0.6)
+    axes.axvline(limit, color=DEFECTIVE, linewidth=1)
+    axes.set_xlim(0, 1.25 * limit)
+    axes.set_xlabel(f"GB; the line is the limit of {limit:g} GB, hatched: ended there")
+
+
 def _heading(figure: Any, result: dict[str, Any], name: str) -> None:
     place = result["environment"]
-    first = result["problems"][0]
-    figure.suptitle(f"{name}: {first['case']}, {first['d']:,} columns.  {place['device']}, torch {place['torch']}",
-                    fontsize=11, x=0.01, ha="left")  # fmt: skip
+    shapes = ", ".join(dict.fromkeys(f"{p['case']} ({p['d']:,} columns)" for p in result["problems"]))
+    figure.suptitle(f"{name}: {shapes}\n{place['device']}, torch {place['torch']}", fontsize=10, x=0.01, ha="left")
