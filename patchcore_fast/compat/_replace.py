@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -41,3 +42,21 @@ class Replacement:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.undo()
+
+
+def replace_all(modules: Iterable[ModuleType], new: dict[str, Any]) -> Replacement:
+    """Replace attributes by name in every module, all or none.
+
+    Raises
+    ------
+    AttributeError : a module lacks a name; nothing is changed.
+    """
+    modules = list(modules)
+    for module in modules:
+        if missing := [name for name in new if not hasattr(module, name)]:
+            raise AttributeError(f"install: module {module.__name__} has no {', '.join(missing)}")
+    replacement = Replacement()
+    for module in modules:
+        for name, value in new.items():
+            replacement.set(module, name, value)
+    return replacement

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..kernels import k_center_greedy, knn
 from ..kernels.checks import check_int, raise_unusable
-from ._replace import Replacement
+from ._replace import Replacement, replace_all
 
 __all__ = ["install", "kCenterGreedy"]
 
@@ -211,16 +211,10 @@ def install(*modules: ModuleType) -> Replacement:
     RuntimeError : `sampling_methods.constants` has put the original into its table already.
     """
     targets = modules or (importlib.import_module("sampling_methods.kcenter_greedy"),)
-    for module in targets:
-        if not hasattr(module, _NAME):
-            raise AttributeError(f"install: module {module.__name__} has no {_NAME}")
     table = getattr(sys.modules.get("sampling_methods.constants"), "AL_MAPPING", {})
     if not modules and table.get("kcenter", kCenterGreedy) is not kCenterGreedy:
         raise RuntimeError(
             "install: sampling_methods.constants is imported already and its AL_MAPPING holds the original; call "
             'install() before that import, or set AL_MAPPING["kcenter"] to this kCenterGreedy'
         )
-    replacement = Replacement()
-    for module in targets:
-        replacement.set(module, _NAME, kCenterGreedy)
-    return replacement
+    return replace_all(targets, {_NAME: kCenterGreedy})

@@ -8,12 +8,13 @@ ADer's other copy has amazon's signatures: amazon.install("model.patchcore_utils
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
 import torch
 
 from . import amazon
-from ._replace import Replacement
+from ._replace import Replacement, replace_all
 from .amazon import IdentitySampler, RandomSampler
 
 __all__ = [
@@ -47,5 +48,5 @@ class ApproximateGreedyCoresetSampler(amazon.ApproximateGreedyCoresetSampler):
 
 def install(module: ModuleType | str = "model.patchcore") -> Replacement:
     """Put the four samplers into ADer's module; as `compat.amazon.install`."""
-    names = ["IdentitySampler", "RandomSampler", "GreedyCoresetSampler", "ApproximateGreedyCoresetSampler"]
-    return amazon.replace_all(module, {name: globals()[name] for name in names})
+    target = importlib.import_module(module) if isinstance(module, str) else module
+    return replace_all([target], {name: globals()[name] for name in __all__ if name.endswith("Sampler")})

@@ -25,7 +25,7 @@ from ..samplers.base import Features, Sampler, check_count, check_percentage
 from ..samplers.greedy import farthest_from_mean, mean_distance
 from ..samplers.projection import project
 from ._progress import progress_bar
-from ._replace import Replacement
+from ._replace import Replacement, replace_all
 
 __all__ = [
     "ApproximateGreedyCoresetSampler",
@@ -166,17 +166,5 @@ def install(module: ModuleType | str = "patchcore.sampler") -> Replacement:
     ------
     ImportError : the module cannot be imported.  AttributeError : it lacks one of the names; nothing is changed.
     """
-    names = ["IdentitySampler", "RandomSampler", "GreedyCoresetSampler", "ApproximateGreedyCoresetSampler"]
-    return replace_all(module, {name: globals()[name] for name in names})
-
-
-def replace_all(module: ModuleType | str, classes: dict[str, type]) -> Replacement:
-    """Replace module attributes by name, all or none; see `install`."""
     target = importlib.import_module(module) if isinstance(module, str) else module
-    missing = [name for name in classes if not hasattr(target, name)]
-    if missing:
-        raise AttributeError(f"install: module {target.__name__} has no {', '.join(missing)}")
-    replacement = Replacement()
-    for name, new in classes.items():
-        replacement.set(target, name, new)
-    return replacement
+    return replace_all([target], {name: globals()[name] for name in __all__ if name.endswith("Sampler")})

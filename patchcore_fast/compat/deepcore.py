@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels.checks import check_int, check_matrix
-from ._replace import Replacement
+from ._replace import Replacement, replace_all
 
 __all__ = ["install", "k_center_greedy"]
 
@@ -150,10 +150,4 @@ def install(*modules: ModuleType) -> Replacement:
         first = importlib.import_module("deepcore.methods.kcentergreedy")
         loaded = [module for name, module in sorted(sys.modules.items()) if name.startswith("deepcore.methods.")]
         targets = [first] + [module for module in loaded if module is not first and hasattr(module, _NAME)]
-    for module in targets:
-        if not hasattr(module, _NAME):
-            raise AttributeError(f"install: module {module.__name__} has no {_NAME}")
-    replacement = Replacement()
-    for module in targets:
-        replacement.set(module, _NAME, k_center_greedy)
-    return replacement
+    return replace_all(targets, {_NAME: k_center_greedy})

@@ -24,7 +24,7 @@ from ..samplers.base import Features
 from ..samplers.greedy import mean_distance
 from . import amazon
 from ._progress import progress_bar
-from ._replace import Replacement
+from ._replace import Replacement, replace_all
 from .amazon import IdentitySampler, RandomSampler
 
 __all__ = [
@@ -147,12 +147,4 @@ def install(*modules: ModuleType) -> Replacement:
     targets = list(modules) or [module for module in loaded if module is not None and hasattr(module, mark)]
     if not targets:
         raise ImportError("install: neither sampler nor src.sampler of SoftPatch is imported; import it first")
-    for module in targets:
-        missing = [name for name in classes if not hasattr(module, name)]
-        if missing:
-            raise AttributeError(f"install: module {module.__name__} has no {', '.join(missing)}")
-    replacement = Replacement()
-    for module in targets:
-        for name, new in classes.items():
-            replacement.set(module, name, new)
-    return replacement
+    return replace_all(targets, classes)

@@ -172,7 +172,7 @@ def test_install_and_undo(shim):
     vars(module).update(originals)
     with shim.install(module) as replacement:
         assert all(getattr(module, name) is getattr(shim, name) for name in SAMPLERS)
-        assert replacement.places == [f"fork.sampler.{name}" for name in SAMPLERS]
+        assert sorted(replacement.places) == sorted(f"fork.sampler.{name}" for name in SAMPLERS)
         assert shim.install(module).places == []  # a second time changes nothing
     assert all(getattr(module, name) is originals[name] for name in SAMPLERS)
 
@@ -180,7 +180,7 @@ def test_install_and_undo(shim):
 def test_install_is_all_or_nothing():
     module = types.ModuleType("half")
     module.IdentitySampler = original = object()
-    with pytest.raises(AttributeError, match="half has no RandomSampler, GreedyCoresetSampler"):
+    with pytest.raises(AttributeError, match="half has no .*RandomSampler"):
         amazon.install(module)
     assert module.IdentitySampler is original
 
