@@ -149,7 +149,7 @@ def features_file(case: Case, n: int, d: int, seed: int, folder: Path) -> Path:
     where.mkdir(parents=True, exist_ok=True)
     name = case.keep or case.name
     path = where / f"{name}-{n}x{d}-seed{seed}-v{_VERSION}.npy"
-    for longer in [] if path.exists() else sorted(where.glob(f"{name}-*x{d}-seed{seed}-v{_VERSION}.npy")):
+    for longer in [] if path.exists() else sorted(where.glob(f"{name}-[0-9]*x{d}-seed{seed}-v{_VERSION}.npy")):
         rows = np.load(longer, mmap_mode="r")
         if len(rows) > n:
             path = folder / path.name

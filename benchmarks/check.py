@@ -65,6 +65,8 @@ class Trace:
         for i, lo in enumerate(starts):
             block = picks[lo : lo + _BLOCK]
             worst = max(worst, self._judge(list(block), nearest, first=lo == 0))
+            if not torch.isfinite(nearest).all():  # NaN would compare as right
+                return float("inf")
             if i % every == every - 1 or lo + _BLOCK >= len(picks):
                 self._remember(picks[: lo + len(block)], nearest, worst)
         return worst
@@ -121,6 +123,8 @@ def neighbour_error(query: np.ndarray, bank: np.ndarray, found: np.ndarray, samp
     if found.ndim != 2 or len(found) != len(query):
         raise ValueError(f"neighbour_error: found must be [{len(query)}, k], got {found.shape}")
     k = found.shape[1]
+    if found.dtype.kind not in "iu" or not k:
+        raise ValueError(f"neighbour_error: row numbers are wanted, got {found.dtype} of shape {found.shape}")
     if found.min() < 0 or found.max() >= len(bank):
         raise ValueError(f"neighbour_error: rows in 0..{len(bank) - 1} are wanted, got {found.min()}..{found.max()}")
     random = np.random.default_rng(seed)
@@ -134,5 +138,6 @@ def neighbour_error(query: np.ndarray, bank: np.ndarray, found: np.ndarray, samp
             squared[lo : lo + 16_384] = np.einsum("nd,nd->n", difference, difference)
         true = np.sqrt(np.sort(np.partition(squared, k - 1)[:k]))
         got = np.sqrt(np.sort(squared[found[q]]))
-        worst = max(worst, float(((got - true) / np.maximum(true, _FLOOR * np.sqrt(squared.max()) + 1e-300)).max()))
+        excess = float(((got - true) / np.maximum(true, _FLOOR * np.sqrt(squared.max()) + 1e-300)).max())
+        worst = max(worst, excess if np.isfinite(excess) else float("inf"))  # max() would drop a NaN
     return worst

@@ -27,12 +27,13 @@ def describe(device: str) -> dict[str, Any]:
 
     Returns
     -------
-    device, threads, python, torch, patchcore_fast, commit ("+changes" where tracked files differ from it), date,
-    and versions: name -> version of every library that is installed and could be a provider.
+    device, threads, python, torch, patchcore_fast, commit ("+changes" where tracked files differ from it, results
+    aside), date, and versions: name -> version of every library that is installed and could be a provider.
     """
     git = ["git", "-C", str(HERE)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+    code = [*git, "status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)benchmarks/results"]
+    changes = subprocess.run(code, capture_output=True, text=True).stdout.strip()
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name(),
         "kind": "cuda" if device.startswith("cuda") else "cpu",

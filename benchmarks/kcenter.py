@@ -59,6 +59,9 @@ class Judge:
         space = self._space(own) if own else self.plain
         arrays, trace = self.spaces[space]
         n = len(arrays["features"])
+        if n != len(self.spaces[self.plain][0]["features"]):
+            row.status, row.message = "wrong", f"its space has {n:,} rows"
+            return
         if picks.shape != (row.k_timed,) or picks.dtype.kind not in "iu" or picks.min() < 0 or picks.max() >= n:
             row.status, row.error = "wrong", float("inf")
             row.message = f"{row.k_timed} row numbers below {n} are wanted, got {picks.dtype} of shape {picks.shape}"
@@ -66,8 +69,9 @@ class Judge:
         checked = picks[: self.limit] if self.limit else picks
         row.error = trace.shortfall(checked)
         row.facts["checked"] = len(checked)
-        row.leading = leading(picks, self._reference(space, int(picks[0]), len(picks)))
-        if row.error > TOLERANCE:
+        if np.isfinite(row.error):
+            row.leading = leading(picks, self._reference(space, int(picks[0]), len(picks)))
+        if not row.error <= TOLERANCE:
             row.status = "wrong"
             row.message = f"not greedy: a pick is {row.error:.1e} nearer than the farthest row (1e-5 is allowed)"
         elif row.facts.get("runs_differ"):

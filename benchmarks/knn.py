@@ -12,6 +12,7 @@ a time. Runs are interleaved; each provider has a process of its own.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,13 @@ FULL = [("bottle", 163_840, 1638, 128), ("clustered", 16_384, 16_384, 1024)]
 QUICK = [("photos", 20_000, 400, 128)]
 
 
-def problems(args: argparse.Namespace) -> list[tuple[str, int, int, int | None]]:
-    """(case, bank rows, queries, columns)."""
-    if args.quick and not (args.n or args.case or args.features or args.images):
-        return QUICK
-    if not (args.n or args.case or args.queries or args.features or args.images):
-        return FULL
+def problems(args: argparse.Namespace) -> Sequence[tuple[str, int | None, int, int | None]]:
+    """(case, bank rows or None for all that there are, queries, columns)."""
+    if not (args.n or args.d or args.case or args.queries or args.features or args.images):
+        return QUICK if args.quick else FULL
     names = args.case or ["photos"]
-    return [(name, n, args.queries or 1000, args.d) for name in names for n in args.n or [20_000]]
+    sizes = args.n or [None if args.features or args.images else 20_000]
+    return [(name, n, args.queries or 1000, args.d) for name in names for n in sizes]
 
 
 def split(path: Path, bank: int, folder: Path) -> dict[str, str]:
@@ -54,17 +54,20 @@ def judge(row: Row, found: np.ndarray, files: dict[str, str]) -> None:
     except ValueError as error:
         row.status, row.error, row.message = "wrong", float("inf"), str(error)
         return
-    if not row.error <= TOLERANCE or found.shape[1] != row.k:
+    if found.shape[1] != row.k:
+        row.status, row.error = "wrong", float("inf")
+        row.message = f"{row.k} rows a query are wanted, got {found.shape[1]}"
+    elif not row.error <= TOLERANCE:
         row.status = "wrong"
         row.message = f"not the nearest: a distance is {row.error:.1e} too large (1e-5 is allowed)"
 
 
 def one(
-    args: argparse.Namespace, run: Runner, name: str, bank: int, queries: int, d: int | None
+    args: argparse.Namespace, run: Runner, name: str, bank: int | None, queries: int, d: int | None
 ) -> list[dict[str, Any]]:
     """All counts of one bank."""
     args.d = d
-    case, path = options.features(args, name, bank + queries, run.folder)
+    case, path = options.features(args, name, None if bank is None else bank + queries, run.folder)
     if case.n <= queries:
         raise SystemExit(f"--queries: fewer than the {case.n:,} rows are wanted, got {queries:,}")
     bank = case.n - queries

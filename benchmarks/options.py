@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import signal
 import sys
@@ -58,12 +59,16 @@ def finish(args: argparse.Namespace, quick: dict) -> None:
     for name, value in {**defaults, **(quick if args.quick else {})}.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
-    if args.limit_s <= 0:
+    if not 0 < args.limit_s < float("inf"):
         raise SystemExit(f"--limit-s: a positive number is wanted, got {args.limit_s}")
-    if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
+    if args.seed < 0:
+        raise SystemExit(f"--seed: at least 0 is wanted, got {args.seed}")
+    if args.device != "cpu" and not (re.fullmatch(r"cuda(:\d+)?", args.device) and torch.cuda.is_available()):
         raise SystemExit(f"--device: cpu or cuda is wanted, and torch must find it; got {args.device}")
     if args.features and args.images:
         raise SystemExit("--features and --images exclude each other")
+    if args.features and args.d:
+        raise SystemExit("--features and --d exclude each other: the columns are those of the file")
     if unknown := [c for c in args.case if c not in cases.CASES]:
         raise SystemExit(f"--case: {', '.join(unknown)} unknown; known are {', '.join(cases.CASES)}")
 
@@ -79,7 +84,10 @@ def chosen(args: argparse.Namespace, task: str) -> dict[str, Provider]:
     known = providers(task, args.plugin)
     if unknown := [p for p in [*(args.providers or []), *args.without] if p not in known]:
         raise SystemExit(f"--providers: {', '.join(unknown)} unknown; known are {', '.join(known)}")
-    return {p: known[p] for p in args.providers or known if p not in args.without}
+    wanted = {p: known[p] for p in args.providers or known if p not in args.without}
+    if not wanted:
+        raise SystemExit("--providers, --without: no provider is left")
+    return wanted
 
 
 def show_list(args: argparse.Namespace, task: str) -> None:
@@ -140,9 +148,12 @@ def _own_rows(path: str) -> np.ndarray:
     if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
         raise SystemExit(f"--features: [N, D] floats are wanted, got {array.dtype} of shape {array.shape}")
     for lo in range(0, len(array), 65_536):
-        block = array[lo : lo + 65_536]
+        with np.errstate(over="ignore"):
+            block = array[lo : lo + 65_536].astype(np.float32)
         if not np.isfinite(block).all():
-            raise SystemExit(f"--features: {path} has values that are not finite, in rows {lo}..{lo + len(block) - 1}")
+            raise SystemExit(
+                f"--features: {path} has values that are not finite in float32, in rows {lo}..{lo + len(block) - 1}"
+            )
     return array
 
 

@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from typing import Any
 
 import memory
 import records
+import torch
 from environment import describe
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -250,6 +252,9 @@ def main() -> None:
     args = p.parse_args()
     if not 0 < args.ratio < 1 or args.repeat < 1:
         raise SystemExit(f"--ratio in (0, 1) and --repeat >= 1 are wanted, got {args.ratio} and {args.repeat}")
+    if args.device == "cuda" and not torch.cuda.is_available():  # the scripts would take the CPU without a word
+        raise SystemExit("--device cuda: torch finds no CUDA device")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an orderly end: no run goes on alone
     if args.list:
         for name, what in RUNS.items():
             print(f"  {name:<16} {'NOT HERE: ' + what.missing() if what.missing() else what.about}")

@@ -107,15 +107,16 @@ class Runner:
             for p in group:
                 if self._open(p, files, [rows[p.name, k] for k in counts], problem):
                     opened.append(p)
+            asked: set[str] = set()
             for k in counts:
                 self._interleaved(opened, k, rows, answers)
+                for p in opened:  # now: one that dies at a larger count could not be asked any more
+                    if p.name in self.workers and (p.name, k) in answers and p.name not in asked:
+                        asked.add(p.name)
+                        self._space(p, [rows[p.name, c] for c in counts], spaces)
             for p in opened:
-                if p.name in self.workers:
-                    out = str(self.folder / "space.npz")
-                    if any((p.name, k) in answers for k in counts) and self._ask(p, do="space", out=out)["own"]:
-                        spaces[p.name] = dict(np.load(out))
-                    if len(groups) > 1:
-                        self.workers.pop(p.name).close()
+                if p.name in self.workers and len(groups) > 1:
+                    self.workers.pop(p.name).close()
         return list(rows.values()), answers, spaces
 
     def _groups(self, size: int) -> list[list[Provider]]:
@@ -155,6 +156,14 @@ class Runner:
             row.status, row.message, row.peak_bytes = "failed", str(error), error.peak
         self.say(f"  {p.name:<22} failed: {error}")
 
+    def _space(self, p: Provider, rows: list[Row], spaces: dict[str, dict[str, Any]]) -> None:
+        out = str(self.folder / "space.npz")
+        try:
+            if self._ask(p, do="space", out=out)["own"]:
+                spaces[p.name] = dict(np.load(out))
+        except WorkerError as error:  # its picks cannot be judged
+            self._failed(p, rows, error)
+
     def _ask(self, p: Provider, **request: Any) -> dict[str, Any]:
         return self.workers[p.name].ask(60.0 + 10 * self.limit_s, **request)
 
@@ -185,13 +194,14 @@ class Runner:
                     continue
                 taken = told["seconds"]
                 row.times_s.append(plan.whole(taken, k))
+                differ = row.facts.get("runs_differ", False)
                 row.k_timed, row.facts = plan.k, told["facts"]
                 row.extra_bytes = max(row.extra_bytes, told["extra"])
                 row.peak_bytes = max(row.peak_bytes, told["peak"])
                 answer = dict(np.load(out))
                 Path(out).unlink()
                 known = answers.setdefault((p.name, k), answer)
-                if any(not np.array_equal(known[name], answer[name]) for name in known):
+                if differ or any(not np.array_equal(known[name], answer.get(name)) for name in known):
                     row.facts["runs_differ"] = True
                 shown = "~" if plan.k < k else ""
                 self.say(f"  {p.name:<22} k = {k:,}: {shown}{row.times_s[-1]:.3f} s")

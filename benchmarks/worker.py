@@ -80,6 +80,9 @@ class Worker:
             self.close()
             kind, peak = answer["failed"], answer.get("peak", 0)
             raise WorkerError(kind, self._too_much(peak) if kind == "memory" else answer["message"], peak)
+        if self.device == "cpu" and answer.get("peak", 0) > self.limit:  # it came and went between two looks
+            self.close()
+            raise WorkerError("memory", self._too_much(answer["peak"]), answer["peak"])
         return answer
 
     def _too_much(self, peak: int) -> str:
@@ -113,7 +116,8 @@ class _Child:
         self.provider = providers(task, plugin or None)[provider]
         if device != "cpu":
             share = limit / torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
+            index = torch.device(device).index  # "cuda" alone is refused here
+            torch.cuda.set_per_process_memory_fraction(min(1.0, share), 0 if index is None else index)
 
     def load(self, files: dict[str, str], seed: int) -> dict[str, Any]:
         """Read arrays, pay what only the first call costs, open the provider on them."""
@@ -125,11 +129,12 @@ class _Child:
         self.provider.open(small, self.device, seed).answer(min(_WARM_K, *(len(a) for a in small.values())))
         del small
         memory.forget_peak()
-        self.before = self._allocated() if self.device != "cpu" else memory.resident()
-        begin = time.perf_counter()
+        # Beyond the features: on the CPU they are here already, on a device they come with open().
+        on_device = sum(array.nbytes for array in arrays.values())
+        self.before = self._allocated() + on_device if self.device != "cpu" else memory.resident()
         self.opened = self.provider.open(arrays, self.device, seed)
         self._wait()
-        return {"open_s": time.perf_counter() - begin, "resident": self.before}
+        return {}
 
     def run(self, k: int, out: str) -> dict[str, Any]:
         """One timed answer; its arrays go to the file `out`."""
@@ -142,7 +147,7 @@ class _Child:
         answer = self.opened.answer(k)
         self._wait()
         seconds = time.perf_counter() - begin
-        peak = memory.peak() if self.device == "cpu" else int(self.torch.cuda.max_memory_allocated(self.device))
+        peak = self.peak()
         np.savez(out, **{name: np.asarray(array) for name, array in answer.items()})
         facts = getattr(self.opened, "facts", dict)()
         return {"seconds": seconds, "peak": peak, "extra": max(0, peak - self.before), "facts": facts}
@@ -155,6 +160,10 @@ class _Child:
         if arrays:
             np.savez(out, **arrays)
         return {"own": bool(arrays)}
+
+    def peak(self) -> int:
+        """Bytes: resident, or allocated on the device, at most since the run began."""
+        return memory.peak() if self.device == "cpu" else int(self.torch.cuda.max_memory_allocated(self.device))
 
     def _allocated(self) -> int:
         return int(self.torch.cuda.memory_allocated(self.device))
@@ -183,7 +192,7 @@ def _serve() -> None:
             memory_ran_out = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
             memory_ran_out |= "can't allocate memory" in str(error)
             message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            answer = {"failed": "memory" if memory_ran_out else "error", "message": message, "peak": memory.peak()}
+            answer = {"failed": "memory" if memory_ran_out else "error", "message": message, "peak": child.peak()}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

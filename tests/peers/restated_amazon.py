@@ -43,7 +43,7 @@ def projected(features: Tensor, width: int = 128) -> Tensor:
     if features.shape[1] == width:
         return features
     with torch.no_grad():
-        return torch.nn.Linear(features.shape[1], width, bias=False)(features)
+        return torch.nn.Linear(features.shape[1], width, bias=False).to(features.device)(features)
 
 
 SELECT = {"GreedyCoresetSampler": exact, "ApproximateGreedyCoresetSampler": approximate}
