@@ -122,7 +122,7 @@ CASES = {
     case.name: case
     for case in (
         Case("photos", f"{_PHOTO}, projected to 128", 156_800, 128, _photographs("concat"), keep="photographs"),
-        Case("bottle", f"the shape of MVTec bottle (209 images x 784); {_PHOTO}, projected to 128; MVTec is not here",
+        Case("bottle", f"the shape of MVTec bottle (209 images); {_PHOTO}, projected to 128; MVTec is not here",
              163_840, 128, _photographs("concat"), keep="photographs"),
         Case("bottle-1024", f"the shape of MVTec bottle; {_PHOTO}, fused to 1,024 values as patchcore-inspection does; "
              "MVTec is not here", 163_840, 1024, _photographs("amazon"), keep="photographs-fused"),

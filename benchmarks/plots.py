@@ -133,7 +133,6 @@ def _second(value: float) -> str:
 
 def _labels(axes: Any, lines: Series, memory: bool) -> None:
     """A name at the end of each line, moved apart where they would cover each other; with the ratio to ours."""
-    ours = {p[0]: p[1] for p in lines.get("ours", [])}
     low, high = (math.log10(v) for v in axes.get_ylim())
     wanted = sorted((math.log10(points[-1][1]), family) for family, points in lines.items())
     placed = apart([y for y, _ in wanted], 0.047 * (high - low))  # the height of a line of text
@@ -141,6 +140,7 @@ def _labels(axes: Any, lines: Series, memory: bool) -> None:
     for y, (true, family) in zip(placed, wanted, strict=True):
         x, value, _ = lines[family][-1]
         text = _NAMES.get(family, family)
+        ours = {p[0]: p[1] for p in lines.get(f"ours for {family}") or lines.get("ours", [])}
         if not memory and family != "ours" and x in ours:
             text += f"  {records.ratio(value / ours[x])}"
         colour = style(family)[0]
@@ -190,7 +190,6 @@ def bars(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 def _time_bars(axes: Any, rows: list[dict[str, Any]], limit: float | None) -> None:
-    ours = records.best_ours(rows)
     for at, row in enumerate(rows):
         if row["status"] != "ok":
             reason = f"more than {limit:g} GB" if limit and "needs more than" in row["message"] else row["status"]
@@ -201,6 +200,7 @@ def _time_bars(axes: Any, rows: list[dict[str, Any]], limit: float | None) -> No
         axes.barh(at, row["median_s"], height=0.62, color="white" if hollow else colour, edgecolor=colour,
                   linestyle="--" if hollow else "-")  # fmt: skip
         text = ("~" if hollow else "") + records.seconds(row["median_s"])
+        ours = records.like(row, rows)
         if ours and row is not ours:
             text += f"  ({records.ratio(row['median_s'] / ours['median_s'])})"
         axes.annotate(text, (row["median_s"], at), (4, 0), textcoords="offset points", va="center", fontsize=8)

@@ -19,7 +19,7 @@ A result file is JSON:
             median_s, min_s, max_s, runs   seconds (only where ok)
             extrapolated_from  picks timed where the times are extrapolated to k, else null (only where ok)
             error              largest relative error found by check.py, null where nothing was returned
-            leading            kcenter: leading picks equal to the exact float64 order, of k_timed
+            leading            kcenter: leading picks equal to our engine's in the same space, of k_timed
             extra_bytes        peak memory beyond the features, of the timed runs (CPU: resident; CUDA: allocated)
             peak_bytes         peak memory of the process or device with the features; where failed: at its end
             facts              passes and share_of_distances (ours); source; checked (picks); runs_differ
@@ -89,6 +89,12 @@ def best_ours(rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
     return min(mine, key=lambda r: r["median_s"], default=None)
 
 
+def like(row: dict[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """What a provider is compared with: our drop-in that does the same work if there is one, else our fastest."""
+    same = [r for r in rows if r["family"] == f"ours for {row['family']}" and r["status"] == "ok"]
+    return same[0] if same else best_ours(rows)
+
+
 def ordered(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The fastest first; then who was wrong, who failed, who was not run."""
     rank = {"ok": 0, "wrong": 1, "failed": 2, "not run": 3}
@@ -102,21 +108,23 @@ def time_cell(row: dict[str, Any]) -> str:
     return row["message"] if row["status"] == "not run" else f"{row['status'].upper()}: {row['message']}"
 
 
-HEADINGS = ["provider", "time", "min .. max, runs", "to ours", "error", "order as float64", "extra memory"]
+HEADINGS = ["provider", "time", "min .. max, runs", "to ours", "error", "order as ours", "extra memory"]
 
 
 def cells(problem: dict[str, Any]) -> list[list[str]]:
     """Rows of text under HEADINGS, in the order of `ordered`."""
-    ours = best_ours(problem["rows"])
     lines = []
     for row in ordered(problem["rows"]):
         line = [row["provider"], time_cell(row), "", "", "", "", ""]
         if row["error"] is not None and math.isfinite(row["error"]):
             line[4] = f"{row['error']:.0e}" if row["error"] else "0"
-        if row["leading"] is not None:
+            if row["facts"].get("checked", row["k_timed"]) < row["k_timed"]:
+                line[4] += f" (first {row['facts']['checked']:,})"
+        if row["leading"] is not None and not row["family"].startswith("ours"):
             line[5] = "all" if row["leading"] == row["k_timed"] else f"{row['leading']:,} of {row['k_timed']:,}"
         if row["status"] == "ok":
             line[2] = f"{seconds(row['min_s'])} .. {seconds(row['max_s'])}, {row['runs']}"
+            ours = like(row, problem["rows"])
             if ours and row is not ours:
                 line[3] = ratio(row["median_s"] / ours["median_s"])
             line[6] = size(row["extra_bytes"])
@@ -136,7 +144,8 @@ def note(problem: dict[str, Any]) -> str:
     """What "~" means here; empty where nothing is extrapolated."""
     rows = [r for r in ordered(problem["rows"]) if r.get("extrapolated_from")]
     many = ", ".join(f"{r['provider']} from {r['extrapolated_from']:,} picks" for r in rows)
-    return f"~ extrapolated, as each further pick costs the same: {many}" if rows else ""
+    less = "; torch-quickfps gets cheaper as it goes: an upper estimate" if "torch-quickfps" in many else ""
+    return f"~ extrapolated, as each further pick costs the same: {many}{less}" if rows else ""
 
 
 def as_text(problem: dict[str, Any]) -> str:

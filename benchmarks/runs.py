@@ -99,6 +99,7 @@ class Runner:
         answers: dict[tuple[str, int], dict[str, Any]] = {}
         spaces: dict[str, dict[str, Any]] = {}
         self.short: dict[str, _Short] = {}
+        self.others: dict[tuple[str, int], list[dict[str, Any]]] = {}
         groups = self._groups(sum(Path(f).stat().st_size for f in files.values()))
         for group in groups:
             opened = []
@@ -203,6 +204,7 @@ class Runner:
                 known = answers.setdefault((p.name, k), answer)
                 if differ or any(not np.array_equal(known[name], answer.get(name)) for name in known):
                     row.facts["runs_differ"] = True
+                    self.others.setdefault((p.name, k), []).append(answer)
                 shown = "~" if plan.k < k else ""
                 self.say(f"  {p.name:<22} k = {k:,}: {shown}{row.times_s[-1]:.3f} s")
                 if plan.k < k:

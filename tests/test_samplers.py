@@ -243,3 +243,26 @@ def test_farthest_from_mean_takes_the_lowest_of_equal_rows():
     # Farther by one unit in the last place of float32, behind rows that nearly tie.
     y = torch.cat([torch.full((3001, 1), 1.0), torch.full((3000, 1), -1.0), torch.tensor([[-1.0000001]])])
     assert farthest_from_mean(y) == 6001
+
+
+def test_mean_distance_of_float64_rows_is_not_rounded():
+    x = torch.randn(400, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 1e-2
+    x[200:, 0] += 1e6
+    got = mean_distance(x, x[:3])
+    assert torch.equal(got, sum(root(squared_distance(x, p)) for p in x[:3]) / 3)
+    assert not torch.equal(got, got.float().double())
+
+
+def test_default_dtype_changes_nothing():
+    x = features(200, 40)
+    want = [make_sampler(name, 0.2).select(x) for name in ("greedy", "approximate")]
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = [make_sampler(name, 0.2).select(x) for name in ("greedy", "approximate")]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
+
+
+def test_one_row_with_a_negative_stride():
+    assert GreedyCoresetSampler(0.5).run(np.ones((1, 4), np.float32)[::-1]).shape == (0, 4)

@@ -14,9 +14,9 @@ class Replacement:
     """
 
     def __init__(self) -> None:
-        self._saved: list[tuple[ModuleType, str, Any, Any]] = []
+        self._saved: list[tuple[Any, str, Any, Any]] = []
 
-    def set(self, module: ModuleType, name: str, new: Any) -> None:
+    def set(self, module: Any, name: str, new: Any) -> None:
         """Replace module.name; nothing happens where `new` is there already."""
         old = getattr(module, name)
         if old is not new:

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..kernels import k_center_greedy, knn
 from ..kernels.checks import check_int, raise_unusable
+from ..samplers.base import as_tensor
 from ._replace import Replacement, replace_all
 
 __all__ = ["install", "kCenterGreedy"]
@@ -180,12 +179,10 @@ def _matrix(what: str, values: Any) -> Tensor:
     if isinstance(values, Tensor):
         rows = values.detach().to_dense().cpu()
     else:
-        values = np.ascontiguousarray(values)
+        values = np.asarray(values)
         if values.dtype.kind not in "biufc":
             raise TypeError(f"{_NAME}: {what} must be numbers, got an array of {values.dtype}")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
-            rows = torch.from_numpy(values)
+        rows = as_tensor(values)
     if rows.is_complex():
         raise TypeError(f"{_NAME}: {what} must be real numbers, got {rows.dtype}")
     rows = rows if rows.is_floating_point() else rows.double()

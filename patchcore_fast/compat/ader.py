@@ -2,14 +2,16 @@
 
     from patchcore_fast.compat import ader; ader.install()
 
-ADer moves features to the current CUDA device; these select there if there is one, and else where the features are.
-ADer's other copy has amazon's signatures: amazon.install("model.patchcore_utils.sampler").
+before the model is made. ADer moves features to the current CUDA device; these select there if there is one, and else
+where the features are. ADer's other copy, which nothing in it imports, has amazon's signatures:
+amazon.install("model.patchcore_utils.sampler").
 """
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -47,6 +49,20 @@ class ApproximateGreedyCoresetSampler(amazon.ApproximateGreedyCoresetSampler):
 
 
 def install(module: ModuleType | str = "model.patchcore") -> Replacement:
-    """Put the four samplers into ADer's module; as `compat.amazon.install`."""
+    """Put the four samplers into ADer's module; as `compat.amazon.install`.
+
+    ADer's PatchCore has a sampler for a default argument, made when the module is imported: that is replaced, too.
+    """
     target = importlib.import_module(module) if isinstance(module, str) else module
-    return replace_all([target], {name: globals()[name] for name in __all__ if name.endswith("Sampler")})
+    original = getattr(target, "ApproximateGreedyCoresetSampler", None)
+    replacement = replace_all([target], {name: globals()[name] for name in __all__ if name.endswith("Sampler")})
+    init = getattr(getattr(target, "PatchCore", None), "__init__", None)
+    if defaults := getattr(init, "__defaults__", None):
+        replacement.set(init, "__defaults__", tuple(_ours(d) if type(d) is original else d for d in defaults))
+    return replacement
+
+
+def _ours(theirs: Any) -> ApproximateGreedyCoresetSampler:
+    return ApproximateGreedyCoresetSampler(
+        theirs.percentage, theirs.number_of_starting_points, theirs.dimension_to_project_features_to
+    )

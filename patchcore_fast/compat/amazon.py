@@ -49,7 +49,8 @@ class RandomSampler(Sampler):
 
     def __init__(self, percentage: float) -> None:
         super().__init__()
-        self.percentage = check_percentage(percentage)
+        check_percentage(percentage)
+        self.percentage = percentage  # as it is: int(N * percentage) depends on its type
 
     def _select(self, features: Tensor) -> Tensor:
         n = features.shape[0]
@@ -79,7 +80,8 @@ class GreedyCoresetSampler(Sampler):
         dimension_to_project_features_to: int = 128,
     ) -> None:
         super().__init__()
-        self.percentage = check_percentage(percentage)
+        check_percentage(percentage)
+        self.percentage = percentage  # as it is: int(N * percentage) depends on its type
         self.device = None if device is None else torch.device(device)
         self.dimension_to_project_features_to = check_count(
             "dimension_to_project_features_to", dimension_to_project_features_to
@@ -87,7 +89,18 @@ class GreedyCoresetSampler(Sampler):
 
     def _select(self, features: Tensor) -> Tensor:
         # Two steps with upstream's names, because forks call or override them.
-        return torch.from_numpy(self._compute_greedy_coreset_indices(self._reduce_features(features)))
+        rows = self._compute_greedy_coreset_indices(self._reduce_features(features))
+        return torch.as_tensor(np.asarray(rows), dtype=torch.int64)
+
+    def _store_type(self, features: Features) -> None:
+        """Remember what came in; for forks whose own `run` calls it."""
+        self.features_is_numpy = isinstance(features, np.ndarray)
+        if isinstance(features, Tensor):
+            self.features_device = features.device
+
+    def _restore_type(self, features: Tensor) -> Features:
+        """A tensor as what came in."""
+        return features.cpu().numpy() if self.features_is_numpy else features.to(self.features_device)
 
     def _reduce_features(self, features: Tensor) -> Tensor:
         """[N, D] -> [N, d] on `device`, by a torch.nn.Linear without bias drawn from torch's global generator."""
@@ -161,6 +174,8 @@ def install(module: ModuleType | str = "patchcore.sampler") -> Replacement:
     Returns
     -------
     Replacement : `undo()` puts the originals back; as a context manager it does so at the end of the block.
+
+    Objects that were made before stay what they are.
 
     Raises
     ------

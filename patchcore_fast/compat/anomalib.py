@@ -304,7 +304,11 @@ class _Patch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self in _active:  # unpatch() may have come first
+        self.undo()
+
+    def undo(self) -> None:
+        """Take this call back; nothing happens where unpatch() came first."""
+        if self in _active:
             _active.remove(self)
             _install()
 

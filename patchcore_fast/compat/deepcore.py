@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels.checks import check_int, check_matrix
+from ..samplers.base import as_tensor
 from ._replace import Replacement, replace_all
 
 __all__ = ["install", "k_center_greedy"]
@@ -69,9 +70,7 @@ def k_center_greedy(
     if isinstance(matrix, np.ndarray):
         if matrix.dtype.kind != "f":
             raise TypeError(f"{_NAME}: matrix must be floating, got an ndarray of {matrix.dtype}")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
-            matrix = torch.from_numpy(np.ascontiguousarray(matrix))
+        matrix = as_tensor(matrix)
     check_matrix(_NAME, "matrix", matrix)
     rows = matrix.detach().to(device)
     n = rows.shape[0]
@@ -114,6 +113,7 @@ def is_euclidean(metric: Callable[[Tensor, Tensor], Any], like: Tensor) -> bool:
     step = torch.arange(1, like.shape[1] + 1, dtype=torch.float64)
     probe = torch.stack([(step * 3) % 5, (step * 5) % 7 + 4, -((step * 2) % 3), (step * step) % 11])
     probe[:, 16:] = 0  # so that squares stay within half precision
+    probe[0, 16:] = 1
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

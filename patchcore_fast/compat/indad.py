@@ -9,7 +9,7 @@ and for a repository with the function in modules of its own, or as a method of 
     indad.install(feature_extractors.features.Features)
 
 Of 1,000 picks from 20,000 real patch features of 128 columns, upstream makes the same 1,000 in the same order with
-float16=False. With float16=True, on the CPU, 775 are the same: upstream's distances are rounded to half, ours are not.
+float16=False. With float16=True, on the CPU, 65 to 78 % are the same: upstream's distances are rounded to half.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ..kernels import k_center_greedy
 from ..kernels.checks import check_int, check_matrix, raise_unusable
+from ..samplers.base import as_tensor
 from ._progress import progress_bar
 from ._replace import Replacement
 
@@ -75,9 +76,7 @@ def get_coreset_idx_randomp(
     if isinstance(z_lib, np.ndarray):
         if z_lib.dtype.kind != "f":
             raise TypeError(f"{_NAME}: z_lib must be floating, got an ndarray of {z_lib.dtype}")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
-            z_lib = torch.from_numpy(np.ascontiguousarray(z_lib))
+        z_lib = as_tensor(z_lib)
     check_matrix(_NAME, "z_lib", z_lib)
     n = check_int(_NAME, "n", n, 0, sys.maxsize)
     features = z_lib.detach()

@@ -70,11 +70,7 @@ class Sampler(ABC):
         if isinstance(features, np.ndarray):
             if features.dtype not in (np.float16, np.float32, np.float64):
                 raise TypeError(f"{name}: features must be float16, float32 or float64 ndarray, got {features.dtype}")
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
-                # torch has no negative strides; only such views are copied
-                negative = any(s < 0 for s in features.strides)
-                features = torch.from_numpy(np.ascontiguousarray(features) if negative else features)
+            features = as_tensor(features)
         if not isinstance(features, Tensor):
             raise TypeError(
                 f"{name}: features must be an ndarray or torch.Tensor [N, D], got {type(features).__name__}"
@@ -89,6 +85,13 @@ class Sampler(ABC):
                 f"layout {features.layout}"
             )
         return features.detach()
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor on the array's memory, which is only read. torch has no negative strides: such views are copied."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array.copy() if any(s < 0 for s in array.strides) else array)
 
 
 def check_percentage(percentage: float) -> float:

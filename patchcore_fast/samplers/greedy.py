@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ..kernels import KCenterResult, k_center_greedy
-from ..kernels.exact import root, squared_distance
+from ..kernels.exact import halving_sum, root, squared_distance
 from .base import Sampler, check_count, check_percentage, check_seed
 from .projection import project, random_projection
 
-_CHUNK = 2048
+_CHUNK_BYTES = 2 << 20  # of float64 rows
 _UNIT = 2.0**-53
 
 
@@ -114,37 +114,48 @@ def farthest_from_mean(x: Tensor) -> int:
     come within rounding of the largest.
     """
     n, dim = x.shape
+    step = _rows_at_a_time(dim)
     total = torch.zeros(dim, dtype=torch.float64, device=x.device)
-    for part in x.split(_CHUNK):
-        total += part.sum(0, dtype=torch.float64)
-    rough = torch.cat([(part.double() * n - total).square_().sum(1) for part in x.split(_CHUNK)])
+    for part in x.split(step):  # in a fixed order of summation, so that the start does not depend on the device
+        total += halving_sum(part.t().double().contiguous())
+    rough = torch.cat([(part.double() * n - total).square_().sum(1) for part in x.split(step)])
     if bool(rough.isnan().any()):
         return 0
     near = (rough >= rough.max() * (1 - 4 * (dim + 4) * _UNIT)).nonzero().squeeze(1)
-    value = torch.cat([squared_distance(x[rows].double() * n, total) for rows in near.split(_CHUNK)])
+    value = torch.cat([squared_distance(x[rows].double() * n, total) for rows in near.split(step)])
     return int(near[(value == value.max()).nonzero()[0]])
 
 
 def mean_distance(x: Tensor, points: Tensor) -> Tensor:
-    """Mean distance of each row to the points, rounded to float32: [N, D], [P, D] -> [N] float64.
+    """Mean distance of each row to the points, rounded to float32 unless x is float64: [N, D], [P, D] -> [N] float64.
 
     The value does not depend on the device: where a quick float64 sum leaves the rounding open, the canonical one
     decides. inf instead of NaN: rows that are not finite are left to greedy, which says which they are.
     """
     out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
-    # Each squared distance is off by (D + 3) units at most, in whatever order it is summed; then a root and a mean.
-    slack = (x.shape[1] + points.shape[0] + 16) * _UNIT
-    for lo in range(0, x.shape[0], _CHUNK):
-        part = x[lo : lo + _CHUNK]
-        quick = torch.cdist(part.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist").mean(1)
-        value = (quick * (1 - slack)).float().double()
-        sure = (value == (quick * (1 + slack)).float()) & (quick > 1e-30) & (quick < 1e30)
-        if not bool(sure.all()):
-            open_ = (~sure).nonzero().squeeze(1)
-            mean = _canonical_mean_distance(part[open_], points)
-            value[open_] = torch.where((mean > 1e-30) & (mean < 1e30), mean.float().double(), mean)
-        out[lo : lo + _CHUNK] = value.nan_to_num_(nan=torch.inf, posinf=torch.inf)
+    # In units of 2^-53, to first order: a squared distance is off by D + 2 in whatever order it is summed, and its root
+    # by half of that and one; the mean adds P. Twice, for the quick and for the canonical value.
+    slack = (x.shape[1] + 2 * points.shape[0] + 16) * _UNIT
+    step = _rows_at_a_time(x.shape[1])
+    for lo in range(0, x.shape[0], step):
+        part = x[lo : lo + step]
+        if x.dtype == torch.float64:
+            value = _canonical_mean_distance(part, points)
+        else:
+            quick = torch.cdist(part.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist").mean(1)
+            low, high = quick * (1 - slack), quick * (1 + slack)
+            value = low.float().double()
+            sure = (value == high.float()) & (low > 1e-30) & (high < 1e30)
+            if not bool(sure.all()):
+                open_ = (~sure).nonzero().squeeze(1)
+                mean = _canonical_mean_distance(part[open_], points)
+                value[open_] = torch.where((mean > 1e-30) & (mean < 1e30), mean.float().double(), mean)
+        out[lo : lo + step] = value.nan_to_num_(nan=torch.inf, posinf=torch.inf)
     return out
+
+
+def _rows_at_a_time(dim: int) -> int:
+    return max(1, _CHUNK_BYTES // (8 * dim))
 
 
 def _canonical_mean_distance(x: Tensor, points: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def random_projection(dim: int, target: int, seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     bound = dim**-0.5
-    return torch.empty(target, dim).uniform_(-bound, bound, generator=generator).t()
+    return torch.empty(target, dim, dtype=torch.float32).uniform_(-bound, bound, generator=generator).t()
 
 
 def project(

@@ -180,9 +180,60 @@ def test_install_and_undo(shim):
 def test_install_is_all_or_nothing():
     module = types.ModuleType("half")
     module.IdentitySampler = original = object()
-    with pytest.raises(AttributeError, match="half has no .*RandomSampler"):
+    with pytest.raises(AttributeError, match=r"half has no .*RandomSampler"):
         amazon.install(module)
     assert module.IdentitySampler is original
+
+
+def test_ader_install_reaches_the_default_argument_of_its_model():
+    """ADer builds its sampler while its module is imported; so does this one."""
+    module = types.ModuleType("model.patchcore")
+    for name in SAMPLERS:
+        setattr(module, name, type(name, (), {}))
+    default = module.ApproximateGreedyCoresetSampler()
+    default.percentage, default.number_of_starting_points, default.dimension_to_project_features_to = 0.3, 7, 64
+
+    class PatchCore:
+        def __init__(self, device, featuresampler=default, other=5):
+            self.featuresampler, self.other = featuresampler, other
+
+    module.PatchCore = PatchCore
+    with ader.install(module):
+        model = PatchCore("cpu")
+        sampler = model.featuresampler
+        assert type(sampler) is ader.ApproximateGreedyCoresetSampler and model.other == 5
+        assert (sampler.percentage, sampler.number_of_starting_points) == (0.3, 7)
+        assert sampler.dimension_to_project_features_to == 64
+    assert PatchCore("cpu").featuresampler is default
+
+
+@pytest.mark.parametrize("kind", [list, torch.from_numpy, np.ndarray.copy], ids=["list", "tensor", "ndarray"])
+def test_a_fork_may_return_rows_of_any_kind(kind):
+    class Fork(amazon.GreedyCoresetSampler):
+        def _compute_greedy_coreset_indices(self, features):
+            return kind(super()._compute_greedy_coreset_indices(features))
+
+    x = integers(50, 128, 40)
+    assert torch.equal(Fork(0.2).run(x), amazon.GreedyCoresetSampler(0.2).run(x))
+
+
+def test_a_fork_may_have_a_run_of_its_own():
+    class Fork(amazon.GreedyCoresetSampler):
+        def run(self, features):
+            self._store_type(features)
+            rows = self._compute_greedy_coreset_indices(torch.as_tensor(features))
+            return self._restore_type(torch.as_tensor(features)[rows]), rows
+
+    x = integers(50, 8, 40)
+    for given in (x, x.numpy()):
+        got, rows = Fork(0.2).run(given)
+        assert type(got) is type(given) and np.array_equal(np.asarray(got), x.numpy()[rows])
+
+
+def test_the_count_is_upstreams_for_numpy_percentages():
+    assert int(10 * np.float32(0.7)) == 7 != int(10 * float(np.float32(0.7)))
+    for name in ("RandomSampler", *GREEDY):
+        assert len(getattr(amazon, name)(np.float32(0.7)).run(integers(10, 128, 9))) == 7
 
 
 def test_ader_signatures():
