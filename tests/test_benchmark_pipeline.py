@@ -12,7 +12,10 @@ from PIL import Image
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 # Long and large enough that a look every 20 ms sees it.
-SAYS = "import time; block = b'x' * (64 << 20); time.sleep(0.5); print('coreset rows {rows}\\nselection {seconds} s\\nimage AUROC {auroc}')"
+SAYS = (
+    "import time; block = b'x' * (64 << 20); time.sleep(0.5); "
+    "print('coreset rows {rows}\\nselection {seconds} s\\nimage AUROC {auroc}')"
+)
 
 
 @pytest.fixture
