@@ -109,7 +109,7 @@ def plot_race(results: list[Race], loop_seconds: list[float], path: str | os.Pat
     if last.loop_picks < last.picks:
         axes.plot([len(loop_seconds), last.picks], [loop_seconds[-1], last.loop], ":", color=DEFECTIVE, linewidth=2,
                   label="the same, extrapolated")  # fmt: skip
-    axes.annotate(f"{last.ratio:.{0 if last.ratio >= 9.5 else 1}f} times faster", (last.picks, last.ours), (0, 10),
+    axes.annotate(f"{last.ratio:.{0 if last.ratio >= 9.5 else 1}f} times as fast", (last.picks, last.ours), (0, 10),
                   textcoords="offset points", ha="right", color=NORMAL)  # fmt: skip
     axes.set(title=f"Selecting from {last.rows:,} patches of {last.dim} numbers", xlabel="patches selected",
              ylabel="seconds", xlim=(0, None), ylim=(0, None))  # fmt: skip
