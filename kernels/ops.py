@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .backends import choose_backend
+from .exact import root
 from .rounding import full_float32
 
 _LIBRARY = torch.library.Library("patchcore_fast", "DEF")
@@ -13,13 +14,12 @@ _LIBRARY.define("knn(Tensor query, Tensor bank, int k, str backend='auto') -> (T
 
 
 def _knn(query: Tensor, bank: Tensor, k: int, backend: str = "auto") -> tuple[Tensor, Tensor]:
-    from .knn.search import search
-
     if query.shape[0] == 0:
         return _knn_fake(query, bank, k, backend)
     with full_float32(query.device):
         chosen = choose_backend("knn", backend, query.device)
-        return search(lambda q, b: chosen.knn("knn", q, b), query, bank, k)
+        squared, rows = chosen.knn(query, bank, k)
+    return root(squared).float(), rows
 
 
 def _knn_fake(query: Tensor, bank: Tensor, k: int, backend: str = "auto") -> tuple[Tensor, Tensor]:

@@ -33,8 +33,8 @@ def collect() -> dict[str, Any]:
 
     Returns
     -------
-    dict with "package", "python", "system", "cpu", "torch", "kernels", "optional" and "problems", a list of sentences:
-    empty when the main job can run.
+    dict with "package", "python", "system", "cpu", "torch", "kernels", "native", "optional" and "problems", a list of
+    sentences: empty when the main job can run.
     """
     problems: list[str] = []
 
@@ -53,6 +53,7 @@ def collect() -> dict[str, Any]:
         "cpu": guarded("cpu", _cpu),
         "torch": guarded("torch", _torch),
         "kernels": guarded("kernels", _kernels),
+        "native": guarded("native CPU engine", _native),
         "optional": {name: {"version": version(name), "install": f'pip install "patchcore_fast[{extra}]"', "use": use}
                      for name, (extra, use) in OPTIONAL.items()},
     }  # fmt: skip
@@ -113,6 +114,23 @@ def _kernels() -> list[dict[str, Any]]:
     return found
 
 
+def _native() -> dict[str, Any]:
+    from patchcore_fast.kernels.backends.native_library import native, native_refusal
+
+    # Without it everything runs on torch: no problem, only a reason. An instruction set that was asked for and cannot
+    # be had is one.
+    if reason := native_refusal():
+        return {"loaded": False, "reason": reason, "instruction_set": None, "instruction_sets": []}
+    return {
+        "loaded": True,
+        "reason": None,
+        "instruction_set": native().isa(),
+        "instruction_sets": [
+            {"name": name, "available": not why, "reason": why or None} for name, why in native().explain_isa()
+        ],
+    }
+
+
 def render(found: Mapping[str, Any]) -> str:
     """The findings as text for a terminal."""
     lines = [f"patchcore_fast {found['package']['version'] or '(not installed)'}  {found['package']['location']}"]
@@ -133,6 +151,13 @@ def render(found: Mapping[str, Any]) -> str:
     for k in found["kernels"] or []:
         state = "runs" if k["available"] else "not here"
         lines.append(f"  {k['backend']:8} {k['device']:6} {state:9} {k['reason']}")
+    if engine := found["native"]:
+        lines += ["", "Native CPU engine"]
+        if not engine["loaded"]:
+            lines.append(f"  not here  {engine['reason']}")
+        for s in engine["instruction_sets"]:
+            state = "in use" if s["name"] == engine["instruction_set"] else "runs" if s["available"] else "not here"
+            lines.append(f"  {s['name']:9} {state:9} {s['reason'] or ''}".rstrip())
     lines += ["", "Optional packages"]
     width = max(map(len, found["optional"]))
     for name, p in found["optional"].items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 import patchcore_fast.kernels
 from patchcore_fast import doctor
 from patchcore_fast.cli import main
+from patchcore_fast.kernels.backends import native_library
 
 
 def test_healthy() -> None:
@@ -33,6 +35,35 @@ def test_missing_package_gets_its_install_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(doctor, "version", lambda name: None if name == "timm" else real(name))
     line = next(t for t in doctor.render(doctor.collect()).splitlines() if t.strip().startswith("timm"))
     assert 'pip install "patchcore_fast[pipeline]"' in line
+
+
+def test_native_engine_is_shown() -> None:
+    found = doctor.collect()
+    engine, text = found["native"], doctor.render(found)
+    if not engine["loaded"]:
+        assert f"not here  {engine['reason']}" in text
+        return
+    states = {line.split()[0]: line for line in text.split("Native CPU engine\n")[1].split("\n\n")[0].splitlines()}
+    assert list(states) == [s["name"] for s in engine["instruction_sets"]]
+    assert "in use" in states[engine["instruction_set"]]
+    for s in engine["instruction_sets"]:
+        assert s["available"] == (s["reason"] is None) and (s["reason"] or "") in states[s["name"]]
+
+
+def test_no_native_engine_is_a_reason_and_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_library, "_load", lambda: "built for another Python")
+    found = doctor.collect()
+    assert found["native"]["loaded"] is False and found["problems"] == []
+    assert "not here  built for another Python" in doctor.render(found)
+
+
+def test_refused_instruction_set_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def isa() -> str:
+        raise RuntimeError("PATCHCORE_FAST_ISA=amx: the CPU has no AMX")
+
+    monkeypatch.setattr(native_library, "_load", lambda: SimpleNamespace(isa=isa))
+    (problem,) = doctor.collect()["problems"]
+    assert problem == "native CPU engine: RuntimeError: PATCHCORE_FAST_ISA=amx: the CPU has no AMX"
 
 
 def test_extras_are_those_of_the_metadata() -> None:
@@ -64,4 +95,4 @@ def test_no_backend_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {"package", "python", "cpu", "torch", "kernels", "optional", "problems"} <= set(found)
+    assert {"package", "python", "cpu", "torch", "kernels", "native", "optional", "problems"} <= set(found)

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 import torch
 
-from .base import Backend, KCenterLeaves, KnnLeaves
+from .base import Backend, KCenterLeaves
+from .native_backend import NATIVE
 from .torch_backend import TORCH
 
-__all__ = ["BACKENDS", "Backend", "BackendStatus", "KCenterLeaves", "KnnLeaves", "choose_backend", "explain_backends"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendStatus",
+    "KCenterLeaves",
+    "choose_backend",
+    "explain_backends",
+]
 
-BACKENDS: tuple[Backend, ...] = (TORCH,)
+BACKENDS: tuple[Backend, ...] = (NATIVE, TORCH)
 _log = logging.getLogger("patchcore_fast.kernels")
 
 
@@ -63,5 +71,5 @@ def explain_backends() -> list[BackendStatus]:
     for backend in BACKENDS:
         for device in devices:
             reason = backend.refuse(torch.device(device))
-            rows.append(BackendStatus(backend.name, device, reason is None, reason or "library matrix products"))
+            rows.append(BackendStatus(backend.name, device, reason is None, reason or backend.about()))
     return rows

@@ -1,51 +1,51 @@
-"""What a backend must provide. The drivers know nothing else of it.
-
-Fast squared distances F are float32 values of any form and summation order, in the backend's frame, off by no more
-than `error` says. Everything that decides is float64, by exact.py.
-"""
+"""What a backend must provide. The drivers know nothing else of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..rounding import ErrorBound, Frame
+from ..ranking import Picks, Rank
 
 
 class KCenterLeaves(Protocol):
-    """Leaf kernels of k-center greedy over features [N, D]; they hold the picks made so far."""
+    """Rows [N, D], the picks made so far, and what is known of each row's distance to the nearest of them.
+
+    The key of a row is what greedy maximises: its squared distance, weighted if asked, or an upper bound of it from
+    the picks it has been compared with; -1 once it is picked.
+    """
 
     features: Tensor  # [N, D] as the caller has them
-    error: ErrorBound
-    scale: float  # of the frame, a power of two
-    sq_norm: Tensor  # [N] float32, in the frame
     count: int  # picks appended
 
-    def append(self, rows: Tensor) -> None: ...
+    def append(self, rows: Tensor) -> None:  # [B] int64
+        """Add picks made outside `resolve`; they are never candidates again."""
 
-    def tile(self, rows: Tensor) -> Tensor: ...
+    def edge(self, wanted: int) -> float:
+        """The wanted-th largest key; 0.0 where there are not that many rows."""
 
-    def min_squared(self, tile: Tensor, sq_norm: Tensor, lo: int, hi: int) -> Tensor: ...
+    def pool(self, edge: float) -> Tensor:
+        """Rows not picked with key >= edge, ascending: [P] int64."""
 
-    def squared_block(self, tile: Tensor, sq_norm: Tensor) -> Tensor: ...
+    def refresh(self, rows: Tensor | None) -> int:
+        """Compare these rows (all if None) with every pick they have not seen; returns the distances computed."""
 
-    def exact_min(self, rows: Tensor, tile: Tensor, sq_norm: Tensor, reach: Tensor, since: Tensor) -> Tensor: ...
+    def key(self, rows: Tensor) -> Tensor:  # [P] -> [P] float64
+        """Keys of some rows."""
 
+    def settle_all(self) -> int:
+        """Make every bound exact; returns how many were not."""
 
-class KnnLeaves(Protocol):
-    """Leaf kernels of the k-nearest-neighbour search in one bank [M, D]."""
+    def resolve(self, rows: Tensor, outside: Rank | None, quota: int, block: int) -> Picks:
+        """Append and return the next picks among `rows` [C] (ascending, refreshed), in the order of plain greedy.
 
-    frame: Frame
-    error: ErrorBound
-    tile_rows: int  # query rows a tile
-
-    def smallest(self, tile: Tensor, count: int) -> tuple[Tensor, Tensor]: ...
-
-    def within(self, tile: Tensor, limit: Tensor) -> Iterator[tuple[int, Tensor]]: ...
+        Stops where the next pick may rank behind `outside` (the best that a row elsewhere can be; None: nothing is
+        elsewhere) or after `quota`. `block` candidates are considered at a time; it changes the speed only.
+        """
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,9 @@ class Backend:
 
     name: str
     refuse: Callable[[torch.device], str | None]
-    k_center: Callable[[str, Tensor, int], KCenterLeaves]  # (public name, features, most picks)
-    knn: Callable[[str, Tensor, Tensor], KnnLeaves]  # (public name, query, bank)
+    # (public name, features [N, D], starting squared distances [N] float64, owned, squared weights [N] or None,
+    #  most picks) -> leaves
+    k_center: Callable[[str, Tensor, Tensor, Tensor | None, int], KCenterLeaves]
+    # (query [Q, D], bank [M, D], k) -> canonical squared distances [Q, k] float64 ascending, rows [Q, k] int64
+    knn: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+    about: Callable[[], str]  # one line for explain_backends()

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ..exact import paired_squared
 from ..rounding import ErrorBound, choose_frame
-from .base import Backend
+from .base import Backend, KCenterLeaves
+from .tiled import TiledKCenter, search
 
 _TILE = {"cpu": (2048, 1024), "cuda": (32768, 2048)}  # rows, picks: 8 MB and 256 MB of distances
 
 
 class TorchKCenter:
-    """Leaf kernels of `k_center_greedy` over one [N, D] tensor. See backends.KCenterLeaves for the contract."""
+    """Tiles for `k_center_greedy` over one [N, D] tensor. See tiled.KCenterTiles for the contract."""
 
     def __init__(self, name: str, features: Tensor, capacity: int) -> None:
         self.features = features  # [N, D], as the caller has them
@@ -94,7 +95,7 @@ class TorchKCenter:
 
 
 class TorchKnn:
-    """Leaf kernels of `knn` over one bank. See backends.KnnLeaves for the contract."""
+    """Tiles for `knn` over one bank. See tiled.KnnTiles for the contract."""
 
     def __init__(self, name: str, query: Tensor, bank: Tensor) -> None:
         self.frame, self.sq_norm = choose_frame(name, bank=bank, query=query)
@@ -144,4 +145,12 @@ def _refuse(device: torch.device) -> str | None:
     return f"devices of type {device.type} have no float64 or are untested; move the features to the CPU"
 
 
-TORCH = Backend("torch", _refuse, TorchKCenter, TorchKnn)
+def _k_center(name: str, features: Tensor, initial: Tensor, weight: Tensor | None, capacity: int) -> KCenterLeaves:
+    return TiledKCenter(TorchKCenter(name, features, capacity), initial, weight)
+
+
+def _knn(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return search(lambda q, b: TorchKnn("knn", q, b), query, bank, k)
+
+
+TORCH = Backend("torch", _refuse, _k_center, _knn, lambda: "library matrix products")

@@ -13,7 +13,6 @@ from ..backends import choose_backend
 from ..checks import check_int, check_matrix, check_rows, check_vector
 from ..exact import paired_squared, squared_weights
 from ..rounding import full_float32
-from .bounds import Bounds
 from .traversal import Traversal, Tuning
 
 __all__ = ["KCenterResult", "Tuning", "k_center_greedy"]
@@ -117,12 +116,10 @@ def k_center_greedy(
     with full_float32(device):
         if start is None and initial_min_dist is None and rows.shape[0] == 0:
             start = _first_row(n, weight, generator)
-        leaves = chosen.k_center(_NAME, features, rows.shape[0] + k)
-        bounds = Bounds.start(initial, leaves.sq_norm, weight, leaves.error, leaves.scale)
-        leaves.append(rows)
-        bounds.upper[rows] = -1.0
         first = None if start is None else (start, _start_squared(features, initial, rows, start))
-        traversal = Traversal(leaves, bounds, k, tuning or Tuning())
+        leaves = chosen.k_center(_NAME, features, initial, weight, rows.shape[0] + k)
+        leaves.append(rows)
+        traversal = Traversal(leaves, k, tuning or Tuning())
         picks = traversal.run(first, progress)
     indices = torch.tensor(picks.rows, dtype=torch.int64, device=device)
     radii = torch.tensor([math.sqrt(s) for s in picks.squared], dtype=torch.float64)

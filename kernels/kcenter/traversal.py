@@ -8,6 +8,7 @@ docs/algorithm.md; the arithmetic that makes it exact in exact.py and rounding.p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,8 +17,7 @@ from torch import Tensor
 
 from ..backends import KCenterLeaves
 from ..checks import check_int
-from .bounds import Bounds
-from .resolve import Picks, Rank, resolve, settle, take_top
+from ..ranking import Picks, Rank, take_top
 
 _TILE_ELEMENTS = 1 << 21
 
@@ -29,11 +29,10 @@ class Tuning:
     batch: int | None = None  # candidates a pass; None: from k
     block: int = 512  # candidates settled at a time
     lazy: bool = True  # refresh only rows that could become candidates
-    tile_rows: int = 8192  # rows read at a time when refreshing
 
     def __post_init__(self) -> None:
         """Every size is a positive integer."""
-        for name in ("batch", "block", "tile_rows"):
+        for name in ("batch", "block"):
             if name != "batch" or self.batch is not None:
                 check_int("Tuning", name, getattr(self, name), 1, 1 << 40)
 
@@ -41,12 +40,11 @@ class Tuning:
 class Traversal:
     """One run of the driver over one set of leaves."""
 
-    def __init__(self, leaves: KCenterLeaves, bounds: Bounds, k: int, tuning: Tuning) -> None:
-        self.leaves, self.bounds, self.k, self.tuning = leaves, bounds, k, tuning
+    def __init__(self, leaves: KCenterLeaves, k: int, tuning: Tuning) -> None:
+        self.leaves, self.k, self.tuning = leaves, k, tuning
         # Anywhere between k / 4 and 2 k costs about the same (docs/algorithm.md).
         room = max(256, _TILE_ELEMENTS // leaves.features.shape[1])  # rows that are copied stay few when they are wide
         self.batch = tuning.batch or min(max(1 << (k - 1).bit_length(), 256), 8192, room)
-        self.tile_rows = min(tuning.tile_rows, room)
         self.ratio = 2.0  # rows refreshed for one candidate found, adapted as the run goes on
         self.stalled = False
         self.passes = 0
@@ -56,12 +54,12 @@ class Traversal:
         """All k picks. `first` is a given start row with its squared distance."""
         picks = Picks()
         if first is not None:
-            self._accept_first(*first, picks)
+            picks.rows.append(first[0])
+            picks.squared.append(first[1])
+            self.leaves.append(torch.tensor(picks.rows, device=self.leaves.features.device))
         while len(picks.rows) < self.k:
             rows, outside = self.candidates()
-            part = self.bounds.take(rows)
-            found = resolve(self.leaves, part, rows, outside, self.k - len(picks.rows), self.tuning.block)
-            self.bounds.put(rows, part)
+            found = self.leaves.resolve(rows, outside, self.k - len(picks.rows), self.tuning.block)
             picks.rows += found.rows
             picks.squared += found.squared
             self.stalled = not found.rows
@@ -74,17 +72,17 @@ class Traversal:
 
     def candidates(self) -> tuple[Tensor, Rank | None]:
         """Refreshed rows [C], ascending, and the best rank that any other row can have."""
+        leaves = self.leaves
         if not self.tuning.lazy:
-            self.refresh(None)
+            self.distances += leaves.refresh(None)
         while True:
-            key = self.bounds.key()
-            wanted = int(self.batch * (self.ratio if self.tuning.lazy else 1.0))
-            edge = 0.0
-            if wanted < key.shape[0]:
-                edge = max(0.0, float(torch.topk(key, wanted, sorted=False).values.min()))
-            pool = (key >= edge).nonzero().squeeze(1)
-            self.refresh(pool)
-            key = self.bounds.take(pool).key()
+            edge = leaves.edge(int(self.batch * (self.ratio if self.tuning.lazy else 1.0)))
+            if edge == math.inf:  # nothing is known of most rows
+                self.distances += leaves.refresh(None)
+                edge = leaves.edge(self.batch)
+            pool = leaves.pool(edge)
+            self.distances += leaves.refresh(pool)
+            key = leaves.key(pool)
             inside = (key >= edge).nonzero().squeeze(1)
             if edge == 0.0 or inside.shape[0] > 0:
                 break
@@ -92,42 +90,10 @@ class Traversal:
         self.ratio = min(max(1.0, 0.5 * self.ratio * (1 + self.batch / max(1, inside.shape[0]))), 64.0)
         rows = pool[inside]
         if rows.shape[0] <= 2 * self.batch:
-            return rows, (Rank(edge, -self.bounds.upper.shape[0]) if edge > 0 else None)
+            return rows, (Rank(edge, -leaves.features.shape[0]) if edge > 0 else None)
         # Many equal bounds, as with duplicates: keep the first in rank, the rest is outside. If they are equal only
         # within the bounds' blur, settling a batch at a time would take a pass each: settle them all.
-        if self.stalled and self.settle_all():
+        if self.stalled and leaves.settle_all():
             return self.candidates()
         chosen, rest = take_top(key[inside], rows, 2 * self.batch)
         return rows[chosen], rest
-
-    def settle_all(self) -> int:
-        """Make the bounds of all rows exact; returns how many were not."""
-        bounds = self.bounds
-        loose = ((bounds.exact_seen < self.leaves.count) & (bounds.upper >= 0)).nonzero().squeeze(1)
-        for part in loose.split(self.tile_rows):
-            local = bounds.take(part)
-            settle(self.leaves, local, part, self.leaves.tile(part), torch.arange(len(part), device=part.device))
-            bounds.put(part, local)
-        return loose.shape[0]
-
-    def refresh(self, rows: Tensor | None) -> None:
-        """Bring the bounds of these rows (all if None) up to every pick made so far."""
-        picks = self.leaves.count
-        seen = self.bounds.seen if rows is None else self.bounds.seen[rows]
-        stale = (seen < picks).nonzero().squeeze(1)
-        if stale.shape[0] == 0:
-            return
-        order = seen[stale].argsort(stable=True)  # rows of like age share a tile
-        stale = stale[order] if rows is None else rows[stale[order]]
-        for part in stale.split(self.tile_rows):
-            lo = int(self.bounds.seen[part[0]])
-            local = self.bounds.take(part)
-            local.absorb(self.leaves.min_squared(self.leaves.tile(part), local.sq_norm, lo, picks), picks)
-            self.bounds.put(part, local)
-            self.distances += part.shape[0] * (picks - lo)
-
-    def _accept_first(self, row: int, squared: float, picks: Picks) -> None:
-        picks.rows.append(row)
-        picks.squared.append(squared)
-        self.leaves.append(torch.tensor([row], device=self.bounds.upper.device))
-        self.bounds.upper[row] = -1.0

@@ -1,4 +1,4 @@
-"""k nearest neighbours and anchor rarity: the public functions. Hop one is search.py, hop two a backend's leaves."""
+"""k nearest neighbours and anchor rarity: the public functions. Hop one is ops.py, hop two a backend's search."""
 
 from __future__ import annotations
 

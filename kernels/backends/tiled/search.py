@@ -13,41 +13,39 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..backends import KnnLeaves
-from ..exact import paired_squared, root
-from ..rounding import row_norms
+from ...exact import paired_squared
+from ...rounding import row_norms
+from .base import KnnTiles
 
 _SPARE = 7  # kept beyond k
 _KEPT_ELEMENTS = 1 << 21
 
 
 def search(
-    make_leaves: Callable[[Tensor, Tensor], KnnLeaves], query: Tensor, bank: Tensor, k: int, thin: bool = True
+    make_tiles: Callable[[Tensor, Tensor], KnnTiles], query: Tensor, bank: Tensor, k: int, thin: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """query [Q, D], bank [M, D] -> distances [Q, k] float32 ascending, rows [Q, k] int64."""
-    leaves = make_leaves(query, bank)
-    distance = torch.empty(query.shape[0], k, dtype=torch.float32, device=query.device)
+    """query [Q, D], bank [M, D] -> squared distances [Q, k] float64 ascending, rows [Q, k] int64."""
+    tiles = make_tiles(query, bank)
+    squared = torch.empty(query.shape[0], k, dtype=torch.float64, device=query.device)
     rows = torch.empty(query.shape[0], k, dtype=torch.int64, device=query.device)
-    step = max(1, min(leaves.tile_rows, _KEPT_ELEMENTS // k))
+    step = max(1, min(tiles.tile_rows, _KEPT_ELEMENTS // k))
     left: list[Tensor] = []
     for lo in range(0, query.shape[0], step):
         part = slice(lo, lo + step)
-        squared, rows[part], crowded = _search_tile(leaves, query[part], bank, k)
-        distance[part] = root(squared).float()
+        squared[part], rows[part], crowded = _search_tile(tiles, query[part], bank, k)
         left.append(crowded + lo)
     again = torch.cat(left)
     if again.shape[0] == 0:
-        return distance, rows
+        return squared, rows
     keep = _without_surplus_twins(bank, k) if thin else None
     if keep is not None and keep.shape[0] < bank.shape[0]:
-        distance[again], found = search(make_leaves, query[again], bank[keep], k, thin=False)
+        squared[again], found = search(make_tiles, query[again], bank[keep], k, thin=False)
         rows[again] = keep[found]
-        return distance, rows
+        return squared, rows
     # A few at a time: their survivors are held as a dense block of the bank tile.
     for some in again.split(64):
-        squared, rows[some] = _search_all(leaves, query[some], bank, k)
-        distance[some] = root(squared).float()
-    return distance, rows
+        squared[some], rows[some] = _search_all(tiles, query[some], bank, k)
+    return squared, rows
 
 
 def _without_surplus_twins(bank: Tensor, k: int) -> Tensor:
@@ -58,17 +56,17 @@ def _without_surplus_twins(bank: Tensor, k: int) -> Tensor:
     return order[rank < k].sort().values
 
 
-def _search_tile(leaves: KnnLeaves, query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def _search_tile(tiles: KnnTiles, query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Squared distances and rows [Q, k], and which queries [C] are crowded, their results void."""
-    tile = leaves.frame.rows(query)
+    tile = tiles.frame.rows(query)
     sq_norm = row_norms(tile)
     keep = min(bank.shape[0], k + _SPARE)
-    fast, ids = leaves.smallest(tile, keep)
+    fast, ids = tiles.smallest(tile, keep)
     fast = fast.double().add_(sq_norm[:, None])
-    reach = leaves.error.widen(leaves.error.widen(fast[:, k - 1], sq_norm), sq_norm)
+    reach = tiles.error.widen(tiles.error.widen(fast[:, k - 1], sq_norm), sq_norm)
     crowded = (fast[:, -1] <= reach) if keep < bank.shape[0] else torch.zeros_like(reach, dtype=torch.bool)
 
-    # Survivors in row order, so that a stable sort by distance leaves ties to the lowest row.
+    # Survivors in row order, so that a stable sort by distance tiles ties to the lowest row.
     ids, order = ids.sort(dim=1)
     survives = (fast.gather(1, order) <= reach[:, None]) & ~crowded[:, None]
     i, slot = survives.nonzero(as_tuple=True)
@@ -78,17 +76,17 @@ def _search_tile(leaves: KnnLeaves, query: Tensor, bank: Tensor, k: int) -> tupl
     return exact[:, :k], ids.gather(1, order[:, :k]), crowded.nonzero().squeeze(1)
 
 
-def _search_all(leaves: KnnLeaves, query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _search_all(tiles: KnnTiles, query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Settle every bank row in reach, with a running top-k in (distance, row) order."""
-    tile = leaves.frame.rows(query)
+    tile = tiles.frame.rows(query)
     sq_norm = row_norms(tile)
-    nearest = leaves.smallest(tile, k)[0][:, -1].double().add_(sq_norm)
-    limit = leaves.error.widen(leaves.error.widen(nearest, sq_norm), sq_norm).sub_(sq_norm).float()
+    nearest = tiles.smallest(tile, k)[0][:, -1].double().add_(sq_norm)
+    limit = tiles.error.widen(tiles.error.widen(nearest, sq_norm), sq_norm).sub_(sq_norm).float()
     # float32 holds the limit only rounded: step up, the bound allows for it.
     limit = torch.nextafter(limit, torch.full_like(limit, torch.inf))
     best = torch.full((query.shape[0], k), torch.inf, dtype=torch.float64, device=query.device)
     rows = torch.zeros((query.shape[0], k), dtype=torch.int64, device=query.device)
-    for lo, inside in leaves.within(tile, limit):
+    for lo, inside in tiles.within(tile, limit):
         i, j = inside.nonzero(as_tuple=True)
         exact = torch.full(inside.shape, torch.inf, dtype=torch.float64, device=query.device)
         exact[i, j] = paired_squared(query, i, bank, j + lo)

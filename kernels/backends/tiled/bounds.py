@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..rounding import ErrorBound
+from ...rounding import ErrorBound
 
 
 @dataclass

@@ -7,50 +7,16 @@ to turns into a bound again and is settled anew, against those picks only, when 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..backends import KCenterLeaves
+from ...ranking import Picks, Rank, take_top
+from .base import KCenterTiles
 from .bounds import Bounds
 
 
-@dataclass(frozen=True, order=True)
-class Rank:
-    """Place in the greedy order: the larger key first, then the lower row."""
-
-    key: float
-    minus_row: int
-
-
-@dataclass
-class Picks:
-    """Accepted rows, in order, with their squared distances at selection."""
-
-    rows: list[int] = field(default_factory=list)
-    squared: list[float] = field(default_factory=list)
-
-
-def take_top(key: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Rank | None]:
-    """Positions (ascending) of the `count` first in rank, and the rank of the best one left out.
-
-    key [C] float64, rows [C] int64 ascending. Picked rows (key < 0) are never taken.
-    """
-    if count >= key.shape[0]:
-        return (key >= 0).nonzero().squeeze(1), None
-    edge = torch.topk(key, count + 1).values[-1]
-    above = (key > edge).nonzero().squeeze(1)
-    level = (key == edge).nonzero().squeeze(1)  # ascending: ties go to the lowest rows
-    if edge < 0:
-        return above, None
-    fill = count - above.shape[0]
-    chosen = torch.cat([above, level[:fill]]).sort().values
-    return chosen, Rank(float(edge), -int(rows[level[fill]]))
-
-
-def resolve(leaves: KCenterLeaves, bounds: Bounds, rows: Tensor, outside: Rank | None, quota: int, block: int) -> Picks:
+def resolve(tiles: KCenterTiles, bounds: Bounds, rows: Tensor, outside: Rank | None, quota: int, block: int) -> Picks:
     """Pick inside the candidates until the next pick may lie outside.
 
     Parameters
@@ -62,7 +28,7 @@ def resolve(leaves: KCenterLeaves, bounds: Bounds, rows: Tensor, outside: Rank |
     block : rows settled at a time; changes the speed only.
     """
     picks = Picks()
-    tile = leaves.tile(rows)
+    tile = tiles.tile(rows)
     while quota > len(picks.rows):
         key = bounds.key()
         top, rest = take_top(key, rows, block)
@@ -72,50 +38,50 @@ def resolve(leaves: KCenterLeaves, bounds: Bounds, rows: Tensor, outside: Rank |
         best = int(top[key[top].argmax()])
         if outside is not None and float(key[best]) < outside.key:
             break
-        settled = settle(leaves, bounds, rows, tile, top)
+        settled = settle(tiles, bounds, rows, tile, top)
         positions, squared = greedy_in_block(
-            leaves, bounds.take(top), rows[top], tile[top], limit, quota - len(picks.rows)
+            tiles, bounds.take(top), rows[top], tile[top], limit, quota - len(picks.rows)
         )
         if not positions:
             if settled == 0:  # the top row is exact: only the outside holds it back
                 break
             continue
-        before = leaves.count
+        before = tiles.count
         accepted = top[torch.tensor(positions, device=top.device)]
         picks.rows += rows[accepted].tolist()
         picks.squared += squared
-        leaves.append(rows[accepted])
-        bounds.absorb(leaves.min_squared(tile, bounds.sq_norm, before, leaves.count), leaves.count)
+        tiles.append(rows[accepted])
+        bounds.absorb(tiles.min_squared(tile, bounds.sq_norm, before, tiles.count), tiles.count)
         bounds.upper[accepted] = -1.0
     return picks
 
 
-def settle(leaves: KCenterLeaves, bounds: Bounds, rows: Tensor, tile: Tensor, top: Tensor) -> int:
+def settle(tiles: KCenterTiles, bounds: Bounds, rows: Tensor, tile: Tensor, top: Tensor) -> int:
     """Replace the bounds of the positions `top` by canonical values; returns how many were not exact before."""
-    stale = top[bounds.exact_seen[top] < leaves.count]
+    stale = top[bounds.exact_seen[top] < tiles.count]
     started = bounds.exact_seen[stale] > 0
     # Two groups: rows settled before need only the picks since then, new ones need all.
     for group in (stale[started], stale[~started]):
         if group.shape[0] == 0:
             continue
         part = bounds.take(group)
-        found = leaves.exact_min(rows[group], tile[group], part.sq_norm, part.reach(), part.exact_seen)
+        found = tiles.exact_min(rows[group], tile[group], part.sq_norm, part.reach(), part.exact_seen)
         part.exact = torch.minimum(part.exact, found)
         part.upper = part.exact.clone()
-        part.seen.fill_(leaves.count)
-        part.exact_seen.fill_(leaves.count)
+        part.seen.fill_(tiles.count)
+        part.exact_seen.fill_(tiles.count)
         bounds.put(group, part)
     return stale.shape[0]
 
 
 def greedy_in_block(
-    leaves: KCenterLeaves, part: Bounds, rows: Tensor, tile: Tensor, limit: Rank, quota: int
+    tiles: KCenterTiles, part: Bounds, rows: Tensor, tile: Tensor, limit: Rank, quota: int
 ) -> tuple[list[int], list[float]]:
     """The plain algorithm over a block of settled rows, on the host, while its maximum ranks above the limit.
 
     part, rows [P], tile [P, D] : of the block, rows ascending. Returns accepted positions and their squared distances.
     """
-    fast = leaves.squared_block(tile, part.sq_norm)  # [P, P]
+    fast = tiles.squared_block(tile, part.sq_norm)  # [P, P]
     # Column b: an upper bound on d(a, b)^2, and whether a may be nearer to b than every pick so far.
     widened = part.error.widen(fast.flatten(), part.sq_norm.repeat(rows.shape[0])).clamp_min(0)
     upper = widened.view_as(fast).div_(part.scale**2).cpu().numpy()
@@ -138,7 +104,7 @@ def greedy_in_block(
             break
         if unsettled[j]:
             if values is None:
-                values = leaves.features.index_select(0, rows).double().cpu().numpy()
+                values = tiles.features.index_select(0, rows).double().cpu().numpy()
             close = [a for a in accepted if nearer[a, j]]
             squared[j] = min(exact[j], float(_squared(values[close], values[j]).min()))
             unsettled[j] = False

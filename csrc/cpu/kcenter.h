@@ -1,0 +1,63 @@
+// Leaves of k-center greedy: every row's canonical squared distance to its nearest pick, as of the picks it has seen.
+//
+// The driver (kernels/kcenter/traversal.py) says which rows to bring up to date and which may be picked from. A row's
+// value is exact for the picks it has seen, so it is an upper bound for the others.
+#pragma once
+#include "points.h"
+
+namespace pcf {
+
+struct Rank { // place in the greedy order: the larger key first, then the lower row
+    double key;
+    int64_t row;
+    bool before(const Rank& other) const { return key != other.key ? key > other.key : row < other.row; }
+};
+
+struct Picks {
+    std::vector<int64_t> rows;
+    std::vector<double> squared;
+};
+
+class KCenter {
+  public:
+    // squared [N]: starting squared distances, kept up to date here (-1 for picked rows). weight [N], squared, or null.
+    KCenter(const Matrix& x, Frame frame, std::vector<float> norm2, std::vector<float> rho, double beta,
+            double* squared, const double* weight, int64_t capacity, int threads, std::function<void()> poll);
+    ~KCenter();
+
+    int64_t count() const { return count_; }
+    void check_rows(const int64_t* rows, int64_t count) const; // throws std::out_of_range
+    void append(const int64_t* rows, int64_t count);
+    double key(int64_t row) const;
+    double edge(int64_t wanted) const; // the wanted-th largest key of the rows not picked, 0 if there are fewer
+    int64_t pool(double edge, int64_t* rows, int64_t room) const; // rows not picked with key >= edge, ascending: how many
+    int64_t refresh(const int64_t* rows, int64_t count); // null: all; returns the distances computed
+    // Picks among rows (ascending, up to date) that rank before `outside` (null: nothing is outside) and all others.
+    Picks resolve(const int64_t* rows, int64_t count, const Rank* outside, int64_t quota, int64_t block);
+
+  private:
+    struct Worker;
+    void search(Worker& worker, const Lanes& lanes, int64_t first, const int64_t* rows, int64_t count);
+    void settle(Worker& worker, int64_t lane, int64_t row, float& threshold);
+    void absorb(const Lanes& lanes, const int64_t* rows, int64_t count);
+    struct Block;
+    void greedy(Block& block, const Rank* limit, int64_t quota);
+
+    Matrix x_;
+    Frame frame_;
+    const TileKernel& kernel_;
+    Bound bound_;
+    std::vector<float> norm2_, rho_;
+    double* squared_;
+    const double* weight_;
+    std::vector<int32_t> seen_, nearest_;
+    Points picks_;
+    std::vector<int64_t> pick_row_;
+    int64_t count_ = 0;
+    int64_t panel_groups_;
+    Team team_;
+    std::vector<std::unique_ptr<Worker>> workers_;
+    std::vector<int64_t> order_;
+};
+
+} // namespace pcf

@@ -1,0 +1,51 @@
+// What one instruction set provides: a tile of products with a threshold test, and the canonical distance.
+//
+// "Lanes" are the rows whose bounds are sought (features, queries), "points" what they are compared with (picks, bank
+// rows). Of a lane x and a point y the tile computes v = x.y - |y|^2 / 2, so that |x - y|^2 = |x|^2 - 2 v, and
+// says where v >= threshold[lane]. How far v may be off is bound.h's business.
+#pragma once
+#include <cstdint>
+
+namespace pcf {
+
+struct TileKernel {
+    const char* name;
+    int lanes;        // rows of a lane group; at most 32
+    int points;       // points of a block
+    int step;         // depth (values of a packed row, zero-padded) is a multiple of this
+    int bytes;        // of a packed value
+    double roundings; // float32 roundings a product goes through in the accumulation
+    // [lanes][depth] float32 -> lanes * depth * bytes, 64-byte aligned
+    void (*pack_lanes)(const float* rows, int64_t depth, void* group);
+    // one row [depth] float32 -> place `slot` of a block of points * depth * bytes, 64-byte aligned
+    void (*pack_point)(const float* row, int64_t depth, void* block, int slot);
+    // half[points] = -|y|^2 / 2, threshold[lanes]. Sets bit l of masks[p] where v >= threshold[l]; true if any is.
+    // values[points][lanes] holds v for every point with a mask that is not zero.
+    bool (*tile)(const void* group, const void* block, int64_t depth, const float* half, const float* threshold,
+                 uint32_t* masks, float* values);
+    // |row|^2 and |row - packed row|^2, summed in float64
+    void (*measure)(const float* row, int64_t depth, double* norm, double* residual);
+    // canonical squared distance (kernels/exact.py): float64 differences, squares, summed by halving. scratch [dim]
+    double (*squared_f32)(const float* x, const float* y, int64_t dim, double* scratch);
+    double (*squared_f64)(const double* x, const double* y, int64_t dim, double* scratch);
+    void (*subtract)(const float* x, const float* centre, int64_t dim, float* out);
+    void (*widen_f16)(const uint16_t* x, int64_t dim, float* out);
+    void (*begin)(); // around the tiles that one thread computes: state of the unit
+    void (*end)();
+};
+
+enum class Isa;
+const TileKernel& kernel_of(Isa isa); // throws std::runtime_error where it cannot run
+
+const TileKernel& portable_kernel();
+#if PCF_HAVE_AVX2
+const TileKernel& avx2_kernel();
+#endif
+#if PCF_HAVE_AVX512
+const TileKernel& avx512_kernel();
+#endif
+#if PCF_HAVE_AMX
+const TileKernel& amx_kernel();
+#endif
+
+} // namespace pcf

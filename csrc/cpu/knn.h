@@ -1,0 +1,11 @@
+// Exact k nearest neighbours: tiles find what may be among them, float64 settles it.
+#pragma once
+#include "points.h"
+
+namespace pcf {
+
+// rows [Q][k] and squared [Q][k] canonical squared distances, ascending; ties to the lowest bank row.
+void knn(const Matrix& query, const Matrix& bank, const Frame& frame, const Measured& of_query, const Measured& of_bank,
+         double beta, int64_t k, int threads, std::function<void()> poll, double* squared, int64_t* rows);
+
+} // namespace pcf

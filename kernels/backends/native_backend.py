@@ -1,0 +1,137 @@
+"""The native CPU engine (csrc/cpu): whole steps of the driver and whole searches in C++, for rows of any float type.
+
+Bounds are canonical float64 distances throughout: reduced precision only decides which pairs are worth one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import LARGEST, raise_unusable
+from ..ranking import Picks, Rank
+from .base import Backend
+from .native_library import native, native_refusal
+
+_SAMPLE, _SAMPLE_ELEMENTS = 256, 1 << 18  # rows that place the centre
+_NORM2 = (2.0**-40, 2.0**50)  # largest squared norms that float32 squares and sums without trouble
+
+
+class NativeKCenter:
+    """Leaves of `k_center_greedy` in C++. See backends.KCenterLeaves for the contract."""
+
+    def __init__(self, name: str, features: Tensor, initial: Tensor, weight: Tensor | None, capacity: int) -> None:
+        # The engine works in the memory of these tensors: they must outlive it.
+        self.features, self._squared, self._weight = features, initial, weight
+        threads = torch.get_num_threads()
+        looks, _ = look_over(name, threads, features=features)
+        address = 0 if weight is None else weight.data_ptr()
+        self._engine = native().KCenter(describe(features), looks[0], initial.data_ptr(), address, capacity, threads)
+
+    @property
+    def count(self) -> int:
+        """Picks appended."""
+        return self._engine.count
+
+    def append(self, rows: Tensor) -> None:  # [B] int64
+        """Add picks made outside `resolve`."""
+        self._engine.append(rows.data_ptr(), rows.shape[0])
+
+    def edge(self, wanted: int) -> float:
+        """The wanted-th largest key; 0.0 where there are not that many rows."""
+        return self._engine.edge(wanted)
+
+    def pool(self, edge: float) -> Tensor:
+        """Rows with key >= edge, ascending: [P] int64."""
+        rows = torch.empty(self._engine.count_pool(edge), dtype=torch.int64)
+        self._engine.pool(edge, rows.data_ptr(), rows.shape[0])
+        return rows
+
+    def key(self, rows: Tensor) -> Tensor:  # [P] -> [P] float64
+        """Keys of some rows."""
+        out = torch.empty(rows.shape[0], dtype=torch.float64)
+        self._engine.key(rows.data_ptr(), rows.shape[0], out.data_ptr())
+        return out
+
+    def refresh(self, rows: Tensor | None) -> int:
+        """Compare rows with the picks they have not seen; returns the distances computed."""
+        if rows is None:
+            return self._engine.refresh(0, 0)
+        return self._engine.refresh(rows.data_ptr(), rows.shape[0]) if rows.shape[0] else 0
+
+    def settle_all(self) -> int:
+        """Nothing to do: refreshed bounds are exact."""
+        return 0
+
+    def resolve(self, rows: Tensor, outside: Rank | None, quota: int, block: int) -> Picks:
+        """The next picks among `rows`, appended."""
+        key, row = (0.0, 0) if outside is None else (outside.key, -outside.minus_row)
+        found = self._engine.resolve(rows.data_ptr(), rows.shape[0], outside is not None, key, row, quota, block)
+        return Picks(*found)
+
+
+def describe(x: Tensor) -> tuple[int, str, int, int, int, int]:
+    """Address, type, rows, columns and strides in elements, as the native module takes a matrix."""
+    return x.data_ptr(), str(x.dtype).removeprefix("torch."), *x.shape, *x.stride()
+
+
+def look_over(name: str, threads: int, **matrices: Tensor) -> tuple[list[Any], float]:
+    """Look over the rows in a common frame, refuse unusable ones.
+
+    The frame is centred on the median of some rows of the first matrix: packing costs the same with and without a
+    centre, and shorter rows make for a smaller error bound. Far-away rows do not move a median, and that of integers
+    is an integer.
+
+    Parameters
+    ----------
+    name : public function, for the error message.
+    matrices : [N, D] each, any float dtype, by the name that the message should use.
+
+    Returns
+    -------
+    one native Look a matrix, and the largest rounding error relative to the norm among all rows.
+    """
+    x = next(iter(matrices.values()))
+    step = -(-x.shape[0] // max(1, min(_SAMPLE, _SAMPLE_ELEMENTS // x.shape[1])))
+    centre = x[::step].double().median(0).values.float().double()
+    if not bool(centre.isfinite().all()):
+        centre.zero_()
+    looks = [native().Look(describe(x), "", centre.data_ptr(), 1.0, threads) for x in matrices.values()]
+    largest = max(look.largest_norm2 for look in looks)
+    if not (largest == 0 or _NORM2[0] <= largest <= _NORM2[1]):
+        # The largest value goes to 2^40, far from overflow, so that others keep room below it; the cap keeps the
+        # bound above what the float64 squares of subnormal differences lose.
+        value = max(float(x.abs().max()) for x in matrices.values())  # a NaN stays
+        for what, x in matrices.items():
+            if not float(x.abs().max()) <= LARGEST:
+                raise_unusable(name, what, x)
+        scale = 2.0 ** min(40 - math.frexp(value)[1], 450) if value else 1.0
+        looks = [native().Look(describe(x), "", centre.data_ptr(), scale, threads) for x in matrices.values()]
+    return looks, max(look.beta for look in looks)
+
+
+def _knn(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    threads = torch.get_num_threads()
+    (of_bank, of_query), beta = look_over("knn", threads, bank=bank, query=query)
+    squared = torch.empty(query.shape[0], k, dtype=torch.float64)
+    rows = torch.empty(query.shape[0], k, dtype=torch.int64)
+    native().knn(
+        describe(query), describe(bank), of_query, of_bank, beta, k, threads, squared.data_ptr(), rows.data_ptr()
+    )
+    return squared, rows
+
+
+def _refuse(device: torch.device) -> str | None:
+    if device.type != "cpu":
+        return "the native engine runs on the CPU"
+    return native_refusal()
+
+
+def _about() -> str:
+    return f"C++, {native().isa()}"
+
+
+NATIVE = Backend("native", _refuse, NativeKCenter, _knn, _about)
