@@ -1,7 +1,10 @@
 // The whole native surface: addresses, sizes and strides in; exceptions out. No torch, no numpy headers.
+#include "cpu/float_mode.h"
 #include "cpu/isa.h"
 #include "cpu/kcenter.h"
 #include "cpu/knn.h"
+
+#include <cmath>
 
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
@@ -11,6 +14,9 @@ namespace py = pybind11;
 using namespace pcf;
 
 namespace {
+
+constexpr int64_t kMostColumns = 1 << 21; // as kernels/checks.py
+constexpr double kLargestNorm2 = 0x1p120; // products of such rows stay within float32
 
 // Ctrl-C reaches a job within 50 ms: the thread that called it looks for signals between tasks.
 void poll() {
@@ -32,12 +38,19 @@ using Rows = std::tuple<uintptr_t, std::string, int64_t, int64_t, int64_t, int64
 Matrix matrix_of(const Rows& rows) {
     const auto& [address, type, n, dim, row_stride, column_stride] = rows;
     if (n < 0 || dim < 1) throw std::invalid_argument("rows must be >= 0 and columns >= 1");
+    if (dim > kMostColumns) throw std::invalid_argument("columns must be at most " + std::to_string(kMostColumns));
     if (n > 0 && address == 0) throw std::invalid_argument("the address of the rows is null");
-    return {reinterpret_cast<const void*>(address), type_of(type), n, dim, row_stride, column_stride};
+    const Type t = type_of(type);
+    const uintptr_t bytes = t == Type::f64 ? 8 : t == Type::f32 ? 4 : 2;
+    if (address % bytes != 0) throw std::invalid_argument("the address of the rows is not aligned for " + type);
+    return {reinterpret_cast<const void*>(address), t, n, dim, row_stride, column_stride};
 }
 
+// `count` values at an address; null only where there are none.
 template <class T>
-T* pointer(uintptr_t address) {
+T* array(uintptr_t address, int64_t count) {
+    if (count < 0) throw std::invalid_argument("a count must be >= 0, got " + std::to_string(count));
+    if (count > 0 && address == 0) throw std::invalid_argument("an address is null");
     if (address % alignof(T) != 0) throw std::invalid_argument("an address is not aligned for its type");
     return reinterpret_cast<T*>(address);
 }
@@ -49,20 +62,42 @@ int at_least_one(int threads) {
 
 // The frame of a job and what is known of the rows in it.
 struct Look {
+    Rows rows;
+    std::vector<double> centre;
     Frame frame;
     std::vector<float> norm2, rho;
-    Extremes extremes{0, 0};
+    Extremes extremes{0, {0, 0}, 0};
+
+    // The engine trusts what was measured: these rows, none too long for the arithmetic of the tiles.
+    void check(const Rows& given) const {
+        if (given != rows || int64_t(norm2.size()) != std::get<2>(rows))
+            throw std::invalid_argument("the rows are not those that were looked over, or the look is used up");
+        const double longest = frame.kernel().longest;
+        if (!(extremes.norm2 <= (longest > 0 ? longest * longest : kLargestNorm2)))
+            throw std::invalid_argument("the rows are not finite, or too long for the instruction set");
+    }
 };
 
 Look look_over(const Rows& rows, const std::string& isa, uintptr_t centre, double scale, int threads) {
     const Matrix x = matrix_of(rows);
     const TileKernel& kernel = kernel_of(isa.empty() ? isa_choose() : isa_from_name(isa));
-    Look look{Frame(kernel, pointer<const double>(centre), scale, x.dim), std::vector<float>(size_t(x.rows)),
-              std::vector<float>(size_t(x.rows)), {0, 0}};
+    if (!(scale > 0 && scale < INFINITY)) throw std::invalid_argument("scale must be positive and finite");
+    const auto* c = array<const double>(centre, 0);
+    Look look{rows, c ? std::vector<double>(c, c + x.dim) : std::vector<double>(), Frame(kernel, c, scale, x.dim),
+              std::vector<float>(size_t(x.rows)), std::vector<float>(size_t(x.rows)), {0, {0, 0}, 0}};
     const py::gil_scoped_release release;
+    const FloatMode mode;
     Team team(at_least_one(threads), poll);
     look.extremes = measure(team, x, look.frame, {look.norm2.data(), look.rho.data()});
     return look;
+}
+
+// Rows of a length that overflows the integers of the instruction set need a smaller scale.
+void check_length(const Look& look) {
+    const double longest = look.frame.kernel().longest;
+    if (!(look.extremes.norm2 < std::numeric_limits<double>::infinity()) ||
+        (longest > 0 && look.extremes.norm2 > longest * longest))
+        throw std::invalid_argument("rows are not finite, or too long in this frame");
 }
 
 } // namespace
@@ -80,75 +115,94 @@ PYBIND11_MODULE(_native, m) {
         .def(py::init(&look_over), py::arg("rows"), py::arg("isa"), py::arg("centre"), py::arg("scale"),
              py::arg("threads"))
         .def_property_readonly("largest_norm2", [](const Look& l) { return l.extremes.norm2; })
-        .def_property_readonly("beta", [](const Look& l) { return l.extremes.beta; })
+        .def_property_readonly("coarse", [](const Look& l) { return l.extremes.coarse; })
+        .def_property_readonly("longest", [](const Look& l) { return l.frame.kernel().longest; })
         .def_property_readonly("isa", [](const Look& l) { return std::string(l.frame.kernel().name); });
 
     py::class_<KCenter>(m, "KCenter", "Leaves of k-center greedy; see csrc/cpu/kcenter.h.")
         .def(py::init([](const Rows& rows, Look& look, uintptr_t squared, uintptr_t weight, int64_t capacity,
                          int threads) {
                  const Matrix x = matrix_of(rows);
-                 if (int64_t(look.norm2.size()) != x.rows || look.frame.dim() != x.dim)
-                     throw std::invalid_argument("the rows are not those that were looked over");
+                 look.check(rows);
                  if (capacity < 1 || capacity > x.rows || capacity > INT32_MAX)
                      throw std::invalid_argument("capacity must lie in 1..rows, got " + std::to_string(capacity));
+                 at_least_one(threads);
+                 auto* s = array<double>(squared, x.rows);
+                 const auto* w = array<const double>(weight, 0);
+                 for (int64_t i = 0; i < x.rows; ++i)
+                     if (std::isnan(s[i]) || (w && !(w[i] >= 0 && w[i] < INFINITY)))
+                         throw std::invalid_argument("squared must not be NaN, weight finite and >= 0");
+                 check_length(look);
+                 const FloatMode mode; // the threads of the job inherit it
                  return std::make_unique<KCenter>(x, look.frame, std::move(look.norm2), std::move(look.rho),
-                                                  look.extremes.beta, pointer<double>(squared),
-                                                  pointer<const double>(weight), capacity, at_least_one(threads),
-                                                  poll);
+                                                  look.extremes.loss, s, w, capacity, threads, poll);
              }),
              py::arg("rows"), py::arg("look"), py::arg("squared"), py::arg("weight"), py::arg("capacity"),
              py::arg("threads"))
         .def_property_readonly("count", &KCenter::count)
         .def("append",
-             [](KCenter& k, uintptr_t rows, int64_t count) { 
-                 k.check_rows(pointer<const int64_t>(rows), count);
-                 k.append(pointer<const int64_t>(rows), count);
+             [](KCenter& k, uintptr_t rows, int64_t count) {
+                 const auto* r = array<const int64_t>(rows, count);
+                 k.check_rows(r, count);
+                 k.append(r, count);
              })
-        .def("edge", &KCenter::edge, py::call_guard<py::gil_scoped_release>())
+        .def("edge",
+             [](const KCenter& k, int64_t wanted) {
+                 if (wanted < 1) throw std::invalid_argument("wanted must be at least 1, got " + std::to_string(wanted));
+                 return k.edge(wanted);
+             },
+             py::call_guard<py::gil_scoped_release, FloatMode>())
         .def("count_pool", [](const KCenter& k, double edge) { return k.pool(edge, nullptr, 0); },
-             py::call_guard<py::gil_scoped_release>())
+             py::call_guard<py::gil_scoped_release, FloatMode>())
         .def("pool",
              [](const KCenter& k, double edge, uintptr_t rows, int64_t room) {
-                 return k.pool(edge, pointer<int64_t>(rows), room);
+                 return k.pool(edge, array<int64_t>(rows, room), room);
              },
-             py::call_guard<py::gil_scoped_release>())
+             py::call_guard<py::gil_scoped_release, FloatMode>())
         .def("key",
              [](const KCenter& k, uintptr_t rows, int64_t count, uintptr_t out) {
-                 const auto* r = pointer<const int64_t>(rows);
+                 const auto* r = array<const int64_t>(rows, count);
+                 auto* keys = array<double>(out, count);
                  k.check_rows(r, count);
-                 for (int64_t i = 0; i < count; ++i) pointer<double>(out)[i] = k.key(r[i]);
+                 for (int64_t i = 0; i < count; ++i) keys[i] = k.key(r[i]);
              })
         .def("refresh",
              [](KCenter& k, uintptr_t rows, int64_t count) {
-                 if (rows) k.check_rows(pointer<const int64_t>(rows), count);
-                 return k.refresh(rows ? pointer<const int64_t>(rows) : nullptr, count);
+                 const auto* r = array<const int64_t>(rows, rows ? count : 0);
+                 if (r) k.check_rows(r, count);
+                 return k.refresh(r, count);
              },
-             py::call_guard<py::gil_scoped_release>())
+             py::call_guard<py::gil_scoped_release, FloatMode>())
         .def("resolve",
              [](KCenter& k, uintptr_t rows, int64_t count, bool limited, double key, int64_t row, int64_t quota,
                 int64_t block) {
-                 k.check_rows(pointer<const int64_t>(rows), count);
+                 const auto* r = array<const int64_t>(rows, count);
+                 k.check_rows(r, count);
                  if (block < 1) throw std::invalid_argument("block must be at least 1, got " + std::to_string(block));
                  const Rank outside{key, row};
-                 Picks picks = k.resolve(pointer<const int64_t>(rows), count, limited ? &outside : nullptr, quota, block);
+                 Picks picks = k.resolve(r, count, limited ? &outside : nullptr, quota, block);
                  return std::make_pair(std::move(picks.rows), std::move(picks.squared));
              },
-             py::call_guard<py::gil_scoped_release>());
+             py::call_guard<py::gil_scoped_release, FloatMode>());
 
     m.def("knn",
-          [](const Rows& query, const Rows& bank, Look& of_query, Look& of_bank, double beta, int64_t k, int threads,
+          [](const Rows& query, const Rows& bank, Look& of_query, Look& of_bank, int64_t k, int threads,
              uintptr_t squared, uintptr_t rows) {
               const Matrix q = matrix_of(query), b = matrix_of(bank);
-              if (int64_t(of_query.norm2.size()) != q.rows || int64_t(of_bank.norm2.size()) != b.rows ||
-                  of_query.frame.dim() != q.dim || of_bank.frame.dim() != b.dim || q.dim != b.dim)
-                  throw std::invalid_argument("the rows are not those that were looked over");
+              of_query.check(query);
+              of_bank.check(bank);
+              if (of_query.centre != of_bank.centre || of_query.frame.scale() != of_bank.frame.scale() || q.dim != b.dim)
+                  throw std::invalid_argument("query and bank were not looked over in one frame");
               if (&of_query.frame.kernel() != &of_bank.frame.kernel())
                   throw std::invalid_argument("query and bank were looked over for different instruction sets");
+              check_length(of_query);
+              check_length(of_bank);
               if (k < 1 || k > b.rows || b.rows > INT32_MAX)
                   throw std::invalid_argument("k must lie in 1..bank rows, got " + std::to_string(k));
+              const int64_t places = q.rows > 0 ? 1 : 0; // [Q][k]
               knn(q, b, of_bank.frame, {of_query.norm2.data(), of_query.rho.data()},
-                  {of_bank.norm2.data(), of_bank.rho.data()}, beta, k, at_least_one(threads), poll,
-                  pointer<double>(squared), pointer<int64_t>(rows));
+                  {of_bank.norm2.data(), of_bank.rho.data()}, of_bank.extremes.loss, k, at_least_one(threads), poll,
+                  array<double>(squared, places), array<int64_t>(rows, places));
           },
-          py::call_guard<py::gil_scoped_release>());
+          py::call_guard<py::gil_scoped_release, FloatMode>());
 }

@@ -157,7 +157,7 @@ def render(found: Mapping[str, Any]) -> str:
             lines.append(f"  not here  {engine['reason']}")
         for s in engine["instruction_sets"]:
             state = "in use" if s["name"] == engine["instruction_set"] else "runs" if s["available"] else "not here"
-            lines.append(f"  {s['name']:9} {state:9} {s['reason'] or ''}".rstrip())
+            lines.append(f"  {s['name']:11} {state:9} {s['reason'] or ''}".rstrip())
     lines += ["", "Optional packages"]
     width = max(map(len, found["optional"]))
     for name, p in found["optional"].items():

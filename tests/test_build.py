@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -128,58 +128,91 @@ def test_install_without_a_compiler(tmp_path: Path) -> None:
     assert "installed without a C++ compiler" in reason and picks == "[0, 2]"
 
 
+def test_a_build_in_place_without_the_engine_takes_the_old_one_away(tmp_path: Path) -> None:
+    source = copy_of_the_sources(tmp_path)
+    module = source / "patchcore_fast" / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    module.write_bytes(b"stale")
+    env = without(PATCHCORE_FAST_NATIVE="0")
+    done = subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=source, env=env, **captured)
+    assert done.returncode == 0 and "engine: PATCHCORE_FAST_NATIVE=0." in done.stdout, done.stdout
+    assert not module.exists()
+
+
+def wrapped_compiler(folder: Path, pattern: str, complaint: str) -> Path:
+    """The compiler of this machine, only that it fails on command lines of that pattern."""
+    path = folder / "compiler"
+    real = build.find_compiler(os.environ)
+    path.write_text(f'#!/bin/sh\ncase "$*" in {pattern}) echo "{complaint}" >&2; exit 1;; esac\nexec {real} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
 @needs_tools
 def test_a_compiler_that_fails_fails_the_build(tmp_path: Path) -> None:
     source = copy_of_the_sources(tmp_path / "source")
-    compiler = tmp_path / "compiler"  # passes CMake's trials and stumbles over one of our files
-    real = shlex.join(shlex.split(build.find_compiler(os.environ)))
-    compiler.write_text(f'#!/bin/sh\ncase "$*" in *isa.cpp*) echo "isa.cpp: no" >&2; exit 1;; esac\nexec {real} "$@"\n')
-    compiler.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "setup.py", "build_ext"], cwd=source, env=without(CXX=str(compiler)), **captured
-    )
+    env = without(CXX=str(wrapped_compiler(tmp_path, "*isa.cpp*", "isa.cpp: no")))  # it passes CMake's trials
+    done = subprocess.run([sys.executable, "setup.py", "build_ext"], cwd=source, env=env, **captured)
     assert done.returncode != 0
     assert "isa.cpp: no" in done.stdout and "the native module does not build" in done.stdout
     assert "WITHOUT" not in done.stdout and not list((source / "build").glob("lib*/**/_native*.so"))
 
 
+def configure(folder: Path, env: dict[str, str]) -> dict[str, list[str]]:
+    """Configure the core without optimisation; the compiler's words for each file of csrc/cpu."""
+    cmake, ninja = (build.find_tool(name, env) for name in ("cmake", "ninja"))
+    settings = [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DPCF_PYTHON=OFF", "-DCMAKE_BUILD_TYPE=Debug"]
+    line = [cmake, "-S", ROOT / "csrc", "-B", folder, "-G", "Ninja", *settings]
+    done = subprocess.run(line, env=env | {"CXX": build.find_compiler(env)}, **captured)
+    assert done.returncode == 0, done.stdout
+    found = json.loads((folder / "compile_commands.json").read_text())
+    return {Path(c["file"]).name: shlex.split(c["command"]) for c in found}
+
+
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, dict[str, str]]]]:
-    """A folder configured without optimisation, and the compiler's command for each file of csrc/cpu."""
+def configured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
+    """A folder configured with the compiler of this machine, and the compiler's words for each file."""
     if reason := build.missing(os.environ):
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("objects")
-    cmake, ninja = (build.find_tool(name, os.environ) for name in ("cmake", "ninja"))
-    settings = [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DPCF_PYTHON=OFF", "-DCMAKE_BUILD_TYPE=Debug"]
-    configure = [cmake, "-S", ROOT / "csrc", "-B", folder, "-G", "Ninja", *settings]
-    done = subprocess.run(configure, **captured)
-    assert done.returncode == 0, done.stdout
-    found = json.loads((folder / "compile_commands.json").read_text())
-    yield folder, {Path(c["file"]).name: c for c in found}
+    return folder, configure(folder, dict(os.environ))
 
 
-def test_flags(commands: tuple[Path, dict[str, dict[str, str]]]) -> None:
-    _, found = commands
+# What each instruction set's files, and no others, are compiled with.
+MACHINE = {
+    "avx2": {"-mavx2"},
+    "avx512": {"-mavx512f"},
+    "vnni": {"-mavx512f", "-mavx512vnni"},
+    "amx": {"-mavx512f", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"},
+}
+TELLING = set().union(*MACHINE.values())
+
+
+def test_flags(configured: tuple[Path, dict[str, list[str]]]) -> None:
+    _, found = configured
     assert {"isa.cpp", "tile_portable.cpp"} <= set(found)
-    for name, command in found.items():
-        words = shlex.split(command["command"])
+    for name, words in found.items():
         assert "-ffp-contract=off" in words and "-march=native" not in words, name
         machine = {w for w in words if w.startswith("-m")}
         isa = Path(name).stem.rpartition("_")[2]
-        assert ("-mavx2" in machine) == (isa == "avx2"), name
-        assert ("-mavx512f" in machine) == (isa in ("avx512", "amx")), name
-        assert ("-mamx-tile" in machine) == (isa == "amx"), name
-        assert isa in ("avx2", "avx512", "amx") or not machine, name
+        assert machine & TELLING == MACHINE.get(isa, set()), name
+        assert isa in MACHINE or not machine, name
 
 
-def test_kernels_define_no_symbol_that_the_linker_could_share(
-    commands: tuple[Path, dict[str, dict[str, str]]],
-) -> None:
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64 compiler")
+@needs_tools
+def test_compiler_that_lacks_an_instruction_set(tmp_path: Path) -> None:
+    env = without(CXX=str(wrapped_compiler(tmp_path, "*-mamx-tile*", "unknown option")))
+    found = configure(tmp_path / "objects", env)
+    assert "tile_amx.cpp" not in found and {"tile_avx512.cpp", "tile_avx2.cpp"} <= set(found)
+    for words in found.values():
+        assert {"-DPCF_HAVE_AVX2=1", "-DPCF_HAVE_AVX512=1", "-DPCF_HAVE_AMX=0"} <= set(words)
+
+
+def test_kernels_define_no_symbol_that_the_linker_could_share(configured: tuple[Path, dict[str, list[str]]]) -> None:
     # An inline function that two files define is kept once, and it may be the AVX-512 copy, run on a CPU without.
     # Unoptimised, so that the compiler leaves every such function in the object.
-    folder, found = commands
-    words = [shlex.split(c["command"]) for name, c in found.items() if name.startswith("tile_")]
-    objects = [w[w.index("-o") + 1] for w in words]
+    folder, found = configured
+    objects = [words[words.index("-o") + 1] for name, words in found.items() if name.startswith("tile_")]
     assert objects
     done = subprocess.run([build.find_tool("ninja", os.environ), "-C", folder, *objects], **captured)
     assert done.returncode == 0, done.stdout

@@ -62,8 +62,9 @@ def test_refused_instruction_set_is_a_problem(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("PATCHCORE_FAST_ISA=amx: the CPU has no AMX")
 
     monkeypatch.setattr(native_library, "_load", lambda: SimpleNamespace(isa=isa))
-    (problem,) = doctor.collect()["problems"]
-    assert problem == "native CPU engine: RuntimeError: PATCHCORE_FAST_ISA=amx: the CPU has no AMX"
+    problem = "native CPU engine: RuntimeError: PATCHCORE_FAST_ISA=amx: the CPU has no AMX"
+    found = doctor.collect()
+    assert problem in found["problems"] and f"PROBLEM  {problem}" in doctor.render(found)
 
 
 def test_extras_are_those_of_the_metadata() -> None:

@@ -1,10 +1,10 @@
 // How far the tile's value may be from the truth, and the threshold that follows.
 //
 // z: a row in the frame, in real numbers. q: the packed row the tile multiplies. rho >= |z - q| is known for every
-// row (measured when it is looked over, plus the frame's own rounding), and rho_y <= beta |z_y| + tiny for every
-// point. Then, with Cauchy and Schwarz,
+// row (measured when it is looked over, plus the frame's own rounding), and rho_y <= beta |z_y| + alpha for every
+// point: floats lose in proportion to their size, integers alike. Then, with Cauchy and Schwarz,
 //
-//     |q_x.q_y - z_x.z_y| <= |q_x| rho_y + rho_x |z_y| <= (beta (|z_x| + rho_x) + rho_x) |z_y|  (+ tiny)
+//     |q_x.q_y - z_x.z_y| <= |q_x| rho_y + rho_x |z_y| <= (|z_x| + rho_x) (beta |z_y| + alpha) + rho_x |z_y|
 //
 // and the float32 sum over the depth, started from -|y|^2 / 2 or with it added last, is off by at most
 // gamma (|q_x| |q_y| + |z_y|^2 / 2) with gamma = (roundings * depth + 8) 2^-24 (Higham 2002, section 3.1). Together:
@@ -21,24 +21,28 @@
 
 namespace pcf {
 
+// What packing loses of the points of a job.
+struct Loss {
+    double alpha, beta; // rho <= alpha + beta |z|
+};
+
 struct Bound {
-    double beta = 0;  // largest rho / |z| among all points
+    double alpha = 0, beta = 0;
     double gamma = 0;
-    double tiny = 0;  // values that float32 or bfloat16 flush to zero
     double scale2 = 1; // of the frame, squared
     double loss = 0;   // what canonical squares may lose to underflow, in the units of the frame
 
     Bound() = default;
-    Bound(double roundings, int64_t depth, int64_t dim, double scale) {
+    Bound(const Loss& points, double roundings, int64_t depth, int64_t dim, double scale)
+        : alpha(points.alpha), beta(points.beta) {
         gamma = (roundings * double(depth) + 8) * 0x1p-24 * 1.01;
-        tiny = std::sqrt(double(dim)) * 0x1p-124;
         scale2 = scale * scale;
         loss = double(dim) * 0x1p-140;
     }
     double error(double norm, double rho, double reach) const { // norm >= |z_x|, reach >= |z_y|
-        const double q = norm + rho;
-        const double value = reach * (beta * q + rho + gamma * (1 + beta) * q + (gamma + 0x1p-21) * reach);
-        return value * (1 + 0x1p-30) + 0x1p-22 * norm * norm + 4 * tiny * (reach + q + tiny);
+        const double q = norm + rho, lost = beta * reach + alpha; // >= |q_x|, rho_y
+        const double value = q * lost + rho * reach + gamma * (q * (reach + lost) + reach * reach);
+        return value * (1 + 0x1p-30) + 0x1p-22 * norm * norm + 0x1p-148;
     }
     // |z_x|^2 as float32, rounded to nearest; a canonical squared distance (raw units, may be inf).
     float threshold(float norm2, float rho, double squared) const {

@@ -22,6 +22,9 @@
 #ifndef PCF_HAVE_AVX512
 #define PCF_HAVE_AVX512 0
 #endif
+#ifndef PCF_HAVE_VNNI
+#define PCF_HAVE_VNNI 0
+#endif
 #ifndef PCF_HAVE_AMX
 #define PCF_HAVE_AMX 0
 #endif
@@ -30,7 +33,7 @@ namespace pcf {
 namespace {
 
 constexpr const char* variable = "PATCHCORE_FAST_ISA";
-constexpr const char* accepted = "portable, avx2, avx512, amx";
+constexpr const char* accepted = "portable, avx2, avx512, avx512_vnni, amx";
 
 #if defined(__x86_64__)
 
@@ -104,6 +107,12 @@ std::string refusal_avx512() {
     return refusal_avx2(); // its flags, fma and f16c among them, are on in the AVX-512 translation unit too
 }
 
+std::string refusal_vnni() {
+    const Need needs[] = {{"avx512_vnni", this_cpu().extended.ecx, 11}};
+    const std::string below = refusal_avx512(), names = missing(needs);
+    return below.empty() && !names.empty() ? "the CPU has no AVX-512 VNNI (missing: " + names + ")" : below;
+}
+
 std::string request_tile_data() {
 #if defined(__linux__) && defined(SYS_arch_prctl)
     // Linux gives the 8 KiB of tile registers only to processes that ask; threads made before and after are covered.
@@ -135,6 +144,7 @@ std::string refusal_of_cpu(Isa isa) {
         case Isa::portable: return "";
         case Isa::avx2: return refusal_avx2();
         case Isa::avx512: return refusal_avx512();
+        case Isa::avx512_vnni: return refusal_vnni();
         case Isa::amx: return refusal_amx();
     }
     return "unknown instruction set";
@@ -166,6 +176,7 @@ const char* isa_name(Isa isa) {
         case Isa::portable: return "portable";
         case Isa::avx2: return "avx2";
         case Isa::avx512: return "avx512";
+        case Isa::avx512_vnni: return "avx512_vnni";
         case Isa::amx: return "amx";
     }
     return "unknown";
@@ -182,6 +193,7 @@ bool isa_built(Isa isa) {
         case Isa::portable: return true;
         case Isa::avx2: return PCF_HAVE_AVX2;
         case Isa::avx512: return PCF_HAVE_AVX512;
+        case Isa::avx512_vnni: return PCF_HAVE_VNNI;
         case Isa::amx: return PCF_HAVE_AMX;
     }
     return false;

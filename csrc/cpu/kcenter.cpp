@@ -23,13 +23,12 @@ uint64_t bits(double key) { // of keys >= 0 the bits are in the order of the val
 
 } // namespace
 
-KCenter::KCenter(const Matrix& x, Frame frame, std::vector<float> norm2, std::vector<float> rho, double beta,
+KCenter::KCenter(const Matrix& x, Frame frame, std::vector<float> norm2, std::vector<float> rho, const Loss& loss,
                  double* squared, const double* weight, int64_t capacity, int threads, std::function<void()> poll)
     : x_(x), frame_(std::move(frame)), kernel_(frame_.kernel()),
-      bound_(kernel_.roundings, frame_.depth(), frame_.dim(), frame_.scale()), norm2_(std::move(norm2)),
+      bound_(loss, kernel_.roundings, frame_.depth(), frame_.dim(), frame_.scale()), norm2_(std::move(norm2)),
       rho_(std::move(rho)), squared_(squared), weight_(weight), seen_(size_t(x.rows)), nearest_(size_t(x.rows), -1),
       picks_(frame_, capacity), panel_groups_(panel_groups(frame_)), team_(threads, std::move(poll)) {
-    bound_.beta = beta;
     pick_row_.reserve(size_t(capacity));
     for (int i = 0; i < team_.size(); ++i) workers_.push_back(std::make_unique<Worker>(x_, frame_, panel_groups_));
 }
@@ -181,6 +180,7 @@ void KCenter::settle(Worker& w, int64_t lane, int64_t row, float& threshold) {
         return a.value != b.value ? a.value > b.value : a.point < b.point;
     });
     for (int32_t i = 0; i < held && hits[i].value >= threshold; ++i) {
+        if (i + 1 < held) w.canonical.prefetch(pick_row_[size_t(hits[i + 1].point)]);
         const double squared = w.canonical.squared(row, pick_row_[size_t(hits[i].point)]);
         if (squared >= squared_[row]) continue;
         squared_[row] = squared;

@@ -21,7 +21,7 @@ struct Picks {
 class KCenter {
   public:
     // squared [N]: starting squared distances, kept up to date here (-1 for picked rows). weight [N], squared, or null.
-    KCenter(const Matrix& x, Frame frame, std::vector<float> norm2, std::vector<float> rho, double beta,
+    KCenter(const Matrix& x, Frame frame, std::vector<float> norm2, std::vector<float> rho, const Loss& loss,
             double* squared, const double* weight, int64_t capacity, int threads, std::function<void()> poll);
     ~KCenter();
 

@@ -16,6 +16,9 @@ const TileKernel& kernel_of(Isa isa) {
 #if PCF_HAVE_AVX512
     case Isa::avx512: return avx512_kernel();
 #endif
+#if PCF_HAVE_VNNI
+    case Isa::avx512_vnni: return vnni_kernel();
+#endif
 #if PCF_HAVE_AMX
     case Isa::amx: return amx_kernel();
 #endif

@@ -15,6 +15,7 @@ struct TileKernel {
     int step;         // depth (values of a packed row, zero-padded) is a multiple of this
     int bytes;        // of a packed value
     double roundings; // float32 roundings a product goes through in the accumulation
+    double longest;   // rows are rounded to integers, and none may be longer than this; 0: rows of any length
     // [lanes][depth] float32 -> lanes * depth * bytes, 64-byte aligned
     void (*pack_lanes)(const float* rows, int64_t depth, void* group);
     // one row [depth] float32 -> place `slot` of a block of points * depth * bytes, 64-byte aligned
@@ -23,12 +24,15 @@ struct TileKernel {
     // values[points][lanes] holds v for every point with a mask that is not zero.
     bool (*tile)(const void* group, const void* block, int64_t depth, const float* half, const float* threshold,
                  uint32_t* masks, float* values);
+    // Keep in top[k][lanes], descending, the k largest values of each lane, those of values[points][lanes] included.
+    void (*insert)(const float* values, int64_t k, float* top);
     // |row|^2 and |row - packed row|^2, summed in float64
     void (*measure)(const float* row, int64_t depth, double* norm, double* residual);
     // canonical squared distance (kernels/exact.py): float64 differences, squares, summed by halving. scratch [dim]
     double (*squared_f32)(const float* x, const float* y, int64_t dim, double* scratch);
     double (*squared_f64)(const double* x, const double* y, int64_t dim, double* scratch);
-    void (*subtract)(const float* x, const float* centre, int64_t dim, float* out);
+    // (x - centre) * scale; the scale is a power of two
+    void (*subtract)(const float* x, const float* centre, float scale, int64_t dim, float* out);
     void (*widen_f16)(const uint16_t* x, int64_t dim, float* out);
     void (*begin)(); // around the tiles that one thread computes: state of the unit
     void (*end)();
@@ -43,6 +47,9 @@ const TileKernel& avx2_kernel();
 #endif
 #if PCF_HAVE_AVX512
 const TileKernel& avx512_kernel();
+#endif
+#if PCF_HAVE_VNNI
+const TileKernel& vnni_kernel();
 #endif
 #if PCF_HAVE_AMX
 const TileKernel& amx_kernel();

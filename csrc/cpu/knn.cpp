@@ -5,12 +5,13 @@
 namespace pcf {
 namespace {
 
-constexpr int64_t kBankBytes = 128 << 20;  // packed bank rows held at a time
-constexpr int64_t kStateBytes = 64 << 20;  // of queries searched at a time
+constexpr int64_t kBankBytes = 16 << 20;   // packed bank rows held at a time
+constexpr int64_t kStateBytes = 8 << 20;   // of queries searched at a time
 constexpr int64_t kTaskBytes = 256 << 10;  // packed queries of a task, and bank rows they meet before the next: both
                                            // stay in the second-level cache
 constexpr int64_t kPanelBytes = 32 << 10;  // packed queries that stay in the first-level cache
 constexpr int64_t kSpare = 32;
+constexpr int64_t kSeedRows = 1024, kSeedMost = 64; // bank rows that give the first threshold; largest k that it pays for
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -25,23 +26,27 @@ struct Entry {
     int32_t row;
 };
 
+struct ByValue {
+    bool operator()(const Entry& a, const Entry& b) const { return a.value > b.value; }
+};
+
 struct Worker {
     Worker(const Frame& frame, int64_t groups, const Matrix& query, const Matrix& bank)
-        : lanes(frame, groups), scratch(frame), canonical(frame.kernel(), query, bank) {}
+        : lanes(frame, groups), scratch(frame), canonical(frame.kernel(), query, bank),
+          top(kSeedMost * frame.kernel().lanes) {}
     Lanes lanes;
     Scratch scratch;
     Canonical canonical;
-    std::vector<double> upper;
+    Aligned<float> top; // [k][lanes]
 };
 
 class Search {
   public:
     Search(const Matrix& query, const Matrix& bank, const Frame& frame, const Measured& of_query,
-           const Measured& of_bank, double beta, int64_t k, int threads, std::function<void()> poll)
+           const Measured& of_bank, const Loss& loss, int64_t k, int threads, std::function<void()> poll)
         : query_(query), bank_(bank), frame_(frame), kernel_(frame.kernel()), of_query_(of_query), of_bank_(of_bank),
-          bound_(kernel_.roundings, frame.depth(), frame.dim(), frame.scale()), k_(k), room_(2 * k + kSpare),
+          bound_(loss, kernel_.roundings, frame.depth(), frame.dim(), frame.scale()), k_(k), room_(2 * k + kSpare), lowest_(kernel_.lanes),
           team_(threads, std::move(poll)) {
-        bound_.beta = beta;
         const int64_t row_bytes = frame.depth() * kernel_.bytes, per_group = kernel_.lanes;
         const auto groups_in = [&](int64_t bytes) { return std::max<int64_t>(1, bytes / (row_bytes * per_group)); };
         const int64_t most = std::max(per_group, kStateBytes / (room_ * int64_t(sizeof(Entry))));
@@ -51,7 +56,8 @@ class Search {
         task_ = std::min(groups_in(kTaskBytes), std::max<int64_t>(1, queries_ / per_group / (4 * team_.size())));
         chunk_ = std::max<int64_t>(1, kTaskBytes / (row_bytes * kernel_.points));
         bank_rows_ = std::min(bank.rows, std::max<int64_t>(1, kBankBytes / (row_bytes * kernel_.points)) * kernel_.points);
-        entries_.resize(size_t(queries_ * room_));
+        std::fill_n(lowest_.get(), kernel_.lanes, -FLT_MAX);
+        entries_ = Aligned<Entry>(queries_ * room_);
         held_.resize(size_t(queries_));
         threshold_.resize(size_t(queries_));
         reach_.resize(size_t(queries_));
@@ -104,31 +110,60 @@ class Search {
         float* threshold = w.lanes.thresholds();
         for (int64_t l = 0; l < groups * per_group; ++l) threshold[l] = l < count ? threshold_[size_t(from + l)] : kNever;
         const TileScope scope(kernel_);
+        if (b == 0 && k_ <= kSeedMost) seed(w, bank, q, from, count, std::min(points, kSeedRows));
+        Entry* entries = entries_.get() + from * room_;
+        int64_t* held = held_.data() + from;
+        const int64_t room = room_;
         for (int64_t lo = 0; lo < bank.blocks(points); lo += chunk_)
             for (int64_t g = 0; g < groups; g += panel_)
                 sweep(kernel_, frame_.depth(), w.lanes, g, std::min(groups, g + panel_), bank, lo,
                       std::min(bank.blocks(points), lo + chunk_), w.scratch,
-                      [&](int64_t l, int64_t point, float value) {
+                      [=, &w](int64_t l, int64_t point, float value) {
                           if (value < threshold[l]) return;
-                          const int64_t i = from + l;
-                          entries_[size_t(i * room_ + held_[size_t(i)]++)] = {value, int32_t(b + point)};
-                          if (held_[size_t(i)] == room_) compact(w, q, i, threshold[l]);
+                          entries[l * room + held[l]++] = {value, int32_t(b + point)};
+                          if (held[l] == room) compact(w, q, from + l, threshold[l]);
                       });
         for (int64_t l = 0; l < count; ++l) threshold_[size_t(from + l)] = threshold[l];
     }
 
-    // Drop what cannot be among the k nearest; where that leaves little room, settle the rest.
+    // First thresholds, from the values of some bank rows alone: vectors of lanes instead of a list a lane.
+    void seed(Worker& w, const Points& bank, int64_t q, int64_t from, int64_t count, int64_t points) {
+        points -= points % kernel_.points; // the places of a part-filled block hold no values
+        if (points < k_) return;
+        const int64_t per_group = kernel_.lanes;
+        const float longest = *std::max_element(of_bank_.norm2, of_bank_.norm2 + points);
+        float* threshold = w.lanes.thresholds();
+        for (int64_t g = 0; g * per_group < count; ++g) {
+            std::fill_n(w.top.get(), k_ * per_group, -FLT_MAX);
+            for (int64_t b = 0; b < bank.blocks(points); ++b) {
+                // No value is below the lowest float, so the tile reports them all.
+                kernel_.tile(w.lanes.group(g), bank.block(b), frame_.depth(), bank.half(b), lowest_.get(),
+                             w.scratch.masks.get(), w.scratch.values.get());
+                kernel_.insert(w.scratch.values.get(), k_, w.top.get());
+            }
+            for (int64_t l = g * per_group; l < std::min(count, (g + 1) * per_group); ++l) {
+                const float value = w.top[(k_ - 1) * per_group + l - g * per_group];
+                const int64_t i = q + from + l;
+                if (value > -FLT_MAX)
+                    tighten(q, from + l, bound_.upper(of_query_.norm2[i], of_query_.rho[i], value, longest), threshold[l]);
+            }
+        }
+    }
+
+    // Drop what cannot be among the k nearest, the best k first; where that leaves little room, settle the rest.
     void compact(Worker& w, int64_t q, int64_t i, float& threshold) {
-        Entry* entries = entries_.data() + i * room_;
+        Entry* entries = entries_.get() + i * room_;
         int64_t& held = held_[size_t(i)];
-        const float norm2 = of_query_.norm2[q + i], rho = of_query_.rho[q + i];
-        w.upper.clear();
-        for (const Neighbour& n : settled_[size_t(i)]) w.upper.push_back(n.squared);
-        for (int64_t e = 0; e < held; ++e)
-            w.upper.push_back(bound_.upper(norm2, rho, entries[e].value, of_bank_.norm2[entries[e].row]));
-        if (int64_t(w.upper.size()) >= k_) {
-            std::nth_element(w.upper.begin(), w.upper.begin() + (k_ - 1), w.upper.end());
-            tighten(q, i, w.upper[size_t(k_ - 1)], threshold);
+        const std::vector<Neighbour>& settled = settled_[size_t(i)];
+        const int64_t wanted = k_ - int64_t(settled.size());
+        if (wanted > 0 && held >= wanted) {
+            std::nth_element(entries, entries + (wanted - 1), entries + held, ByValue());
+            // None of the best is farther than the one of least value would be with the longest row.
+            float norm2 = 0;
+            for (int64_t e = 0; e < wanted; ++e) norm2 = std::max(norm2, of_bank_.norm2[entries[e].row]);
+            const double upper =
+                bound_.upper(of_query_.norm2[q + i], of_query_.rho[q + i], entries[wanted - 1].value, norm2);
+            tighten(q, i, settled.empty() ? upper : std::max(upper, settled.back().squared), threshold);
         }
         int64_t kept = 0;
         for (int64_t e = 0; e < held; ++e)
@@ -137,16 +172,22 @@ class Search {
         if (held > room_ - kSpare / 2) settle(w, q, i, threshold);
     }
 
-    // Canonical distances of all that is held; the k nearest stay.
+    // Canonical distances of what is held; the k nearest stay.
     void settle(Worker& w, int64_t q, int64_t i, float& threshold) {
-        Entry* entries = entries_.data() + i * room_;
+        const Entry* entries = entries_.get() + i * room_;
         std::vector<Neighbour>& nearest = settled_[size_t(i)];
-        for (int64_t e = 0; e < held_[size_t(i)]; ++e)
+        const int64_t held = held_[size_t(i)];
+        for (int64_t e = 0; e < held; ++e) {
+            if (e + 1 < held) w.canonical.prefetch(entries[e + 1].row);
+            if (entries[e].value < threshold) continue;
             nearest.push_back({w.canonical.squared(q + i, entries[e].row), entries[e].row});
-        held_[size_t(i)] = 0;
+            if (int64_t(nearest.size()) == k_)
+                tighten(q, i, std::max_element(nearest.begin(), nearest.end())->squared, threshold);
+        }
         std::sort(nearest.begin(), nearest.end());
         if (int64_t(nearest.size()) > k_) nearest.resize(size_t(k_));
         if (int64_t(nearest.size()) == k_) tighten(q, i, nearest.back().squared, threshold);
+        held_[size_t(i)] = 0;
     }
 
     void tighten(int64_t q, int64_t i, double squared, float& threshold) {
@@ -158,11 +199,13 @@ class Search {
     void finish(Worker& w, int64_t q, int64_t from, int64_t count, double* squared, int64_t* rows) {
         for (int64_t i = from; i < from + count; ++i) {
             float threshold = threshold_[size_t(i)];
+            std::vector<Neighbour>& nearest = settled_[size_t(i)];
+            nearest.reserve(size_t(k_ + 8));
             compact(w, q, i, threshold);
             settle(w, q, i, threshold);
             for (int64_t j = 0; j < k_; ++j) {
-                squared[(q + i) * k_ + j] = settled_[size_t(i)][size_t(j)].squared;
-                rows[(q + i) * k_ + j] = settled_[size_t(i)][size_t(j)].row;
+                squared[(q + i) * k_ + j] = nearest[size_t(j)].squared;
+                rows[(q + i) * k_ + j] = nearest[size_t(j)].row;
             }
         }
     }
@@ -173,22 +216,23 @@ class Search {
     Measured of_query_, of_bank_;
     Bound bound_;
     int64_t k_, room_;
+    Aligned<float> lowest_; // [lanes] thresholds that every value reaches
     int64_t queries_, panel_, task_, chunk_, bank_rows_;
     Team team_;
     std::vector<std::unique_ptr<Worker>> workers_;
     // Of the queries searched at a time.
-    std::vector<Entry> entries_; // [queries][room]
+    Aligned<Entry> entries_; // [queries][room]
     std::vector<int64_t> held_;
     std::vector<float> threshold_;
     std::vector<double> reach_; // the k-th neighbour's squared distance is not above it
-    std::vector<std::vector<Neighbour>> settled_;
+    std::vector<std::vector<Neighbour>> settled_; // ascending, at most k
 };
 
 } // namespace
 
 void knn(const Matrix& query, const Matrix& bank, const Frame& frame, const Measured& of_query, const Measured& of_bank,
-         double beta, int64_t k, int threads, std::function<void()> poll, double* squared, int64_t* rows) {
-    Search(query, bank, frame, of_query, of_bank, beta, k, threads, std::move(poll)).run(squared, rows);
+         const Loss& loss, int64_t k, int threads, std::function<void()> poll, double* squared, int64_t* rows) {
+    Search(query, bank, frame, of_query, of_bank, loss, k, threads, std::move(poll)).run(squared, rows);
 }
 
 } // namespace pcf

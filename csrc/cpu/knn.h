@@ -6,6 +6,6 @@ namespace pcf {
 
 // rows [Q][k] and squared [Q][k] canonical squared distances, ascending; ties to the lowest bank row.
 void knn(const Matrix& query, const Matrix& bank, const Frame& frame, const Measured& of_query, const Measured& of_bank,
-         double beta, int64_t k, int threads, std::function<void()> poll, double* squared, int64_t* rows);
+         const Loss& loss, int64_t k, int threads, std::function<void()> poll, double* squared, int64_t* rows);
 
 } // namespace pcf

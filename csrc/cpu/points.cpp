@@ -19,39 +19,46 @@ float rounded_up(double value) {
 Extremes measure(Team& team, const Matrix& x, const Frame& frame, Measured out) {
     struct Worker {
         Aligned<float> row, spare;
-        double norm2 = 0, beta = 0;
+        double norm2 = 0, alpha = 0, beta = 0, ratios = 0;
     };
     std::vector<Worker> workers(size_t(team.size()));
     for (auto& w : workers) {
         w.row = Aligned<float>(frame.depth());
         w.spare = Aligned<float>(frame.dim());
     }
-    const double tiny = std::sqrt(double(frame.dim())) * 0x1p-125;
+    const TileKernel& kernel = frame.kernel();
+    const bool integers = kernel.longest > 0;
+    const double tiny = std::sqrt(double(frame.dim())) * 0x1p-125; // what float32 and bfloat16 may flush to zero
     team.run((x.rows + kMeasureRows - 1) / kMeasureRows, [&](int64_t task, int worker) {
-        Worker& w = workers[size_t(worker)];
+        Worker w = std::move(workers[size_t(worker)]);
         const int64_t end = std::min(x.rows, (task + 1) * kMeasureRows);
-        double largest = w.norm2, beta = w.beta;
         for (int64_t i = task * kMeasureRows; i < end; ++i) {
             frame.row(x, i, w.row.get(), w.spare.get());
             double norm2 = 0, residual = 0;
-            frame.kernel().measure(w.row.get(), frame.depth(), &norm2, &residual);
-            if (!(norm2 <= largest)) largest = norm2 - norm2 == 0 ? norm2 : std::numeric_limits<double>::infinity();
+            kernel.measure(w.row.get(), frame.depth(), &norm2, &residual);
+            if (!(norm2 <= w.norm2)) w.norm2 = norm2 - norm2 == 0 ? norm2 : std::numeric_limits<double>::infinity();
             // The packed row's error, and that of the row itself in the frame.
-            const double norm = std::sqrt(norm2) * (1 + 0x1p-40);
-            const double rho = std::sqrt(residual) * (1 + 0x1p-40) + 0x1p-23 * norm + tiny;
-            const double ratio = norm > 0 ? (rho - tiny) / norm : 0;
-            if (ratio > beta) beta = ratio;
+            const double norm = std::sqrt(norm2) * (1 + 0x1p-40), framed = 0x1p-23 * norm;
+            const double packed = std::sqrt(residual) * (1 + 0x1p-40), rho = packed + framed + tiny;
+            if (integers) w.alpha = std::max(w.alpha, packed);
+            if (norm > 0) {
+                if (!integers) w.beta = std::max(w.beta, packed / norm);
+                w.ratios += packed / norm;
+            }
             out.norm2[i] = float(norm2);
             out.rho[i] = rounded_up(rho);
         }
-        w.norm2 = largest;
-        w.beta = beta;
+        workers[size_t(worker)] = std::move(w);
     });
-    Extremes all{0, 0};
+    Extremes all{0, {0, 0}, 0};
     for (const auto& w : workers) {
         all.norm2 = std::max(all.norm2, w.norm2);
-        all.beta = std::max(all.beta, w.beta * (1 + 0x1p-20));
+        all.loss.alpha = std::max(all.loss.alpha, w.alpha);
+        all.loss.beta = std::max(all.loss.beta, w.beta);
+        all.coarse += w.ratios / double(std::max<int64_t>(1, x.rows));
     }
+    all.loss.alpha = (all.loss.alpha + tiny) * (1 + 0x1p-20);
+    all.loss.beta = (all.loss.beta + 0x1p-23) * (1 + 0x1p-20);
     return all;
 }
 

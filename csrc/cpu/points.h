@@ -15,8 +15,9 @@ struct Measured {
 };
 
 struct Extremes {
-    double norm2; // largest |z|^2; NaN or infinite if any row is
-    double beta;  // largest rho / |z|
+    double norm2;  // largest |z|^2; infinite if any row is not finite
+    Loss loss;
+    double coarse; // mean of rho / |z|
 };
 
 Extremes measure(Team& team, const Matrix& x, const Frame& frame, Measured out);
@@ -77,15 +78,17 @@ constexpr float kNever = std::numeric_limits<float>::infinity(); // a threshold 
 template <class Hit>
 void sweep(const TileKernel& kernel, int64_t depth, const Lanes& lanes, int64_t first, int64_t last,
            const Points& points, int64_t lo, int64_t hi, const Scratch& scratch, Hit&& hit) {
+    const float* values = scratch.values.get();
+    uint32_t* masks = scratch.masks.get();
     for (int64_t b = lo; b < hi; ++b)
         for (int64_t g = first; g < last; ++g) {
             if (!kernel.tile(lanes.group(g), points.block(b), depth, points.half(b),
-                             lanes.thresholds() + g * kernel.lanes, scratch.masks.get(), scratch.values.get()))
+                             lanes.thresholds() + g * kernel.lanes, masks, scratch.values.get()))
                 continue;
             for (int p = 0; p < kernel.points; ++p)
-                for (uint32_t mask = scratch.masks[p]; mask != 0; mask &= mask - 1) {
+                for (uint32_t mask = masks[p]; mask != 0; mask &= mask - 1) {
                     const int l = __builtin_ctz(mask);
-                    hit(g * kernel.lanes + l, b * kernel.points + p, scratch.values[p * kernel.lanes + l]);
+                    hit(g * kernel.lanes + l, b * kernel.points + p, values[p * kernel.lanes + l]);
                 }
         }
 }

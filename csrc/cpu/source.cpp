@@ -1,5 +1,6 @@
 #include "source.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace pcf {
@@ -11,6 +12,8 @@ float widen_bf16(uint16_t bits) {
     std::memcpy(&value, &word, sizeof value);
     return value;
 }
+
+int64_t bytes_of(Type type) { return type == Type::f64 ? 8 : type == Type::f32 ? 4 : 2; }
 
 const char* address(const Matrix& m, int64_t i, int64_t bytes) {
     return static_cast<const char*>(m.data) + i * m.row_stride * bytes;
@@ -52,24 +55,21 @@ const float* floats(const Matrix& m, int64_t i, const TileKernel& kernel, float*
 
 Frame::Frame(const TileKernel& kernel, const double* centre, double scale, int64_t dim)
     : kernel_(&kernel), dim_(dim), depth_((dim + kernel.step - 1) / kernel.step * kernel.step), scale_(scale) {
+    // In float32 where that rounds once: the centre is a float32, and the scale leaves no value subnormal that counts.
+    plain_ = scale >= 0x1p-60 && scale <= 0x1p60;
+    centre_f32_.resize(size_t(dim));
     if (!centre) return;
     centre_.assign(centre, centre + dim);
-    centre_f32_.resize(size_t(dim));
     for (int64_t k = 0; k < dim; ++k) {
         centre_f32_[size_t(k)] = float(centre[k]);
-        if (double(centre_f32_[size_t(k)]) != centre[k]) centre_f32_.clear();
-        if (centre_f32_.empty()) break;
+        plain_ = plain_ && double(centre_f32_[size_t(k)]) == centre[k];
     }
 }
 
 void Frame::row(const Matrix& x, int64_t i, float* out, float* spare) const {
     const double* centre = centre_.empty() ? nullptr : centre_.data();
-    if (scale_ == 1.0 && x.type != Type::f64 && (!centre || !centre_f32_.empty())) {
-        const float* from = floats(x, i, *kernel_, spare);
-        if (centre)
-            kernel_->subtract(from, centre_f32_.data(), dim_, out);
-        else if (from != out)
-            std::memcpy(out, from, size_t(dim_) * sizeof(float));
+    if (plain_ && x.type != Type::f64) {
+        kernel_->subtract(floats(x, i, *kernel_, spare), centre_f32_.data(), float(scale_), dim_, out);
     } else if (x.type == Type::f64) {
         const auto* p = reinterpret_cast<const double*>(address(x, i, 8));
         for (int64_t k = 0; k < dim_; ++k)
@@ -85,6 +85,8 @@ Canonical::Canonical(const TileKernel& kernel, const Matrix& x, const Matrix& y)
     : kernel_(&kernel), x_(x), y_(y),
       direct_(x.type == y.type && x.column_stride == 1 && y.column_stride == 1 &&
               (x.type == Type::f32 || x.type == Type::f64)),
+      y_stride_(y.row_stride * bytes_of(y.type)),
+      y_head_(y.column_stride == 1 ? std::min<int64_t>(1024, y.dim * bytes_of(y.type)) : 0),
       scratch_(size_t(x.dim)), row_x_(direct_ ? 0 : size_t(x.dim)), row_y_(direct_ ? 0 : size_t(x.dim)),
       row_f32_(direct_ ? 0 : size_t(x.dim)) {}
 

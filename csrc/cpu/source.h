@@ -22,17 +22,16 @@ template <class T>
 class Aligned {
   public:
     Aligned() = default;
-    explicit Aligned(int64_t count) : memory_(new char[size_t(count) * sizeof(T) + 64]), count_(count) {}
-    T* get() const {
+    explicit Aligned(int64_t count) : memory_(new char[size_t(count) * sizeof(T) + 64]) {
         const auto address = reinterpret_cast<uintptr_t>(memory_.get());
-        return reinterpret_cast<T*>((address + 63) & ~uintptr_t(63));
+        data_ = reinterpret_cast<T*>((address + 63) & ~uintptr_t(63));
     }
-    T& operator[](int64_t i) const { return get()[i]; }
-    int64_t size() const { return count_; }
+    T* get() const { return data_; }
+    T& operator[](int64_t i) const { return data_[i]; }
 
   private:
     std::unique_ptr<char[]> memory_;
-    int64_t count_ = 0;
+    T* data_ = nullptr;
 };
 
 // float32 rows (x - centre) * scale, rounded once; the scale is a power of two.
@@ -50,8 +49,9 @@ class Frame {
     const TileKernel* kernel_;
     int64_t dim_, depth_;
     double scale_;
+    bool plain_ = false; // float32 arithmetic will do
     std::vector<double> centre_;
-    std::vector<float> centre_f32_; // the same, where it is exact
+    std::vector<float> centre_f32_;
 };
 
 // Canonical squared distances between rows of two matrices of one width. One object a thread.
@@ -59,12 +59,17 @@ class Canonical {
   public:
     Canonical(const TileKernel& kernel, const Matrix& x, const Matrix& y);
     double squared(int64_t i, int64_t j); // between row i of x and row j of y
+    void prefetch(int64_t j) const {      // the head of row j of y; the processor follows a row once it is begun
+        const char* row = static_cast<const char*>(y_.data) + j * y_stride_;
+        for (int64_t b = 0; b < y_head_; b += 64) __builtin_prefetch(row + b);
+    }
 
   private:
     const double* doubles(const Matrix& m, int64_t i, std::vector<double>& out, int64_t& held);
     const TileKernel* kernel_;
     Matrix x_, y_;
     bool direct_;
+    int64_t y_stride_, y_head_; // in bytes
     std::vector<double> scratch_, row_x_, row_y_;
     std::vector<float> row_f32_;
     int64_t held_x_ = -1, held_y_ = -1;

@@ -31,36 +31,7 @@ inline __m512i rounded(const float* row) { // 32 floats -> 32 bfloat16, to neare
     return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + 16), _mm512_loadu_ps(row));
 }
 
-// Transpose a 16 x 16 matrix of 32-bit words.
-inline void transpose(__m512i* r) {
-    __m512i t[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-    }
-}
+#include "transpose_avx512.h"
 
 // A group is [depth / 32][2 halves][16 pairs of values][16 lanes][2]: the layout of the second operand.
 void pack_lanes(const float* rows, int64_t depth, void* group) {
@@ -126,6 +97,17 @@ bool tile(const void* group, const void* block, int64_t depth, const float* half
     return true;
 }
 
+typedef __m512 V;
+constexpr int kWidth = 16;
+
+inline V load(const float* p) { return _mm512_load_ps(p); }
+inline void store(float* p, V v) { _mm512_store_ps(p, v); }
+inline V larger(V a, V b) { return _mm512_max_ps(a, b); }
+inline V smaller(V a, V b) { return _mm512_min_ps(a, b); }
+inline uint32_t at_least(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+
+#include "tile_insert.h"
+
 void measure(const float* row, int64_t depth, double* norm, double* residual) {
     __m512d norms = _mm512_setzero_pd(), lost = _mm512_setzero_pd();
     for (int64_t k = 0; k < depth; k += 16) {
@@ -155,7 +137,7 @@ void widen_f16(const uint16_t* x, int64_t dim, float* out) {
 
 const TileKernel& amx_kernel() {
     // Each of the two products that an instruction adds to a sum is rounded once, and so is the sum.
-    static const TileKernel kernel = {"amx", kLanes, kPoints, 32, 2, 2.0, pack_lanes, pack_point, tile, measure,
+    static const TileKernel kernel = {"amx", kLanes, kPoints, 32, 2, 2.0, 0.0, pack_lanes, pack_point, tile, insert, measure,
                                       squared_f32, squared_f64, subtract, widen_f16, begin, end};
     return kernel;
 }

@@ -27,8 +27,6 @@ double squared(const T* x, const T* y, int64_t dim, double* v) {
 double squared_f32(const float* x, const float* y, int64_t dim, double* v) { return squared(x, y, dim, v); }
 double squared_f64(const double* x, const double* y, int64_t dim, double* v) { return squared(x, y, dim, v); }
 
-void subtract(const float* x, const float* centre, int64_t dim, float* out) {
-    for (int64_t i = 0; i < dim; ++i) out[i] = x[i] - centre[i];
+void subtract(const float* x, const float* centre, float scale, int64_t dim, float* out) {
+    for (int64_t i = 0; i < dim; ++i) out[i] = (x[i] - centre[i]) * scale;
 }
-
-void no_state() {}

@@ -11,6 +11,8 @@ inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
 inline void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
 inline V broadcast(const float* p) { return V{*p, *p, *p, *p}; }
 inline V fma(V a, V b, V c) { return a * b + c; }
+inline V larger(V a, V b) { return a > b ? a : b; }
+inline V smaller(V a, V b) { return a > b ? b : a; }
 inline uint32_t at_least(V a, V b) {
     const auto m = a >= b;
     return (m[0] & 1u) | (m[1] & 2u) | (m[2] & 4u) | (m[3] & 8u);
@@ -36,7 +38,7 @@ void widen_f16(const uint16_t* x, int64_t dim, float* out) {
 } // namespace
 
 const TileKernel& portable_kernel() {
-    static const TileKernel kernel = {"portable", kLanes, kPoints, 8, 4, 2.0, pack_lanes, pack_point, tile, measure,
+    static const TileKernel kernel = {"portable", kLanes, kPoints, 8, 4, 2.0, 0.0, pack_lanes, pack_point, tile, insert, measure,
                                       squared_f32, squared_f64, subtract, widen_f16, no_state, no_state};
     return kernel;
 }

@@ -1,15 +1,17 @@
 // The float32 tile on fused multiply-adds. Included inside the anonymous namespace of a tile_*.cpp, which defines
-//   V, kWidth, load, store, broadcast, fma, at_least (mask of a >= b), kVectors, kPoints.
+//   V, kWidth, load, store, broadcast, fma, at_least (mask of a >= b), larger, smaller, kVectors, kPoints.
 // kVectors * kPoints accumulators stay in registers: per depth step kVectors loads of lanes and kPoints broadcasts
 // feed kVectors * kPoints multiply-adds.
 
 constexpr int kLanes = kVectors * kWidth;
 
+#ifndef PCF_OWN_PACK_LANES
 void pack_lanes(const float* rows, int64_t depth, void* group) {
     float* out = static_cast<float*>(group); // [depth][kLanes]
     for (int64_t k = 0; k < depth; ++k)
         for (int l = 0; l < kLanes; ++l) out[k * kLanes + l] = rows[l * depth + k];
 }
+#endif
 
 void pack_point(const float* row, int64_t depth, void* block, int slot) {
     float* out = static_cast<float*>(block) + slot; // [depth][kPoints]
@@ -55,6 +57,10 @@ bool tile(const void* group, const void* block, int64_t depth, const float* half
         for (int j = 0; j < kVectors; ++j) store(values + p * kLanes + j * kWidth, sum[p][j]);
     return true;
 }
+
+#include "tile_insert.h"
+
+void no_state() {}
 
 void measure(const float* row, int64_t depth, double* norm, double* residual) {
     double part[8] = {};

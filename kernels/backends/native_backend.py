@@ -17,6 +17,8 @@ from .base import Backend
 from .native_library import native, native_refusal
 
 _SAMPLE, _SAMPLE_ELEMENTS = 256, 1 << 18  # rows that place the centre
+_LONGEST_INTEGERS = 32000.0  # norm that 16-bit products stand (csrc/cpu/tile_vnni.cpp)
+_COARSE = 2.0**-8  # mean relative error from which rounding to integers leaves too much to settle
 _NORM2 = (2.0**-40, 2.0**50)  # largest squared norms that float32 squares and sums without trouble
 
 
@@ -27,9 +29,9 @@ class NativeKCenter:
         # The engine works in the memory of these tensors: they must outlive it.
         self.features, self._squared, self._weight = features, initial, weight
         threads = torch.get_num_threads()
-        looks, _ = look_over(name, threads, features=features)
+        (look,) = look_over(name, threads, features=features)
         address = 0 if weight is None else weight.data_ptr()
-        self._engine = native().KCenter(describe(features), looks[0], initial.data_ptr(), address, capacity, threads)
+        self._engine = native().KCenter(describe(features), look, initial.data_ptr(), address, capacity, threads)
 
     @property
     def count(self) -> int:
@@ -78,8 +80,8 @@ def describe(x: Tensor) -> tuple[int, str, int, int, int, int]:
     return x.data_ptr(), str(x.dtype).removeprefix("torch."), *x.shape, *x.stride()
 
 
-def look_over(name: str, threads: int, **matrices: Tensor) -> tuple[list[Any], float]:
-    """Look over the rows in a common frame, refuse unusable ones.
+def look_over(name: str, threads: int, **matrices: Tensor) -> list[Any]:
+    """Look over the rows in a common frame, refuse unusable ones: one native Look a matrix.
 
     The frame is centred on the median of some rows of the first matrix: packing costs the same with and without a
     centre, and shorter rows make for a smaller error bound. Far-away rows do not move a median, and that of integers
@@ -89,37 +91,44 @@ def look_over(name: str, threads: int, **matrices: Tensor) -> tuple[list[Any], f
     ----------
     name : public function, for the error message.
     matrices : [N, D] each, any float dtype, by the name that the message should use.
-
-    Returns
-    -------
-    one native Look a matrix, and the largest rounding error relative to the norm among all rows.
     """
     x = next(iter(matrices.values()))
     step = -(-x.shape[0] // max(1, min(_SAMPLE, _SAMPLE_ELEMENTS // x.shape[1])))
     centre = x[::step].double().median(0).values.float().double()
     if not bool(centre.isfinite().all()):
         centre.zero_()
-    looks = [native().Look(describe(x), "", centre.data_ptr(), 1.0, threads) for x in matrices.values()]
-    largest = max(look.largest_norm2 for look in looks)
-    if not (largest == 0 or _NORM2[0] <= largest <= _NORM2[1]):
-        # The largest value goes to 2^40, far from overflow, so that others keep room below it; the cap keeps the
-        # bound above what the float64 squares of subnormal differences lose.
-        value = max(float(x.abs().max()) for x in matrices.values())  # a NaN stays
-        for what, x in matrices.items():
-            if not float(x.abs().max()) <= LARGEST:
-                raise_unusable(name, what, x)
-        scale = 2.0 ** min(40 - math.frexp(value)[1], 450) if value else 1.0
-        looks = [native().Look(describe(x), "", centre.data_ptr(), scale, threads) for x in matrices.values()]
-    return looks, max(look.beta for look in looks)
+
+    def looks(isa: str, scale: float) -> list[Any]:
+        return [native().Look(describe(x), isa, centre.data_ptr(), scale, threads) for x in matrices.values()]
+
+    isa = native().isa()
+    integers = isa == "avx512_vnni"
+    plain = looks("avx512" if integers else isa, 1.0)
+    largest = max(look.largest_norm2 for look in plain)
+    if largest == 0 or _NORM2[0] <= largest <= _NORM2[1]:
+        if not integers or largest == 0:
+            return plain
+        longest = _LONGEST_INTEGERS / math.sqrt(largest)
+        rounded = looks(isa, 2.0 ** math.floor(math.log2(longest)))
+        return rounded if max(look.coarse for look in rounded) <= _COARSE else plain
+    # The largest value goes to 2^40, far from overflow, so that others keep room below it; the cap keeps the bound
+    # above what the float64 squares of subnormal differences lose.
+    largest = 0.0
+    for what, x in matrices.items():
+        value = float(x.abs().max())  # a NaN stays
+        if not value <= LARGEST:
+            raise_unusable(name, what, x)
+        largest = max(largest, value)
+    return looks("avx512" if integers else isa, 2.0 ** min(40 - math.frexp(largest)[1], 450))
 
 
 def _knn(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     threads = torch.get_num_threads()
-    (of_bank, of_query), beta = look_over("knn", threads, bank=bank, query=query)
+    of_bank, of_query = look_over("knn", threads, bank=bank, query=query)
     squared = torch.empty(query.shape[0], k, dtype=torch.float64)
     rows = torch.empty(query.shape[0], k, dtype=torch.int64)
     native().knn(
-        describe(query), describe(bank), of_query, of_bank, beta, k, threads, squared.data_ptr(), rows.data_ptr()
+        describe(query), describe(bank), of_query, of_bank, k, threads, squared.data_ptr(), rows.data_ptr()
     )
     return squared, rows
 
@@ -131,7 +140,10 @@ def _refuse(device: torch.device) -> str | None:
 
 
 def _about() -> str:
-    return f"C++, {native().isa()}"
+    try:
+        return f"C++, {native().isa()}"
+    except (RuntimeError, ValueError) as reason:  # PATCHCORE_FAST_ISA asks for what is not there: calls will say so
+        return str(reason)
 
 
 NATIVE = Backend("native", _refuse, NativeKCenter, _knn, _about)
