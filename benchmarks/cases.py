@@ -126,6 +126,7 @@ CASES = {
              163_840, 128, _photographs("concat"), keep="photographs"),
         Case("bottle-1024", f"the shape of MVTec bottle; {_PHOTO}, fused to 1,024 values as patchcore-inspection does; "
              "MVTec is not here", 163_840, 1024, _photographs("amazon"), keep="photographs-fused"),
+        Case("efficientnet", f"{_PHOTO}, as they are", 307_200, 152, _photographs("concat"), keep="photographs"),
         Case("million", "1,000,000 rows in 256 Gaussian clusters", 1_000_000, 1536, _clustered),
         Case("gaussian", "independent standard normal values", 156_800, 128, _gaussian),
         Case("clustered", "256 Gaussian clusters, centres 4 times as spread as the clusters", 156_800, 128, _clustered),

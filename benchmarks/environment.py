@@ -63,7 +63,7 @@ def cpu_name() -> str:
     """Model, cores, and the instructions that matter here."""
     info = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
     model = re.search(r"model name\s*:\s*(.+)", info)
-    flags = [f for f in ("avx2", "avx512f", "amx_bf16") if re.search(rf"\b{f}\b", info)]
+    flags = [f for f in ("avx2", "avx512f", "avx512_vnni", "amx_bf16") if re.search(rf"\b{f}\b", info)]
     return f"{model.group(1) if model else platform.processor()}, {os.cpu_count()} cores, {' '.join(flags)}"
 
 

@@ -1,10 +1,11 @@
 """k nearest neighbours: ours beside faiss, scikit-learn, torch.cdist and KeOps, in one run.
 
     python benchmarks/knn.py --quick
-    python benchmarks/knn.py                             # 1,638 queries of 163,840 x 128, 16,384 of 16,384 x 1,024
+    python benchmarks/knn.py    # 1,638 queries of 163,840 x 128, 163,840 of 1,638 x 128, 16,384 of 16,384 x 1,024
     python benchmarks/knn.py --features X.npy --queries 1000 --k 1 9 --json out.json --plot out.png
 
-Queries are rows of the same features that are not in the bank. Correctness comes first: for a sample of the queries the
+Queries are rows of the same features that are not in the bank. A bank that is smaller than the queries, as a coreset is,
+takes its rows at equal steps from all of them; a larger one the first rows. Correctness comes first: for a sample of the queries the
 distances of the rows found must be the true k smallest in float64, to 1e-5 relative, or the error is shown instead of
 a time. Runs are interleaved; each provider has a process of its own.
 """
@@ -24,7 +25,7 @@ from environment import describe
 from runs import Row, Runner
 
 SAMPLE = 200  # queries that are checked against brute force
-FULL = [("bottle", 163_840, 1638, 128), ("clustered", 16_384, 16_384, 1024)]
+FULL = [("bottle", 163_840, 1638, 128), ("bottle", 1638, 163_840, 128), ("clustered", 16_384, 16_384, 1024)]
 QUICK = [("photos", 20_000, 400, 128)]
 
 
@@ -38,11 +39,13 @@ def problems(args: argparse.Namespace) -> Sequence[tuple[str, int | None, int, i
 
 
 def split(path: Path, bank: int, folder: Path) -> dict[str, str]:
-    """The first rows as the bank, the rest as queries, in files of their own."""
+    """The first rows as the bank, or as many at equal steps if they are the fewer; the rest as queries: two files."""
     rows = np.load(path, mmap_mode="r")
+    inside = np.zeros(len(rows), bool)
+    inside[np.arange(bank) if 2 * bank >= len(rows) else np.arange(bank) * len(rows) // bank] = True
     files = {"bank": folder / "bank.npy", "queries": folder / "queries.npy"}
-    np.save(files["bank"], rows[:bank])
-    np.save(files["queries"], rows[bank:])
+    np.save(files["bank"], rows[inside])
+    np.save(files["queries"], rows[~inside])
     return {name: str(file) for name, file in files.items()}
 
 

@@ -14,6 +14,7 @@ import cases
 import numpy as np
 import torch
 from providers import Problem, Provider, providers
+from providers.own import PREFIX, forced, isas_here
 from runs import Runner
 
 QUICK_FOLDER = Path("patchcore_fast_benchmark")
@@ -27,8 +28,11 @@ def parser(task: str, text: str | None) -> argparse.ArgumentParser:
     p.add_argument("--images", metavar="FOLDER", help="patches of the images under a folder instead of a case")
     p.add_argument("--n", type=_count, nargs="+", help="rows; default: the case's")
     p.add_argument("--d", type=_count, help="columns; default: the case's")
-    p.add_argument("--providers", nargs="+", metavar="NAME", help="only these, see --list")
+    p.add_argument("--providers", nargs="+", metavar="NAME", help="only these, see --list; of ours what follows "
+                   "patchcore_fast will do, as in native-avx2")  # fmt: skip
     p.add_argument("--without", nargs="+", metavar="NAME", help="all but these")
+    p.add_argument("--isa", nargs="+", metavar="NAME", help="besides, the native engine held to these instruction sets "
+                   "(avx2, avx512, ...), each in a process of its own; all: those that run here")  # fmt: skip
     p.add_argument("--plugin", metavar="FILE.py", help=f"more providers: a dictionary {task.upper()}, see providers/")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--memory-gb", type=float, metavar="GB",
@@ -82,9 +86,18 @@ def _end(*_: object) -> None:
 def chosen(args: argparse.Namespace, task: str) -> dict[str, Provider]:
     """The providers asked for."""
     known = providers(task, args.plugin)
-    if unknown := [p for p in [*(args.providers or []), *args.without] if p not in known]:
+    names = [p if p in known else f"{PREFIX} {p}" for p in args.providers or []]
+    without = [p if p in known else f"{PREFIX} {p}" for p in args.without]
+    isas = args.isa or []
+    isas = isas_here() if isas == ["all"] else isas
+    added = [forced(isa) for isa in isas]
+    if unknown := [p for p in [*names, *without] if p not in known]:
         raise SystemExit(f"--providers: {', '.join(unknown)} unknown; known are {', '.join(known)}")
-    wanted = {p: known[p] for p in args.providers or known if p not in args.without}
+    if unknown := [isa for isa, name in zip(isas, added, strict=True) if name not in known]:
+        raise SystemExit(f"--isa: {', '.join(unknown)} unknown; {', '.join(['all', *isas_here()])} run here")
+    # In the order of the registry: ours come first.
+    picked = {*added, *(names or (p for p in known if not known[p].optional))} - {*without}
+    wanted = {p: known[p] for p in known if p in picked}
     if not wanted:
         raise SystemExit("--providers, --without: no provider is left")
     return wanted
@@ -101,7 +114,7 @@ def show_list(args: argparse.Namespace, task: str) -> None:
         if not reason and args.n and args.d:
             limit = int((args.memory_gb or 1e6) * 2**30)
             reason = p.refuse(Problem(max(args.n), args.d, 1, limit))
-        print(f"  {p.name:<22} {'NOT HERE: ' + reason if reason else p.about}")
+        print(f"  {p.name:<38} {'NOT HERE: ' + reason if reason else p.about}{'; optional' * p.optional}")
 
 
 def runner(args: argparse.Namespace, task: str) -> Runner:

@@ -24,18 +24,21 @@ _STYLE = {
     "torch-fps": (LINES[5], "X"),
     "k-center": ("#8c510a", "<"),
     "fpsample": ("#7a8f3c", ">"),
+    "ours torch": ("#3f8f8f", "o"),
     "ours for anomalib": ("#7fb2d1", "D"),
     "ours for amazon": ("#5b8fb5", "^"),
 }
 _STYLE.update({"faiss": (LINES[4], "D"), "scikit-learn": (LINES[3], "^"), "torch chunks": (LINES[5], "X"),
                "torch whole": ("#8fa1ab", "v"), "KeOps": (LINES[2], "P")})  # fmt: skip
 _SPARE = (("#555555", "h"), ("#999999", "p"), ("#333333", "*"))
-_NAMES = {"ours": "patchcore_fast", "loop": "gemv loop"}
+_NAMES = {"ours": "patchcore_fast", "ours torch": "patchcore_fast torch", "loop": "gemv loop"}
 Series = dict[str, list[tuple[float, float, bool]]]
 
 
 def style(family: str) -> tuple[str, str]:
     """Colour and marker."""
+    if family.startswith("ours native"):
+        return "#9bbfd4", "o"
     return _STYLE.get(family) or _SPARE[sum(family.encode()) % len(_SPARE)]
 
 
@@ -47,11 +50,11 @@ def save(figure: Any, path: str | os.PathLike[str]) -> None:
 
 
 def series(problems: list[dict[str, Any]], x: str, value: str) -> Series:
-    """family -> [(x, seconds or MB, extrapolated)], ascending; of several backends of ours the best at each x."""
+    """family -> [(x, seconds or MB, extrapolated)], ascending. Leaves held to an instruction set stand in the tables."""
     lines: dict[str, dict[float, tuple[float, float, bool]]] = defaultdict(dict)
     for problem in problems:
         for row in problem["rows"]:
-            if row["status"] != "ok":
+            if row["status"] != "ok" or row["family"].startswith("ours native"):
                 continue
             if value.endswith("bytes"):
                 point = (problem[x], max(1.0, row[value] / 2**20), False)
@@ -184,7 +187,8 @@ def bars(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
         axes.set_title("peak memory, features included" if memory else records.title(problem), fontsize=9.5, loc="left")
         quiet(axes)
         axes.grid(False, axis="y")
-    name = "Nearest neighbours" if result["benchmark"] == "knn" else "Exact coreset selection"
+    names = {"knn": "Nearest neighbours", "rarity": "Rarity"}
+    name = names.get(result["benchmark"], "Exact coreset selection")
     _heading(figure, result, name)
     save(figure, path)
 

@@ -3,15 +3,19 @@
 A result file is JSON:
 
     schema       2
-    benchmark    "kcenter" or "knn"
+    benchmark    "kcenter", "knn", "rarity", "native" or "pipeline" (whose problems pipeline.py describes)
     environment  what environment.describe gives: device, memory, threads, versions, commit, date
     options      repeat, limit_s, memory_gb, device, seed
+    machine      native: what csrc/tests/roofline.cpp prints, or {"message": why there is none}
     problems     a list of
         case, about, n, d      the features; rows and columns
         k                      picks, or neighbours
         queries                knn: number of query rows
+        anchors                rarity: number of anchor rows
         rows                   a list of
-            provider, family   name; what decides colour and label
+            provider, family   name; what decides colour and label: "ours" is what backend="auto" takes and others
+                               are compared with, "ours torch" and "ours native-avx2" are leaves that were asked
+                               for, "ours for anomalib" is a drop-in, else the library
             k, k_timed         picks asked for, picks made in the timed runs
             status             "ok"; "wrong": picks or neighbours not what they should be, no times are kept;
                                "failed": died, ran out of memory or time, raised; "not run": why in message
@@ -22,7 +26,8 @@ A result file is JSON:
             leading            kcenter: leading picks equal to our engine's in the same space, of k_timed
             extra_bytes        peak memory beyond the features, of the timed runs (CPU: resident; CUDA: allocated)
             peak_bytes         peak memory of the process or device with the features; where failed: at its end
-            facts              passes and share_of_distances (ours); source; checked (picks); runs_differ
+            facts              passes and share_of_distances (ours); backend (what auto took); source; checked (picks);
+                               runs_differ
 """
 
 from __future__ import annotations
@@ -84,13 +89,18 @@ def ratio(value: float) -> str:
 
 
 def best_ours(rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """The fastest of our backends."""
-    mine = [r for r in rows if r["family"] == "ours" and r["status"] == "ok"]
-    return min(mine, key=lambda r: r["median_s"], default=None)
+    """What backend="auto" takes; where that was not measured, the fastest of the leaves that were."""
+    mine = [r for r in rows if is_ours(r) and r["status"] == "ok"]
+    return min(mine, key=lambda r: (r["family"] != "ours", r["median_s"]), default=None)
+
+
+def is_ours(row: dict[str, Any]) -> bool:
+    """Our engine, not a drop-in."""
+    return row["family"].startswith("ours") and not row["family"].startswith("ours for ")
 
 
 def like(row: dict[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """What a provider is compared with: our drop-in that does the same work if there is one, else our fastest."""
+    """What a provider is compared with: our drop-in that does the same work if there is one, else our engine."""
     same = [r for r in rows if r["family"] == f"ours for {row['family']}" and r["status"] == "ok"]
     return same[0] if same else best_ours(rows)
 
@@ -120,7 +130,7 @@ def cells(problem: dict[str, Any]) -> list[list[str]]:
             line[4] = f"{row['error']:.0e}" if row["error"] else "0"
             if row["facts"].get("checked", row["k_timed"]) < row["k_timed"]:
                 line[4] += f" (first {row['facts']['checked']:,})"
-        if row["leading"] is not None and not row["family"].startswith("ours"):
+        if row["leading"] is not None and row["family"] != "ours" and not row["family"].startswith("ours for "):
             line[5] = "all" if row["leading"] == row["k_timed"] else f"{row['leading']:,} of {row['k_timed']:,}"
         if row["status"] == "ok":
             line[2] = f"{seconds(row['min_s'])} .. {seconds(row['max_s'])}, {row['runs']}"
@@ -135,6 +145,8 @@ def cells(problem: dict[str, Any]) -> list[list[str]]:
 def title(problem: dict[str, Any]) -> str:
     """One line that says what was asked."""
     shape = f"{problem['n']:,} x {problem['d']:,}"
+    if problem.get("anchors"):
+        return f"{problem['case']}: {problem['k']} nearest of {problem['anchors']:,} anchors for {shape}"
     if problem.get("queries"):
         return f"{problem['case']}: {problem['k']} nearest of {shape} for {problem['queries']:,} queries"
     return f"{problem['case']}: {problem['k']:,} picks of {shape}"

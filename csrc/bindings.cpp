@@ -32,6 +32,14 @@ Type type_of(const std::string& name) {
     throw std::invalid_argument("type must be float16, bfloat16, float32 or float64, got " + name);
 }
 
+Prune prune_of(const std::string& name) {
+    if (name == "auto") return Prune::automatic;
+    if (name == "none") return Prune::none;
+    if (name == "triangle") return Prune::triangle;
+    if (name == "partial") return Prune::partial;
+    throw std::invalid_argument("prune must be auto, none, triangle or partial, got " + name);
+}
+
 // (address, type, rows, columns, row stride, column stride); strides in elements.
 using Rows = std::tuple<uintptr_t, std::string, int64_t, int64_t, int64_t, int64_t>;
 
@@ -92,14 +100,6 @@ Look look_over(const Rows& rows, const std::string& isa, uintptr_t centre, doubl
     return look;
 }
 
-// Rows of a length that overflows the integers of the instruction set need a smaller scale.
-void check_length(const Look& look) {
-    const double longest = look.frame.kernel().longest;
-    if (!(look.extremes.norm2 < std::numeric_limits<double>::infinity()) ||
-        (longest > 0 && look.extremes.norm2 > longest * longest))
-        throw std::invalid_argument("rows are not finite, or too long in this frame");
-}
-
 } // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -116,12 +116,13 @@ PYBIND11_MODULE(_native, m) {
              py::arg("threads"))
         .def_property_readonly("largest_norm2", [](const Look& l) { return l.extremes.norm2; })
         .def_property_readonly("coarse", [](const Look& l) { return l.extremes.coarse; })
+        .def_property_readonly("packs_float32", [](const Look& l) { return l.frame.kernel().bytes == 4; })
         .def_property_readonly("longest", [](const Look& l) { return l.frame.kernel().longest; })
         .def_property_readonly("isa", [](const Look& l) { return std::string(l.frame.kernel().name); });
 
     py::class_<KCenter>(m, "KCenter", "Leaves of k-center greedy; see csrc/cpu/kcenter.h.")
         .def(py::init([](const Rows& rows, Look& look, uintptr_t squared, uintptr_t weight, int64_t capacity,
-                         int threads) {
+                         const std::string& prune, uintptr_t directions, int64_t direction_count, int threads) {
                  const Matrix x = matrix_of(rows);
                  look.check(rows);
                  if (capacity < 1 || capacity > x.rows || capacity > INT32_MAX)
@@ -132,18 +133,21 @@ PYBIND11_MODULE(_native, m) {
                  for (int64_t i = 0; i < x.rows; ++i)
                      if (std::isnan(s[i]) || (w && !(w[i] >= 0 && w[i] < INFINITY)))
                          throw std::invalid_argument("squared must not be NaN, weight finite and >= 0");
-                 check_length(look);
+                 if (directions && (direction_count < 1 || direction_count >= x.dim || look.frame.kernel().bytes != 4))
+                     throw std::invalid_argument("directions must be 1..columns - 1, for a kernel that packs float32");
                  const FloatMode mode; // the threads of the job inherit it
                  return std::make_unique<KCenter>(x, look.frame, std::move(look.norm2), std::move(look.rho),
-                                                  look.extremes.loss, s, w, capacity, threads, poll);
+                                                  look.extremes.loss, s, w, capacity, prune_of(prune),
+                                                  array<const float>(directions, 0), direction_count, threads, poll);
              }),
              py::arg("rows"), py::arg("look"), py::arg("squared"), py::arg("weight"), py::arg("capacity"),
-             py::arg("threads"))
+             py::arg("prune"), py::arg("directions"), py::arg("direction_count"), py::arg("threads"))
         .def_property_readonly("count", &KCenter::count)
         .def("append",
              [](KCenter& k, uintptr_t rows, int64_t count) {
                  const auto* r = array<const int64_t>(rows, count);
                  k.check_rows(r, count);
+                 const FloatMode mode;
                  k.append(r, count);
              })
         .def("edge",
@@ -195,8 +199,6 @@ PYBIND11_MODULE(_native, m) {
                   throw std::invalid_argument("query and bank were not looked over in one frame");
               if (&of_query.frame.kernel() != &of_bank.frame.kernel())
                   throw std::invalid_argument("query and bank were looked over for different instruction sets");
-              check_length(of_query);
-              check_length(of_bank);
               if (k < 1 || k > b.rows || b.rows > INT32_MAX)
                   throw std::invalid_argument("k must lie in 1..bank rows, got " + std::to_string(k));
               const int64_t places = q.rows > 0 ? 1 : 0; // [Q][k]

@@ -1,6 +1,6 @@
 """Who is measured: each provider opens features in a process of its own and answers requests (benchmarks/worker.py).
 
-A file given with --plugin adds providers: it defines KCENTER or KNN, dictionaries like those of this package.
+A file given with --plugin adds providers: it defines KCENTER, KNN or RARITY, dictionaries like those of this package.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Problem:
 class Provider:
     """One competitor.
 
-    name : as printed.  family : decides colour and label in plots ("ours", "loop", or the library).
+    name : as printed.  family : decides colour and label in plots, and who is compared with whom (records.py).
     about : one line: what is called, with which settings.
     open : (arrays, device, seed) -> an object with `answer(k) -> dict of arrays`; see kcenter.py and knn.py.
     sequential : its first picks are those of any longer run, each at the same cost, so that its time for many may be
@@ -41,6 +41,7 @@ class Provider:
     missing : device -> why it cannot run here at all, or None. Cheap: it imports nothing heavy.
     refuse : why it cannot do this problem, or None.
     source : where the code comes from, looked up without importing it.
+    optional : runs only where it is asked for by name or by --isa.
     """
 
     name: str
@@ -51,10 +52,11 @@ class Provider:
     missing: Callable[[str], str | None] = lambda device: None
     refuse: Callable[[Problem], str | None] = lambda problem: None
     source: Callable[[], str] = lambda: ""
+    optional: bool = False
 
 
 def providers(task: str, plugin: str | None = None) -> dict[str, Provider]:
-    """All providers of a task, "kcenter" or "knn", in the order in which they are run."""
+    """All providers of a task, "kcenter", "knn" or "rarity", in the order in which they are run."""
     found = dict(importlib.import_module(f"providers.{task}").PROVIDERS)
     if plugin:
         spec = importlib.util.spec_from_file_location("benchmark_plugin", plugin)

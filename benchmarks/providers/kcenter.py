@@ -1,4 +1,4 @@
-"""Selections: ours by backend, the plain loop, and the samplers of other libraries in the way their users call them.
+"""Selections: ours, the plain loop, and the samplers of other libraries in the way their users call them.
 
 An opened provider answers `answer(k)` with {"indices": [k]}. What counts as its time is what its users wait for: with
 anomalib and patchcore-inspection that includes their projection, with k-center its copy to float64. One that projects,
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from patchcore_fast.kernels import explain_backends, k_center_greedy
+from patchcore_fast.kernels import Tuning, k_center_greedy
 
-from . import Problem, Provider, backend_missing, cpu_only, installed, restated
+from . import Problem, Provider, cpu_only, installed, restated
+from .own import chosen_backend, own_providers
 
 START = 0
 
@@ -41,11 +42,13 @@ class _Opened:
         np.random.seed(self.seed)  # noqa: NPY002
 
 
-def ours(backend: str) -> type[_Opened]:
+def ours(backend: str, **settings: Any) -> type[_Opened]:
     class Ours(_Opened):
         def answer(self, k: int) -> dict[str, Any]:
-            found = k_center_greedy(self.features, k, start=START, backend=backend)
+            found = k_center_greedy(self.features, k, start=START, backend=backend, tuning=Tuning(**settings))
             self._facts = {"passes": found.passes, "share_of_distances": found.distances / (len(self.features) * k)}
+            if backend == "auto":
+                self._facts["backend"] = chosen_backend(self.device)
             return {"indices": found.indices.cpu()}
 
     return Ours
@@ -206,11 +209,7 @@ def _matrix_fits(problem: Problem) -> str | None:
 
 _RUST = "Rust, all rows per pick in float64; KCenter(n_clusters=k, random_state=None).fit"
 _LIST = (
-    *(
-        Provider(f"patchcore_fast {b}", "ours", f'k_center_greedy(x, k, start=0, backend="{b}")', ours(b),
-                 missing=backend_missing(b))
-        for b in dict.fromkeys(s.backend for s in explain_backends())
-    ),
+    *own_providers("k_center_greedy(x, k, start=0)", ours, unpruned={"prune": "none"}),
     Provider("gemv loop", "loop", "one fused matrix-vector product per pick: the best that sequential torch can do",
              Loop, sequential=True),
     Provider("fpsample", "fpsample", "fpsample.fps_sampling; its bucket variants refuse more than 8 columns",

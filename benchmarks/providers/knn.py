@@ -1,4 +1,4 @@
-"""k nearest neighbours: ours by backend, faiss, scikit-learn, torch.cdist + topk, KeOps.
+"""k nearest neighbours: ours, faiss, scikit-learn, torch.cdist + topk, KeOps.
 
 An opened provider answers `answer(k)` with {"rows": [Q, k]}. What a library can prepare once for a bank (an index) is
 prepared when it is opened, outside the time; ours prepares nothing.
@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from patchcore_fast.kernels import explain_backends, knn
+from patchcore_fast.kernels import knn
 
-from . import Problem, Provider, backend_missing, cpu_only, installed
+from . import Problem, Provider, cpu_only, installed
+from .own import chosen_backend, own_providers
 
 _CHUNK_BYTES = 128 << 20
 
@@ -22,6 +23,7 @@ class _Opened:
         self.bank_array, self.query_array = arrays["bank"], arrays["queries"]
         self.bank = torch.from_numpy(self.bank_array).to(device)
         self.queries = torch.from_numpy(self.query_array).to(device)
+        self.device = device
         self.prepare(device)
 
     def prepare(self, device: str) -> None:
@@ -32,6 +34,9 @@ def ours(backend: str) -> type[_Opened]:
     class Ours(_Opened):
         def answer(self, k: int) -> dict[str, Any]:
             return {"rows": knn(self.queries, self.bank, k, backend=backend)[1].cpu()}
+
+        def facts(self) -> dict[str, Any]:
+            return {"backend": chosen_backend(self.device)} if backend == "auto" else {}
 
     return Ours
 
@@ -95,11 +100,7 @@ def _whole_fits(problem: Problem) -> str | None:
 
 
 _LIST = (
-    *(
-        Provider(f"patchcore_fast {b}", "ours", f'knn(query, bank, k, backend="{b}"), exact in float64', ours(b),
-                 missing=backend_missing(b))
-        for b in dict.fromkeys(s.backend for s in explain_backends())
-    ),
+    *own_providers("knn(query, bank, k)", ours),
     Provider("faiss", "faiss", "IndexFlatL2.search; the index is made outside the time", Faiss, missing=_faiss_missing),
     Provider("scikit-learn", "scikit-learn", 'NearestNeighbors(algorithm="brute", n_jobs=-1), fitted outside the time',
              ScikitLearn, missing=cpu_only(installed("sklearn", "scikit-learn"))),

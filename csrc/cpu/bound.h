@@ -29,6 +29,7 @@ struct Loss {
 struct Bound {
     double alpha = 0, beta = 0;
     double gamma = 0;
+    double flushed = 0; // products below the normal floats, which AMX takes for zero
     double scale2 = 1; // of the frame, squared
     double loss = 0;   // what canonical squares may lose to underflow, in the units of the frame
 
@@ -36,13 +37,14 @@ struct Bound {
     Bound(const Loss& points, double roundings, int64_t depth, int64_t dim, double scale)
         : alpha(points.alpha), beta(points.beta) {
         gamma = (roundings * double(depth) + 8) * 0x1p-24 * 1.01;
+        flushed = double(depth + 8) * 0x1p-124;
         scale2 = scale * scale;
         loss = double(dim) * 0x1p-140;
     }
     double error(double norm, double rho, double reach) const { // norm >= |z_x|, reach >= |z_y|
         const double q = norm + rho, lost = beta * reach + alpha; // >= |q_x|, rho_y
         const double value = q * lost + rho * reach + gamma * (q * (reach + lost) + reach * reach);
-        return value * (1 + 0x1p-30) + 0x1p-22 * norm * norm + 0x1p-148;
+        return value * (1 + 0x1p-30) + 0x1p-22 * norm * norm + flushed;
     }
     // |z_x|^2 as float32, rounded to nearest; a canonical squared distance (raw units, may be inf).
     float threshold(float norm2, float rho, double squared) const {

@@ -18,11 +18,18 @@ struct Picks {
     std::vector<double> squared;
 };
 
+// How rows are compared with picks (refresh.cpp). The picks do not depend on it.
+enum class Prune { none, triangle, partial, automatic };
+
+struct Sketch;
+
 class KCenter {
   public:
+    // directions [count][D] orthonormal rows for Prune::partial, or null.
     // squared [N]: starting squared distances, kept up to date here (-1 for picked rows). weight [N], squared, or null.
     KCenter(const Matrix& x, Frame frame, std::vector<float> norm2, std::vector<float> rho, const Loss& loss,
-            double* squared, const double* weight, int64_t capacity, int threads, std::function<void()> poll);
+            double* squared, const double* weight, int64_t capacity, Prune prune, const float* directions, int64_t direction_count,
+            int threads, std::function<void()> poll);
     ~KCenter();
 
     int64_t count() const { return count_; }
@@ -37,9 +44,19 @@ class KCenter {
 
   private:
     struct Worker;
-    void search(Worker& worker, const Lanes& lanes, int64_t first, const int64_t* rows, int64_t count);
-    void settle(Worker& worker, int64_t lane, int64_t row, float& threshold);
+    struct View;
+    void in_full(Worker& worker, const int64_t* rows, int64_t count, bool triangle);
+    bool near_centres(Worker& worker, const int64_t* rows, int64_t count, int64_t lo);
+    void by_sketch(Worker& worker, const int64_t* rows, int64_t count);
+    void search(Worker& worker, const View& view, const Lanes& lanes, int64_t first, const int64_t* rows, int64_t count,
+                int64_t lo, int64_t hi, const int32_t* ids);
+    void project(Worker& worker, const int64_t* rows, int64_t count);
+    void sketch_picks(int64_t first);
+    void settle(Worker& worker, const View& view, int64_t lane, int64_t row, float& threshold);
     void absorb(const Lanes& lanes, const int64_t* rows, int64_t count);
+    int64_t first_unseen(const int64_t* rows, int64_t count) const;
+    View full_view(const Points& points) const;
+    float threshold_of(const View& view, int64_t row, double squared) const;
     struct Block;
     void greedy(Block& block, const Rank* limit, int64_t quota);
 
@@ -52,12 +69,14 @@ class KCenter {
     const double* weight_;
     std::vector<int32_t> seen_, nearest_;
     Points picks_;
+    std::unique_ptr<Sketch> sketch_;
+    Prune prune_;
     std::vector<int64_t> pick_row_;
     int64_t count_ = 0;
     int64_t panel_groups_;
     Team team_;
     std::vector<std::unique_ptr<Worker>> workers_;
-    std::vector<int64_t> order_;
+    std::vector<int64_t> order_, sorted_;
 };
 
 } // namespace pcf

@@ -20,6 +20,7 @@ struct TileKernel {
     void (*pack_lanes)(const float* rows, int64_t depth, void* group);
     // one row [depth] float32 -> place `slot` of a block of points * depth * bytes, 64-byte aligned
     void (*pack_point)(const float* row, int64_t depth, void* block, int slot);
+    void (*copy_point)(const void* from, int slot, int64_t depth, void* block, int place);
     // half[points] = -|y|^2 / 2, threshold[lanes]. Sets bit l of masks[p] where v >= threshold[l]; true if any is.
     // values[points][lanes] holds v for every point with a mask that is not zero.
     bool (*tile)(const void* group, const void* block, int64_t depth, const float* half, const float* threshold,

@@ -81,6 +81,13 @@ void Points::put(int64_t place, const float* row, double norm2) {
     half_[b * stride_ + slot] = float(-0.5 * norm2);
 }
 
+void Points::copy(int64_t place, const Points& from, int64_t other) {
+    const int64_t n = kernel_->points;
+    kernel_->copy_point(from.block(other / n), int(other % n), depth_, packed_.get() + place / n * block_bytes_,
+                        int(place % n));
+    half_[place / n * stride_ + place % n] = from.half(other / n)[other % n];
+}
+
 Lanes::Lanes(const Frame& frame, int64_t groups)
     : frame_(&frame), groups_(groups),
       group_bytes_((frame.kernel().lanes * frame.depth() * frame.kernel().bytes + 63) / 64 * 64),

@@ -34,6 +34,7 @@ class Points {
     // Make places first..count ready; places that are not filled never show a value.
     void open(int64_t first, int64_t count);
     void put(int64_t place, const float* row, double norm2); // row [depth] in the frame
+    void copy(int64_t place, const Points& from, int64_t other);
 
   private:
     const TileKernel* kernel_;

@@ -3,7 +3,7 @@
 // All candidates are up to date, so their values are exact. The few with the largest keys form a block; the plain
 // algorithm runs in it for as long as its maximum ranks before everything else. Who may come closer to whom inside
 // the block is one square of tiles; those pairs, a handful a pick, are settled in float64 as the picks are made.
-#include "kcenter_worker.h"
+#include "kcenter_parts.h"
 
 #include <algorithm>
 

@@ -53,6 +53,13 @@ void pack_point(const float* row, int64_t depth, void* block, int slot) {
     for (int64_t k = 0; k < depth; k += 32, out += 2 * kTileBytes) _mm512_store_si512(out, rounded(row + k));
 }
 
+void copy_point(const void* from, int slot, int64_t depth, void* block, int place) {
+    const char* in = static_cast<const char*>(from) + slot * 64;
+    char* out = static_cast<char*>(block) + place * 64;
+    for (int64_t k = 0; k < depth; k += 32, in += 2 * kTileBytes, out += 2 * kTileBytes)
+        _mm512_store_si512(out, _mm512_load_si512(in));
+}
+
 bool tile(const void* group, const void* block, int64_t depth, const float* half, const float* threshold,
           uint32_t* masks, float* values) {
     const char* lane = static_cast<const char*>(group);
@@ -137,7 +144,7 @@ void widen_f16(const uint16_t* x, int64_t dim, float* out) {
 
 const TileKernel& amx_kernel() {
     // Each of the two products that an instruction adds to a sum is rounded once, and so is the sum.
-    static const TileKernel kernel = {"amx", kLanes, kPoints, 32, 2, 2.0, 0.0, pack_lanes, pack_point, tile, insert, measure,
+    static const TileKernel kernel = {"amx", kLanes, kPoints, 32, 2, 2.0, 0.0, pack_lanes, pack_point, copy_point, tile, insert, measure,
                                       squared_f32, squared_f64, subtract, widen_f16, begin, end};
     return kernel;
 }

@@ -18,6 +18,12 @@ void pack_point(const float* row, int64_t depth, void* block, int slot) {
     for (int64_t k = 0; k < depth; ++k) out[k * kPoints] = row[k];
 }
 
+void copy_point(const void* from, int slot, int64_t depth, void* block, int place) {
+    const float* in = static_cast<const float*>(from) + slot;
+    float* out = static_cast<float*>(block) + place;
+    for (int64_t k = 0; k < depth; ++k) out[k * kPoints] = in[k * kPoints];
+}
+
 bool tile(const void* group, const void* block, int64_t depth, const float* half, const float* threshold,
           uint32_t* masks, float* values) {
     const float* lane = static_cast<const float*>(group);

@@ -54,6 +54,12 @@ void pack_point(const float* row, int64_t depth, void* block, int slot) {
     }
 }
 
+void copy_point(const void* from, int slot, int64_t depth, void* block, int place) {
+    const int32_t* in = static_cast<const int32_t*>(from) + slot;
+    int32_t* out = static_cast<int32_t*>(block) + place;
+    for (int64_t k = 0; k < depth / 2; ++k) out[k * kPoints] = in[k * kPoints];
+}
+
 // In place: the intrinsic makes GCC 12 copy every accumulator, which halves the speed.
 inline void multiply_add(__m512i& sum, __m512i a, __m512i b) { asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
 
@@ -121,7 +127,7 @@ void widen_f16(const uint16_t* x, int64_t dim, float* out) {
 } // namespace
 
 const TileKernel& vnni_kernel() {
-    static const TileKernel kernel = {"avx512_vnni", kLanes, kPoints, 32, 2, 0.0, kLongest, pack_lanes, pack_point, tile,
+    static const TileKernel kernel = {"avx512_vnni", kLanes, kPoints, 32, 2, 0.0, kLongest, pack_lanes, pack_point, copy_point, tile,
                                       insert, measure, squared_f32, squared_f64, subtract, widen_f16, no_state,
                                       no_state};
     return kernel;

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ranking import Picks, Rank
+from ..tuning import Tuning
 
 
 class KCenterLeaves(Protocol):
@@ -20,7 +21,10 @@ class KCenterLeaves(Protocol):
     """
 
     features: Tensor  # [N, D] as the caller has them
-    count: int  # picks appended
+
+    @property
+    def count(self) -> int:
+        """Picks appended."""
 
     def append(self, rows: Tensor) -> None:  # [B] int64
         """Add picks made outside `resolve`; they are never candidates again."""
@@ -55,8 +59,8 @@ class Backend:
     name: str
     refuse: Callable[[torch.device], str | None]
     # (public name, features [N, D], starting squared distances [N] float64, owned, squared weights [N] or None,
-    #  most picks) -> leaves
-    k_center: Callable[[str, Tensor, Tensor, Tensor | None, int], KCenterLeaves]
+    #  most picks, tuning) -> leaves
+    k_center: Callable[[str, Tensor, Tensor, Tensor | None, int, Tuning], KCenterLeaves]
     # (query [Q, D], bank [M, D], k) -> canonical squared distances [Q, k] float64 ascending, rows [Q, k] int64
     knn: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
     about: Callable[[], str]  # one line for explain_backends()

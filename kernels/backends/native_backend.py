@@ -13,10 +13,14 @@ from torch import Tensor
 
 from ..checks import LARGEST, raise_unusable
 from ..ranking import Picks, Rank
+from ..tuning import Tuning
 from .base import Backend
 from .native_library import native, native_refusal
 
 _SAMPLE, _SAMPLE_ELEMENTS = 256, 1 << 18  # rows that place the centre
+_SAMPLE_DIRECTIONS = 1024  # rows that the leading directions come from
+_DIRECTIONS, _SPREAD = (31, 63, 127, 255), 0.95  # as few as hold that much of the spread
+_PARTIAL_PICKS = 512  # picks from which comparing along them can pay
 _LONGEST_INTEGERS = 32000.0  # norm that 16-bit products stand (csrc/cpu/tile_vnni.cpp)
 _COARSE = 2.0**-8  # mean relative error from which rounding to integers leaves too much to settle
 _NORM2 = (2.0**-40, 2.0**50)  # largest squared norms that float32 squares and sums without trouble
@@ -25,13 +29,21 @@ _NORM2 = (2.0**-40, 2.0**50)  # largest squared norms that float32 squares and s
 class NativeKCenter:
     """Leaves of `k_center_greedy` in C++. See backends.KCenterLeaves for the contract."""
 
-    def __init__(self, name: str, features: Tensor, initial: Tensor, weight: Tensor | None, capacity: int) -> None:
+    def __init__(
+        self, name: str, features: Tensor, initial: Tensor, weight: Tensor | None, capacity: int, tuning: Tuning
+    ) -> None:
         # The engine works in the memory of these tensors: they must outlive it.
         self.features, self._squared, self._weight = features, initial, weight
         threads = torch.get_num_threads()
         (look,) = look_over(name, threads, features=features)
         address = 0 if weight is None else weight.data_ptr()
-        self._engine = native().KCenter(describe(features), look, initial.data_ptr(), address, capacity, threads)
+        directions = None
+        if look.packs_float32 and (tuning.prune == "partial" or (tuning.prune == "auto" and capacity >= _PARTIAL_PICKS)):
+            directions = leading_directions(features)
+        rows = (0, 0) if directions is None else (directions.data_ptr(), directions.shape[0])
+        self._engine = native().KCenter(
+            describe(features), look, initial.data_ptr(), address, capacity, tuning.prune, *rows, threads
+        )
 
     @property
     def count(self) -> int:
@@ -73,6 +85,25 @@ class NativeKCenter:
         key, row = (0.0, 0) if outside is None else (outside.key, -outside.minus_row)
         found = self._engine.resolve(rows.data_ptr(), rows.shape[0], outside is not None, key, row, quota, block)
         return Picks(*found)
+
+
+def leading_directions(x: Tensor) -> Tensor | None:
+    """Orthonormal rows [R, D] float32 that span most of the spread of some rows of x; None where D is small.
+
+    Two steps of subspace iteration (Halko, Martinsson and Tropp 2011) from a fixed start.
+    """
+    most = max((c for c in _DIRECTIONS if 2 * c <= x.shape[1]), default=0)
+    if most == 0:
+        return None
+    sample = x[:: -(-x.shape[0] // _SAMPLE_DIRECTIONS)].float()
+    sample = sample - sample.mean(0)
+    span = torch.randn(x.shape[1], most, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        span = torch.linalg.qr(sample.t() @ (sample @ span)).Q
+    span = torch.linalg.qr(span.double()).Q.float()
+    held = (sample @ span).square().sum(0).cumsum(0) / sample.square().sum()
+    count = next((c for c in _DIRECTIONS if c <= most and held[c - 1] >= _SPREAD), most)
+    return span[:, :count].t().contiguous() if bool(span.isfinite().all()) else None
 
 
 def describe(x: Tensor) -> tuple[int, str, int, int, int, int]:

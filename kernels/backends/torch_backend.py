@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..exact import paired_squared
 from ..rounding import ErrorBound, choose_frame
+from ..tuning import Tuning
 from .base import Backend, KCenterLeaves
 from .tiled import TiledKCenter, search
 
@@ -145,7 +146,7 @@ def _refuse(device: torch.device) -> str | None:
     return f"devices of type {device.type} have no float64 or are untested; move the features to the CPU"
 
 
-def _k_center(name: str, features: Tensor, initial: Tensor, weight: Tensor | None, capacity: int) -> KCenterLeaves:
+def _k_center(name: str, features: Tensor, initial: Tensor, weight: Tensor | None, capacity: int, tuning: Tuning) -> KCenterLeaves:
     return TiledKCenter(TorchKCenter(name, features, capacity), initial, weight)
 
 

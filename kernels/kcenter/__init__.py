@@ -13,7 +13,8 @@ from ..backends import choose_backend
 from ..checks import check_int, check_matrix, check_rows, check_vector
 from ..exact import paired_squared, squared_weights
 from ..rounding import full_float32
-from .traversal import Traversal, Tuning
+from ..tuning import Tuning
+from .traversal import Traversal
 
 __all__ = ["KCenterResult", "Tuning", "k_center_greedy"]
 
@@ -117,7 +118,7 @@ def k_center_greedy(
         if start is None and initial_min_dist is None and rows.shape[0] == 0:
             start = _first_row(n, weight, generator)
         first = None if start is None else (start, _start_squared(features, initial, rows, start))
-        leaves = chosen.k_center(_NAME, features, initial, weight, rows.shape[0] + k)
+        leaves = chosen.k_center(_NAME, features, initial, weight, rows.shape[0] + k, tuning or Tuning())
         leaves.append(rows)
         traversal = Traversal(leaves, k, tuning or Tuning())
         picks = traversal.run(first, progress)

@@ -10,31 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..backends import KCenterLeaves
-from ..checks import check_int
 from ..ranking import Picks, Rank, take_top
+from ..tuning import Tuning
 
 _TILE_ELEMENTS = 1 << 21
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Sizes that change the speed and never the picks."""
-
-    batch: int | None = None  # candidates a pass; None: from k
-    block: int = 512  # candidates settled at a time
-    lazy: bool = True  # refresh only rows that could become candidates
-
-    def __post_init__(self) -> None:
-        """Every size is a positive integer."""
-        for name in ("batch", "block"):
-            if name != "batch" or self.batch is not None:
-                check_int("Tuning", name, getattr(self, name), 1, 1 << 40)
 
 
 class Traversal:

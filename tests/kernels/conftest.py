@@ -1,9 +1,11 @@
-"""Uninitialised memory is poison here: a kernel that reads what it has not written shows it."""
+"""Uninitialised memory is poison here: a kernel that reads what it has not written shows it. And the engines."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+
+from .engines import ENGINES, NATIVE
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +17,17 @@ def poisoned_empty(monkeypatch):
         return out.fill_(torch.nan if out.is_floating_point() else 2**6 if out.element_size() == 1 else -(2**14))
 
     monkeypatch.setattr(torch, "empty", poisoned)
+
+
+@pytest.fixture(params=ENGINES, ids=str)
+def engine(request):
+    """Each engine in turn (engines.Engine)."""
+    with request.param.forced() as engine:
+        yield engine
+
+
+@pytest.fixture(params=NATIVE or [pytest.param(None, marks=pytest.mark.skip("no native module"))], ids=str)
+def native_engine(request):
+    """The native backend with each instruction set."""
+    with request.param.forced() as engine:
+        yield engine

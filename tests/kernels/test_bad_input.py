@@ -8,6 +8,8 @@ import torch
 
 from patchcore_fast.kernels import Tuning, k_center_greedy, knn, knn_rarity
 
+from .engines import BACKENDS
+
 X = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
 NAN = X.clone()
 NAN[[4, 7], 1] = torch.nan
@@ -51,8 +53,9 @@ K_CENTER = {
     "progress": ((X, 2), {"progress": 3}, TypeError, "progress must be callable, got int"),
     "selected bool": ((X, 2), {"selected": torch.ones(10).bool()}, TypeError, "selected must be integers"),
     "backend list": ((X, 2), {"backend": ["torch"]}, TypeError, "backend must be a string, got list"),
-    "backend": ((X, 2), {"backend": "tpu"}, ValueError, "backend must be one of auto, torch, got 'tpu'"),
+    "backend": ((X, 2), {"backend": "tpu"}, ValueError, "backend must be one of auto, native, torch, got 'tpu'"),
     "device": ((torch.empty(4, 2, device="meta"), 2), {}, ValueError, "no backend runs on meta"),
+    "native device": ((torch.empty(4, 2, device="meta"), 2), {"backend": "native"}, ValueError, "cannot run on meta"),
     "named device": ((torch.empty(4, 2, device="meta"), 2), {"backend": "torch"}, ValueError, "cannot run on meta"),
 }
 KNN = {
@@ -79,28 +82,34 @@ RARITY = {
 }
 
 
-@pytest.mark.parametrize("args, kwargs, error, message", K_CENTER.values(), ids=list(K_CENTER))
-def test_k_center_greedy(args, kwargs, error, message):
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+@pytest.mark.parametrize("case", K_CENTER)
+def test_k_center_greedy(case, backend):
+    args, kwargs, error, message = K_CENTER[case]
+    if case == "device" and backend != "auto":
+        message = "cannot run on meta"
     with pytest.raises(error, match=message) as caught:
-        k_center_greedy(*args, **kwargs)
+        k_center_greedy(*args, **{"backend": backend, **kwargs})
     assert str(caught.value).startswith("k_center_greedy: ")
 
 
-@pytest.mark.parametrize("size", ["batch", "block", "tile_rows"])
+@pytest.mark.parametrize("size", ["batch", "block"])
 @pytest.mark.parametrize("value, error", [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
 def test_tuning(size, value, error):
     with pytest.raises(error, match=f"Tuning: {size} must"):
         Tuning(**{size: value})
 
 
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 @pytest.mark.parametrize("args, error, message", KNN.values(), ids=list(KNN))
-def test_knn(args, error, message):
+def test_knn(args, error, message, backend):
     with pytest.raises(error, match=message) as caught:
-        knn(*args[:3], **({"backend": args[3]} if len(args) > 3 else {}))
+        knn(*args[:3], backend=args[3] if len(args) > 3 else backend)
     assert str(caught.value).startswith("knn: ")
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("args, kwargs, error, message", RARITY.values(), ids=list(RARITY))
-def test_knn_rarity(args, kwargs, error, message):
+def test_knn_rarity(args, kwargs, error, message, backend):
     with pytest.raises(error, match=message):
-        knn_rarity(*args, **kwargs)
+        knn_rarity(*args, backend=backend, **kwargs)

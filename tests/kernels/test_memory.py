@@ -7,14 +7,16 @@ import sys
 
 import pytest
 
+from .engines import BACKENDS
+
 SCRIPT = """
 import re, torch
 torch.set_num_threads(2)
 from patchcore_fast.kernels import k_center_greedy, knn
 def peak():  # not ru_maxrss, which a process inherits from its parent
     return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024
-x = torch.randn({n}, {d})
-k_center_greedy(x[:5000], 50); knn(x[:5000], x[:100], 2)
+x = torch.randn({n}, {d}, dtype=torch.{dtype})
+k_center_greedy(x[:5000], 50, backend="{backend}"); knn(x[:5000], x[:100], 2, backend="{backend}")
 before = peak()
 {call}
 print(peak() - before)
@@ -22,13 +24,30 @@ print(peak() - before)
 MB = 2**20
 CASES = {
     # N x k would be 16 GB, N x N 1 TB.
-    "k_center_greedy": (500_000, 16, "k_center_greedy(x, 8000)", 64 * 500_000 + 256 * MB),
-    "knn": (200_000, 16, "knn(x, x[:20000], 5)", 200_000 * 5 * 12 + 256 * MB),
+    "k-center": (500_000, 16, "float32", "k_center_greedy(x, 8000, backend={0!r})", 64 * 500_000 + 256 * MB),
+    "k-center of wide rows": (
+        300_000,
+        128,
+        "float32",
+        "k_center_greedy(x, 3000, backend={0!r})",
+        64 * 300_000 + 256 * MB,
+    ),
+    "k-center of float16": (
+        300_000,
+        128,
+        "float16",
+        "k_center_greedy(x, 1000, backend={0!r})",
+        64 * 300_000 + 256 * MB,
+    ),
+    "k-NN": (200_000, 16, "float32", "knn(x, x[:20000], 5, backend={0!r})", 200_000 * 5 * 12 + 256 * MB),
+    # What is held of a query grows with k; the results are 20 bytes a neighbour.
+    "k-NN of large k": (20_000, 16, "float32", "knn(x, x, 200, backend={0!r})", 20_000 * 200 * 20 + 256 * MB),
 }
 
 
-@pytest.mark.parametrize("n, d, call, limit", CASES.values(), ids=list(CASES))
-def test_extra_memory(n, d, call, limit):
-    script = SCRIPT.format(n=n, d=d, call=call)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n, d, dtype, call, limit", CASES.values(), ids=list(CASES))
+def test_extra_memory(n, d, dtype, call, limit, backend):
+    script = SCRIPT.format(n=n, d=d, dtype=dtype, backend=backend, call=call.format(backend))
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert 2**20 < int(out.stdout) <= limit
+    assert 2**20 < int(out.stdout) <= limit, int(out.stdout) / MB

@@ -69,7 +69,9 @@ class Rows:
         self.memory = Memory(count, dtype, rng.randint(0, 40))
         first = (n - 1) * max(0, -row) + (dim - 1) * max(0, -step) if n else 0
         draw = np.random.default_rng(rng.getrandbits(32))
-        values = draw.integers(-3, 4, count) if rng.random() < 0.4 else draw.normal(size=count) * 10.0 ** rng.randint(-3, 3)
+        values = (
+            draw.integers(-3, 4, count) if rng.random() < 0.4 else draw.normal(size=count) * 10.0 ** rng.randint(-3, 3)
+        )
         if self.type == "bfloat16":
             self.memory.values[:] = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
             held = (self.memory.values.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -122,9 +124,7 @@ class Fuzz:
         k, q = rng.choice([1, min(m, 5), m]), query.tuple[2]
         of_bank, of_query = self.look(rng.choice(self.isas), bank, query)
         out, rows = Memory(q * k, np.float64, rng.randint(0, 7)), Memory(q * k, np.int64, rng.randint(0, 7))
-        self.native.knn(
-            query.tuple, bank.tuple, of_query, of_bank, k, rng.randint(1, 3), out.address, rows.address
-        )
+        self.native.knn(query.tuple, bank.tuple, of_query, of_bank, k, rng.randint(1, 3), out.address, rows.address)
         for i in range(q):
             distance = squared(bank.exact, query.exact[i])
             order = np.argsort(distance, kind="stable")[:k]
