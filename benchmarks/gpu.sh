@@ -22,8 +22,8 @@ step() {
 step device "$python" -c "import torch; print(torch.__version__, torch.cuda.get_device_name())"
 step tests "$python" -m pytest -q
 step kcenter "$python" benchmarks/kcenter.py --device cuda --n 10000 40000 156800 --ratio 0.01 0.001 0.1 --limit-s 10 \
-  --without "amazon exact" --json "$out/kcenter.json" --plot "$out/kcenter.png"
-step knn "$python" benchmarks/knn.py --device cuda --json "$out/knn.json" --plot "$out/knn.png"
+  --without "amazon exact" torch --json "$out/kcenter.json" --plot "$out/kcenter.png"
+step knn "$python" benchmarks/knn.py --device cuda --without torch --json "$out/knn.json" --plot "$out/knn.png"
 step memory-8gb "$python" benchmarks/kcenter.py --device cuda --case million --k 1000 --memory-gb 8 --repeat 1 \
   --limit-s 15 --check-picks 200 --json "$out/memory-8gb.json"
 exit "$failed"

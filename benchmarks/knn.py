@@ -4,10 +4,10 @@
     python benchmarks/knn.py    # 1,638 queries of 163,840 x 128, 163,840 of 1,638 x 128, 16,384 of 16,384 x 1,024
     python benchmarks/knn.py --features X.npy --queries 1000 --k 1 9 --json out.json --plot out.png
 
-Queries are rows of the same features that are not in the bank. A bank that is smaller than the queries, as a coreset is,
-takes its rows at equal steps from all of them; a larger one the first rows. Correctness comes first: for a sample of the queries the
-distances of the rows found must be the true k smallest in float64, to 1e-5 relative, or the error is shown instead of
-a time. Runs are interleaved; each provider has a process of its own.
+Queries are rows of the same features that are not in the bank. A bank that is smaller than the queries, as a coreset
+is, takes its rows at equal steps from all of them; a larger one the first rows. Correctness comes first: for a sample
+of the queries the distances of the rows found must be the true k smallest in float64, to 1e-5 relative, or the error is
+shown instead of a time. Runs are interleaved; each provider has a process of its own.
 """
 
 from __future__ import annotations

@@ -65,8 +65,9 @@ def machine(rounds: int, milliseconds: float) -> dict[str, Any]:
         told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=_RUN_S)
         return json.loads(told.stdout)
     except subprocess.CalledProcessError as error:
-        last = ((error.stderr or "") + (error.stdout or "")).strip().splitlines()[-1:]
-        return {"message": f"{Path(error.cmd[0]).name} ended with status {error.returncode}: {' '.join(last)[:200]}"}
+        lines = ((error.stdout or "") + (error.stderr or "")).strip().splitlines() or ["no message"]
+        said = next((line for line in lines if "error" in line.lower()), lines[-1])
+        return {"message": f"{Path(error.cmd[0]).name} ended with status {error.returncode}: {said.strip()[:200]}"}
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         return {"message": str(error)[:300]}
 

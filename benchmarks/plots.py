@@ -50,7 +50,7 @@ def save(figure: Any, path: str | os.PathLike[str]) -> None:
 
 
 def series(problems: list[dict[str, Any]], x: str, value: str) -> Series:
-    """family -> [(x, seconds or MB, extrapolated)], ascending. Leaves held to an instruction set stand in the tables."""
+    """family -> [(x, seconds or MB, extrapolated)], ascending. Leaves held to an instruction set: see the tables."""
     lines: dict[str, dict[float, tuple[float, float, bool]]] = defaultdict(dict)
     for problem in problems:
         for row in problem["rows"]:

@@ -1,9 +1,10 @@
-"""Results to pages: docs/benchmarks.md, its figures, and the README's table of speeds.
+"""Results to pages: docs/benchmarks.md, its figures, the README's table of speeds, the tables of docs/native.md.
 
     python benchmarks/render.py            # after new results in benchmarks/results/<device>/
     python benchmarks/render.py --check    # changes nothing; fails where pages are not what the results give
 
-Nothing in docs/benchmarks.md, and nothing between the README's benchmark marks, is typed by hand.
+Nothing in docs/benchmarks.md, and nothing between the benchmark marks of the README and of docs/native.md, is typed by
+hand.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import pipeline
 import records
+import roofline
 
 from patchcore_fast.files import atomic_write
 
@@ -35,9 +37,12 @@ the largest beside it. It is shown only for what was right:
   "error" is the largest relative amount by which a pick was nearer to the earlier picks than the farthest row was;
   above 1e-5 there is no time. "order as ours" counts the leading picks that are the same as our engine's from the same
   start in the same space (the tests hold our engine to the float64 reference, pick by pick).
-* **neighbours** are judged by their distances, on a sample of 200 queries, against float64 brute force.
+* **neighbours** are judged by their distances, on a sample of 200 queries, against float64 brute force; **rarity** by
+  its values, on a sample of 2,000 rows: float32 searches may be off by 1e-3 of a value, and "error" shows it.
 
-"to ours" is the provider's time over that of our fastest backend, for anomalib and amazon over that of our drop-in,
+"patchcore_fast" is our engine as it runs when nothing is said (backend "auto"), "patchcore_fast torch" its torch
+leaves, "patchcore_fast native-avx2" and the like its native leaves held to that instruction set (`PATCHCORE_FAST_ISA`).
+"to ours" is the provider's time over that of "patchcore_fast", for anomalib and amazon over that of our drop-in,
 which does the same work: projection, starting distances, selection. "~" stands before a time that is extrapolated: a
 sequential provider makes the same first picks in any longer run, each at the same cost, so a few of them tell the time
 of all. (torch-quickfps searches less the more picks it has made, so that its extrapolated times are upper estimates.)
@@ -54,6 +59,13 @@ Whole runs on image folders, each script of `examples/` in a process of its own:
 with the one line changed ("+ ours"; times as fast: of the selection), and our own pipeline. A changed image AUROC (by
 more than 0.002) or coreset size would stand in place of the times. The repositories differ from each other in network
 layers, image size, normalisation and scoring, so only a run and its "+ ours" can be compared in AUROC.
+"""
+
+NATIVE = """\
+The native engine held to each instruction set, on all threads and on one, against the peaks and bandwidths measured in
+the same run (`benchmarks/native.py`, `csrc/tests/roofline.cpp`). "Without pruning" is k-center with every distance
+computed (`Tuning(prune="none")`); rate and share of the peak are of that run, as its operations are known.
+[native.md](native.md) explains the parts.
 """
 
 
@@ -88,7 +100,9 @@ def _section(device: str, name: str, result: dict[str, Any]) -> str:
         f"([{name}.json](../benchmarks/results/{device}/{name}.json)).\n",
     ]
     if _drawable(result):
-        lines.append(f"![{name} on {device}](benchmarks/{device}-{name}.png)\n")
+        lines.append(f"![{name} on {device}](benchmarks/{_figure(device, name, result)})\n")
+    if result["benchmark"] == "native":
+        return "\n".join([*lines, NATIVE, *roofline.tables(result)])
     if result["benchmark"] == "pipeline":
         lines.append(PIPELINE)
         return "\n".join(lines + [line for problem in result["problems"] for line in pipeline.as_markdown(problem)])
@@ -108,7 +122,26 @@ def _table(problem: dict[str, Any]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows)
 
 
+def _figure(device: str, name: str, result: dict[str, Any]) -> str:
+    return "roofline.png" if result["benchmark"] == "native" and device == PREFERRED else f"{device}-{name}.png"
+
+
+def native_page(found: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """What stands between the marks of docs/native.md: roofline and tables of the preferred device."""
+    at = [d for d in dict.fromkeys([PREFERRED, *found]) if "native" in found.get(d, {})]
+    if not at:
+        return "No results of `benchmarks/native.py` are here yet."
+    result = found[at[0]]["native"]
+    place = result["environment"]
+    lines = [f"{place['device']}; commit {place['commit']}, {place['date']}.\n"]
+    if _drawable(result):
+        lines.append(f"![Roofline of {place['device']}](benchmarks/{_figure(at[0], 'native', result)})\n")
+    return "\n".join([*lines, *roofline.tables(result)]).rstrip()
+
+
 def _drawable(result: dict[str, Any]) -> bool:
+    if result["benchmark"] == "native":
+        return roofline.drawable(result)
     return any(r["status"] == "ok" for p in result["problems"] for r in p["rows"])
 
 
@@ -130,7 +163,7 @@ def headline(found: dict[str, dict[str, dict[str, Any]]]) -> str:
         "|" + "---|" * (5 + len(others)),
     ]
     for problem in problems:
-        by = {r["family"]: r for r in problem["rows"] if r["status"] == "ok" and r["family"] != "ours"}
+        by = {r["family"]: r for r in problem["rows"] if r["status"] == "ok" and not records.is_ours(r)}
         ours = records.best_ours(problem["rows"])
         if ours is None:
             continue
@@ -143,6 +176,9 @@ def headline(found: dict[str, dict[str, dict[str, Any]]]) -> str:
             cells.append("" if row is None else records.time_cell(row) + ratio)
         lines.append("| " + " | ".join(cells) + " |")
     notes = []
+    backends = {b for p in problems if (b := (records.best_ours(p["rows"]) or {"facts": {}})["facts"].get("backend"))}
+    if backends:
+        notes.append(f"patchcore_fast with the backend that it takes by itself here ({'; '.join(sorted(backends))}).")
     if dropped := [o for o in others if any(r["family"] == f"ours for {o}" for p in problems for r in p["rows"])]:
         notes.append(f"{' and '.join(dropped)}: in brackets against our drop-in with the same projection and start.")
     rows = [r for p in problems for r in p["rows"] if r["status"] == "ok"]
@@ -162,7 +198,7 @@ def headline(found: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def with_table(readme: str, table: str) -> str:
-    """The README with the table between its marks.
+    """The README, or docs/native.md, with the table between its marks.
 
     Raises
     ------
@@ -171,7 +207,7 @@ def with_table(readme: str, table: str) -> str:
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"README.md: {BEGIN} and {END} are wanted, in this order")
+        raise SystemExit(f"README.md, docs/native.md: {BEGIN} and {END} are wanted, in this order")
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
@@ -189,7 +225,10 @@ def main() -> None:
         args.root / "docs" / "benchmarks.md": page(found),
         readme: with_table(readme.read_text(encoding="utf-8"), headline(found)),
     }
-    figures = {args.root / "docs" / "benchmarks" / f"{device}-{name}.png": result
+    native = args.root / "docs" / "native.md"
+    if native.exists():
+        pages[native] = with_table(native.read_text(encoding="utf-8"), native_page(found))
+    figures = {args.root / "docs" / "benchmarks" / _figure(device, name, result): result
                for device, files in found.items() for name, result in files.items() if _drawable(result)}  # fmt: skip
     if args.check:
         stale = [p for p, text in pages.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
@@ -205,7 +244,8 @@ def main() -> None:
         if path not in figures:
             path.unlink()
     for path, result in figures.items():
-        {"kcenter": plots.kcenter, "knn": plots.bars, "pipeline": pipeline.plot}[result["benchmark"]](result, path)
+        draw = {"kcenter": plots.kcenter, "pipeline": pipeline.plot, "native": roofline.plot}
+        draw.get(result["benchmark"], plots.bars)(result, path)
     for path, text in pages.items():
         with atomic_write(path, "w", encoding="utf-8") as f:
             f.write(text)

@@ -7,6 +7,7 @@ most: all rows once a pass for k-center, queries and bank once for k-NN.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -50,7 +51,7 @@ def computed(problem: dict[str, Any], isa: str) -> dict[str, Any] | None:
 
 
 def _threads(result: dict[str, Any]) -> int:
-    return max((r["threads"] for r in result["machine"].get("tiles", [])), default=1)
+    return result["environment"]["threads"]
 
 
 def _table(heads: list[str], lines: list[list[str]]) -> list[str]:
@@ -76,9 +77,9 @@ def _limits(result: dict[str, Any]) -> list[str]:
         lines.append([f"{peak['isa']}: `{peak['instruction']}` in registers", *(f"{b:,.0f} GFLOP/s" for b in best)])
     for band in (b for b in told["bandwidth"] if b["threads"] == 1):
         best = [pick(told["bandwidth"], level=band["level"], threads=t)["best"] for t in teams]
-        what = f"reading {records.size(band['bytes'])} a thread ({band['level']})"
+        what = f"reading {band['bytes'] >> 10:,} KB a thread again and again ({band['level']})"
         lines.append([what, *(f"{b:,.0f} GB/s" for b in best)])
-    text = f"Limits: the best of {told['rounds']} rounds. A multiply-add counts as two, one of integers too.\n"
+    text = f"Limits: the best of rounds ({told['rounds']}). A multiply-add counts as two, one of integers too.\n"
     return [text, *_table(["limit", *(f"{t} thread{'s' * (t > 1)}" for t in teams)], lines)]
 
 
@@ -109,7 +110,7 @@ def _rows(result: dict[str, Any]) -> list[str]:
         for depth in (128, 1024):
             found = [pick(told["rows"], isa=kernel["isa"], depth=depth, what=w, threads=1) for w in kinds]
             lines.append([kernel["isa"], f"{depth:,}", *(f"{r['median']:,.0f}" if r else "" for r in found)])
-    text = "The rest of the work: median nanoseconds on one thread; packing and measuring a row, a canonical distance.\n"
+    text = "The rest, in median nanoseconds on one thread: packing a row, measuring it, a canonical distance.\n"
     return [text, *_table(["kernel", "depth", *(k.replace("_", " ") for k in kinds)], lines)]
 
 
@@ -133,7 +134,8 @@ def runs_table(result: dict[str, Any]) -> list[str]:
                 records.seconds(known["median_s"]) if known and not problem.get("queries") else "",
                 f"{rate:,.0f}" if rate else "", f"{100 * rate / peak['best']:.0f} %" if rate and peak else "",
             ])  # fmt: skip
-    heads = ["run", "instructions", f"{most} threads", "1 thread", "scaling", "without pruning", "GFLOP/s", "of the peak"]
+    team = f"{most} thread{'s' * (most > 1)}"
+    heads = ["run", "kernel", team, "1 thread", "scaling", "without pruning", "GFLOP/s", "of the peak"]
     text = f"Whole runs, checked before they were timed: medians of {result['options']['repeat']} interleaved runs.\n"
     return [text, *_table(heads, lines)]
 
@@ -147,14 +149,15 @@ def plot(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Intensity against GFLOP/s on all threads: ceilings, a point for each tile, a star for each run."""
     told, most = result["machine"], _threads(result)
     peaks = {p["isa"]: p["best"] for p in told["peaks"] if p["threads"] == most}
-    figure = new_figure(10.5, 6.6)
-    axes = figure.add_axes((0.07, 0.2, 0.78, 0.68))
-    left, right, top = 0.5, 2e4, max(peaks.values())
+    figure = new_figure(10.5, 7)
+    axes: Any = figure.add_subplot()
+    left, right, top = 0.5, 1e4, max(peaks.values())
     for band in (b for b in told["bandwidth"] if b["threads"] == most):
         end = min(right, top / band["best"])
         axes.plot([left, end], [band["best"] * left, band["best"] * end], color=NEUTRAL, linewidth=1)
-        axes.annotate(f"{band['level']} {band['best']:,.0f} GB/s", (left, band["best"] * left), (3, 4), rotation=31,
-                      textcoords="offset points", fontsize=7.5, color=NEUTRAL)  # fmt: skip
+        axes.text(1.1 * left, 1.25 * band["best"] * left, f"{band['level']} {band['best']:,.0f} GB/s", fontsize=8,
+                  color=NEUTRAL, rotation=math.degrees(math.atan(band["best"])), rotation_mode="anchor",
+                  transform_rotates_text=True)  # fmt: skip
     for isa, peak in peaks.items():
         axes.axhline(peak, color=_COLOURS[isa], linewidth=1, linestyle="--")
         axes.annotate(f"{isa}\n{peak:,.0f} GFLOP/s", (right, peak), (5, 0), textcoords="offset points", fontsize=8,
@@ -176,16 +179,18 @@ def plot(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
     axes.set_yscale("log")
     axes.set_xlim(left, right)
     axes.set_ylim(min(t["median"] for t in told["tiles"]) / 2, 1.6 * top)
-    axes.set_xlabel("operations for each byte read (tiles: from the level of the marker; runs: from memory)", fontsize=9)
+    marks = (
+        "operations for each byte read (tiles: from the level of the marker; runs: from memory)\n\n"
+        "circles, squares, triangles: tiles with points from L1, L2, L3; hollow: depth 128, filled: depth 1,024\n"
+        "stars: whole runs, every distance computed\n"
+    )
+    axes.set_xlabel(marks + "\n".join(_in_pairs(key)), fontsize=8.5, loc="left", linespacing=1.4)
     axes.set_ylabel("GFLOP/s", fontsize=9)
     quiet(axes)
     place = result["environment"]
-    figure.suptitle(f"Native engine on {most} threads: {place['device']}", fontsize=10, x=0.01, ha="left")
-    marks = "circles, squares, triangles: tiles with points from L1, L2, L3; hollow: depth 128, filled: depth 1,024\n"
-    figure.text(0.07, 0.015, marks + "stars: whole runs, every distance computed:  " + "\n".join(_in_two(key)), fontsize=8)
+    figure.suptitle(f"Native engine: {place['device']}, threads: {most}", fontsize=10, x=0.01, ha="left")
     save(figure, path)
 
 
-def _in_two(items: list[str]) -> list[str]:
-    half = -(-len(items) // 2)
-    return ["     ".join(items[:half]), "     ".join(items[half:])]
+def _in_pairs(items: list[str]) -> list[str]:
+    return ["        ".join(items[i : i + 2]) for i in range(0, len(items), 2)]

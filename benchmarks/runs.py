@@ -123,12 +123,13 @@ class Runner:
     def _groups(self, size: int) -> list[list[Provider]]:
         """All together if every worker can hold the features and as much again; else one after the other."""
         everyone = list(self.providers.values())
+        running = sum(not p.missing(self.device) for p in everyone)
         free = available_bytes()
         if self.device != "cpu":
             import torch
 
             free = min(free, torch.cuda.mem_get_info(self.device)[0])
-        if (2 * size + (1 << 30)) * len(everyone) < free:
+        if (2 * size + (1 << 30)) * running < free:
             return [everyone]
         return [[p] for p in everyone]
 

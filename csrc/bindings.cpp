@@ -73,12 +73,12 @@ struct Look {
     Rows rows;
     std::vector<double> centre;
     Frame frame;
-    std::vector<float> norm2, rho;
+    std::vector<float> w, rho;
     Extremes extremes{0, {0, 0}, 0};
 
     // The engine trusts what was measured: these rows, none too long for the arithmetic of the tiles.
     void check(const Rows& given) const {
-        if (given != rows || int64_t(norm2.size()) != std::get<2>(rows))
+        if (given != rows || int64_t(w.size()) != std::get<2>(rows))
             throw std::invalid_argument("the rows are not those that were looked over, or the look is used up");
         const double longest = frame.kernel().longest;
         if (!(extremes.norm2 <= (longest > 0 ? longest * longest : kLargestNorm2)))
@@ -96,7 +96,7 @@ Look look_over(const Rows& rows, const std::string& isa, uintptr_t centre, doubl
     const py::gil_scoped_release release;
     const FloatMode mode;
     Team team(at_least_one(threads), poll);
-    look.extremes = measure(team, x, look.frame, {look.norm2.data(), look.rho.data()});
+    look.extremes = measure(team, x, look.frame, {look.w.data(), look.rho.data()});
     return look;
 }
 
@@ -136,7 +136,7 @@ PYBIND11_MODULE(_native, m) {
                  if (directions && (direction_count < 1 || direction_count >= x.dim || look.frame.kernel().bytes != 4))
                      throw std::invalid_argument("directions must be 1..columns - 1, for a kernel that packs float32");
                  const FloatMode mode; // the threads of the job inherit it
-                 return std::make_unique<KCenter>(x, look.frame, std::move(look.norm2), std::move(look.rho),
+                 return std::make_unique<KCenter>(x, look.frame, std::move(look.w), std::move(look.rho),
                                                   look.extremes.loss, s, w, capacity, prune_of(prune),
                                                   array<const float>(directions, 0), direction_count, threads, poll);
              }),
@@ -151,25 +151,19 @@ PYBIND11_MODULE(_native, m) {
                  k.append(r, count);
              })
         .def("edge",
-             [](const KCenter& k, int64_t wanted) {
+             [](KCenter& k, int64_t wanted) {
                  if (wanted < 1) throw std::invalid_argument("wanted must be at least 1, got " + std::to_string(wanted));
                  return k.edge(wanted);
              },
              py::call_guard<py::gil_scoped_release, FloatMode>())
-        .def("count_pool", [](const KCenter& k, double edge) { return k.pool(edge, nullptr, 0); },
-             py::call_guard<py::gil_scoped_release, FloatMode>())
-        .def("pool",
-             [](const KCenter& k, double edge, uintptr_t rows, int64_t room) {
-                 return k.pool(edge, array<int64_t>(rows, room), room);
+        .def("reach",
+             [](KCenter& k, double edge, int64_t most) {
+                 if (most < 1) throw std::invalid_argument("most must be at least 1, got " + std::to_string(most));
+                 KCenter::Reached found = k.reach(edge, most);
+                 return std::make_tuple(std::move(found.rows), found.inside, found.rest.key, found.rest.row,
+                                        found.distances);
              },
              py::call_guard<py::gil_scoped_release, FloatMode>())
-        .def("key",
-             [](const KCenter& k, uintptr_t rows, int64_t count, uintptr_t out) {
-                 const auto* r = array<const int64_t>(rows, count);
-                 auto* keys = array<double>(out, count);
-                 k.check_rows(r, count);
-                 for (int64_t i = 0; i < count; ++i) keys[i] = k.key(r[i]);
-             })
         .def("refresh",
              [](KCenter& k, uintptr_t rows, int64_t count) {
                  const auto* r = array<const int64_t>(rows, rows ? count : 0);
@@ -202,8 +196,8 @@ PYBIND11_MODULE(_native, m) {
               if (k < 1 || k > b.rows || b.rows > INT32_MAX)
                   throw std::invalid_argument("k must lie in 1..bank rows, got " + std::to_string(k));
               const int64_t places = q.rows > 0 ? 1 : 0; // [Q][k]
-              knn(q, b, of_bank.frame, {of_query.norm2.data(), of_query.rho.data()},
-                  {of_bank.norm2.data(), of_bank.rho.data()}, of_bank.extremes.loss, k, at_least_one(threads), poll,
+              knn(q, b, of_bank.frame, {of_query.w.data(), of_query.rho.data()},
+                  {of_bank.w.data(), of_bank.rho.data()}, of_bank.extremes.loss, k, at_least_one(threads), poll,
                   array<double>(squared, places), array<int64_t>(rows, places));
           },
           py::call_guard<py::gil_scoped_release, FloatMode>());

@@ -1,5 +1,5 @@
 """Our engine as providers: what `backend="auto"` takes, the torch leaves, and the native leaves held to one
-instruction set. Each provider has a process of its own, so the variable PATCHCORE_FAST_ISA set there holds for it alone.
+instruction set. Each provider has a process of its own, so PATCHCORE_FAST_ISA, set there, holds for it alone.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def isas_here() -> list[str]:
 def chosen_backend(device: str) -> str:
     """What "auto" takes, in words."""
     kind = device.split(":")[0]
-    return next(f"{s.backend}: {s.reason}" for s in explain_backends() if s.available and s.device.split(":")[0] == kind)
+    here = (s for s in explain_backends() if s.available and s.device.split(":")[0] == kind)
+    return next(f"{s.backend}: {s.reason}" for s in here)
 
 
 def _isa_missing(isa: str) -> Callable[[str], str | None]:

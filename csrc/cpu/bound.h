@@ -1,19 +1,22 @@
 // How far the tile's value may be from the truth, and the threshold that follows.
 //
-// z: a row in the frame, in real numbers. q: the packed row the tile multiplies. rho >= |z - q| is known for every
-// row (measured when it is looked over, plus the frame's own rounding), and rho_y <= beta |z_y| + alpha for every
-// point: floats lose in proportion to their size, integers alike. Then, with Cauchy and Schwarz,
+// z: a row in the frame, in real numbers. q: the packed row that the tile multiplies, e = z - q what packing loses,
+// rho >= |e|, measured for every row. A tile computes
 //
-//     |q_x.q_y - z_x.z_y| <= |q_x| rho_y + rho_x |z_y| <= (|z_x| + rho_x) (beta |z_y| + alpha) + rho_x |z_y|
+//     v = q_x.q_y - w_y / 2,     w = |z|^2 - 2 e.z = |q|^2 - |e|^2
 //
-// and the float32 sum over the depth, started from -|y|^2 / 2 or with it added last, is off by at most
-// gamma (|q_x| |q_y| + |z_y|^2 / 2) with gamma = (roundings * depth + 8) 2^-24 (Higham 2002, section 3.1). Together:
+// with w known of every row. Since q_x.q_y = z_x.z_y - e_x.z_y - q_x.e_y, and z_y, q_x lie within d = |x - y| of z_x,
+// z_y (q_x up to e_x), it is, in exact arithmetic,
 //
-//     |v - (z_x.z_y - |z_y|^2 / 2)| <= error(x, |z_y|).
+//     v = (w_x - d^2) / 2 + r,     |r| <= (rho_x + rho_y) d + rho_x rho_y:
 //
-// A point that is no farther than m from x has |z_y| <= |z_x| + m. So `threshold` needs the lane only: whatever
-// point is nearer than m shows v >= threshold. `upper` turns a value into a squared distance that is never below the
-// true one. All in float64; the float32 threshold is rounded down.
+// what packing does along a row is put right by w, and the rest shrinks with the distance. To r come the float32
+// roundings: of the frame, delta |z| a row, and of the sum over the depth, started from -w_y / 2 or with it added
+// last, gamma (|q_x| |q_y| + |z_y|^2 / 2), gamma = (roundings * depth + 8) 2^-24 (Higham 2002, section 3.1). Of the
+// points rho_y <= alpha + beta |z_y| is known (floats lose in proportion to their size, integers alike), and a point
+// no farther than m has |z_y| <= |z_x| + m: so `threshold` needs the lane only. Whatever point is nearer than m shows
+// v >= threshold. `upper` turns a value into a distance that is never below the true one. All in float64; the float32
+// threshold is rounded down.
 #pragma once
 #include <cfloat>
 #include <cmath>
@@ -28,10 +31,10 @@ struct Loss {
 
 struct Bound {
     double alpha = 0, beta = 0;
-    double gamma = 0;
+    double delta = 0x1p-23, gamma = 0;
     double flushed = 0; // products below the normal floats, which AMX takes for zero
-    double scale2 = 1; // of the frame, squared
-    double loss = 0;   // what canonical squares may lose to underflow, in the units of the frame
+    double scale2 = 1;  // of the frame, squared
+    double loss = 0;    // what canonical squares may lose to underflow, in the units of the frame
 
     Bound() = default;
     Bound(const Loss& points, double roundings, int64_t depth, int64_t dim, double scale)
@@ -41,28 +44,42 @@ struct Bound {
         scale2 = scale * scale;
         loss = double(dim) * 0x1p-140;
     }
-    double error(double norm, double rho, double reach) const { // norm >= |z_x|, reach >= |z_y|
-        const double q = norm + rho, lost = beta * reach + alpha; // >= |q_x|, rho_y
-        const double value = q * lost + rho * reach + gamma * (q * (reach + lost) + reach * reach);
-        return value * (1 + 0x1p-30) + 0x1p-22 * norm * norm + flushed;
+    // |v - (w_x - d^2) / 2| for norm >= |z_x|, reach >= |z_y|, distance >= d.
+    double error(double norm, double rho, double reach, double distance) const {
+        const double lost = alpha + beta * reach, q = norm + rho; // >= rho_y, |q_x|
+        const double packing = (rho + lost) * distance + rho * lost;
+        const double frame = delta * (norm * (reach + lost) + reach * q);
+        const double sums = gamma * (q * (reach + lost) + reach * reach);
+        return (packing + frame + sums) * (1 + 0x1p-30) + 0x1p-22 * norm * norm + flushed * (1 + norm + reach);
     }
-    // |z_x|^2 as float32, rounded to nearest; a canonical squared distance (raw units, may be inf).
-    float threshold(float norm2, float rho, double squared) const {
+    // w as float32, rounded to nearest; a canonical squared distance (raw units, may be inf).
+    float threshold(float w, float rho, double squared) const {
         const double m2 = squared * scale2 * (1 + 1e-9) + loss;
         if (!(m2 < 1e300)) return -FLT_MAX;
-        const double norm = norm_of(norm2);
-        const double value = (double(norm2) - m2) / 2 - error(norm, rho, norm + std::sqrt(m2) * (1 + 0x1p-40));
+        const double norm = norm_of(w, rho), m = std::sqrt(m2) * (1 + 0x1p-40);
+        const double value = (double(w) - m2) / 2 - error(norm, rho, norm + m, m);
         if (value < -FLT_MAX) return -FLT_MAX;
         const float rounded = float(value);
         return double(rounded) > value ? std::nextafter(rounded, -FLT_MAX) : rounded;
     }
-    // A canonical squared distance that the pair is not above, from its value.
-    double upper(float norm2, float rho, float value, float point_norm2) const {
-        const double slack = error(norm_of(norm2), rho, norm_of(point_norm2));
-        const double m2 = double(norm2) - 2 * (double(value) - slack);
-        return (m2 > 0 ? m2 : 0) / scale2 * (1 + 1e-9) + loss / scale2;
+    // A canonical squared distance that the pair is not above, from its value. d^2 <= w_x - 2 v + 2 (a d + b).
+    double upper(float w, float rho, float value, float point_w) const {
+        const double norm = norm_of(w, rho), reach = norm_of_point(point_w);
+        const double a = (rho + alpha + beta * reach) * (1 + 0x1p-20), b = error(norm, rho, reach, 0);
+        const double square = a * a + double(w) - 2 * double(value) + 2 * b;
+        const double d = a + std::sqrt(square > 0 ? square : 0);
+        return d * d / scale2 * (1 + 1e-9) + loss / scale2;
     }
-    static double norm_of(float norm2) { return std::sqrt(double(norm2) * (1 + 0x1p-22)) + 0x1p-74; }
+    // An upper bound of |z|: |q|^2 = w + |e|^2.
+    static double norm_of(float w, float rho) {
+        const double q2 = (double(w) > 0 ? double(w) * (1 + 0x1p-22) : 0) + double(rho) * rho;
+        return std::sqrt(q2) + rho + 0x1p-74;
+    }
+    // The same without rho: w >= |z|^2 - 2 (alpha + beta |z|) |z|.
+    double norm_of_point(float w) const {
+        const double share = 1 - 2 * beta, w2 = double(w) > 0 ? double(w) * (1 + 0x1p-22) : 0;
+        return (alpha + std::sqrt(alpha * alpha + share * w2)) / share * (1 + 0x1p-40) + 0x1p-74;
+    }
 };
 
 } // namespace pcf

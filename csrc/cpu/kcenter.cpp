@@ -24,11 +24,11 @@ uint64_t bits(double key) { // of keys >= 0 the bits are in the order of the val
 
 } // namespace
 
-KCenter::KCenter(const Matrix& x, Frame frame, std::vector<float> norm2, std::vector<float> rho, const Loss& loss,
+KCenter::KCenter(const Matrix& x, Frame frame, std::vector<float> w, std::vector<float> rho, const Loss& loss,
                  double* squared, const double* weight, int64_t capacity, Prune prune, const float* directions,
                  int64_t direction_count, int threads, std::function<void()> poll)
     : x_(x), frame_(std::move(frame)), kernel_(frame_.kernel()),
-      bound_(loss, kernel_.roundings, frame_.depth(), frame_.dim(), frame_.scale()), norm2_(std::move(norm2)),
+      bound_(loss, kernel_.roundings, frame_.depth(), frame_.dim(), frame_.scale()), w_(std::move(w)),
       rho_(std::move(rho)), squared_(squared), weight_(weight), seen_(size_t(x.rows)), nearest_(size_t(x.rows), -1),
       picks_(frame_, capacity), prune_(prune), panel_groups_(panel_groups(frame_)), team_(threads, std::move(poll)) {
     pick_row_.reserve(size_t(capacity));
@@ -53,7 +53,7 @@ void KCenter::append(const int64_t* rows, int64_t count) {
     const Scratch& scratch = workers_[0]->scratch;
     for (int64_t i = 0; i < count; ++i) {
         frame_.row(x_, rows[i], scratch.rows.get(), scratch.spare.get());
-        picks_.put(count_ + i, scratch.rows.get(), norm2_[size_t(rows[i])]);
+        picks_.put(count_ + i, scratch.rows.get(), w_[size_t(rows[i])]);
         pick_row_.push_back(rows[i]);
         squared_[rows[i]] = -1.0;
     }
@@ -61,12 +61,10 @@ void KCenter::append(const int64_t* rows, int64_t count) {
     if (sketch_) sketch_picks(count_ - count);
 }
 
-KCenter::View KCenter::full_view(const Points& points) const { return {&frame_, &points, &bound_, -1.0, true}; }
+KCenter::View KCenter::full_view(const Points& points) const { return {&frame_, &points, &bound_, true}; }
 
 float KCenter::threshold_of(const View& view, int64_t row, double squared) const {
-    const float norm2 = norm2_[size_t(row)];
-    const float rho = view.rho < 0 ? rho_[size_t(row)] : float(view.rho * Bound::norm_of(norm2) * (1 + 0x1p-20));
-    return view.bound->threshold(norm2, rho, squared);
+    return view.bound->threshold(w_[size_t(row)], view.whole ? rho_[size_t(row)] : 0.0f, squared);
 }
 
 double KCenter::key(int64_t row) const {
@@ -75,34 +73,65 @@ double KCenter::key(int64_t row) const {
     return weight_[row] > 0 ? weight_[row] * squared : 0.0;
 }
 
-double KCenter::edge(int64_t wanted) const {
+double KCenter::edge(int64_t wanted) {
     constexpr int kShift = 48; // sign, exponent and four bits of the mantissa
-    std::vector<int64_t> above(1 << (64 - kShift));
-    for (int64_t i = 0; i < x_.rows; ++i) {
-        const double k = key(i);
-        if (k >= 0) ++above[bits(k) >> kShift];
+    const int64_t parts = team_.size(), step = (x_.rows + parts - 1) / parts;
+    std::vector<std::vector<int32_t>> found(static_cast<size_t>(parts));
+    const auto each = [&](int64_t part, const auto& visit) {
+        for (int64_t i = part * step; i < std::min(x_.rows, (part + 1) * step); ++i) {
+            const double k = key(i);
+            if (k >= 0) visit(k);
+        }
+    };
+    team_.run(parts, [&](int64_t part, int) {
+        auto& mine = found[size_t(part)];
+        mine.resize(1 << (64 - kShift));
+        each(part, [&](double k) { ++mine[bits(k) >> kShift]; });
+    });
+    const auto above = [&](int64_t bucket) {
+        int64_t sum = 0;
+        for (const auto& mine : found) sum += mine[size_t(bucket)];
+        return sum;
+    };
+    int64_t bucket = (1 << (64 - kShift)) - 1;
+    for (; bucket >= 0; --bucket) {
+        const int64_t here = above(bucket);
+        if (wanted <= here) break;
+        wanted -= here;
     }
-    int64_t bucket = int64_t(above.size()) - 1;
-    for (; bucket >= 0 && wanted > above[size_t(bucket)]; --bucket) wanted -= above[size_t(bucket)];
     if (bucket < 0) return 0.0;
+    std::vector<std::vector<double>> levels(static_cast<size_t>(parts));
+    team_.run(parts, [&](int64_t part, int) {
+        auto& mine = levels[size_t(part)];
+        mine.reserve(size_t(found[size_t(part)][size_t(bucket)]));
+        each(part, [&](double k) {
+            if (int64_t(bits(k) >> kShift) == bucket) mine.push_back(k);
+        });
+    });
     std::vector<double> level;
-    level.reserve(size_t(above[size_t(bucket)]));
-    for (int64_t i = 0; i < x_.rows; ++i) {
-        const double k = key(i);
-        if (k >= 0 && int64_t(bits(k) >> kShift) == bucket) level.push_back(k);
-    }
+    level.reserve(size_t(above(bucket)));
+    for (const auto& mine : levels) level.insert(level.end(), mine.begin(), mine.end());
     std::nth_element(level.begin(), level.begin() + (wanted - 1), level.end(), std::greater<double>());
     return level[size_t(wanted - 1)];
 }
 
-int64_t KCenter::pool(double edge, int64_t* rows, int64_t room) const {
-    int64_t found = 0;
-    for (int64_t i = 0; i < x_.rows; ++i)
-        if (squared_[i] >= 0 && key(i) >= edge) {
-            if (found < room) rows[found] = i;
-            ++found;
-        }
-    return found;
+KCenter::Reached KCenter::reach(double edge, int64_t most) {
+    Reached out;
+    gather(x_.rows, [&](int64_t i) { return squared_[i] >= 0 && key(i) >= edge; }, nullptr, out.rows);
+    out.distances = refresh(out.rows.data(), int64_t(out.rows.size()));
+    const auto below = [&](int64_t r) { return key(r) < edge; };
+    out.rows.erase(std::remove_if(out.rows.begin(), out.rows.end(), below), out.rows.end());
+    out.inside = int64_t(out.rows.size());
+    out.rest = {};
+    if (out.inside > most) {
+        std::nth_element(out.rows.begin(), out.rows.begin() + most, out.rows.end(), [&](int64_t a, int64_t b) {
+            return Rank{key(a), a}.before({key(b), b});
+        });
+        out.rest = {key(out.rows[size_t(most)]), out.rows[size_t(most)]};
+        out.rows.resize(size_t(most));
+        std::sort(out.rows.begin(), out.rows.end());
+    }
+    return out;
 }
 
 } // namespace pcf

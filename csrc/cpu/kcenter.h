@@ -27,7 +27,7 @@ class KCenter {
   public:
     // directions [count][D] orthonormal rows for Prune::partial, or null.
     // squared [N]: starting squared distances, kept up to date here (-1 for picked rows). weight [N], squared, or null.
-    KCenter(const Matrix& x, Frame frame, std::vector<float> norm2, std::vector<float> rho, const Loss& loss,
+    KCenter(const Matrix& x, Frame frame, std::vector<float> w, std::vector<float> rho, const Loss& loss,
             double* squared, const double* weight, int64_t capacity, Prune prune, const float* directions, int64_t direction_count,
             int threads, std::function<void()> poll);
     ~KCenter();
@@ -36,8 +36,16 @@ class KCenter {
     void check_rows(const int64_t* rows, int64_t count) const; // throws std::out_of_range
     void append(const int64_t* rows, int64_t count);
     double key(int64_t row) const;
-    double edge(int64_t wanted) const; // the wanted-th largest key of the rows not picked, 0 if there are fewer
-    int64_t pool(double edge, int64_t* rows, int64_t room) const; // rows not picked with key >= edge, ascending: how many
+    double edge(int64_t wanted); // the wanted-th largest key of the rows not picked, 0 if there are fewer
+    // Rows up to date whose key is >= edge, ascending; the first `most` in rank of them where there are more, and then
+    // the first of the others in `rest`.
+    struct Reached {
+        std::vector<int64_t> rows;
+        int64_t inside; // before any were left out
+        Rank rest;
+        int64_t distances;
+    };
+    Reached reach(double edge, int64_t most);
     int64_t refresh(const int64_t* rows, int64_t count); // null: all; returns the distances computed
     // Picks among rows (ascending, up to date) that rank before `outside` (null: nothing is outside) and all others.
     Picks resolve(const int64_t* rows, int64_t count, const Rank* outside, int64_t quota, int64_t block);
@@ -45,6 +53,8 @@ class KCenter {
   private:
     struct Worker;
     struct View;
+    template <class Passes>
+    void gather(int64_t total, const Passes& passes, const int64_t* ids, std::vector<int64_t>& out);
     void in_full(Worker& worker, const int64_t* rows, int64_t count, bool triangle);
     bool near_centres(Worker& worker, const int64_t* rows, int64_t count, int64_t lo);
     void by_sketch(Worker& worker, const int64_t* rows, int64_t count);
@@ -64,7 +74,7 @@ class KCenter {
     Frame frame_;
     const TileKernel& kernel_;
     Bound bound_;
-    std::vector<float> norm2_, rho_;
+    std::vector<float> w_, rho_;
     double* squared_;
     const double* weight_;
     std::vector<int32_t> seen_, nearest_;

@@ -2,7 +2,8 @@
 //
 // "Lanes" are the rows whose bounds are sought (features, queries), "points" what they are compared with (picks, bank
 // rows). Of a lane x and a point y the tile computes v = x.y - |y|^2 / 2, so that |x - y|^2 = |x|^2 - 2 v, and
-// says where v >= threshold[lane]. How far v may be off is bound.h's business.
+// says where v >= threshold[lane]. How far v may be off, and what stands for the squared norms of rounded rows, is
+// bound.h's business.
 #pragma once
 #include <cstdint>
 
@@ -21,14 +22,14 @@ struct TileKernel {
     // one row [depth] float32 -> place `slot` of a block of points * depth * bytes, 64-byte aligned
     void (*pack_point)(const float* row, int64_t depth, void* block, int slot);
     void (*copy_point)(const void* from, int slot, int64_t depth, void* block, int place);
-    // half[points] = -|y|^2 / 2, threshold[lanes]. Sets bit l of masks[p] where v >= threshold[l]; true if any is.
+    // half[points] = -w_y / 2, threshold[lanes]. Sets bit l of masks[p] where v >= threshold[l]; true if any is.
     // values[points][lanes] holds v for every point with a mask that is not zero.
     bool (*tile)(const void* group, const void* block, int64_t depth, const float* half, const float* threshold,
                  uint32_t* masks, float* values);
     // Keep in top[k][lanes], descending, the k largest values of each lane, those of values[points][lanes] included.
     void (*insert)(const float* values, int64_t k, float* top);
-    // |row|^2 and |row - packed row|^2, summed in float64
-    void (*measure)(const float* row, int64_t depth, double* norm, double* residual);
+    // |z|^2, |q|^2 and |z - q|^2 of a row z and its packed form q, summed in float64
+    void (*measure)(const float* row, int64_t depth, double* norm2);
     // canonical squared distance (kernels/exact.py): float64 differences, squares, summed by halving. scratch [dim]
     double (*squared_f32)(const float* x, const float* y, int64_t dim, double* scratch);
     double (*squared_f64)(const double* x, const double* y, int64_t dim, double* scratch);

@@ -2,16 +2,26 @@
 
 #include <algorithm>
 
+#include <unistd.h>
+
 namespace pcf {
 namespace {
 
 constexpr int64_t kBankBytes = 16 << 20;   // packed bank rows held at a time
 constexpr int64_t kStateBytes = 8 << 20;   // of queries searched at a time
-constexpr int64_t kTaskBytes = 256 << 10;  // packed queries of a task, and bank rows they meet before the next: both
-                                           // stay in the second-level cache
 constexpr int64_t kPanelBytes = 32 << 10;  // packed queries that stay in the first-level cache
 constexpr int64_t kSpare = 32;
 constexpr int64_t kSeedRows = 1024, kSeedMost = 64; // bank rows that give the first threshold; largest k that it pays for
+
+// Of the second-level cache packed queries of a task take three eighths, and the bank rows they meet before the next an
+// eighth: the fewer the tasks, the less often the bank comes from further away.
+int64_t second_level_bytes() {
+    int64_t bytes = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return bytes > 0 ? bytes : 1 << 20;
+}
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -47,14 +57,15 @@ class Search {
         : query_(query), bank_(bank), frame_(frame), kernel_(frame.kernel()), of_query_(of_query), of_bank_(of_bank),
           bound_(loss, kernel_.roundings, frame.depth(), frame.dim(), frame.scale()), k_(k), room_(2 * k + kSpare), lowest_(kernel_.lanes),
           team_(threads, std::move(poll)) {
+        const int64_t second_level = second_level_bytes();
         const int64_t row_bytes = frame.depth() * kernel_.bytes, per_group = kernel_.lanes;
         const auto groups_in = [&](int64_t bytes) { return std::max<int64_t>(1, bytes / (row_bytes * per_group)); };
         const int64_t most = std::max(per_group, kStateBytes / (room_ * int64_t(sizeof(Entry))));
         queries_ = std::min(divide_up(query.rows, per_group), most / per_group) * per_group;
         panel_ = groups_in(kPanelBytes);
         // Small tasks keep all threads busy to the end.
-        task_ = std::min(groups_in(kTaskBytes), std::max<int64_t>(1, queries_ / per_group / (4 * team_.size())));
-        chunk_ = std::max<int64_t>(1, kTaskBytes / (row_bytes * kernel_.points));
+        task_ = std::min(groups_in(3 * second_level / 8), std::max<int64_t>(1, queries_ / per_group / (4 * team_.size())));
+        chunk_ = std::max<int64_t>(1, second_level / 8 / (row_bytes * kernel_.points));
         bank_rows_ = std::min(bank.rows, std::max<int64_t>(1, kBankBytes / (row_bytes * kernel_.points)) * kernel_.points);
         std::fill_n(lowest_.get(), kernel_.lanes, -FLT_MAX);
         entries_ = Aligned<Entry>(queries_ * room_);
@@ -96,7 +107,7 @@ class Search {
             const int64_t end = std::min(count, (block + 1) * kernel_.points);
             for (int64_t i = block * kernel_.points; i < end; ++i) {
                 frame_.row(bank_, first + i, scratch.rows.get(), scratch.spare.get());
-                points.put(i, scratch.rows.get(), of_bank_.norm2[first + i]);
+                points.put(i, scratch.rows.get(), of_bank_.w[first + i]);
             }
         });
     }
@@ -131,7 +142,7 @@ class Search {
         points -= points % kernel_.points; // the places of a part-filled block hold no values
         if (points < k_) return;
         const int64_t per_group = kernel_.lanes;
-        const float longest = *std::max_element(of_bank_.norm2, of_bank_.norm2 + points);
+        const float longest = *std::max_element(of_bank_.w, of_bank_.w + points);
         float* threshold = w.lanes.thresholds();
         for (int64_t g = 0; g * per_group < count; ++g) {
             std::fill_n(w.top.get(), k_ * per_group, -FLT_MAX);
@@ -145,7 +156,7 @@ class Search {
                 const float value = w.top[(k_ - 1) * per_group + l - g * per_group];
                 const int64_t i = q + from + l;
                 if (value > -FLT_MAX)
-                    tighten(q, from + l, bound_.upper(of_query_.norm2[i], of_query_.rho[i], value, longest), threshold[l]);
+                    tighten(q, from + l, bound_.upper(of_query_.w[i], of_query_.rho[i], value, longest), threshold[l]);
             }
         }
     }
@@ -159,10 +170,10 @@ class Search {
         if (wanted > 0 && held >= wanted) {
             std::nth_element(entries, entries + (wanted - 1), entries + held, ByValue());
             // None of the best is farther than the one of least value would be with the longest row.
-            float norm2 = 0;
-            for (int64_t e = 0; e < wanted; ++e) norm2 = std::max(norm2, of_bank_.norm2[entries[e].row]);
+            float longest = 0;
+            for (int64_t e = 0; e < wanted; ++e) longest = std::max(longest, of_bank_.w[entries[e].row]);
             const double upper =
-                bound_.upper(of_query_.norm2[q + i], of_query_.rho[q + i], entries[wanted - 1].value, norm2);
+                bound_.upper(of_query_.w[q + i], of_query_.rho[q + i], entries[wanted - 1].value, longest);
             tighten(q, i, settled.empty() ? upper : std::max(upper, settled.back().squared), threshold);
         }
         int64_t kept = 0;
@@ -193,7 +204,7 @@ class Search {
     void tighten(int64_t q, int64_t i, double squared, float& threshold) {
         if (squared >= reach_[size_t(i)]) return;
         reach_[size_t(i)] = squared;
-        threshold = bound_.threshold(of_query_.norm2[q + i], of_query_.rho[q + i], squared);
+        threshold = bound_.threshold(of_query_.w[q + i], of_query_.rho[q + i], squared);
     }
 
     void finish(Worker& w, int64_t q, int64_t from, int64_t count, double* squared, int64_t* rows) {

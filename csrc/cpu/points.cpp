@@ -34,19 +34,18 @@ Extremes measure(Team& team, const Matrix& x, const Frame& frame, Measured out) 
         const int64_t end = std::min(x.rows, (task + 1) * kMeasureRows);
         for (int64_t i = task * kMeasureRows; i < end; ++i) {
             frame.row(x, i, w.row.get(), w.spare.get());
-            double norm2 = 0, residual = 0;
-            kernel.measure(w.row.get(), frame.depth(), &norm2, &residual);
-            if (!(norm2 <= w.norm2)) w.norm2 = norm2 - norm2 == 0 ? norm2 : std::numeric_limits<double>::infinity();
-            // The packed row's error, and that of the row itself in the frame.
-            const double norm = std::sqrt(norm2) * (1 + 0x1p-40), framed = 0x1p-23 * norm;
-            const double packed = std::sqrt(residual) * (1 + 0x1p-40), rho = packed + framed + tiny;
-            if (integers) w.alpha = std::max(w.alpha, packed);
+            double norm2[3];
+            kernel.measure(w.row.get(), frame.depth(), norm2);
+            if (!(norm2[0] <= w.norm2))
+                w.norm2 = norm2[0] - norm2[0] == 0 ? norm2[0] : std::numeric_limits<double>::infinity();
+            const double norm = std::sqrt(norm2[0]), lost = std::sqrt(norm2[2]) * (1 + 0x1p-40);
+            if (integers) w.alpha = std::max(w.alpha, lost);
             if (norm > 0) {
-                if (!integers) w.beta = std::max(w.beta, packed / norm);
-                w.ratios += packed / norm;
+                if (!integers) w.beta = std::max(w.beta, (lost - tiny) / norm);
+                w.ratios += lost / norm;
             }
-            out.norm2[i] = float(norm2);
-            out.rho[i] = rounded_up(rho);
+            out.w[i] = float(norm2[1] - norm2[2]);
+            out.rho[i] = rounded_up(lost + tiny);
         }
         workers[size_t(worker)] = std::move(w);
     });
@@ -57,8 +56,8 @@ Extremes measure(Team& team, const Matrix& x, const Frame& frame, Measured out) 
         all.loss.beta = std::max(all.loss.beta, w.beta);
         all.coarse += w.ratios / double(std::max<int64_t>(1, x.rows));
     }
-    all.loss.alpha = (all.loss.alpha + tiny) * (1 + 0x1p-20);
-    all.loss.beta = (all.loss.beta + 0x1p-23) * (1 + 0x1p-20);
+    all.loss.alpha = (all.loss.alpha + 2 * tiny) * (1 + 0x1p-20);
+    all.loss.beta *= 1 + 0x1p-20;
     return all;
 }
 
@@ -75,10 +74,10 @@ void Points::open(int64_t first, int64_t count) {
     }
 }
 
-void Points::put(int64_t place, const float* row, double norm2) {
+void Points::put(int64_t place, const float* row, float w) {
     const int64_t b = place / kernel_->points, slot = place % kernel_->points;
     kernel_->pack_point(row, depth_, packed_.get() + b * block_bytes_, int(slot));
-    half_[b * stride_ + slot] = float(-0.5 * norm2);
+    half_[b * stride_ + slot] = -0.5f * w;
 }
 
 void Points::copy(int64_t place, const Points& from, int64_t other) {

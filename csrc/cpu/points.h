@@ -8,9 +8,9 @@
 
 namespace pcf {
 
-// Of every row in the frame: |z|^2, rounded to nearest, and rho, rounded up (bound.h).
+// Of every row in the frame: w, rounded to nearest, and rho, rounded up (bound.h).
 struct Measured {
-    float* norm2;
+    float* w;
     float* rho;
 };
 
@@ -33,7 +33,7 @@ class Points {
     int64_t block_bytes() const { return block_bytes_; }
     // Make places first..count ready; places that are not filled never show a value.
     void open(int64_t first, int64_t count);
-    void put(int64_t place, const float* row, double norm2); // row [depth] in the frame
+    void put(int64_t place, const float* row, float w); // row [depth] in the frame
     void copy(int64_t place, const Points& from, int64_t other);
 
   private:

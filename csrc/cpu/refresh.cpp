@@ -29,11 +29,8 @@ double nanoseconds() {
 
 int64_t KCenter::refresh(const int64_t* rows, int64_t count) {
     const int64_t total = rows ? count : x_.rows;
-    order_.clear();
-    for (int64_t i = 0; i < total; ++i) {
-        const int64_t r = rows ? rows[i] : i;
-        if (seen_[size_t(r)] < count_ && squared_[r] > 0) order_.push_back(r);
-    }
+    gather(total, [&](int64_t r) { return seen_[size_t(r)] < count_ && squared_[r] > 0; }, rows, order_);
+    const int64_t n = int64_t(order_.size());
     // Rows of like age share a panel, and among them rows of one nearest pick: two stable counting sorts.
     sorted_.resize(order_.size());
     const auto sort_by = [&](const std::vector<int32_t>& key, int32_t shift) {
@@ -51,7 +48,7 @@ int64_t KCenter::refresh(const int64_t* rows, int64_t count) {
     // Another pass, other numbers of picks: what was cheapest before need not be.
     for (auto& w : workers_)
         for (auto& m : w->meter) m = {};
-    const int64_t n = int64_t(order_.size()), step = panel_groups_ * kernel_.lanes;
+    const int64_t step = panel_groups_ * kernel_.lanes;
     team_.run((n + step - 1) / step, [&](int64_t task, int worker) {
         Worker& w = *workers_[size_t(worker)];
         const int64_t* ids = order_.data() + task * step;
@@ -130,7 +127,7 @@ bool KCenter::near_centres(Worker& w, const int64_t* rows, int64_t count, int64_
         if (l >= centres) continue;
         const int64_t r = w.centres[size_t(l)];
         // Canonical distances are rounded: the little more keeps the inequality true of them.
-        threshold[l] = bound_.threshold(norm2_[size_t(r)], rho_[size_t(r)], 4 * w.widest[size_t(l)] * (1 + 1e-9));
+        threshold[l] = bound_.threshold(w_[size_t(r)], rho_[size_t(r)], 4 * w.widest[size_t(l)] * (1 + 1e-9));
     }
     w.few_ids.clear();
     for (int64_t b = lo / per_block; b < picks_.blocks(count_); ++b) {
@@ -145,7 +142,7 @@ bool KCenter::near_centres(Worker& w, const int64_t* rows, int64_t count, int64_
     }
     const int64_t few = int64_t(w.few_ids.size());
     if (few > w.few_room || 4 * few > 3 * (count_ - lo)) return false;
-    w.few.open(0, few);
+    w.few.open((w.few.blocks(few) - 1) * per_block, few); // the last block may stay part-filled
     for (int64_t i = 0; i < few; ++i) w.few.copy(i, picks_, w.few_ids[size_t(i)]);
     return true;
 }
@@ -155,7 +152,7 @@ void KCenter::by_sketch(Worker& w, const int64_t* rows, int64_t count) {
     const int64_t hi = sketch.points.blocks(count_);
     w.lanes.pack(x_, rows, count, 0, w.scratch);
     project(w, rows, count);
-    const View view{&sketch.frame, &sketch.points, &sketch.bound, sketch.rho, false};
+    const View view{&sketch.frame, &sketch.points, &sketch.bound, false};
     w.settled = 0;
     int64_t b = first_unseen(rows, count) / sketch.points.per_block();
     const int64_t first = b;
@@ -174,11 +171,11 @@ void KCenter::by_sketch(Worker& w, const int64_t* rows, int64_t count) {
 // Short rows of a packed panel.
 void KCenter::project(Worker& w, const int64_t* rows, int64_t count) {
     const int64_t per_group = kernel_.lanes;
-    float norm2[32];
+    float w2[32];
     for (int64_t done = 0, g = 0; done < count; done += per_group, ++g) {
         for (int64_t l = 0; l < per_group; ++l)
-            norm2[l] = done + l < count ? norm2_[size_t(rows[done + l])] : 0.0f;
-        sketch_->project(w.lanes.group(g), norm2, w.scratch, reinterpret_cast<float*>(w.sketch_lanes.group(g)));
+            w2[l] = done + l < count ? w_[size_t(rows[done + l])] : 0.0f;
+        sketch_->project(w.lanes.group(g), w2, w.scratch, reinterpret_cast<float*>(w.sketch_lanes.group(g)));
     }
 }
 
@@ -196,7 +193,7 @@ void KCenter::sketch_picks(int64_t first) {
         const float* group = reinterpret_cast<const float*>(w.sketch_lanes.group(0)); // [depth][lanes]
         for (int64_t l = 0; l < some; ++l) {
             for (int64_t j = 0; j < sketch_->frame.depth(); ++j) row[j] = group[j * lanes + l];
-            sketch_->points.put(i + l, row, norm2_[size_t(rows[l])]);
+            sketch_->points.put(i + l, row, w_[size_t(rows[l])]);
         }
     }
 }
@@ -243,11 +240,10 @@ void KCenter::search(Worker& w, const View& view, const Lanes& lanes, int64_t fi
                   if (value < threshold[l]) return;
               }
               w.hits[size_t(l * kHits + w.held[size_t(l)]++)] = {int32_t(point), value};
-              if (!view.tight || value <= w.best[size_t(l)]) return;
+              if (!view.whole || value <= w.best[size_t(l)]) return;
               w.best[size_t(l)] = value;
-              // The pick's norm, as its row's.
-              const float norm2 = norm2_[size_t(pick_row_[size_t(point)])];
-              const double upper = bound_.upper(norm2_[size_t(r)], rho_[size_t(r)], value, norm2);
+              const float pick_w = w_[size_t(pick_row_[size_t(point)])];
+              const double upper = bound_.upper(w_[size_t(r)], rho_[size_t(r)], value, pick_w);
               if (upper >= w.reach[size_t(l)]) return;
               w.reach[size_t(l)] = upper;
               threshold[l] = threshold_of(view, r, upper);

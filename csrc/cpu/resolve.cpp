@@ -80,7 +80,7 @@ void KCenter::greedy(Block& block, const Rank* limit, int64_t quota) {
     for (int64_t i = 0; i < groups * per_group; ++i) {
         const int64_t r = block.rows[size_t(std::min(i, size - 1))];
         const bool open = i < size && squared_[r] > 0;
-        threshold[i] = open ? bound_.threshold(norm2_[size_t(r)], rho_[size_t(r)], squared_[r]) : kNever;
+        threshold[i] = open ? bound_.threshold(w_[size_t(r)], rho_[size_t(r)], squared_[r]) : kNever;
     }
     block.points.open(0, size);
     team_.run(std::max(groups, block.points.blocks(size)), [&](int64_t task, int worker) {
@@ -90,7 +90,7 @@ void KCenter::greedy(Block& block, const Rank* limit, int64_t quota) {
                              task, scratch);
         for (int64_t i = task * per_block; i < std::min(size, (task + 1) * per_block); ++i) {
             frame_.row(x_, block.rows[size_t(i)], scratch.rows.get(), scratch.spare.get());
-            block.points.put(i, scratch.rows.get(), norm2_[size_t(block.rows[size_t(i)])]);
+            block.points.put(i, scratch.rows.get(), w_[size_t(block.rows[size_t(i)])]);
         }
     });
     team_.run(block.points.blocks(size), [&](int64_t b, int worker) {

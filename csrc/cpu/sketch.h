@@ -41,8 +41,8 @@ struct Sketch {
         // What a may be off by, relative to |z|: the float32 sums of all directions together.
         const double sums = (full.kernel().roundings * double(full.depth()) + 8) * 0x1p-24 * std::sqrt(double(count)) * 1.02;
         excess = 4 * (skew + sums);
-        rho = 2 * excess + 0x1p-22;
-        bound = Bound({0x1p-120, rho}, full.kernel().roundings, frame.depth(), frame.dim(), full.scale());
+        bound = Bound({0, 0}, full.kernel().roundings, frame.depth(), frame.dim(), full.scale());
+        bound.delta += 2 * excess; // a short row is off like one that the frame rounds more coarsely
         bound.gamma += 2 * skew;
     }
 
@@ -74,7 +74,6 @@ struct Sketch {
     Points directions; // as points of the full frame
     Aligned<float> lowest;
     Bound bound;
-    double rho; // of a row, relative to its norm
     double excess;
     int64_t full_depth, count;
 };

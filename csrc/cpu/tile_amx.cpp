@@ -115,22 +115,20 @@ inline uint32_t at_least(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
 
 #include "tile_insert.h"
 
-void measure(const float* row, int64_t depth, double* norm, double* residual) {
-    __m512d norms = _mm512_setzero_pd(), lost = _mm512_setzero_pd();
+void measure(const float* row, int64_t depth, double* norm2) {
+    __m512d sum[3] = {};
     for (int64_t k = 0; k < depth; k += 16) {
         const __m512 x = _mm512_loadu_ps(row + k);
         const __m256i packed = (__m256i)_mm512_cvtneps_pbh(x);
-        const __m512 back = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(packed), 16));
-        const __m512 gap = _mm512_sub_ps(x, back); // exact: the two are close
-        for (int j = 0; j < 2; ++j) {
-            const __m512d v = _mm512_cvtps_pd(j ? _mm512_extractf32x8_ps(x, 1) : _mm512_castps512_ps256(x));
-            const __m512d g = _mm512_cvtps_pd(j ? _mm512_extractf32x8_ps(gap, 1) : _mm512_castps512_ps256(gap));
-            norms = _mm512_fmadd_pd(v, v, norms);
-            lost = _mm512_fmadd_pd(g, g, lost);
+        const __m512 q = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(packed), 16));
+        const __m512 part[3] = {x, q, _mm512_sub_ps(x, q)}; // the difference is exact: the two are close
+        for (int i = 0; i < 3; ++i) {
+            const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(part[i]));
+            const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(part[i], 1));
+            sum[i] = _mm512_fmadd_pd(high, high, _mm512_fmadd_pd(low, low, sum[i]));
         }
     }
-    *norm = _mm512_reduce_add_pd(norms);
-    *residual = _mm512_reduce_add_pd(lost);
+    for (int i = 0; i < 3; ++i) norm2[i] = _mm512_reduce_add_pd(sum[i]);
 }
 
 void widen_f16(const uint16_t* x, int64_t dim, float* out) {

@@ -68,10 +68,10 @@ bool tile(const void* group, const void* block, int64_t depth, const float* half
 
 void no_state() {}
 
-void measure(const float* row, int64_t depth, double* norm, double* residual) {
+void measure(const float* row, int64_t depth, double* norm2) {
     double part[8] = {};
     for (int64_t k = 0; k < depth; k += 8)
         for (int j = 0; j < 8; ++j) part[j] += double(row[k + j]) * double(row[k + j]);
-    *norm = ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
-    *residual = 0; // float32 rows are packed as they are
+    norm2[0] = norm2[1] = ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+    norm2[2] = 0; // float32 rows are packed as they are
 }

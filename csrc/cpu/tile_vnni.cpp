@@ -99,20 +99,19 @@ bool tile(const void* group, const void* block, int64_t depth, const float* half
     return true;
 }
 
-void measure(const float* row, int64_t depth, double* norm, double* residual) {
-    __m512d norms = _mm512_setzero_pd(), lost = _mm512_setzero_pd();
+void measure(const float* row, int64_t depth, double* norm2) {
+    __m512d sum[3] = {};
     for (int64_t k = 0; k < depth; k += 16) {
-        const V x = _mm512_loadu_ps(row + k);
-        const V gap = _mm512_sub_ps(x, _mm512_roundscale_ps(x, 0)); // exact
-        for (int j = 0; j < 2; ++j) {
-            const __m512d n = _mm512_cvtps_pd(j ? _mm512_extractf32x8_ps(x, 1) : _mm512_castps512_ps256(x));
-            const __m512d g = _mm512_cvtps_pd(j ? _mm512_extractf32x8_ps(gap, 1) : _mm512_castps512_ps256(gap));
-            norms = _mm512_fmadd_pd(n, n, norms);
-            lost = _mm512_fmadd_pd(g, g, lost);
+        const __m512 x = _mm512_loadu_ps(row + k);
+        const __m512 q = _mm512_roundscale_ps(x, 0);
+        const __m512 part[3] = {x, q, _mm512_sub_ps(x, q)}; // the difference is exact: the two are close
+        for (int i = 0; i < 3; ++i) {
+            const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(part[i]));
+            const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(part[i], 1));
+            sum[i] = _mm512_fmadd_pd(high, high, _mm512_fmadd_pd(low, low, sum[i]));
         }
     }
-    *norm = _mm512_reduce_add_pd(norms);
-    *residual = _mm512_reduce_add_pd(lost);
+    for (int i = 0; i < 3; ++i) norm2[i] = _mm512_reduce_add_pd(sum[i]);
 }
 
 void no_state() {}

@@ -17,6 +17,7 @@ struct Options {
     int64_t batch = 64, block = 16;
     bool lazy = true;
     int threads = 1;
+    Prune prune = Prune::automatic;
     std::function<void()> poll;
 };
 
@@ -51,17 +52,43 @@ Picks greedy(const std::vector<float>& x, int64_t n, int64_t dim, int64_t quota,
     return picks;
 }
 
+// Orthonormal float32 rows [count][dim], of no use in particular: a bound by them must hold all the same.
+std::vector<float> directions(int64_t count, int64_t dim) {
+    Random random{uint64_t(dim)};
+    std::vector<std::vector<double>> rows;
+    while (int64_t(rows.size()) < count) {
+        std::vector<double> row(static_cast<size_t>(dim));
+        for (double& v : row) v = random.normal();
+        for (int again = 0; again < 2; ++again)
+            for (const auto& other : rows) {
+                double dot = 0;
+                for (size_t k = 0; k < row.size(); ++k) dot += row[k] * other[k];
+                for (size_t k = 0; k < row.size(); ++k) row[k] -= dot * other[k];
+            }
+        double norm2 = 0;
+        for (double v : row) norm2 += v * v;
+        for (double& v : row) v /= std::sqrt(norm2);
+        rows.push_back(row);
+    }
+    std::vector<float> out;
+    for (const auto& row : rows) out.insert(out.end(), row.begin(), row.end());
+    return out;
+}
+
 struct Engine {
     Engine(const TileKernel& kernel, const Matrix& x, const double* centre, int64_t quota, const Options& options)
-        : squared(starting(options, x.rows)), frame(kernel, centre, scale_for(kernel, centre, {x}), x.dim), look(x, frame, options.threads),
+        : squared(starting(options, x.rows)), frame(kernel, centre, scale_for(kernel, centre, {x}), x.dim),
+          look(x, frame, options.threads), along(kernel.bytes == 4 ? x.dim / 2 : 0), rows(directions(along, x.dim)),
           leaves(x, frame, look.norm2, look.rho, look.extremes.loss, squared.data(),
                  options.weight.empty() ? nullptr : options.weight.data(), quota + int64_t(options.selected.size()),
-                 options.threads, options.poll) {
+                 options.prune, along > 0 ? rows.data() : nullptr, along, options.threads, options.poll) {
         leaves.append(options.selected.data(), int64_t(options.selected.size()));
     }
     std::vector<double> squared;
     Frame frame;
     Look look;
+    int64_t along;
+    std::vector<float> rows;
     KCenter leaves;
 };
 
@@ -70,37 +97,24 @@ Picks drive(KCenter& leaves, int64_t n, int64_t quota, const Options& options) {
     Picks picks;
     while (int64_t(picks.rows.size()) < quota) {
         if (!options.lazy) leaves.refresh(nullptr, 0);
-        std::vector<int64_t> rows;
+        KCenter::Reached found;
         double edge = 0;
-        for (int64_t wanted = 2 * options.batch; rows.empty(); wanted *= 4) {
+        for (int64_t wanted = 2 * options.batch; found.rows.empty(); wanted *= 4) {
             edge = leaves.edge(wanted);
             if (edge == INFINITY) {
                 leaves.refresh(nullptr, 0);
                 edge = leaves.edge(options.batch);
             }
-            std::vector<int64_t> pool(size_t(leaves.pool(edge, nullptr, 0)));
-            CHECK(leaves.pool(edge, pool.data(), int64_t(pool.size())) == int64_t(pool.size()), "the pool changed");
-            CHECK(std::is_sorted(pool.begin(), pool.end()), "the pool does not ascend");
-            leaves.refresh(pool.data(), int64_t(pool.size()));
-            for (int64_t row : pool)
-                if (leaves.key(row) >= edge) rows.push_back(row);
+            found = leaves.reach(edge, 2 * options.batch);
+            CHECK(std::is_sorted(found.rows.begin(), found.rows.end()), "candidates do not ascend");
+            CHECK(std::min(found.inside, 2 * options.batch) == int64_t(found.rows.size()), "number of candidates");
+            for (int64_t row : found.rows) CHECK(leaves.key(row) >= edge, "a candidate below the edge");
             if (edge == 0) break;
         }
         const Rank behind{edge, n};
-        const Rank* outside = edge > 0 ? &behind : nullptr;
-        Rank rest{};
-        if (int64_t(rows.size()) > 2 * options.batch) {
-            std::vector<Rank> rank;
-            for (int64_t row : rows) rank.push_back({leaves.key(row), row});
-            std::sort(rank.begin(), rank.end(), [](const Rank& a, const Rank& b) { return a.before(b); });
-            rest = rank[size_t(2 * options.batch)];
-            outside = &rest;
-            rows.clear();
-            for (int64_t i = 0; i < 2 * options.batch; ++i) rows.push_back(rank[size_t(i)].row);
-            std::sort(rows.begin(), rows.end());
-        }
+        const Rank* outside = found.inside > int64_t(found.rows.size()) ? &found.rest : edge > 0 ? &behind : nullptr;
         const int64_t left = quota - int64_t(picks.rows.size());
-        const Picks more = leaves.resolve(rows.data(), int64_t(rows.size()), outside, left, options.block);
+        const Picks more = leaves.resolve(found.rows.data(), int64_t(found.rows.size()), outside, left, options.block);
         picks.rows.insert(picks.rows.end(), more.rows.begin(), more.rows.end());
         picks.squared.insert(picks.squared.end(), more.squared.begin(), more.squared.end());
         CHECK(leaves.count() == int64_t(picks.rows.size() + options.selected.size()), "count of picks");
@@ -125,7 +139,11 @@ struct Tuning {
     int64_t batch, block;
     bool lazy;
     int threads;
+    Prune prune;
 };
+constexpr Tuning kTunings[] = {{64, 16, true, 1, Prune::automatic}, {9, 4, true, 2, Prune::triangle},
+                               {12, 512, true, 1, Prune::partial},  {40, 512, false, 3, Prune::triangle},
+                               {7, 9, false, 2, Prune::partial},    {30, 64, true, 2, Prune::none}};
 
 void all_kinds() {
     int64_t runs = 0;
@@ -133,15 +151,15 @@ void all_kinds() {
         for (int64_t dim : {2, 33, 128})
             for (bool with_options : {false, true}) {
                 if (kSlowest && kind[0] != 'e' && kind[0] != 'g') continue;
-                const int64_t n = kSlow ? 80 : 210;
+                const int64_t n = kSlow ? 80 : 180;
                 const std::vector<float> x = rows_of(kind, n, dim, uint64_t(dim) + 3);
                 Options options = with_options ? with_everything(n, uint64_t(dim)) : Options();
                 const int64_t quota = n - int64_t(options.selected.size());
                 const Picks expected = greedy(x, n, dim, quota, options);
                 for (const TileKernel* kernel : kernels())
-                    for (const Tuning& t : {Tuning{64, 16, true, 1}, {9, 4, true, 2}, {40, 512, false, 3}}) {
+                    for (const Tuning& t : kTunings) {
                         options.batch = t.batch, options.block = t.block;
-                        options.lazy = t.lazy, options.threads = t.threads;
+                        options.lazy = t.lazy, options.threads = t.threads, options.prune = t.prune;
                         Engine engine(*kernel, matrix_of(x, n, dim), nullptr, quota, options);
                         CHECK(same(drive(engine.leaves, n, quota, options), expected),
                               std::string(kernel->name) + ", " + kind + ", dim " + std::to_string(dim) + ": picks");
@@ -202,7 +220,7 @@ void edges(const TileKernel& kernel) {
     for (int64_t i = 2; i < n; ++i) {
         const double nearest = std::min(naive_squared(x, dim, i, 0), naive_squared(x, dim, i, 1));
         CHECK(leaves.key(i) == nearest, "a refreshed key");
-        CHECK(leaves.pool(nearest, nullptr, 0) >= 1, "an empty pool");
+        CHECK(leaves.reach(nearest, 100).inside >= 1, "no candidates");
     }
     std::vector<double> keys;
     for (int64_t i = 2; i < n; ++i) keys.push_back(leaves.key(i));

@@ -159,10 +159,10 @@ void add_tiles(std::vector<Probe>& probes, const TileKernel& kernel, int64_t dep
         const bool panel_near = groups * group <= kL1 * 3 / 4;
         if (near && groups * group + blocks * block > kL1 * 7 / 8) continue; // rows too long for this cache
         const double flops = 2.0 * kernel.lanes * kernel.points * double(depth);
-        // What a tile reads from that level: the points once for a panel of lanes, the lanes too where they do not
-        // stay in the first level.
+        // What a tile reads from that level: the points once for a panel of lanes; from the second level the lanes too,
+        // where they do not stay in the first.
         double bytes = double(group + block);
-        if (!near) bytes = double(block) / double(groups) + (panel_near ? 0 : double(group));
+        if (!near) bytes = double(block) / double(groups) + (panel_near || set.bytes > kL2 ? 0 : double(group));
         probes.push_back({"tiles",
                           text("\"isa\": \"%s\", \"depth\": %lld, \"set\": \"%s\", \"points_bytes\": %lld, "
                                "\"panel_bytes\": %lld, \"intensity\": %.3f",
@@ -209,8 +209,8 @@ void add_rows(std::vector<Probe>& probes, const TileKernel& kernel, int64_t dept
         for (int64_t i = 0; i < rows; ++i) kernel.pack_point(x + i * depth, depth, out.get(), int(i % kernel.points));
     });
     add("measure", [=, &kernel](const float* x) {
-        double norm2 = 0, residual = 0;
-        for (int64_t i = 0; i < rows; ++i) kernel.measure(x + i * depth, depth, &norm2, &residual);
+        double norm2[3] = {};
+        for (int64_t i = 0; i < rows; ++i) kernel.measure(x + i * depth, depth, norm2);
     });
     add("canonical", [=, &kernel](const float* x) {
         std::vector<double> scratch(static_cast<size_t>(depth));

@@ -13,6 +13,16 @@ from ..ranking import Picks, Rank
 from ..tuning import Tuning
 
 
+@dataclass(frozen=True)
+class Reached:
+    """Candidates: refreshed rows whose key reaches an edge."""
+
+    rows: Tensor  # [C] int64 ascending; where there are more than asked for, the first in rank
+    inside: int  # how many there are
+    rest: Rank | None  # the first in rank of those left out, None if none was
+    distances: int  # computed on the way
+
+
 class KCenterLeaves(Protocol):
     """Rows [N, D], the picks made so far, and what is known of each row's distance to the nearest of them.
 
@@ -32,14 +42,11 @@ class KCenterLeaves(Protocol):
     def edge(self, wanted: int) -> float:
         """The wanted-th largest key; 0.0 where there are not that many rows."""
 
-    def pool(self, edge: float) -> Tensor:
-        """Rows not picked with key >= edge, ascending: [P] int64."""
-
     def refresh(self, rows: Tensor | None) -> int:
         """Compare these rows (all if None) with every pick they have not seen; returns the distances computed."""
 
-    def key(self, rows: Tensor) -> Tensor:  # [P] -> [P] float64
-        """Keys of some rows."""
+    def reach(self, edge: float, most: int) -> Reached:
+        """Bring up to date the rows not picked whose key reaches the edge, and say which of them still do."""
 
     def settle_all(self) -> int:
         """Make every bound exact; returns how many were not."""

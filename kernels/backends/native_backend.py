@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checks import LARGEST, raise_unusable
 from ..ranking import Picks, Rank
 from ..tuning import Tuning
-from .base import Backend
+from .base import Backend, Reached
 from .native_library import native, native_refusal
 
 _SAMPLE, _SAMPLE_ELEMENTS = 256, 1 << 18  # rows that place the centre
@@ -58,23 +58,17 @@ class NativeKCenter:
         """The wanted-th largest key; 0.0 where there are not that many rows."""
         return self._engine.edge(wanted)
 
-    def pool(self, edge: float) -> Tensor:
-        """Rows with key >= edge, ascending: [P] int64."""
-        rows = torch.empty(self._engine.count_pool(edge), dtype=torch.int64)
-        self._engine.pool(edge, rows.data_ptr(), rows.shape[0])
-        return rows
-
-    def key(self, rows: Tensor) -> Tensor:  # [P] -> [P] float64
-        """Keys of some rows."""
-        out = torch.empty(rows.shape[0], dtype=torch.float64)
-        self._engine.key(rows.data_ptr(), rows.shape[0], out.data_ptr())
-        return out
-
     def refresh(self, rows: Tensor | None) -> int:
         """Compare rows with the picks they have not seen; returns the distances computed."""
         if rows is None:
             return self._engine.refresh(0, 0)
         return self._engine.refresh(rows.data_ptr(), rows.shape[0]) if rows.shape[0] else 0
+
+    def reach(self, edge: float, most: int) -> Reached:
+        """The rows that reach the edge once they are refreshed; the first `most` in rank."""
+        rows, inside, key, row, distances = self._engine.reach(edge, most)
+        rest = Rank(key, -row) if inside > most else None
+        return Reached(torch.tensor(rows, dtype=torch.int64), inside, rest, distances)
 
     def settle_all(self) -> int:
         """Nothing to do: refreshed bounds are exact."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..backends import KCenterLeaves
-from ..ranking import Picks, Rank, take_top
+from ..ranking import Picks, Rank
 from ..tuning import Tuning
 
 _TILE_ELEMENTS = 1 << 21
@@ -64,20 +64,16 @@ class Traversal:
             if edge == math.inf:  # nothing is known of most rows
                 self.distances += leaves.refresh(None)
                 edge = leaves.edge(self.batch)
-            pool = leaves.pool(edge)
-            self.distances += leaves.refresh(pool)
-            key = leaves.key(pool)
-            inside = (key >= edge).nonzero().squeeze(1)
-            if edge == 0.0 or inside.shape[0] > 0:
+            found = leaves.reach(edge, 2 * self.batch)
+            self.distances += found.distances
+            if edge == 0.0 or found.inside > 0:
                 break
             self.ratio *= 4
-        self.ratio = min(max(1.0, 0.5 * self.ratio * (1 + self.batch / max(1, inside.shape[0]))), 64.0)
-        rows = pool[inside]
-        if rows.shape[0] <= 2 * self.batch:
-            return rows, (Rank(edge, -leaves.features.shape[0]) if edge > 0 else None)
-        # Many equal bounds, as with duplicates: keep the first in rank, the rest is outside. If they are equal only
-        # within the bounds' blur, settling a batch at a time would take a pass each: settle them all.
+        self.ratio = min(max(1.0, 0.5 * self.ratio * (1 + self.batch / max(1, found.inside))), 64.0)
+        if found.rest is None:
+            return found.rows, (Rank(edge, -leaves.features.shape[0]) if edge > 0 else None)
+        # Many equal bounds, as with duplicates: the first in rank were kept, the rest is outside. If they are equal
+        # only within the bounds' blur, settling a batch at a time would take a pass each: settle them all.
         if self.stalled and leaves.settle_all():
             return self.candidates()
-        chosen, rest = take_top(key[inside], rows, 2 * self.batch)
-        return rows[chosen], rest
+        return found.rows, found.rest

@@ -93,6 +93,11 @@ def test_k_center_greedy(case, backend):
     assert str(caught.value).startswith("k_center_greedy: ")
 
 
+def test_prune():
+    with pytest.raises(ValueError, match="Tuning: prune must be one of auto, none, triangle, partial, got 'some'"):
+        Tuning(prune="some")
+
+
 @pytest.mark.parametrize("size", ["batch", "block"])
 @pytest.mark.parametrize("value, error", [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
 def test_tuning(size, value, error):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from patchcore_fast.kernels import Tuning, k_center_greedy
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
+from patchcore_fast.kernels.tuning import PRUNE
 
 from .cases import awkward, gaussian, integers
 from .engines import ENGINES, once
@@ -32,20 +33,34 @@ def check(engine, features, k, *tunings, key=None, **kwargs):
 @pytest.mark.parametrize("n", [1, 2, 63, 500, 3000])
 def test_integer_features_equal_the_reference(n, d, engine, threads):
     x = integers(n, d)
-    threads(1 + (n + d) % 3)
-    for k in sorted({1, (n + 1) // 2, n} if n < 3000 else {1, n if d < 33 else 500}):
+    threads(1 + (n + d) % 3 if engine.backend == "native" else 2)
+    for k in sorted({1, (n + 1) // 2, n} if n < 3000 else {1, n if d < 31 else 200}):
         check(engine, x, k, key=("integers", n, d, k))
 
 
 TUNINGS = [Tuning(), Tuning(batch=1), Tuning(batch=7, block=5), Tuning(lazy=False)]
+PRUNED = [Tuning(batch=b, lazy=lazy, prune=p) for p in PRUNE for b, lazy in ((20, True), (60, False))]
 
 
 @pytest.mark.parametrize("name", awkward())
 def test_awkward_features_equal_the_reference(name, engine, threads):
     x = awkward()[name]
-    for count in (1, 2, 3):
+    for count in (1, 2, 3) if engine.backend == "native" else (2,):
         threads(count)
         check(engine, x, x.shape[0], *(TUNINGS if count == 2 else TUNINGS[1:3]), key=("awkward", name))
+
+
+@pytest.mark.parametrize("name", awkward())
+def test_pruning_does_not_reach_the_picks(name, native_engine, threads):
+    x = awkward()[name]
+    threads(2)
+    check(native_engine, x, x.shape[0], *PRUNED, key=("awkward", name))
+    # Wide and with a structure that directions and triangles can use: clusters on a few axes, and a little of the rest.
+    g = torch.Generator().manual_seed(6)
+    wide = torch.nn.functional.pad(x.float().nan_to_num()[:, :3] * 4, (0, 77)) + 0.01 * torch.randn(
+        len(x), 80, generator=g
+    )
+    check(native_engine, wide, x.shape[0] - 1, *PRUNED, key=("awkward wide", name))
 
 
 def options(x: torch.Tensor) -> dict:
@@ -68,7 +83,14 @@ def test_options_equal_the_reference(name, kind, engine, threads):
     chosen = options(x) if kind == "all" else {kind: options(x)[kind]}
     threads(2)
     k = x.shape[0] - len(chosen.get("selected", ()))
-    check(engine, x, k, Tuning(), Tuning(batch=9, block=4), key=("options", name, kind), **chosen)
+    tunings = [
+        Tuning(),
+        Tuning(batch=9, block=4),
+        Tuning(batch=30, prune="triangle"),
+        Tuning(batch=30, prune="partial"),
+    ]
+    tunings = tunings if engine.backend == "native" else tunings[:2]
+    check(engine, x, k, *tunings, key=("options", name, kind), **chosen)
 
 
 @pytest.mark.parametrize("n", [7, 8, 9, 15, 16, 17, 31, 32, 33, 65])
@@ -85,16 +107,22 @@ def real_picks(real_features):
 
 
 @pytest.mark.parametrize("lazy", [True, False], ids=["lazy", "eager"])
-@pytest.mark.parametrize("count", [1, 2, 3], ids=["1 thread", "2 threads", "3 threads"])
 @pytest.mark.parametrize("batch", [1, 32, 256, 4096])
-def test_real_features_equal_the_reference(real_features, real_picks, threads, batch, count, lazy, engine):
-    if batch == 1 and (count == 1 or not lazy):
-        count, lazy = 2, True  # a pass a pick: long, and nothing is new
-    threads(count)
-    tuning = Tuning(batch=batch, lazy=lazy)
-    result = k_center_greedy(real_features.to(engine.device), 1500, start=0, tuning=tuning, backend=engine.backend)
+def test_real_features_equal_the_reference(real_features, real_picks, threads, batch, lazy, engine):
+    x = real_features.to(engine.device)
+    for count in (1, 2, 3) if engine.backend == "native" and batch > 1 else (2,):
+        threads(count)
+        result = k_center_greedy(x, 1500, start=0, tuning=Tuning(batch=batch, lazy=lazy), backend=engine.backend)
+        assert result.indices.tolist() == real_picks[0].tolist()
+        assert torch.equal(result.radii.cpu(), real_picks[1])
+
+
+@pytest.mark.parametrize("prune", PRUNE)
+def test_real_features_pruned(real_features, real_picks, threads, native_engine, prune):
+    threads(2)
+    result = k_center_greedy(real_features, 1500, start=0, tuning=Tuning(batch=300, prune=prune), backend="native")
     assert result.indices.tolist() == real_picks[0].tolist()
-    assert torch.equal(result.radii.cpu(), real_picks[1])
+    assert torch.equal(result.radii, real_picks[1])
 
 
 def test_default_is_batched(real_features, engine):
@@ -116,6 +144,7 @@ def test_any_features_equal_the_reference(data):
     if data.draw(st.booleans()):
         kwargs["selected"] = torch.tensor(sorted(data.draw(st.sets(st.integers(0, n - 1), max_size=n - 1))), dtype=int)
     k = data.draw(st.integers(1, n - len(kwargs.get("selected", []))))
-    tuning = Tuning(batch=data.draw(st.integers(1, 50)), block=data.draw(st.integers(1, 9)))
+    prune = data.draw(st.sampled_from(PRUNE))
+    tuning = Tuning(batch=data.draw(st.integers(1, 50)), block=data.draw(st.integers(1, 9)), prune=prune)
     with data.draw(st.sampled_from(ENGINES)).forced() as engine:
         check(engine, x, k, tuning, **kwargs)

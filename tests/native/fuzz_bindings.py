@@ -137,13 +137,19 @@ class Fuzz:
         rng, (n, dim) = self.rng, self.shape(120)
         x = Rows(rng, n, dim)
         (look,) = self.look(rng.choice(self.isas), x)
+        count = rng.randint(1, dim - 1) if look.packs_float32 and dim > 1 and rng.random() < 0.6 else 0
+        along = Memory(count * dim, np.float32, rng.randint(0, 7))  # orthonormal rows, of any directions
+        draw = np.random.default_rng(rng.getrandbits(32))
+        along.values[:] = np.linalg.qr(draw.normal(size=(dim, max(1, count))))[0].T[:count].ravel()
+        directions = (along.address if count else 0, count)
+        prune = rng.choice(["auto", "none", "triangle", "partial"])
         best, taken = Memory(n, np.float64), rng.sample(range(n), rng.randint(0, n - 1))
         best.values[:] = np.inf
         weight = Memory(n, np.float64) if rng.random() < 0.5 else None
         if weight is not None:
             weight.values[:] = [rng.choice([0.0, 0.25, 1.0, rng.random()]) for _ in range(n)]
         address = 0 if weight is None else weight.address
-        engine = self.native.KCenter(x.tuple, look, best.address, address, n, rng.randint(1, 3))
+        engine = self.native.KCenter(x.tuple, look, best.address, address, n, prune, *directions, rng.randint(1, 3))
         first = Memory(len(taken), np.int64)
         first.values[:] = taken
         engine.append(first.address, len(taken))
@@ -154,14 +160,11 @@ class Fuzz:
         while engine.count < n:
             engine.refresh(0, 0)
             edge = engine.edge(rng.randint(1, n)) if rng.random() < 0.5 else 0.0
-            rows = Memory(engine.count_pool(edge), np.int64)
-            count = len(rows.values)
-            assert engine.pool(edge, rows.address, count) == count
-            keys = Memory(count, np.float64)
-            engine.key(rows.address, count, keys.address)
-            picked = engine.resolve(
-                rows.address, count, edge > 0, edge, n, rng.randint(1, n), rng.choice([1, 3, 16, 512])
-            )
+            ids, inside, key, row, _ = engine.reach(edge, rng.choice([1, 5, n]))
+            limit = (True, key, row) if inside > len(ids) else (edge > 0, edge, n)
+            rows = Memory(len(ids), np.int64)
+            rows.values[:] = ids
+            picked = engine.resolve(rows.address, len(ids), *limit, rng.randint(1, n), rng.choice([1, 3, 16, 512]))
             assert picked[0], "no pick although the first in rank is among the candidates"
             for row, value in zip(*picked, strict=True):
                 with np.errstate(invalid="ignore"):  # 0 * inf
@@ -184,7 +187,7 @@ class Fuzz:
         """One of each kind of wrong argument, around a small right call."""
         native, rng = self.native, self.rng
         x, (n, dim) = Rows(rng, 12, 5), (12, 5)
-        isa = rng.choice([name for name in self.isas if name != "avx512_vnni"])
+        isa = rng.choice([name for name in self.isas if name != "avx512_vnni"])  # whose rows must be scaled
         numbers = Memory(n, np.int64)
         numbers.values[:] = range(n)
         doubles = Memory(n, np.float64)
@@ -211,8 +214,9 @@ class Fuzz:
             self.refused(lambda threads=threads: look(threads=threads), f"threads {threads}")
         self.refused(lambda: look(centre=odd), "a centre that is not aligned")
 
-        def engine(rows: Any = t, of: Any = None, s: int = doubles.address, w: int = 0, c: int = n, th: int = 1) -> Any:
-            return native.KCenter(rows, of or look(), s, w, c, th)
+        def engine(rows: Any = t, of: Any = None, s: int = doubles.address, w: int = 0, c: int = n, p: str = "auto",
+                   along: tuple[int, int] = (0, 0), threads: int = 1) -> Any:  # fmt: skip
+            return native.KCenter(rows, of or look(), s, w, c, p, *along, threads)
 
         used = look()
         engine(of=used)
@@ -224,7 +228,21 @@ class Fuzz:
         for name, address in {"null": 0, "odd": odd}.items():
             self.refused(lambda address=address: engine(s=address), f"squared {name}")
         self.refused(lambda: engine(w=odd), "weight odd")
-        self.refused(lambda: engine(th=0), "no threads")
+        self.refused(lambda: engine(threads=0), "no threads")
+        for p in ("", "all", "None"):
+            self.refused(lambda p=p: engine(p=p), f"prune {p!r}")
+        skew, straight = Memory(2 * dim, np.float32), Memory(2 * dim, np.float32)
+        skew.values[:] = 1.0
+        straight.values[:] = np.eye(2, dim).ravel()
+        nans = Memory(2 * dim, np.float32)
+        for count in (0, -1, dim, 1 << 40):
+            self.refused(lambda count=count: engine(along=(straight.address, count)), f"{count} directions")
+        for name, address in {"skew": skew.address, "NaN": nans.address, "odd": straight.address + 2}.items():
+            self.refused(lambda address=address: engine(along=(address, 2)), f"directions {name}")
+        if isa in ("portable", "avx2", "avx512"):
+            engine(along=(straight.address, 2), p="partial")
+        else:
+            self.refused(lambda: engine(along=(straight.address, 2)), "directions for a kernel that packs no float32")
         for bad in (math.nan, math.inf, -1.0):
             weights = Memory(n, np.float64)
             weights.values[:] = bad
@@ -238,7 +256,6 @@ class Fuzz:
             beyond.values[0] = value
             for call in (
                 lambda: k.append(beyond.address, 1),
-                lambda: k.key(beyond.address, 1, out),
                 lambda: k.refresh(beyond.address, 1),
                 lambda: k.resolve(beyond.address, 1, False, 0.0, 0, 1, 1),
             ):
@@ -251,11 +268,8 @@ class Fuzz:
             "append 4 of 3": lambda: k.append(a, 4),
             "edge 0": lambda: k.edge(0),
             "edge -3": lambda: k.edge(-3),
-            "pool -1": lambda: k.pool(0.0, a, -1),
-            "pool null": lambda: k.pool(0.0, 0, 2),
-            "key null": lambda: k.key(0, 1, out),
-            "key to null": lambda: k.key(a, 1, 0),
-            "key -1": lambda: k.key(a, -1, out),
+            "reach 0": lambda: k.reach(0.0, 0),
+            "reach -1": lambda: k.reach(0.0, -1),
             "refresh -1": lambda: k.refresh(a, -1),
             "resolve null": lambda: k.resolve(0, 1, False, 0.0, 0, 1, 1),
             "resolve -1": lambda: k.resolve(a, -1, False, 0.0, 0, 1, 1),

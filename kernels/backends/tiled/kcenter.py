@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...ranking import Picks, Rank
+from ...ranking import Picks, Rank, take_top
+from ..base import Reached
 from .base import KCenterTiles
 from .bounds import Bounds
 from .resolve import resolve, settle
@@ -40,14 +41,6 @@ class TiledKCenter:
             return 0.0
         return max(0.0, float(torch.topk(key, wanted, sorted=False).values.min()))
 
-    def pool(self, edge: float) -> Tensor:
-        """Rows with key >= edge, ascending: [P] int64."""
-        return (self.bounds.key() >= edge).nonzero().squeeze(1)
-
-    def key(self, rows: Tensor) -> Tensor:  # [P] -> [P] float64
-        """Keys of some rows."""
-        return self.bounds.take(rows).key()
-
     def refresh(self, rows: Tensor | None) -> int:
         """Bring the bounds of these rows (all if None) up to every pick made so far; returns distances computed."""
         picks, distances = self.tiles.count, 0
@@ -64,6 +57,18 @@ class TiledKCenter:
             self.bounds.put(part, local)
             distances += part.shape[0] * (picks - lo)
         return distances
+
+    def reach(self, edge: float, most: int) -> Reached:
+        """The rows that reach the edge once they are refreshed; the first `most` in rank."""
+        rows = (self.bounds.key() >= edge).nonzero().squeeze(1)
+        distances = self.refresh(rows)
+        key = self.bounds.take(rows).key()
+        inside = (key >= edge).nonzero().squeeze(1)
+        rows, rest = rows[inside], None
+        if rows.shape[0] > most:
+            chosen, rest = take_top(key[inside], rows, most)
+            rows = rows[chosen]
+        return Reached(rows, inside.shape[0], rest, distances)
 
     def settle_all(self) -> int:
         """Make the bounds of all rows exact; returns how many were not."""
