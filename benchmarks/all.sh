@@ -27,9 +27,9 @@ part() { # name, seconds, then what follows the interpreter
 
 part native 720 benchmarks/native.py
 part kcenter 1500 benchmarks/kcenter.py --n 10000 40000 156800 --ratio 0.01 0.001 0.1 --limit-s 45 --check-picks 4000 \
-  --without "amazon exact" --isa avx2 avx512 avx512_vnni
-part knn 720 benchmarks/knn.py --isa avx2 avx512 avx512_vnni
-part rarity 480 benchmarks/rarity.py --isa avx2 avx512 avx512_vnni
+  --without "amazon exact" --isa avx2 avx512f avx512
+part knn 720 benchmarks/knn.py --isa avx2 avx512f avx512
+part rarity 480 benchmarks/rarity.py --isa avx2 avx512f avx512
 # 10,000 of a million rows: minutes for the plain loop, which is timed on fewer picks.
 part million 480 benchmarks/kcenter.py --case million --d 128 --k 10000 --repeat 1 --limit-s 40 --check-picks 1000 \
   --providers patchcore_fast torch "gemv loop"

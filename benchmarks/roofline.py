@@ -18,7 +18,7 @@ from providers.own import forced
 
 from patchcore_fast.report.plots import DEFECTIVE, LINES, NEUTRAL, NORMAL, new_figure, quiet
 
-_COLOURS = {"portable": NEUTRAL, "avx2": LINES[3], "avx512": LINES[4], "avx512_vnni": DEFECTIVE, "amx": NORMAL}
+_COLOURS = {"portable": NEUTRAL, "avx2": LINES[3], "avx512f": LINES[4], "avx512": DEFECTIVE, "amx": NORMAL}
 _SETS = {"L1": "o", "L2": "s", "L3": "^"}
 
 

@@ -16,7 +16,7 @@ from patchcore_fast.kernels.backends.native_library import native, native_refusa
 from . import Provider, backend_missing, cpu_only
 
 PREFIX = "patchcore_fast"
-ISAS = ("portable", "avx2", "avx512", "avx512_vnni", "amx")  # as csrc/cpu/isa.h; ascending
+ISAS = ("portable", "avx2", "avx512f", "avx512", "amx")  # as csrc/cpu/isa.h; ascending
 Make = Callable[..., Callable[[dict[str, Any], str, int], Any]]
 
 

@@ -33,7 +33,7 @@ namespace pcf {
 namespace {
 
 constexpr const char* variable = "PATCHCORE_FAST_ISA";
-constexpr const char* accepted = "portable, avx2, avx512, avx512_vnni, amx";
+constexpr const char* accepted = "portable, avx2, avx512f, avx512, amx";
 
 #if defined(__x86_64__)
 
@@ -143,8 +143,8 @@ std::string refusal_of_cpu(Isa isa) {
     switch (isa) {
         case Isa::portable: return "";
         case Isa::avx2: return refusal_avx2();
-        case Isa::avx512: return refusal_avx512();
-        case Isa::avx512_vnni: return refusal_vnni();
+        case Isa::avx512f: return refusal_avx512();
+        case Isa::avx512: return refusal_vnni();
         case Isa::amx: return refusal_amx();
     }
     return "unknown instruction set";
@@ -175,8 +175,8 @@ const char* isa_name(Isa isa) {
     switch (isa) {
         case Isa::portable: return "portable";
         case Isa::avx2: return "avx2";
+        case Isa::avx512f: return "avx512f";
         case Isa::avx512: return "avx512";
-        case Isa::avx512_vnni: return "avx512_vnni";
         case Isa::amx: return "amx";
     }
     return "unknown";
@@ -192,8 +192,8 @@ bool isa_built(Isa isa) {
     switch (isa) {
         case Isa::portable: return true;
         case Isa::avx2: return PCF_HAVE_AVX2;
-        case Isa::avx512: return PCF_HAVE_AVX512;
-        case Isa::avx512_vnni: return PCF_HAVE_VNNI;
+        case Isa::avx512f: return PCF_HAVE_AVX512;
+        case Isa::avx512: return PCF_HAVE_VNNI;
         case Isa::amx: return PCF_HAVE_AMX;
     }
     return false;

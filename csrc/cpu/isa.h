@@ -6,10 +6,10 @@
 namespace pcf {
 
 // In order of preference: a later one is faster where it runs.
-enum class Isa { portable, avx2, avx512, avx512_vnni, amx };
-constexpr Isa all_isas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_vnni, Isa::amx};
+enum class Isa { portable, avx2, avx512f, avx512, amx };
+constexpr Isa all_isas[] = {Isa::portable, Isa::avx2, Isa::avx512f, Isa::avx512, Isa::amx};
 
-// "portable", "avx2", "avx512", "avx512_vnni" or "amx".
+// "portable", "avx2", "avx512f" (float32), "avx512" (with VNNI) or "amx".
 const char* isa_name(Isa isa);
 
 // The opposite of isa_name. Throws std::invalid_argument, naming the accepted names.

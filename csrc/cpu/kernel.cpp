@@ -14,10 +14,10 @@ const TileKernel& kernel_of(Isa isa) {
     case Isa::avx2: return avx2_kernel();
 #endif
 #if PCF_HAVE_AVX512
-    case Isa::avx512: return avx512_kernel();
+    case Isa::avx512f: return avx512_kernel();
 #endif
 #if PCF_HAVE_VNNI
-    case Isa::avx512_vnni: return vnni_kernel();
+    case Isa::avx512: return vnni_kernel();
 #endif
 #if PCF_HAVE_AMX
     case Isa::amx: return amx_kernel();

@@ -126,7 +126,7 @@ void widen_f16(const uint16_t* x, int64_t dim, float* out) {
 } // namespace
 
 const TileKernel& vnni_kernel() {
-    static const TileKernel kernel = {"avx512_vnni", kLanes, kPoints, 32, 2, 0.0, kLongest, pack_lanes, pack_point, copy_point, tile,
+    static const TileKernel kernel = {"avx512", kLanes, kPoints, 32, 2, 0.0, kLongest, pack_lanes, pack_point, copy_point, tile,
                                       insert, measure, squared_f32, squared_f64, subtract, widen_f16, no_state,
                                       no_state};
     return kernel;

@@ -73,9 +73,9 @@ double naive_squared(const std::vector<float>& rows, int64_t dim, int64_t i, int
 
 struct Look {
     Look(const Matrix& x, const Frame& frame, int threads = 1);
-    std::vector<float> norm2, rho;
+    std::vector<float> w, rho;
     Extremes extremes;
-    Measured measured() { return {norm2.data(), rho.data()}; }
+    Measured measured() { return {w.data(), rho.data()}; }
 };
 
 // A scale for the frame of a job: for kernels of integers the largest power of two that they allow, else 1.

@@ -43,7 +43,7 @@ void compare(const TileKernel& kernel, const Matrix& x, const Matrix& y, const d
     points.open(0, y.rows);
     for (int64_t j = 0; j < y.rows; ++j) {
         frame.row(y, j, scratch.rows.get(), scratch.spare.get());
-        points.put(j, scratch.rows.get(), of_y.norm2[size_t(j)]);
+        points.put(j, scratch.rows.get(), of_y.w[size_t(j)]);
     }
     Canonical canonical(kernel, x, y);
     int64_t pairs = 0;
@@ -51,18 +51,19 @@ void compare(const TileKernel& kernel, const Matrix& x, const Matrix& y, const d
     sweep(kernel, frame.depth(), lanes, 0, lanes.groups(), points, 0, points.blocks(y.rows), scratch,
           [&](int64_t i, int64_t j, float value) {
               ++pairs;
-              const float norm2 = of_x.norm2[size_t(i)], rho = of_x.rho[size_t(i)];
+              const float w = of_x.w[size_t(i)], rho = of_x.rho[size_t(i)];
               const double squared = canonical.squared(i, j);
               for (double reach : {squared, std::nextafter(squared, DBL_MAX), squared * 1.5, squared * 1e6 + 1e-300})
-                  CHECK(value >= bound.threshold(norm2, rho, reach), where + ": a pair is lost");
-              CHECK(bound.upper(norm2, rho, value, of_y.norm2[size_t(j)]) >= squared, where + ": upper is too low");
-              long double product = 0, yy = 0;
+                  CHECK(value >= bound.threshold(w, rho, reach), where + ": a pair is lost");
+              CHECK(bound.upper(w, rho, value, of_y.w[size_t(j)]) >= squared, where + ": upper is too low");
+              long double distance2 = 0, yy = 0;
               for (int64_t k = 0; k < dim; ++k) {
                   const long double a = exact(x, i, k), b = exact(y, j, k);
-                  product += a * b, yy += b * b;
+                  distance2 += (a - b) * (a - b), yy += b * b;
               }
-              const double error = std::fabs(double(value - (product - yy / 2)));
-              const double allowed = bound.error(Bound::norm_of(norm2), rho, double(std::sqrt(yy))) + bound.loss / 2;
+              const double error = std::fabs(double(value - (w - distance2) / 2));
+              const double allowed = bound.loss / 2 + bound.error(Bound::norm_of(w, rho), rho, double(std::sqrt(yy)),
+                                                                  double(std::sqrt(distance2)));
               seen.tightest = std::max(seen.tightest, error / allowed);
               if (!centre && of_x.extremes.norm2 > 1e-20)
                   seen.relative = std::max(seen.relative, allowed / of_x.extremes.norm2);

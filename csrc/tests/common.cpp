@@ -127,7 +127,7 @@ double naive_squared(const std::vector<float>& rows, int64_t dim, int64_t i, int
     return naive_squared(x.data(), y.data(), dim);
 }
 
-Look::Look(const Matrix& x, const Frame& frame, int threads) : norm2(size_t(x.rows)), rho(size_t(x.rows)) {
+Look::Look(const Matrix& x, const Frame& frame, int threads) : w(size_t(x.rows)), rho(size_t(x.rows)) {
     Team team(threads, nullptr);
     extremes = measure(team, x, frame, measured());
 }

@@ -74,10 +74,10 @@ const Peak kPeaks[] = {
     {Isa::portable, "mulps, addps xmm", 12 * 4, peak_sse},
     {Isa::avx2, "vfmadd231ps ymm", 12 * 16, peak_avx2},
 #if PCF_HAVE_AVX512
-    {Isa::avx512, "vfmadd231ps zmm", 12 * 32, peak_avx512},
+    {Isa::avx512f, "vfmadd231ps zmm", 12 * 32, peak_avx512},
 #endif
 #if PCF_HAVE_VNNI
-    {Isa::avx512_vnni, "vpdpwssd zmm", 12 * 64, peak_vnni},
+    {Isa::avx512, "vpdpwssd zmm", 12 * 64, peak_vnni},
 #endif
 #if PCF_HAVE_AMX
     {Isa::amx, "tdpbf16ps tmm", 4 * 16384, peak_amx},
@@ -86,7 +86,7 @@ const Peak kPeaks[] = {
 
 void (*reader())(const char*, int64_t) {
 #if PCF_HAVE_AVX512
-    if (isa_refusal(Isa::avx512).empty()) return read_avx512;
+    if (isa_refusal(Isa::avx512f).empty()) return read_avx512;
 #endif
     return isa_refusal(Isa::avx2).empty() ? read_avx2 : read_sse;
 }

@@ -37,9 +37,8 @@ class NativeKCenter:
         threads = torch.get_num_threads()
         (look,) = look_over(name, threads, features=features)
         address = 0 if weight is None else weight.data_ptr()
-        directions = None
-        if look.packs_float32 and (tuning.prune == "partial" or (tuning.prune == "auto" and capacity >= _PARTIAL_PICKS)):
-            directions = leading_directions(features)
+        partial = tuning.prune == "partial" or (tuning.prune == "auto" and capacity >= _PARTIAL_PICKS)
+        directions = leading_directions(features) if partial and look.packs_float32 else None
         rows = (0, 0) if directions is None else (directions.data_ptr(), directions.shape[0])
         self._engine = native().KCenter(
             describe(features), look, initial.data_ptr(), address, capacity, tuning.prune, *rows, threads
@@ -127,8 +126,8 @@ def look_over(name: str, threads: int, **matrices: Tensor) -> list[Any]:
         return [native().Look(describe(x), isa, centre.data_ptr(), scale, threads) for x in matrices.values()]
 
     isa = native().isa()
-    integers = isa == "avx512_vnni"
-    plain = looks("avx512" if integers else isa, 1.0)
+    integers = isa == "avx512"  # VNNI
+    plain = looks("avx512f" if integers else isa, 1.0)
     largest = max(look.largest_norm2 for look in plain)
     if largest == 0 or _NORM2[0] <= largest <= _NORM2[1]:
         if not integers or largest == 0:
@@ -144,7 +143,7 @@ def look_over(name: str, threads: int, **matrices: Tensor) -> list[Any]:
         if not value <= LARGEST:
             raise_unusable(name, what, x)
         largest = max(largest, value)
-    return looks("avx512" if integers else isa, 2.0 ** min(40 - math.frexp(largest)[1], 450))
+    return looks("avx512f" if integers else isa, 2.0 ** min(40 - math.frexp(largest)[1], 450))
 
 
 def _knn(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -152,9 +151,7 @@ def _knn(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     of_bank, of_query = look_over("knn", threads, bank=bank, query=query)
     squared = torch.empty(query.shape[0], k, dtype=torch.float64)
     rows = torch.empty(query.shape[0], k, dtype=torch.int64)
-    native().knn(
-        describe(query), describe(bank), of_query, of_bank, k, threads, squared.data_ptr(), rows.data_ptr()
-    )
+    native().knn(describe(query), describe(bank), of_query, of_bank, k, threads, squared.data_ptr(), rows.data_ptr())
     return squared, rows
 
 

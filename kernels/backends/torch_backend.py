@@ -146,7 +146,9 @@ def _refuse(device: torch.device) -> str | None:
     return f"devices of type {device.type} have no float64 or are untested; move the features to the CPU"
 
 
-def _k_center(name: str, features: Tensor, initial: Tensor, weight: Tensor | None, capacity: int, tuning: Tuning) -> KCenterLeaves:
+def _k_center(
+    name: str, features: Tensor, initial: Tensor, weight: Tensor | None, capacity: int, tuning: Tuning
+) -> KCenterLeaves:
     return TiledKCenter(TorchKCenter(name, features, capacity), initial, weight)
 
 

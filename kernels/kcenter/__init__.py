@@ -91,7 +91,7 @@ def k_center_greedy(
     recall in industrial anomaly detection, 2022 (PatchCore, Algorithm 1). The batching: docs/algorithm.md.
     """
     check_matrix(_NAME, "features", features)
-    features = features.detach()
+    features = features.detach().resolve_neg()  # the native engine reads the memory itself
     n, device = features.shape[0], features.device
     rows = torch.empty(0, dtype=torch.int64, device=device)
     if selected is not None:

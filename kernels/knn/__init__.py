@@ -49,7 +49,7 @@ def knn(
     k = check_int("knn", "k", k, 1, bank.shape[0], f" (the bank has {bank.shape[0]} rows)")
     if not isinstance(backend, str):
         raise TypeError(f"knn: backend must be a string, got {type(backend).__name__}")
-    return torch.ops.patchcore_fast.knn(query.detach(), bank.detach(), k, backend)
+    return torch.ops.patchcore_fast.knn(query.detach().resolve_neg(), bank.detach().resolve_neg(), k, backend)
 
 
 def knn_rarity(

@@ -21,8 +21,8 @@ AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
 FLAGS: dict[str, set[str]] = {
     "portable": set(),
     "avx2": AVX2,
-    "avx512": AVX512,
-    "avx512_vnni": AVX512 | {"avx512_vnni"},
+    "avx512f": AVX512,
+    "avx512": AVX512 | {"avx512_vnni"},
     "amx": AVX512 | {"avx512_bf16", "amx_tile", "amx_bf16"},
 }
 

@@ -110,8 +110,9 @@ class Fuzz:
         plain = [self.native.Look(m.tuple, "portable", address, 1.0, threads) for m in matrices]
         largest = max(look.largest_norm2 for look in plain)
         scale = 2.0 ** self.rng.choice([0, 0, 10, -10])
-        if isa == "avx512_vnni":  # rounds to integers: as large as it allows
-            scale = 2.0 ** math.floor(math.log2(31999 / math.sqrt(largest))) if largest else 1.0
+        longest = self.native.Look(matrices[0].tuple, isa, address, 1.0, 1).longest
+        if longest > 0:  # rounds to integers: as large as it allows
+            scale = 2.0 ** math.floor(math.log2(0.9999 * longest / math.sqrt(largest))) if largest else 1.0
         return [self.native.Look(m.tuple, isa, address, scale, threads) for m in matrices]
 
     def shape(self, most: int) -> tuple[int, int]:
@@ -187,7 +188,8 @@ class Fuzz:
         """One of each kind of wrong argument, around a small right call."""
         native, rng = self.native, self.rng
         x, (n, dim) = Rows(rng, 12, 5), (12, 5)
-        isa = rng.choice([name for name in self.isas if name != "avx512_vnni"])  # whose rows must be scaled
+        probes = {name: native.Look(x.tuple, name, 0, 1.0, 1) for name in self.isas}
+        isa = rng.choice([name for name in self.isas if probes[name].longest == 0])  # rows of any length
         numbers = Memory(n, np.int64)
         numbers.values[:] = range(n)
         doubles = Memory(n, np.float64)
@@ -239,7 +241,7 @@ class Fuzz:
             self.refused(lambda count=count: engine(along=(straight.address, count)), f"{count} directions")
         for name, address in {"skew": skew.address, "NaN": nans.address, "odd": straight.address + 2}.items():
             self.refused(lambda address=address: engine(along=(address, 2)), f"directions {name}")
-        if isa in ("portable", "avx2", "avx512"):
+        if probes[isa].packs_float32:
             engine(along=(straight.address, 2), p="partial")
         else:
             self.refused(lambda: engine(along=(straight.address, 2)), "directions for a kernel that packs no float32")

@@ -46,8 +46,7 @@ def test_unknown_or_refused_instruction_set_is_an_error(value, message, backend,
 @here
 def test_explaining_survives_an_unknown_instruction_set(monkeypatch):
     monkeypatch.setenv("PATCHCORE_FAST_ISA", "nonsense")
-    row = reason("native")
-    assert not row.available and "got 'nonsense'" in row.reason
+    assert "got 'nonsense'" in reason("native").reason
     assert reason("torch").available
 
 

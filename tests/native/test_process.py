@@ -123,7 +123,7 @@ def test_other_threads_run_during_a_call(name, monkeypatch, threads):
             module.knn(query, rows, of_query, look, 5, 1, out.data_ptr(), ids.data_ptr())
 
     elif name == "k_center_greedy":
-        engine = module.KCenter(rows, look, squared.data_ptr(), 0, 8000, 1)
+        engine = module.KCenter(rows, look, squared.data_ptr(), 0, 8000, "none", 0, 0, 1)
         engine.append(picks.data_ptr(), 8000)
 
         def call():
