@@ -135,10 +135,13 @@ PYBIND11_MODULE(_native, m) {
                          throw std::invalid_argument("squared must not be NaN, weight finite and >= 0");
                  if (directions && (direction_count < 1 || direction_count >= x.dim || look.frame.kernel().bytes != 4))
                      throw std::invalid_argument("directions must be 1..columns - 1, for a kernel that packs float32");
+                 const Prune way = prune_of(prune);
+                 const auto* q = array<const float>(directions, 0);
+                 const py::gil_scoped_release release;
                  const FloatMode mode; // the threads of the job inherit it
                  return std::make_unique<KCenter>(x, look.frame, std::move(look.w), std::move(look.rho),
-                                                  look.extremes.loss, s, w, capacity, prune_of(prune),
-                                                  array<const float>(directions, 0), direction_count, threads, poll);
+                                                  look.extremes.loss, s, w, capacity, way, q,
+                                                  direction_count, threads, poll);
              }),
              py::arg("rows"), py::arg("look"), py::arg("squared"), py::arg("weight"), py::arg("capacity"),
              py::arg("prune"), py::arg("directions"), py::arg("direction_count"), py::arg("threads"))

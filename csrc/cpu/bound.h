@@ -12,7 +12,7 @@
 //
 // what packing does along a row is put right by w, and the rest shrinks with the distance. To r come the float32
 // roundings: of the frame, delta |z| a row, and of the sum over the depth, started from -w_y / 2 or with it added
-// last, gamma (|q_x| |q_y| + |z_y|^2 / 2), gamma = (roundings * depth + 8) 2^-24 (Higham 2002, section 3.1). Of the
+// last, gamma (|q_x| |q_y| + |z_y|^2 / 2), gamma = (roundings * depth + 8) 2^-24 (Jeannerod and Rump 2013: n u for inner products, whatever n). Of the
 // points rho_y <= alpha + beta |z_y| is known (floats lose in proportion to their size, integers alike), and a point
 // no farther than m has |z_y| <= |z_x| + m: so `threshold` needs the lane only. Whatever point is nearer than m shows
 // v >= threshold. `upper` turns a value into a distance that is never below the true one. All in float64; the float32

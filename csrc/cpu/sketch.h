@@ -28,19 +28,23 @@ struct Sketch {
             directions.put(j, row.get(), 0.0);
         }
         std::fill_n(lowest.get(), full.kernel().lanes, -FLT_MAX);
-        double skew = 0; // Frobenius norm of Q Q^T - 1
+        double skew = 0; // Frobenius norm of Q Q^T - 1, which is symmetric
         for (int64_t i = 0; i < count; ++i)
-            for (int64_t j = 0; j < count; ++j) {
+            for (int64_t j = i; j < count; ++j) {
+                double part[8] = {};
+                const float *a = rows + i * full.dim(), *b = rows + j * full.dim();
+                for (int64_t k = 0; k < full.dim(); ++k) part[k & 7] += double(a[k]) * double(b[k]);
                 double dot = i == j ? -1.0 : 0.0;
-                for (int64_t k = 0; k < full.dim(); ++k)
-                    dot += double(rows[i * full.dim() + k]) * double(rows[j * full.dim() + k]);
-                skew += dot * dot;
+                for (double p : part) dot += p;
+                skew += dot * dot * (i == j ? 1 : 2);
             }
         skew = std::sqrt(skew) * 1.01 + 0x1p-40;
-        if (!(skew < 0x1p-8)) throw std::invalid_argument("directions must be orthonormal rows");
+        
         // What a may be off by, relative to |z|: the float32 sums of all directions together.
         const double sums = (full.kernel().roundings * double(full.depth()) + 8) * 0x1p-24 * std::sqrt(double(count)) * 1.02;
-        excess = 4 * (skew + sums);
+        if (!(skew < 0x1p-8 && sums < 0x1p-4))
+            throw std::invalid_argument("directions must be orthonormal rows, and not too wide for float32 sums");
+        excess = 4.5 * (skew + sums);
         bound = Bound({0, 0}, full.kernel().roundings, frame.depth(), frame.dim(), full.scale());
         bound.delta += 2 * excess; // a short row is off like one that the frame rounds more coarsely
         bound.gamma += 2 * skew;

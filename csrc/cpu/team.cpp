@@ -1,7 +1,7 @@
 #include "team.h"
 
 #include <chrono>
-#include <system_error>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -10,7 +10,7 @@
 namespace pcf {
 namespace {
 
-constexpr int kSpins = 4000; // tens of microseconds: regions follow each other closely
+constexpr int64_t kSpinNanoseconds = 30'000; // regions follow each other closely
 constexpr int64_t kPollNanoseconds = 50'000'000;
 
 void relax() {
@@ -26,24 +26,38 @@ int64_t nanoseconds() {
                std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Waits a moment for `done`, before the caller goes to sleep.
+template <class Done>
+void spin(const Done& done) {
+    const int64_t until = nanoseconds() + kSpinNanoseconds;
+    while (!done() && nanoseconds() < until)
+        for (int i = 0; i < 8; ++i) relax();
+}
+
 } // namespace
 
 Team::Team(int threads, std::function<void()> poll) : poll_(std::move(poll)), polled_(nanoseconds()) {
+    workers_.reserve(size_t(threads) - 1);
     try {
         for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {
         // The system has no more threads to give: the job runs on those that there are.
     }
 }
 
 Team::~Team() {
+    if (getpid() != owner_) {
+        for (auto& worker : workers_) worker.detach();
+        return;
+    }
     {
         std::lock_guard<std::mutex> lock(mutex_);
         closing_ = true;
         round_.fetch_add(1);
     }
-    wake_.notify_all();
+    signals_->wake.notify_all();
     for (auto& worker : workers_) worker.join();
+    delete signals_;
 }
 
 void Team::run(int64_t tasks, const std::function<void(int64_t, int)>& work) {
@@ -53,37 +67,38 @@ void Team::run(int64_t tasks, const std::function<void(int64_t, int)>& work) {
     next_.store(0);
     failed_.store(false);
     error_ = nullptr;
-    const bool shared = tasks > 1 && !workers_.empty();
+    const bool shared = tasks > 1 && !workers_.empty() && getpid() == owner_;
     if (shared) {
         {
             std::lock_guard<std::mutex> lock(mutex_);
             busy_.store(int(workers_.size()));
             round_.fetch_add(1);
         }
-        wake_.notify_all();
+        signals_->wake.notify_all();
     }
     take(0);
     if (shared) {
-        for (int i = 0; i < kSpins && busy_.load() > 0; ++i) relax();
+        spin([this] { return busy_.load() == 0; });
         std::unique_lock<std::mutex> lock(mutex_);
-        done_.wait(lock, [this] { return busy_.load() == 0; });
+        signals_->done.wait(lock, [this] { return busy_.load() == 0; });
     }
-    if (error_) std::rethrow_exception(error_);
+    // Not kept: what was thrown may hold on to the owner of this team.
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 void Team::serve(int worker) {
     uint64_t seen = 0;
     while (true) {
-        for (int i = 0; i < kSpins && round_.load() == seen; ++i) relax();
+        spin([&] { return round_.load() != seen; });
         {
             std::unique_lock<std::mutex> lock(mutex_);
-            wake_.wait(lock, [&] { return round_.load() != seen; });
+            signals_->wake.wait(lock, [&] { return round_.load() != seen; });
             seen = round_.load();
             if (closing_) return;
         }
         take(worker);
         std::lock_guard<std::mutex> lock(mutex_);
-        if (busy_.fetch_sub(1) == 1) done_.notify_one();
+        if (busy_.fetch_sub(1) == 1) signals_->done.notify_one();
     }
 }
 

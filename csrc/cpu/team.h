@@ -9,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include <unistd.h>
+
 namespace pcf {
 
 class Team {
@@ -41,7 +43,12 @@ class Team {
     bool closing_ = false;
     std::exception_ptr error_;
     std::mutex mutex_;
-    std::condition_variable wake_, done_;
+    // Not destroyed in a process forked while the job was open: there they would wait for threads that do not exist.
+    struct Signals {
+        std::condition_variable wake, done;
+    };
+    Signals* signals_ = new Signals;
+    const int owner_ = getpid();
 };
 
 } // namespace pcf

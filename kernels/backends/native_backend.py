@@ -20,8 +20,9 @@ from .native_library import native, native_refusal
 _SAMPLE, _SAMPLE_ELEMENTS = 256, 1 << 18  # rows that place the centre
 _SAMPLE_DIRECTIONS = 1024  # rows that the leading directions come from
 _DIRECTIONS, _SPREAD = (31, 63, 127, 255), 0.95  # as few as hold that much of the spread
+_WIDEST_PARTIAL = 4096  # columns up to which finding them costs little
 _PARTIAL_PICKS = 512  # picks from which comparing along them can pay
-_LONGEST_INTEGERS = 32000.0  # norm that 16-bit products stand (csrc/cpu/tile_vnni.cpp)
+_LONGEST_INTEGERS = 31999.0  # just below the norm that 16-bit products stand (csrc/cpu/tile_vnni.cpp)
 _COARSE = 2.0**-8  # mean relative error from which rounding to integers leaves too much to settle
 _NORM2 = (2.0**-40, 2.0**50)  # largest squared norms that float32 squares and sums without trouble
 
@@ -33,6 +34,7 @@ class NativeKCenter:
         self, name: str, features: Tensor, initial: Tensor, weight: Tensor | None, capacity: int, tuning: Tuning
     ) -> None:
         # The engine works in the memory of these tensors: they must outlive it.
+        features = addressable(features)
         self.features, self._squared, self._weight = features, initial, weight
         threads = torch.get_num_threads()
         (look,) = look_over(name, threads, features=features)
@@ -67,7 +69,7 @@ class NativeKCenter:
         """The rows that reach the edge once they are refreshed; the first `most` in rank."""
         rows, inside, key, row, distances = self._engine.reach(edge, most)
         rest = Rank(key, -row) if inside > most else None
-        return Reached(torch.tensor(rows, dtype=torch.int64), inside, rest, distances)
+        return Reached(torch.tensor(rows, dtype=torch.int64, device="cpu"), inside, rest, distances)
 
     def settle_all(self) -> int:
         """Nothing to do: refreshed bounds are exact."""
@@ -81,22 +83,28 @@ class NativeKCenter:
 
 
 def leading_directions(x: Tensor) -> Tensor | None:
-    """Orthonormal rows [R, D] float32 that span most of the spread of some rows of x; None where D is small.
+    """Orthonormal rows [R, D] float32 that span most of the spread of some rows of x; None where D is small or very large.
 
     Two steps of subspace iteration (Halko, Martinsson and Tropp 2011) from a fixed start.
     """
     most = max((c for c in _DIRECTIONS if 2 * c <= x.shape[1]), default=0)
-    if most == 0:
+    if most == 0 or x.shape[1] > _WIDEST_PARTIAL:
         return None
     sample = x[:: -(-x.shape[0] // _SAMPLE_DIRECTIONS)].float()
     sample = sample - sample.mean(0)
-    span = torch.randn(x.shape[1], most, generator=torch.Generator().manual_seed(0))
+    span = torch.randn(x.shape[1], most, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
     for _ in range(2):
         span = torch.linalg.qr(sample.t() @ (sample @ span)).Q
     span = torch.linalg.qr(span.double()).Q.float()
     held = (sample @ span).square().sum(0).cumsum(0) / sample.square().sum()
     count = next((c for c in _DIRECTIONS if c <= most and held[c - 1] >= _SPREAD), most)
     return span[:, :count].t().contiguous() if bool(span.isfinite().all()) else None
+
+
+def addressable(x: Tensor) -> Tensor:
+    """x, or a copy where its memory cannot be read in place: off its type's alignment, or not there (a zero tensor)."""
+    address = x.data_ptr()
+    return x if address and address % x.element_size() == 0 else x.clone().contiguous()
 
 
 def describe(x: Tensor) -> tuple[int, str, int, int, int, int]:
@@ -147,10 +155,11 @@ def look_over(name: str, threads: int, **matrices: Tensor) -> list[Any]:
 
 
 def _knn(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    query, bank = addressable(query), addressable(bank)
     threads = torch.get_num_threads()
     of_bank, of_query = look_over("knn", threads, bank=bank, query=query)
-    squared = torch.empty(query.shape[0], k, dtype=torch.float64)
-    rows = torch.empty(query.shape[0], k, dtype=torch.int64)
+    squared = torch.empty(query.shape[0], k, dtype=torch.float64, device="cpu")
+    rows = torch.empty(query.shape[0], k, dtype=torch.int64, device="cpu")
     native().knn(describe(query), describe(bank), of_query, of_bank, k, threads, squared.data_ptr(), rows.data_ptr())
     return squared, rows
 

@@ -123,7 +123,7 @@ def k_center_greedy(
         traversal = Traversal(leaves, k, tuning or Tuning())
         picks = traversal.run(first, progress)
     indices = torch.tensor(picks.rows, dtype=torch.int64, device=device)
-    radii = torch.tensor([math.sqrt(s) for s in picks.squared], dtype=torch.float64)
+    radii = torch.tensor([math.sqrt(s) for s in picks.squared], dtype=torch.float64, device="cpu")
     return KCenterResult(indices, radii.to(device=device, dtype=torch.float32), traversal.passes, traversal.distances)
 
 
