@@ -83,7 +83,7 @@ class NativeKCenter:
 
 
 def leading_directions(x: Tensor) -> Tensor | None:
-    """Orthonormal rows [R, D] float32 that span most of the spread of some rows of x; None where D is small or very large.
+    """Orthonormal rows [R, D] float32 that span most of the spread of some rows of x; None if D is small or very large.
 
     Two steps of subspace iteration (Halko, Martinsson and Tropp 2011) from a fixed start.
     """
