@@ -26,7 +26,7 @@ part() { # name, seconds, then what follows the interpreter
 }
 
 part native 720 benchmarks/native.py
-part kcenter 1500 benchmarks/kcenter.py --n 10000 40000 156800 --ratio 0.01 0.001 0.1 --limit-s 45 --check-picks 4000 \
+part kcenter 1500 benchmarks/kcenter.py --n 10000 156800 --ratio 0.01 0.001 0.1 --limit-s 30 --check-picks 4000 \
   --without "amazon exact" --isa avx2 avx512f avx512
 part knn 720 benchmarks/knn.py --isa avx2 avx512f avx512
 part rarity 480 benchmarks/rarity.py --isa avx2 avx512f avx512
