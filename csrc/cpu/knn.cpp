@@ -1,6 +1,7 @@
 #include "knn.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 #include <unistd.h>
 
@@ -214,6 +215,7 @@ class Search {
             nearest.reserve(size_t(k_ + 8));
             compact(w, q, i, threshold);
             settle(w, q, i, threshold);
+            if (int64_t(nearest.size()) < k_) throw std::runtime_error("the rows changed during the search");
             for (int64_t j = 0; j < k_; ++j) {
                 squared[(q + i) * k_ + j] = nearest[size_t(j)].squared;
                 rows[(q + i) * k_ + j] = nearest[size_t(j)].row;
