@@ -4,7 +4,7 @@
 #     bash benchmarks/all.sh xeon-2-cores-amx            # PYTHON=... for another interpreter; nothing else should run
 #     bash benchmarks/all.sh xeon-2-cores-amx knn rarity # only these parts
 #
-# About 30 minutes on two idle cores, most of it in sequential competitors, whose time --limit-s bounds. Each part has a
+# About half an hour on two idle cores, most of it in sequential competitors, whose time --limit-s bounds. Each part has a
 # time after which it is ended; one that fails keeps its older result and does not stop the others. The last lines say
 # which failed, and the status is 1 then.
 set -uo pipefail
