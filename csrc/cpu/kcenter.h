@@ -28,8 +28,8 @@ class KCenter {
     // directions [count][D] orthonormal rows for Prune::partial, or null.
     // squared [N]: starting squared distances, kept up to date here (-1 for picked rows). weight [N], squared, or null.
     KCenter(const Matrix& x, Frame frame, std::vector<float> w, std::vector<float> rho, const Loss& loss,
-            double* squared, const double* weight, int64_t capacity, Prune prune, const float* directions, int64_t direction_count,
-            int threads, std::function<void()> poll);
+            double* squared, const double* weight, int64_t capacity, Prune prune, const float* directions,
+            int64_t direction_count, int threads, std::function<void()> poll);
     ~KCenter();
 
     int64_t count() const { return count_; }

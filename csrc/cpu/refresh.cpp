@@ -93,14 +93,13 @@ void KCenter::Worker::charge(Prune way, double cost) {
 
 void KCenter::in_full(Worker& w, const int64_t* rows, int64_t count, bool triangle) {
     const int64_t lo = first_unseen(rows, count);
-    if (triangle && near_centres(w, rows, count, lo)) {
-        w.lanes.pack(x_, rows, count, 0, w.scratch);
+    const bool few = triangle && near_centres(w, rows, count, lo);
+    w.lanes.pack(x_, rows, count, 0, w.scratch);
+    if (few)
         search(w, full_view(w.few), w.lanes, 0, rows, count, 0, w.few.blocks(int64_t(w.few_ids.size())),
                w.few_ids.data());
-        return;
-    }
-    w.lanes.pack(x_, rows, count, 0, w.scratch);
-    search(w, full_view(picks_), w.lanes, 0, rows, count, lo / picks_.per_block(), picks_.blocks(count_), nullptr);
+    else
+        search(w, full_view(picks_), w.lanes, 0, rows, count, lo / picks_.per_block(), picks_.blocks(count_), nullptr);
 }
 
 // Picks that a row of the panel may be nearer to than to its own, packed in w.few. False where that is most of them.

@@ -39,7 +39,6 @@ struct Sketch {
                 skew += dot * dot * (i == j ? 1 : 2);
             }
         skew = std::sqrt(skew) * 1.01 + 0x1p-40;
-        
         // What a may be off by, relative to |z|: the float32 sums of all directions together.
         const double sums = (full.kernel().roundings * double(full.depth()) + 8) * 0x1p-24 * std::sqrt(double(count)) * 1.02;
         if (!(skew < 0x1p-8 && sums < 0x1p-4))
