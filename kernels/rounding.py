@@ -34,7 +34,7 @@ UNIT = 2.0**-24
 _EXACT_INTEGERS = 2.0**24
 _CHUNK_ELEMENTS = {"cpu": 1 << 19}
 _SAMPLE, _SAMPLE_ELEMENTS = 1024, 1 << 20  # rows that place the centre
-_SAFE_EXPONENT = 20  # |x| within 2^-20 .. 2^20 neither overflows nor underflows when squared in float32
+SAFE_EXPONENT = 20  # |x| within 2^-20 .. 2^20 neither overflows nor underflows when squared in float32
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,11 @@ def squared_norms(x: Tensor, frame: Frame) -> Tensor:  # [N, D] -> [N] float32
     return out
 
 
+def sample_rows(x: Tensor) -> Tensor:  # [N, D] -> [S, D]
+    """Some rows, evenly spaced, to place a centre by."""
+    return x[:: -(-x.shape[0] // max(1, min(_SAMPLE, _SAMPLE_ELEMENTS // x.shape[1])))]
+
+
 def choose_frame(name: str, **matrices: Tensor) -> tuple[Frame, Tensor]:
     """Look over the rows once, refuse unusable ones, and choose a common frame for all matrices.
 
@@ -125,12 +130,12 @@ def choose_frame(name: str, **matrices: Tensor) -> tuple[Frame, Tensor]:
     if all(look.integral for look in looks) and 4 * dim * largest**2 <= _EXACT_INTEGERS:
         return Frame(None, 1.0, ErrorBound(0.0, 0.0, 0.0)), norms
 
-    plain = 2.0**-_SAFE_EXPONENT <= largest <= 2.0**_SAFE_EXPONENT
+    plain = 2.0**-SAFE_EXPONENT <= largest <= 2.0**SAFE_EXPONENT
     # Out of that range the largest value goes to 2^40, far from overflow, so that others keep room below it. The cap
     # keeps `absolute` above what the float64 squares of subnormal differences lose.
-    exponent = _SAFE_EXPONENT if plain else 41
+    exponent = SAFE_EXPONENT if plain else 41
     scale = 1.0 if plain or largest == 0 else 2.0 ** min(40 - math.frexp(largest)[1], 450)
-    sample = x[:: -(-x.shape[0] // max(1, min(_SAMPLE, _SAMPLE_ELEMENTS // dim)))].double()
+    sample = sample_rows(x).double()
     centre = sample.median(0).values
     dominated = 16 * (sample - centre).square_().sum(1).median() < sample.square().sum(1).median()
     frame = Frame(centre if bool(dominated) else None, scale, expanded_bound(dim, exponent))

@@ -7,20 +7,22 @@ from dataclasses import dataclass
 
 import torch
 
-from .base import Backend, KCenterLeaves
+from .base import Backend, KCenterJob, KCenterLeaves
 from .native_backend import NATIVE
 from .torch_backend import TORCH
+from .triton_backend import TRITON
 
 __all__ = [
     "BACKENDS",
     "Backend",
     "BackendStatus",
+    "KCenterJob",
     "KCenterLeaves",
     "choose_backend",
     "explain_backends",
 ]
 
-BACKENDS: tuple[Backend, ...] = (NATIVE, TORCH)
+BACKENDS: tuple[Backend, ...] = (NATIVE, TRITON, TORCH)
 _log = logging.getLogger("patchcore_fast.kernels")
 
 
@@ -50,8 +52,9 @@ def choose_backend(name: str, backend: str, device: torch.device) -> Backend:
     if backend == "auto":
         for candidate in BACKENDS:
             reason = candidate.refuse(device)
-            if reason is None:
+            if reason is None and candidate.automatic(device):
                 return candidate
+            reason = reason or candidate.about()
             _log.debug("%s: not %s on %s: %s", name, candidate.name, device, reason)
         raise ValueError(f"{name}: no backend runs on {device}; explain_backends() gives the reasons")
     if backend not in known:

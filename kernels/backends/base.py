@@ -9,53 +9,37 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..ranking import Picks, Rank
-from ..tuning import Tuning
+from ..ranking import Picks
+from ..tuning import Budget, Tuning
 
 
 @dataclass(frozen=True)
-class Reached:
-    """Candidates: refreshed rows whose key reaches an edge."""
+class KCenterJob:
+    """What `k_center_greedy` asks of a backend, checked."""
 
-    rows: Tensor  # [C] int64 ascending; where there are more than asked for, the first in rank
-    inside: int  # how many there are
-    rest: Rank | None  # the first in rank of those left out, None if none was
-    distances: int  # computed on the way
+    name: str  # public function, for error messages
+    features: Tensor  # [N, D] as the caller has them
+    initial: Tensor  # [N] float64 starting squared distances; the backend may overwrite them
+    weight: Tensor | None  # [N] float64 squared weights
+    given: int  # picks made before, which `append` will bring
+    k: int  # picks to make
+    tuning: Tuning
+    budget: Budget
 
 
 class KCenterLeaves(Protocol):
-    """Rows [N, D], the picks made so far, and what is known of each row's distance to the nearest of them.
-
-    The key of a row is what greedy maximises: its squared distance, weighted if asked, or an upper bound of it from
-    the picks it has been compared with; -1 once it is picked.
-    """
+    """Rows [N, D], the picks made so far, and what is known of each row's distance to the nearest of them."""
 
     features: Tensor  # [N, D] as the caller has them
-
-    @property
-    def count(self) -> int:
-        """Picks appended."""
+    distances: int  # row-to-pick distances computed in refreshing rows
 
     def append(self, rows: Tensor) -> None:  # [B] int64
-        """Add picks made outside `resolve`; they are never candidates again."""
+        """Add picks made outside `advance`; they are never picked again."""
 
-    def edge(self, wanted: int) -> float:
-        """The wanted-th largest key; 0.0 where there are not that many rows."""
+    def advance(self, quota: int) -> Picks:
+        """One pass: the next picks in the order of plain greedy, at most `quota`, appended.
 
-    def refresh(self, rows: Tensor | None) -> int:
-        """Compare these rows (all if None) with every pick they have not seen; returns the distances computed."""
-
-    def reach(self, edge: float, most: int) -> Reached:
-        """Bring up to date the rows not picked whose key reaches the edge, and say which of them still do."""
-
-    def settle_all(self) -> int:
-        """Make every bound exact; returns how many were not."""
-
-    def resolve(self, rows: Tensor, outside: Rank | None, quota: int, block: int) -> Picks:
-        """Append and return the next picks among `rows` [C] (ascending, refreshed), in the order of plain greedy.
-
-        Stops where the next pick may rank behind `outside` (the best that a row elsewhere can be; None: nothing is
-        elsewhere) or after `quota`. `block` candidates are considered at a time; it changes the speed only.
+        It may find none, but then knows more than before: passes end.
         """
 
 
@@ -65,9 +49,9 @@ class Backend:
 
     name: str
     refuse: Callable[[torch.device], str | None]
-    # (public name, features [N, D], starting squared distances [N] float64, owned, squared weights [N] or None,
-    #  most picks, tuning) -> leaves
-    k_center: Callable[[str, Tensor, Tensor, Tensor | None, int, Tuning], KCenterLeaves]
-    # (query [Q, D], bank [M, D], k) -> canonical squared distances [Q, k] float64 ascending, rows [Q, k] int64
-    knn: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+    k_center: Callable[[KCenterJob], KCenterLeaves]
+    # (query [Q, D], bank [M, D], k, budget) -> canonical squared distances [Q, k] float64 ascending, rows [Q, k] int64
+    knn: Callable[[Tensor, Tensor, int, Budget], tuple[Tensor, Tensor]]
     about: Callable[[], str]  # one line for explain_backends()
+    # Whether "auto" may take it on a device that it does not refuse: an interpreter runs, but for tests only.
+    automatic: Callable[[torch.device], bool] = lambda device: True

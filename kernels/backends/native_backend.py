@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..checks import LARGEST, raise_unusable
 from ..ranking import Picks, Rank
-from ..tuning import Tuning
-from .base import Backend, Reached
+from ..tuning import Budget
+from .base import Backend, KCenterJob, KCenterLeaves
 from .native_library import native, native_refusal
+from .stepwise import Reached, Stepwise
 
 _SAMPLE, _SAMPLE_ELEMENTS = 256, 1 << 18  # rows that place the centre
 _SAMPLE_DIRECTIONS = 1024  # rows that the leading directions come from
@@ -28,22 +29,21 @@ _NORM2 = (2.0**-40, 2.0**50)  # largest squared norms that float32 squares and s
 
 
 class NativeKCenter:
-    """Leaves of `k_center_greedy` in C++. See backends.KCenterLeaves for the contract."""
+    """Leaves of `k_center_greedy` in C++. See stepwise.KCenterSteps for the contract."""
 
-    def __init__(
-        self, name: str, features: Tensor, initial: Tensor, weight: Tensor | None, capacity: int, tuning: Tuning
-    ) -> None:
+    def __init__(self, job: KCenterJob) -> None:
         # The engine works in the memory of these tensors: they must outlive it.
-        features = addressable(features)
-        self.features, self._squared, self._weight = features, initial, weight
+        features = addressable(job.features)
+        self.features, self._squared, self._weight = features, job.initial, job.weight
         threads = torch.get_num_threads()
-        (look,) = look_over(name, threads, features=features)
-        address = 0 if weight is None else weight.data_ptr()
-        partial = tuning.prune == "partial" or (tuning.prune == "auto" and capacity >= _PARTIAL_PICKS)
+        (look,) = look_over(job.name, threads, features=features)
+        address = 0 if job.weight is None else job.weight.data_ptr()
+        prune, capacity = job.tuning.prune, job.given + job.k
+        partial = prune == "partial" or (prune == "auto" and capacity >= _PARTIAL_PICKS)
         directions = leading_directions(features) if partial and look.packs_float32 else None
         rows = (0, 0) if directions is None else (directions.data_ptr(), directions.shape[0])
         self._engine = native().KCenter(
-            describe(features), look, initial.data_ptr(), address, capacity, tuning.prune, *rows, threads
+            describe(features), look, job.initial.data_ptr(), address, capacity, prune, *rows, threads
         )
 
     @property
@@ -154,7 +154,8 @@ def look_over(name: str, threads: int, **matrices: Tensor) -> list[Any]:
     return looks("avx512f" if integers else isa, 2.0 ** min(40 - math.frexp(largest)[1], 450))
 
 
-def _knn(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, Tensor]:
+    # Nothing of the budget applies: host memory, a few tiles a thread.
     query, bank = addressable(query), addressable(bank)
     threads = torch.get_num_threads()
     of_bank, of_query = look_over("knn", threads, bank=bank, query=query)
@@ -177,4 +178,8 @@ def _about() -> str:
         return str(reason)
 
 
-NATIVE = Backend("native", _refuse, NativeKCenter, _knn, _about)
+def _k_center(job: KCenterJob) -> KCenterLeaves:
+    return Stepwise(NativeKCenter(job), job)
+
+
+NATIVE = Backend("native", _refuse, _k_center, _knn, _about)

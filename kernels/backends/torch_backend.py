@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..exact import paired_squared
 from ..rounding import ErrorBound, choose_frame
-from ..tuning import Tuning
-from .base import Backend, KCenterLeaves
+from ..tuning import Budget
+from .base import Backend, KCenterJob, KCenterLeaves
+from .stepwise import Stepwise
 from .tiled import TiledKCenter, search
 
 _TILE = {"cpu": (2048, 1024), "cuda": (32768, 2048)}  # rows, picks: 8 MB and 256 MB of distances
@@ -98,11 +99,14 @@ class TorchKCenter:
 class TorchKnn:
     """Tiles for `knn` over one bank. See tiled.KnnTiles for the contract."""
 
-    def __init__(self, name: str, query: Tensor, bank: Tensor) -> None:
+    def __init__(self, name: str, query: Tensor, bank: Tensor, memory_limit: int | None = None) -> None:
         self.frame, self.sq_norm = choose_frame(name, bank=bank, query=query)
         self.error: ErrorBound = self.frame.error
         self.bank = bank
         self.tile_rows, self._tile_bank = _TILE.get(bank.device.type, _TILE["cuda"])
+        # A block and its copies on the way to the smallest; the other half is for what is settled of it.
+        while memory_limit is not None and 32 * self.tile_rows * self._tile_bank > memory_limit and self.tile_rows > 64:
+            self.tile_rows, self._tile_bank = self.tile_rows // 2, max(64, self._tile_bank // 2)
         # Small banks are converted once; large ones tile by tile, so that nothing M x D is allocated.
         self._whole = self.frame.rows(bank) if bank.shape[0] <= 4 * self._tile_bank else None
 
@@ -146,14 +150,13 @@ def _refuse(device: torch.device) -> str | None:
     return f"devices of type {device.type} have no float64 or are untested; move the features to the CPU"
 
 
-def _k_center(
-    name: str, features: Tensor, initial: Tensor, weight: Tensor | None, capacity: int, tuning: Tuning
-) -> KCenterLeaves:
-    return TiledKCenter(TorchKCenter(name, features, capacity), initial, weight)
+def _k_center(job: KCenterJob) -> KCenterLeaves:
+    tiles = TorchKCenter(job.name, job.features, job.given + job.k)
+    return Stepwise(TiledKCenter(tiles, job.initial, job.weight), job)
 
 
-def _knn(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return search(lambda q, b: TorchKnn("knn", q, b), query, bank, k)
+def _knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, Tensor]:
+    return search(lambda q, b: TorchKnn("knn", q, b, budget.memory_limit), query, bank, k)
 
 
 TORCH = Backend("torch", _refuse, _k_center, _knn, lambda: "library matrix products")

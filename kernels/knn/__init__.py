@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import ops  # noqa: F401  (registers torch.ops.patchcore_fast)
 from ..checks import check_int, check_matrix, check_rows
+from ..tuning import Budget
 
 __all__ = ["knn", "knn_rarity"]
 
@@ -17,6 +18,8 @@ def knn(
     k: int,
     *,
     backend: str = "auto",
+    precision: str = "float32",
+    memory_limit: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k nearest bank rows of each query row, in Euclidean distance.
 
@@ -30,6 +33,12 @@ def knn(
     bank : [M, D], any of those types, on the same device.
     k : 1..M.
     backend : "auto" or a name from `explain_backends()`.
+    precision : "float32": exact, by the arithmetic that suits the device ("ieee" and "tf32x3" name it). "tf32" and
+        "bf16" permit less for the bulk of the work on devices that have it: the neighbours are then those of that
+        arithmetic, no longer certified, at exact distances. For the Triton backend; others compute as ever.
+    memory_limit : bytes, at least 1 MiB, that tiles may take on the device (Triton and torch backends), beyond
+        arguments, results, 4 bytes a bank row, and some MB that a look over the rows takes before. Default: what is
+        free. It changes the speed only.
 
     Returns
     -------
@@ -39,6 +48,12 @@ def knn(
     ------
     TypeError : wrong type or dtype.  ValueError : wrong shape, range or device; non-finite rows, with their count
     and the first; a backend that cannot run here.
+
+    Notes
+    -----
+    Runs in torch's current stream. With the Triton backend and k <= 64 a call can be captured in a CUDA graph, after
+    the same call outside, which compiles. Nothing then waits for the host: values are not checked (where some are not
+    finite, the results mean nothing), and many equal bank rows are slower.
     """
     check_matrix("knn", "bank", bank, "M, D")
     check_matrix("knn", "query", query, "Q, D", empty=True)
@@ -49,7 +64,9 @@ def knn(
     k = check_int("knn", "k", k, 1, bank.shape[0], f" (the bank has {bank.shape[0]} rows)")
     if not isinstance(backend, str):
         raise TypeError(f"knn: backend must be a string, got {type(backend).__name__}")
-    return torch.ops.patchcore_fast.knn(query.detach().resolve_neg(), bank.detach().resolve_neg(), k, backend)
+    budget = Budget.checked("knn", precision, memory_limit)
+    query, bank = query.detach().resolve_neg(), bank.detach().resolve_neg()
+    return torch.ops.patchcore_fast.knn(query, bank, k, backend, budget.precision, budget.memory_limit)
 
 
 def knn_rarity(
@@ -59,6 +76,8 @@ def knn_rarity(
     anchors: int | Tensor = 1024,
     generator: torch.Generator | None = None,
     backend: str = "auto",
+    precision: str = "float32",
+    memory_limit: int | None = None,
 ) -> Tensor:
     """How rare each row is: its mean distance to the k nearest of A anchor rows. Rare rows have large values.
 
@@ -72,6 +91,7 @@ def knn_rarity(
         themselves, for instance `k_center_greedy(...).indices`.
     generator : for the draw; without it the draw is the same every time (seed 0).
     backend : "auto" or a name from `explain_backends()`.
+    precision, memory_limit : as `knn`.
 
     Returns
     -------
@@ -96,7 +116,8 @@ def knn_rarity(
     if rows.shape[0] < 2:
         raise ValueError(f"{name}: at least 2 anchors are wanted, a row's own does not count; got {rows.shape[0]}")
     k = check_int(name, "k", k, 1, rows.shape[0] - 1, f" ({rows.shape[0]} anchors, a row's own not counted)")
-    distance, index = knn(features, features.index_select(0, rows), k + 1, backend=backend)
+    anchor = features.index_select(0, rows)
+    distance, index = knn(features, anchor, k + 1, backend=backend, precision=precision, memory_limit=memory_limit)
     own = rows[index] == torch.arange(n, device=features.device)[:, None]
     # Leave out the row's own anchor where it is among the k + 1, else the farthest of them.
     drop = torch.where(own.any(1), own.int().argmax(1), k)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...ranking import Picks, Rank, take_top
-from ..base import Reached
+from ..stepwise import Reached
 from .base import KCenterTiles
 from .bounds import Bounds
 from .resolve import resolve, settle
@@ -16,7 +16,7 @@ _TILE_ELEMENTS = 1 << 21
 
 
 class TiledKCenter:
-    """See backends.KCenterLeaves for the contract."""
+    """See stepwise.KCenterSteps for the contract."""
 
     def __init__(self, tiles: KCenterTiles, initial: Tensor, weight: Tensor | None) -> None:
         self.tiles = tiles

@@ -1,0 +1,1 @@
+"""Triton kernels and what launches them. Its modules import triton: triton_backend imports them when it is called."""
