@@ -33,8 +33,8 @@ def collect() -> dict[str, Any]:
 
     Returns
     -------
-    dict with "package", "python", "system", "cpu", "torch", "kernels", "native", "optional" and "problems", a list of
-    sentences: empty when the main job can run.
+    dict with "package", "python", "system", "cpu", "torch", "kernels", "native", "triton", "optional" and "problems", a
+    list of sentences: empty when the main job can run.
     """
     problems: list[str] = []
 
@@ -54,6 +54,7 @@ def collect() -> dict[str, Any]:
         "torch": guarded("torch", _torch),
         "kernels": guarded("kernels", _kernels),
         "native": guarded("native CPU engine", _native),
+        "triton": guarded("Triton kernels", _triton),
         "optional": {name: {"version": version(name), "install": f'pip install "patchcore_fast[{extra}]"', "use": use}
                      for name, (extra, use) in OPTIONAL.items()},
     }  # fmt: skip
@@ -131,6 +132,63 @@ def _native() -> dict[str, Any]:
     }
 
 
+def _triton() -> dict[str, Any]:
+    """Reads only: nothing is compiled, and triton is not even imported."""
+    import torch
+
+    from patchcore_fast.kernels.backends.triton_backend import TRITON
+    from patchcore_fast.kernels.backends.triton_kernels import tile_cache
+    from patchcore_fast.kernels.backends.triton_kernels.precision import choose_arithmetic
+
+    installed = next(filter(None, map(version, ("triton", "pytorch-triton", "triton-windows"))), None)
+    measured = tile_cache.read()
+    devices = []
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        card, name = torch.cuda.get_device_capability(i), torch.cuda.get_device_name(i)
+        here = f"{name}|{card[0]}.{card[1]}|{installed}|"
+        devices.append({
+            "index": i, "name": name, "capability": f"{card[0]}.{card[1]}",
+            "reason": TRITON.refuse(torch.device("cuda", i)),
+            "float32": choose_arithmetic("float32", card, 128).mode,
+            "tiles_tuned": sum(key.startswith(here) for key in measured["tiles"]),
+            "first_calls": {key.removeprefix(here): {"first": call.get("first"), "again": call.get("again")}
+                            for key, call in measured["first_calls"].items() if key.startswith(here)},
+        })  # fmt: skip
+    path = tile_cache.cache_file()
+    return {
+        "version": installed,
+        "reason": TRITON.refuse(torch.device("cuda")),
+        "devices": devices,
+        "cache_file": str(path),
+        "cached": path.is_file(),
+    }
+
+
+ARITHMETIC = {
+    "ieee": "float32 multiply-adds",
+    "tf32x3": "three TF32 products on tensor cores, within a proven bound",
+}
+
+
+def _triton_lines(found: Mapping[str, Any]) -> list[str]:
+    lines = [f"  triton    {found['version'] or 'not installed'}"]
+    if found["reason"]:
+        lines.append(f"  not here  {found['reason']}")
+    for d in found["devices"]:
+        lines.append(f"  GPU {d['index']}     {d['reason'] or 'float32 is ' + ARITHMETIC[d['float32']]}")
+        lines += [f"            first call {c['first']:.2f} s, then {1e3 * c['again']:.2f} ms: {name}"
+                  for name, c in d["first_calls"].items() if _both_numbers(c)]  # fmt: skip
+        if not d["first_calls"] and not d["reason"]:
+            lines.append("            first calls not measured: patchcore-fast warmup")
+    tiles = sum(d["tiles_tuned"] for d in found["devices"])
+    state = f"{tiles} tiles measured here" if found["cached"] else "not there: tiles are those of the table"
+    return [*lines, f"  tiles     {found['cache_file']} ({state})"]
+
+
+def _both_numbers(call: Mapping[str, Any]) -> bool:
+    return all(isinstance(call[k], int | float) for k in ("first", "again"))
+
+
 def render(found: Mapping[str, Any]) -> str:
     """The findings as text for a terminal."""
     lines = [f"patchcore_fast {found['package']['version'] or '(not installed)'}  {found['package']['location']}"]
@@ -158,6 +216,8 @@ def render(found: Mapping[str, Any]) -> str:
         for s in engine["instruction_sets"]:
             state = "in use" if s["name"] == engine["instruction_set"] else "runs" if s["available"] else "not here"
             lines.append(f"  {s['name']:11} {state:9} {s['reason'] or ''}".rstrip())
+    if triton := found["triton"]:
+        lines += ["", "Triton kernels", *_triton_lines(triton)]
     lines += ["", "Optional packages"]
     width = max(map(len, found["optional"]))
     for name, p in found["optional"].items():

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+PRECISIONS = ("float32", "ieee", "tf32x3", "tf32", "bf16")  # kernels.tuning's (a test compares)
 DEMO_OUTPUT = "patchcore_fast_demo"
 
 
@@ -156,6 +157,17 @@ def build_parser() -> argparse.ArgumentParser:
     select.add_argument("--no-projection", action="store_true",
                         help="measure distances in all dimensions instead of 128 random ones")  # fmt: skip
     select.add_argument("--device", type=device, metavar="D", help="cpu, cuda, ...; default cpu")
+
+    warmup = command("warmup", ("warmup", "warmup"), "compile the GPU kernels now instead of at their first use",
+                     "warmup --dim 128 1024 --autotune")  # fmt: skip
+    warmup.add_argument("--dim", type=int, nargs="+", default=[128], metavar="N", help="columns (default 128)")
+    warmup.add_argument("--dtype", nargs="+", choices=("float16", "bfloat16", "float32", "float64"),
+                        default=["float32"], help="of the features (default float32)")  # fmt: skip
+    warmup.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"],
+                        help="of the bulk of the work (default float32, the exact one)")  # fmt: skip
+    warmup.add_argument("--device", type=device, default="cuda", metavar="D", help="default cuda")
+    warmup.add_argument("--autotune", action="store_true", help="time tiles on this GPU and keep the fastest")
+    warmup.add_argument("--json", action="store_true", help="as JSON")
 
     doctor = command("doctor", ("tools", "doctor"), "show versions, devices and which kernels run here", "doctor")
     doctor.add_argument("--json", action="store_true", help="as JSON, for bug reports and programs")
