@@ -55,6 +55,21 @@ def _clustered(n: int, d: int, seed: int) -> Parts:
         yield spread
 
 
+def _low_rank(n: int, d: int, seed: int) -> Parts:
+    """Like features of images in what matters for pruning: crowds, few directions that carry them, a little noise."""
+    inner = min(16, d)
+    random = np.random.default_rng([seed, 2**32 - 1])
+    frame = np.linalg.qr(random.standard_normal((d, inner)))[0].T.astype(np.float32)
+    centres = 3 * random.standard_normal((64, inner), np.float32)
+    spread = random.uniform(0.3, 1.5, (64, 1)).astype(np.float32)
+    falling = 1 / np.sqrt(np.arange(1, inner + 1, dtype=np.float32))
+    for chunk, rows in _chunks(n, d, seed):
+        which = chunk.integers(0, 64, _CHUNK)[:rows]  # whole draws, so that fewer rows begin alike
+        place = chunk.standard_normal((_CHUNK, inner), np.float32)[:rows]
+        noise = chunk.standard_normal((rows, d), np.float32)
+        yield (centres[which] + spread[which] * falling * place) @ frame + np.float32(0.05) * noise
+
+
 def _duplicates(n: int, d: int, seed: int) -> Parts:
     colours = np.random.default_rng([seed, 2**32 - 1]).standard_normal((4096, d), np.float32)
     for random, rows in _chunks(n, d, seed):
@@ -130,6 +145,8 @@ CASES = {
         Case("million", "1,000,000 rows in 256 Gaussian clusters", 1_000_000, 1536, _clustered),
         Case("gaussian", "independent standard normal values", 156_800, 128, _gaussian),
         Case("clustered", "256 Gaussian clusters, centres 4 times as spread as the clusters", 156_800, 128, _clustered),
+        Case("low-rank", "made up: 64 crowds in 16 directions, noise of 0.05 in all; no features of images",
+             163_840, 128, _low_rank),
         Case("duplicates", "copies of 4,096 distinct rows", 156_800, 128, _duplicates),
         Case("integer", "integers from -8 to 8", 156_800, 128, _integer),
     )

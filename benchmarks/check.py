@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchcore_fast.kernels.exact import squared_distance
+
 TOLERANCE = 1e-5  # relative; float32's rounding of distances
 _BLOCK = 128  # picks at a time
-_BLOCK_BYTES = 64 << 20  # of float64 rows at a time
+_BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # of float64 rows at a time; small steps starve a GPU
 _FLOOR = 1e-5  # of the spread; nearer than that, float64 in expanded form cannot tell distances apart
 
 
@@ -28,9 +30,11 @@ class Trace:
     """
 
     def __init__(self, features: Tensor, initial: Tensor | None = None, device: str = "cpu") -> None:
-        self.features, self.device = features, torch.device(device)
+        self.device = torch.device(device)
+        self.features = features if self.device.type == "cpu" or not self._has_room(features) else features.to(device)
+        features = self.features
         n, d = features.shape
-        self.rows = max(1, _BLOCK_BYTES // (8 * (d + _BLOCK)))
+        self.rows = max(1, _BLOCK_BYTES[self.device.type] // (8 * (d + _BLOCK)))
         total = torch.zeros(d, dtype=torch.float64, device=self.device)
         for part in features.split(self.rows):
             total += part.to(self.device, torch.float64).sum(0)
@@ -54,6 +58,18 @@ class Trace:
         ------
         ValueError : a row number out of range, or none at all.
         """
+        return self._follow(indices)[1]
+
+    def radius(self, indices: Sequence[int] | np.ndarray | Tensor) -> float:
+        """Covering radius: the largest distance of a row to the nearest of these picks, in float64. Raises as above."""
+        return float(self._follow(indices)[0].max().clamp_min(0).sqrt())
+
+    def _has_room(self, features: Tensor) -> bool:
+        """Whether the device holds the rows, and as much again for the work; copied once, not at every step."""
+        return 2 * features.nbytes < torch.cuda.mem_get_info(self.device)[0]
+
+    def _follow(self, indices: Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, float]:
+        """Squared distances [N] to the nearest of the picks, and the largest shortfall on the way (inf: NaN seen)."""
         picks = tuple(int(i) for i in indices)
         n = self.features.shape[0]
         if not picks or min(picks) < 0 or max(picks) >= n:
@@ -66,10 +82,10 @@ class Trace:
             block = picks[lo : lo + _BLOCK]
             worst = max(worst, self._judge(list(block), nearest, first=lo == 0))
             if not torch.isfinite(nearest).all():  # NaN would compare as right
-                return float("inf")
+                return nearest, float("inf")
             if i % every == every - 1 or lo + _BLOCK >= len(picks):
                 self._remember(picks[: lo + len(block)], nearest, worst)
-        return worst
+        return nearest, worst
 
     def _remember(self, picks: tuple[int, ...], nearest: Tensor, worst: float) -> None:
         self.states.append((picks, nearest.clone(), worst))
@@ -109,35 +125,87 @@ def leading(indices: Sequence[int] | np.ndarray, reference: Sequence[int] | np.n
     return int(differ[0]) if len(differ) else m
 
 
-def neighbour_error(query: np.ndarray, bank: np.ndarray, found: np.ndarray, sample: int = 200, seed: int = 0) -> float:
-    """How far the rows found are from being the nearest: largest relative excess of the j-th distance, in float64.
+def product_error(query: np.ndarray, bank: np.ndarray, rows: np.ndarray, product: np.ndarray) -> float:
+    """Largest error of some rows of query @ bank.T, against float64, as a share of |x| |y|.
 
-    query [Q, D], bank [M, D], found [Q, k] rows. A sample of the queries is judged, against brute force in difference
-    form. Ties may fall either way; a row given twice counts as infinitely wrong.
-
-    Raises
-    ------
-    ValueError : shapes that do not fit, or rows out of range.
+    query [Q, D], bank [M, D], rows [S] of the queries, product [S, M]. inf where the shape is wrong or a value is NaN.
     """
-    found = np.asarray(found)
-    if found.ndim != 2 or len(found) != len(query):
-        raise ValueError(f"neighbour_error: found must be [{len(query)}, k], got {found.shape}")
-    k = found.shape[1]
-    if found.dtype.kind not in "iu" or not k:
-        raise ValueError(f"neighbour_error: row numbers are wanted, got {found.dtype} of shape {found.shape}")
-    if found.min() < 0 or found.max() >= len(bank):
-        raise ValueError(f"neighbour_error: rows in 0..{len(bank) - 1} are wanted, got {found.min()}..{found.max()}")
-    random = np.random.default_rng(seed)
-    worst = 0.0
-    for q in random.choice(len(query), min(sample, len(query)), replace=False):
-        if len(np.unique(found[q])) < k:
+    if product.shape != (len(rows), len(bank)):
+        return float("inf")
+    x, y = query[rows].astype(np.float64), bank.astype(np.float64)
+    scale = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)
+    relative = np.abs(product - x @ y.T) / np.maximum(scale, 1e-300)
+    return float(relative.max()) if np.isfinite(relative).all() else float("inf")
+
+
+class Neighbours:
+    """The true nearest of a sample of queries, by float64 brute force in difference form, to judge many answers by.
+
+    query [Q, D], bank [M, D] float32; most : neighbours that an answer may have; device : where to compute.
+    """
+
+    def __init__(self, query: np.ndarray, bank: np.ndarray, most: int, sample: int = 200, seed: int = 0,
+                 device: str = "cpu") -> None:  # fmt: skip
+        self.query, self.bank, self.device = query, bank, device
+        self.sample = np.random.default_rng(seed).choice(len(query), min(sample, len(query)), replace=False)
+        self.true = np.empty((len(self.sample), min(most, len(bank))))  # squared, ascending
+        self.widest = np.empty(len(self.sample))
+        block = max(1, _BLOCK_BYTES[torch.device(device).type] // (16 * bank.shape[1]))
+        parts = [torch.from_numpy(np.array(bank[lo : lo + block])).to(device) for lo in range(0, len(bank), block)]
+        for i, q in enumerate(self.sample):
+            x = torch.from_numpy(np.array(query[q])).to(device)  # copies: the arrays may be maps of read-only files
+            squared = torch.cat([squared_distance(part, x) for part in parts])
+            self.widest[i] = float(squared.max())
+            self.true[i] = squared.topk(self.true.shape[1], largest=False).values.sort().values.cpu().numpy()
+        self.largest_norm = max(float(torch.linalg.vector_norm(part.double(), dim=1).max()) for part in parts)
+
+    def _squared(self, found: np.ndarray) -> np.ndarray | None:
+        """Squared distances [S, k] ascending of what was found for the sample; None where a row is given twice."""
+        if found.ndim != 2 or len(found) != len(self.query):
+            raise ValueError(f"neighbour_error: found must be [{len(self.query)}, k], got {found.shape}")
+        if found.dtype.kind not in "iu" or not 1 <= found.shape[1] <= self.true.shape[1]:
+            raise ValueError(f"neighbour_error: row numbers are wanted, got {found.dtype} of shape {found.shape}")
+        n = len(self.bank)
+        if found.min() < 0 or found.max() >= n:
+            raise ValueError(f"neighbour_error: rows in 0..{n - 1} are wanted, got {found.min()}..{found.max()}")
+        out = np.empty((len(self.sample), found.shape[1]))
+        for i, q in enumerate(self.sample):
+            if len(np.unique(found[q])) < found.shape[1]:
+                return None
+            rows = torch.from_numpy(np.array(self.bank[found[q]])).to(self.device)
+            x = torch.from_numpy(np.array(self.query[q])).to(self.device)
+            out[i] = squared_distance(rows, x).sort().values.cpu().numpy()
+        return out
+
+    def error(self, found: np.ndarray) -> float:
+        """Largest relative excess of the j-th distance over the true one; inf where a row is given twice.
+
+        Raises
+        ------
+        ValueError : shapes that do not fit, or rows out of range.
+        """
+        squared = self._squared(found)
+        if squared is None:
             return float("inf")
-        squared = np.empty(len(bank))
-        for lo in range(0, len(bank), 16_384):
-            difference = bank[lo : lo + 16_384].astype(np.float64) - query[q]
-            squared[lo : lo + 16_384] = np.einsum("nd,nd->n", difference, difference)
-        true = np.sqrt(np.sort(np.partition(squared, k - 1)[:k]))
-        got = np.sqrt(np.sort(squared[found[q]]))
-        excess = float(((got - true) / np.maximum(true, _FLOOR * np.sqrt(squared.max()) + 1e-300)).max())
-        worst = max(worst, excess if np.isfinite(excess) else float("inf"))  # max() would drop a NaN
-    return worst
+        got, true = np.sqrt(squared), np.sqrt(self.true[:, : squared.shape[1]])
+        floor = _FLOOR * np.sqrt(self.widest)[:, None] + 1e-300
+        excess = ((got - true) / np.maximum(true, floor)).max()
+        return float(excess) if np.isfinite(excess) else float("inf")
+
+    def slack(self, found: np.ndarray) -> tuple[float, float]:
+        """For arithmetic without a certificate: largest excess of a squared distance as a share of (|x| + |y|)^2, and
+        the share of true neighbours among those found. Raises as `error`.
+        """
+        squared = self._squared(found)
+        if squared is None:
+            return float("inf"), 0.0
+        true = self.true[:, : squared.shape[1]]
+        norms = np.linalg.norm(self.query[self.sample].astype(np.float64), axis=1)[:, None] + self.largest_norm
+        excess = ((squared - true) / np.maximum(norms**2, 1e-300)).max()
+        return float(excess) if np.isfinite(excess) else float("inf"), float((squared <= true[:, -1:]).mean())
+
+
+def neighbour_error(query: np.ndarray, bank: np.ndarray, found: np.ndarray, sample: int = 200, seed: int = 0) -> float:
+    """How far the rows found [Q, k] are from being the nearest: see `Neighbours.error`; ties may fall either way."""
+    found = np.asarray(found)
+    return Neighbours(query, bank, found.shape[-1] if found.ndim else 1, sample, seed).error(found)

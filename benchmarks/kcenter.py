@@ -7,7 +7,9 @@
 
 Each provider works in a process of its own; runs are interleaved. Correctness comes first: picks must be a greedy trace
 in float64 in the provider's own space (its projection, its starting distances), to 1e-5 relative, or the error is
-shown instead of a time. With several --n and --ratio: the first ratio at all sizes, all ratios at the largest.
+shown instead of a time; arithmetic without a certificate (TF32, bfloat16) is judged by its covering radius. On a GPU
+the picks are compared with those of our CPU engine too. With several --n and --ratio: the first ratio at all sizes, all
+ratios at the largest.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import records
 import torch
 from check import TOLERANCE, Trace, leading
 from environment import describe
-from runs import Row
+from providers import Provider
+from runs import Row, Runner
 
 from patchcore_fast.kernels import k_center_greedy
 
@@ -40,7 +43,7 @@ def counts(args: argparse.Namespace, n: int, largest: bool) -> list[int]:
 class Judge:
     """Checks answers over the same rows; spaces that are equal are judged together."""
 
-    def __init__(self, features: np.ndarray, device: str, limit: int) -> None:
+    def __init__(self, features: np.ndarray, device: str, limit: int | None) -> None:
         self.device, self.limit = device, limit
         self.spaces: list[tuple[dict[str, Any], Trace]] = []
         self.references: dict[tuple[int, int], np.ndarray] = {}
@@ -54,7 +57,7 @@ class Judge:
         self.spaces.append((arrays, Trace(torch.from_numpy(arrays["features"]), initial, self.device)))
         return len(self.spaces) - 1
 
-    def judge(self, row: Row, picks: np.ndarray, own: dict[str, Any] | None) -> None:
+    def judge(self, row: Row, picks: np.ndarray, own: dict[str, Any] | None, provider: Provider) -> None:
         """Set the row's error and leading picks, and its status where the picks are wrong."""
         space = self._space(own) if own else self.plain
         arrays, trace = self.spaces[space]
@@ -67,28 +70,46 @@ class Judge:
             row.message = f"{row.k_timed} row numbers below {n} are wanted, got {picks.dtype} of shape {picks.shape}"
             return
         checked = picks[: self.limit] if self.limit else picks
-        row.error = trace.shortfall(checked)
         row.facts["checked"] = len(checked)
-        if np.isfinite(row.error):
-            row.leading = leading(picks, self._reference(space, int(picks[0]), len(picks)))
+        reference = self._reference(space, int(picks[0]), len(checked) if self.device != "cpu" else len(picks))
+        row.leading = leading(picks, reference)
+        if self.device != "cpu":
+            row.facts["compared"] = len(checked)
+        if provider.judged == "radius":
+            self._judge_radius(row, checked, reference[: len(checked)], trace, provider.tolerance)
+            return
+        row.error = trace.shortfall(checked)
+        if not np.isfinite(row.error):
+            row.leading = None
         if not row.error <= TOLERANCE:
             row.status = "wrong"
             row.message = f"not greedy: a pick is {row.error:.1e} nearer than the farthest row (1e-5 is allowed)"
+        elif self.device != "cpu" and records.is_ours(vars(row)) and row.leading < len(checked):
+            row.status, row.message = "wrong", f"pick {row.leading} is not that of the CPU engine"
+
+    def _judge_radius(self, row: Row, picks: np.ndarray, exact: np.ndarray, trace: Trace, tolerance: float) -> None:
+        """The covering radius against that of the exact picks; no row twice."""
+        row.facts["judged"] = "covering radius"
+        row.error = max(0.0, trace.radius(picks) / max(trace.radius(exact), 1e-300) - 1)
+        if len(np.unique(picks)) < len(picks):
+            row.error = float("inf")
+        if not row.error <= tolerance:
+            row.status = "wrong"
+            row.message = f"the covering radius is {row.error:.1%} too large ({tolerance:.0%} is allowed)"
 
     def _reference(self, space: int, start: int, k: int) -> np.ndarray:
-        """The exact order: ours, which the tests hold against the float64 reference."""
+        """The exact order: ours on the CPU, which the tests hold against the float64 reference."""
         arrays, trace = self.spaces[space]
         key = (space, start if trace.free else -1)
         if len(self.references.get(key, ())) < k:
             rule = {"start": start} if trace.free else {"initial_min_dist": torch.from_numpy(arrays["initial"])}
-            x = torch.from_numpy(arrays["features"])
-            if self.device != "cpu":
-                x, rule = x.to(self.device), {a: b.to(x.device) if hasattr(b, "to") else b for a, b in rule.items()}
-            self.references[key] = k_center_greedy(x, k, **rule).indices.cpu().numpy()
+            self.references[key] = k_center_greedy(torch.from_numpy(arrays["features"]), k, **rule).indices.numpy()
         return self.references[key]
 
     def learn(self, picks: np.ndarray) -> None:
-        """Our own picks on the plain rows are the reference there; they need not be made again."""
+        """On the CPU our own picks on the plain rows are the reference there; they need not be made again."""
+        if self.device != "cpu":
+            return
         key = (self.plain, int(picks[0]))
         if len(picks) > len(self.references.get(key, ())):
             self.references[key] = picks
@@ -109,19 +130,21 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 run.say(f"{case.name}, {case.n:,} x {case.d}, {', '.join(f'{k:,}' for k in ks)} picks")
                 rows, answers, spaces = run.run({"features": str(path)}, case.n, case.d, ks)
                 run.say("  checking")
-                _check(rows, answers, run.others, spaces, path, args)
+                _check(rows, answers, run, spaces, path, args)
                 for k in ks:
                     problem = {"case": case.name, "about": case.about, "n": case.n, "d": case.d, "k": k}
                     problem["rows"] = [r.as_json() for r in rows if r.k == k]
                     result["problems"].append(problem)
                     print(records.as_text(problem), flush=True)
+                if args.json:  # as far as it is: what follows may be cut off
+                    records.write(args.json, result)
     finally:
         run.close()
     return result
 
 
-def _check(rows: list[Row], answers: dict, others: dict, spaces: dict, path: Path, args: argparse.Namespace) -> None:
-    """Judge every answer; `others` are those of runs that differed from the first."""
+def _check(rows: list[Row], answers: dict, run: Runner, spaces: dict, path: Path, args: argparse.Namespace) -> None:
+    """Judge every answer, also those of runs that differed from the first."""
     if not answers:
         return
     judge = Judge(np.load(path, mmap_mode="c"), args.device, args.check_picks)
@@ -129,10 +152,11 @@ def _check(rows: list[Row], answers: dict, others: dict, spaces: dict, path: Pat
     for row in sorted(rows, key=lambda r: (r.family != "ours", -r.k_timed)):
         if row.status == "ok":
             picks = np.asarray(answers[row.provider, row.k]["indices"])
-            judge.judge(row, picks, spaces.get(row.provider))
-            for other in others.get((row.provider, row.k), []):
+            provider = run.providers[row.provider]
+            judge.judge(row, picks, spaces.get(row.provider), provider)
+            for other in run.others.get((row.provider, row.k), []):
                 if row.status == "ok":
-                    judge.judge(row, np.asarray(other["indices"]), spaces.get(row.provider))
+                    judge.judge(row, np.asarray(other["indices"]), spaces.get(row.provider), provider)
             if row.family == "ours" and row.status == "ok":
                 judge.learn(picks)
 
@@ -141,6 +165,7 @@ def main() -> None:
     parser = options.parser("kcenter", __doc__)
     parser.add_argument("--ratio", type=float, nargs="+", help="picks as a share of the rows; default 0.01 0.1")
     parser.add_argument("--k", type=int, nargs="+", help="picks as numbers, instead of --ratio")
+    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="how the rows are stored")
     parser.add_argument("--check-picks", type=int, help="check this many leading picks; default: all; quick: 500")
     args = parser.parse_args()
     if args.list:
@@ -151,8 +176,6 @@ def main() -> None:
     if not all(0 < r <= 1 for r in args.ratio) or (args.k and min(args.k) < 1):
         raise SystemExit(f"--ratio: in (0, 1], --k: at least 1; got {args.ratio}, {args.k}")
     result = measure(args)
-    if args.json:
-        records.write(args.json, result)
     if args.plot:
         import plots
 

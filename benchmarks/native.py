@@ -83,6 +83,7 @@ def runs(args: argparse.Namespace, isas: list[str]) -> list[dict[str, Any]]:
     one = torch.get_num_threads() > 1
     common = {"device": "cpu", "repeat": args.repeat, "limit_s": 60.0, "memory_gb": None, "seed": args.seed}
     common |= {"plugin": None, "without": [], "isa": None, "features": None, "images": None, "d": None}
+    common |= {"also": [], "answer_s": None, "warm": False, "json": None}
     case, n, ratios = QUICK_KCENTER if args.quick else KCENTER
     asked = argparse.Namespace(**common, providers=providers(isas, one, "unpruned"), case=[case], n=[n], ratio=ratios,
                                k=None, check_picks=args.check_picks)  # fmt: skip

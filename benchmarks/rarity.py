@@ -6,7 +6,8 @@
 
 Correctness comes first: on a sample of 2,000 rows the values must be those of float64 brute force. 1e-3 relative is
 allowed, since float32 searches in expanded form lose digits where distances are short, and the error found is shown;
-ours are held to 1e-6 in the tests. Runs are interleaved; each provider has a process of its own.
+ours are held to 1e-6 in the tests; arithmetic without a certificate may be off by more. Runs are interleaved; each
+provider has a process of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def expected(features: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
     return out
 
 
-def judge(row: Row, found: np.ndarray, sample: np.ndarray, true: np.ndarray, n: int) -> None:
+def judge(row: Row, found: np.ndarray, sample: np.ndarray, true: np.ndarray, n: int, allowed: float) -> None:
     """Set the row's error, and its status where the values are wrong."""
     row.error = float("inf")
     if found.shape != (n,) or found.dtype.kind != "f":
@@ -45,8 +46,8 @@ def judge(row: Row, found: np.ndarray, sample: np.ndarray, true: np.ndarray, n: 
         return
     relative = np.abs(found[sample] - true) / np.maximum(true, 1e-5 * true.max() + 1e-300)
     row.error = float(relative.max()) if np.isfinite(relative).all() else float("inf")
-    if not row.error <= TOLERANCE:
-        row.status, row.message = "wrong", f"a value is off by {row.error:.1e} of itself (1e-3 is allowed)"
+    if not row.error <= allowed:
+        row.status, row.message = "wrong", f"a value is off by {row.error:.1e} of itself ({allowed:.0e} is allowed)"
 
 
 def main() -> None:
@@ -77,15 +78,16 @@ def main() -> None:
                 for k in args.k:
                     true = expected(features, sample, k)
                     for row in (r for r in rows if r.k == k and r.status == "ok"):
-                        judge(row, np.asarray(answers[row.provider, k]["rarity"]), sample, true, case.n)
+                        allowed = run.providers[row.provider].tolerance or TOLERANCE
+                        judge(row, np.asarray(answers[row.provider, k]["rarity"]), sample, true, case.n, allowed)
                     problem = {"case": case.name, "about": case.about, "n": case.n, "d": case.d, "k": k}
                     problem |= {"anchors": anchors, "rows": [r.as_json() for r in rows if r.k == k]}
                     result["problems"].append(problem)
                     print(records.as_text(problem), flush=True)
+                    if args.json:  # as far as it is: what follows may be cut off
+                        records.write(args.json, result)
     finally:
         run.close()
-    if args.json:
-        records.write(args.json, result)
     if args.plot:
         import plots
 

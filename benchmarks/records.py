@@ -3,7 +3,8 @@
 A result file is JSON:
 
     schema       2
-    benchmark    "kcenter", "knn", "rarity", "native" or "pipeline" (whose problems pipeline.py describes)
+    benchmark    "kcenter", "knn", "rarity", "native", "pipeline" (whose problems pipeline.py describes), or "gpu",
+                 which has parts and targets (gpu.py, gpu_summary.py) and no problems
     environment  what environment.describe gives: device, memory, threads, versions, commit, date
     options      repeat, limit_s, memory_gb, device, seed
     machine      native: what csrc/tests/roofline.cpp prints, or {"message": why there is none}
@@ -12,10 +13,12 @@ A result file is JSON:
         k                      picks, or neighbours
         queries                knn: number of query rows
         anchors                rarity: number of anchor rows
+        part, options          of gpu.py, which puts problems of several runs into one file: the part, its options
         rows                   a list of
             provider, family   name; what decides colour and label: "ours" is what backend="auto" takes and others
                                are compared with, "ours torch" and "ours native-avx2" are leaves that were asked
-                               for, "ours for anomalib" is a drop-in, else the library
+                               for, "ours for anomalib" is a drop-in, "reduced tf32" is ours in arithmetic without a
+                               certificate, else the library
             k, k_timed         picks asked for, picks made in the timed runs
             status             "ok"; "wrong": picks or neighbours not what they should be, no times are kept;
                                "failed": died, ran out of memory or time, raised; "not run": why in message
@@ -27,7 +30,9 @@ A result file is JSON:
             extra_bytes        peak memory beyond the features, of the timed runs (CPU: resident; CUDA: allocated)
             peak_bytes         peak memory of the process or device with the features; where failed: at its end
             facts              passes and share_of_distances (ours); backend (what auto took); source; checked (picks);
-                               runs_differ
+                               runs_differ; compared (picks, with the CPU engine's; CUDA); first_call_s (seconds of
+                               the first call, kernels compiled); judged (what error is, where the answer is not
+                               exact); recall (true neighbours found)
 """
 
 from __future__ import annotations
@@ -130,8 +135,11 @@ def cells(problem: dict[str, Any]) -> list[list[str]]:
             line[4] = f"{row['error']:.0e}" if row["error"] else "0"
             if row["facts"].get("checked", row["k_timed"]) < row["k_timed"]:
                 line[4] += f" (first {row['facts']['checked']:,})"
+            if row["facts"].get("judged"):
+                line[4] = f"{row['error']:.0e} {row['facts']['judged']}"
         if row["leading"] is not None and row["family"] != "ours" and not row["family"].startswith("ours for "):
-            line[5] = "all" if row["leading"] == row["k_timed"] else f"{row['leading']:,} of {row['k_timed']:,}"
+            most = row["facts"].get("compared", row["k_timed"])
+            line[5] = "all" if row["leading"] == row["k_timed"] else f"{row['leading']:,} of {most:,}"
         if row["status"] == "ok":
             line[2] = f"{seconds(row['min_s'])} .. {seconds(row['max_s'])}, {row['runs']}"
             ours = like(row, problem["rows"])

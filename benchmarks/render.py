@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gpu_summary
 import pipeline
 import records
 import roofline
@@ -69,12 +70,24 @@ computed (`Tuning(prune="none")`); rate and share of the peak are of that run, a
 """
 
 
+GPU = """\
+What `benchmarks/gpu.sh` ran, and the targets that the GPU kernels were asked to meet, on an H100; the case is named
+beside each. "triton ieee" and "triton tf32x3" are exact and held to that arithmetic; "triton tf32" and "triton bf16"
+are not exact: k-center is judged by its covering radius (1 % is allowed), searches by the excess of squared distances.
+"512 MB" has that memory limit, "graph" replays passes as CUDA graphs. "GEMM" is the matrix product alone, the floor of
+a search. Times end with a synchronisation of the device; a first run at every size, kernels compiled, is not among
+them. Picks of ours are wrong here if they are not those of the CPU engine.
+"""
+
+
 def load(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """device folder -> file name without suffix -> result."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for path in sorted(folder.glob("*/*.json")):
         if "schema" in path.read_text(encoding="utf-8")[:40]:
             result = records.read(path)
+            if not result["environment"]:  # gpu.py found no device
+                continue
             found.setdefault(path.parent.name, {})[path.stem] = result
     return found
 
@@ -99,6 +112,11 @@ def _section(device: str, name: str, result: dict[str, Any]) -> str:
         f"commit {place['commit']}, {place['date']}{limit} "
         f"([{name}.json](../benchmarks/results/{device}/{name}.json)).\n",
     ]
+    if card := place.get("cuda"):
+        lines.append(f"Capability {card['capability']}, {card['processors']} processors, driver {card['driver']}, CUDA "
+                     f"{card['runtime']}, Triton {card['triton']}.\n")  # fmt: skip
+    if result["benchmark"] == "gpu":
+        return "\n".join([*lines, GPU, *gpu_summary.as_markdown(result)])
     if _drawable(result):
         lines.append(f"![{name} on {device}](benchmarks/{_figure(device, name, result)})\n")
     if result["benchmark"] == "native":
@@ -142,7 +160,7 @@ def native_page(found: dict[str, dict[str, dict[str, Any]]]) -> str:
 def _drawable(result: dict[str, Any]) -> bool:
     if result["benchmark"] == "native":
         return roofline.drawable(result)
-    return any(r["status"] == "ok" for p in result["problems"] for r in p["rows"])
+    return any(r["status"] == "ok" for p in result.get("problems", []) for r in p["rows"])
 
 
 def headline(found: dict[str, dict[str, dict[str, Any]]]) -> str:

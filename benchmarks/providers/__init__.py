@@ -41,7 +41,11 @@ class Provider:
     missing : device -> why it cannot run here at all, or None. Cheap: it imports nothing heavy.
     refuse : why it cannot do this problem, or None.
     source : where the code comes from, looked up without importing it.
-    optional : runs only where it is asked for by name or by --isa.
+    optional : runs only where it is asked for by name, by --also or by --isa.
+    judged : what its answers are checked for where that is not exactness: "radius" (k-center: the covering radius,
+        against that of the exact picks), "slack" (k-NN: squared distances, as a share of (|x| + |y|)^2), "product"
+        (a matrix product: as a share of |x| |y|), "values" (rarity).
+    tolerance : how far it may be off then.
     """
 
     name: str
@@ -53,19 +57,28 @@ class Provider:
     refuse: Callable[[Problem], str | None] = lambda problem: None
     source: Callable[[], str] = lambda: ""
     optional: bool = False
+    judged: str = ""
+    tolerance: float = 0.0
 
 
 def providers(task: str, plugin: str | None = None) -> dict[str, Provider]:
     """All providers of a task, "kcenter", "knn" or "rarity", in the order in which they are run."""
     found = dict(importlib.import_module(f"providers.{task}").PROVIDERS)
     if plugin:
-        spec = importlib.util.spec_from_file_location("benchmark_plugin", plugin)
-        if spec is None or spec.loader is None or not Path(plugin).is_file():
+        if not Path(plugin).is_file() or Path(plugin).suffix != ".py":
             raise SystemExit(f"--plugin: {plugin} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found.update(getattr(module, task.upper(), {}))
+        found.update(getattr(from_file(Path(plugin)), task.upper(), {}))
     return found
+
+
+def from_file(path: Path) -> Any:
+    """One module without the package that it is in: the demo's imports the pipeline, which need not be there."""
+    name = f"benchmark_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
 
 
 def installed(module: str, package: str) -> Callable[[str], str | None]:
@@ -92,9 +105,14 @@ def backend_missing(backend: str) -> Callable[[str], str | None]:
     def missing(device: str) -> str | None:
         kind = device.split(":")[0]
         rows = [s for s in explain_backends() if s.backend == backend and s.device.split(":")[0] == kind]
-        return None if any(s.available for s in rows) else "; ".join(s.reason for s in rows) or "no such device"
+        return None if any(s.available for s in rows) else "; ".join(s.reason for s in rows) or _unknown(backend)
 
     return missing
+
+
+def _unknown(backend: str) -> str:
+    known = any(s.backend == backend for s in explain_backends())
+    return "no such device" if known else f"there is no backend {backend}"
 
 
 def restated(name: str) -> Any:

@@ -19,7 +19,7 @@ import torch
 
 from patchcore_fast.kernels import Tuning, k_center_greedy
 
-from . import Problem, Provider, cpu_only, installed, restated
+from . import ROOT, Problem, Provider, cpu_only, from_file, installed, restated
 from .own import chosen_backend, own_providers
 
 START = 0
@@ -42,23 +42,39 @@ class _Opened:
         np.random.seed(self.seed)  # noqa: NPY002
 
 
-def ours(backend: str, **settings: Any) -> type[_Opened]:
+def ours(backend: str, tuning: dict[str, Any] | None = None, **arguments: Any) -> type[_Opened]:
     class Ours(_Opened):
         def answer(self, k: int) -> dict[str, Any]:
-            found = k_center_greedy(self.features, k, start=START, backend=backend, tuning=Tuning(**settings))
+            asked = {"start": START, "backend": backend, "tuning": Tuning(**(tuning or {})), **arguments}
+            found = k_center_greedy(self.features, k, **asked)
             self._facts = {"passes": found.passes, "share_of_distances": found.distances / (len(self.features) * k)}
             if backend == "auto":
                 self._facts["backend"] = chosen_backend(self.device)
-            return {"indices": found.indices.cpu()}
+            return {"indices": found.indices}
 
     return Ours
 
 
 class Loop(_Opened):
-    def answer(self, k: int) -> dict[str, Any]:
-        from patchcore_fast.demo.baseline import one_pick_at_a_time
+    def __init__(self, arrays: dict[str, Any], device: str, seed: int) -> None:
+        super().__init__(arrays, device, seed)
+        self.loop = from_file(ROOT / "patchcore_fast" / "demo" / "baseline.py").one_pick_at_a_time
 
-        return {"indices": one_pick_at_a_time(self.features, k, START).indices}
+    def answer(self, k: int) -> dict[str, Any]:
+        return {"indices": self.loop(self.features.float(), k, START).indices}
+
+
+class AnomalibLoop(_Opened):
+    def answer(self, k: int) -> dict[str, Any]:
+        """As anomalib 2.4 and later: differences from the newest pick, their norms, minimum, argmax."""
+        nearest = torch.full((len(self.features),), torch.inf, device=self.device)
+        picks = [START]
+        while len(picks) < k:
+            distance = torch.linalg.norm(self.features - self.features[picks[-1]], dim=1)
+            nearest = torch.minimum(nearest, distance.float())
+            picks.append(int(nearest.argmax()))
+            nearest[picks[-1]] = 0
+        return {"indices": np.array(picks)}
 
 
 class _Anomalib(_Opened):
@@ -160,7 +176,7 @@ class QuickFPS(_Opened):
         import torch_quickfps
 
         low = {"low_d": 8} if self.device != "cpu" else {}
-        return {"indices": torch_quickfps.sample_idx(self.features[None], k, h=7, start_idx=START, **low)[0].cpu()}
+        return {"indices": torch_quickfps.sample_idx(self.features[None], k, h=7, start_idx=START, **low)[0]}
 
 
 class TorchFPS(_Opened):
@@ -169,7 +185,7 @@ class TorchFPS(_Opened):
 
         mask = torch.ones(1, len(self.features), dtype=torch.bool, device=self.device)
         start = torch.full((1,), START, device=self.device)
-        return {"indices": farthest_point_sampling(self.features[None], mask, k, start_idx=start)[0].cpu()}
+        return {"indices": farthest_point_sampling(self.features[None], mask, k, start_idx=start)[0]}
 
 
 class KCenterRust(_Opened):
@@ -209,9 +225,12 @@ def _matrix_fits(problem: Problem) -> str | None:
 
 _RUST = "Rust, all rows per pick in float64; KCenter(n_clusters=k, random_state=None).fit"
 _LIST = (
-    *own_providers("k_center_greedy(x, k, start=0)", ours, unpruned={"prune": "none"}),
+    *own_providers("k_center_greedy(x, k, start=0)", ours, "radius", unpruned={"prune": "none"},
+                   triton={"graph": {"tuning": {"graph": True}}, "no graph": {"tuning": {"graph": False}}}),
     Provider("gemv loop", "loop", "one fused matrix-vector product per pick: the best that sequential torch can do",
              Loop, sequential=True),
+    Provider("anomalib loop", "anomalib loop", "anomalib's selection loop (2.4 and later) on the rows as they are, "
+             "without its projection", AnomalibLoop, sequential=True, optional=True),
     Provider("fpsample", "fpsample", "fpsample.fps_sampling; its bucket variants refuse more than 8 columns",
              FPSample, sequential=True, missing=cpu_only(installed("fpsample", "fpsample"))),
     Provider("torch-quickfps", "torch-quickfps", "torch_quickfps.sample_idx, h = 7 (CUDA: low_d = 8)", QuickFPS,
@@ -227,8 +246,8 @@ _LIST = (
     Provider("amazon exact", "amazon exact", "patchcore-inspection's exact sampler, N x N", AmazonExact,
              sequential=True, refuse=_matrix_fits),
     Provider("anomalib", "anomalib", "KCenterGreedy of anomalib 2.4 and later, its sparse projection included",
-             Anomalib, sequential=True),
+             Anomalib, sequential=True, missing=installed("sklearn", "scikit-learn, which its projection needs,")),
     Provider("ours for anomalib", "ours for anomalib", "compat.anomalib: the same projection and start on our engine",
-             OursForAnomalib),
+             OursForAnomalib, missing=installed("sklearn", "scikit-learn, which its projection needs,")),
 )  # fmt: skip
 PROVIDERS = {p.name: p for p in _LIST}

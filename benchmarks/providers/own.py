@@ -1,5 +1,5 @@
-"""Our engine as providers: what `backend="auto"` takes, the torch leaves, and the native leaves held to one
-instruction set. Each provider has a process of its own, so PATCHCORE_FAST_ISA, set there, holds for it alone.
+"""Our engine as providers: what `backend="auto"` takes, the torch leaves, the native leaves held to one instruction
+set, the Triton leaves in each arithmetic. Each provider has a process of its own, so what is forced holds for it alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from patchcore_fast.kernels import explain_backends
+from patchcore_fast.kernels.backends import choose_backend
 from patchcore_fast.kernels.backends.native_library import native, native_refusal
 
 from . import Provider, backend_missing, cpu_only
@@ -18,24 +19,36 @@ from . import Provider, backend_missing, cpu_only
 PREFIX = "patchcore_fast"
 ISAS = ("portable", "avx2", "avx512f", "avx512", "amx")  # as csrc/cpu/isa.h; ascending
 Make = Callable[..., Callable[[dict[str, Any], str, int], Any]]
+# What arithmetic without a certificate may be off by: by what it is judged -> precision -> tolerance. The radius: 1 %,
+# as the design promises. Operands rounded by r, 2^-11 or 2^-9 (cut off: twice that), move a squared distance by
+# r (|x| + |y|)^2, and two are compared. Rarity has no promise: these catch what is plainly wrong.
+REDUCED = {
+    "radius": {"tf32": 0.01, "bf16": 0.01},
+    "slack": {"tf32": 2**-9, "bf16": 2**-7},
+    "values": {"tf32": 0.05, "bf16": 0.2},
+}
+BOUNDED = 512 << 20  # bytes, for the variant with a memory limit
 
 
-def own_providers(call: str, make: Make, **variants: dict[str, Any]) -> list[Provider]:
+def own_providers(call: str, make: Make, judged: str, triton: dict[str, dict[str, Any]] | None = None,
+                  **variants: dict[str, Any]) -> list[Provider]:  # fmt: skip
     """Ours, fastest first.
 
     call : as a user writes it, without the backend.
-    make : (backend, **settings) -> what opens features with it.
-    variants : name -> settings; the native leaves once more with these.
+    make : (backend, tuning, **arguments) -> what opens features with it.
+    judged : how arithmetic without a certificate is, see REDUCED.
+    triton : name -> arguments of `make`; the Triton leaves once more with these.
+    variants : name -> tuning; the native leaves once more with these.
 
     Only "auto" and torch run when nobody asks. The others are optional: "native-avx2" and so on; with " x1" on one
-    thread; with the name of a variant.
+    thread; with the name of a variant; "triton", "triton ieee" and so on.
     """
     found = [
         Provider(PREFIX, "ours", f"{call}; the backend is chosen for the machine", make("auto")),
         Provider(f"{PREFIX} torch", "ours torch", f'{call}, backend="torch"', make("torch"),
                  missing=backend_missing("torch")),
     ]  # fmt: skip
-    for b in dict.fromkeys(s.backend for s in explain_backends()):
+    for b in dict.fromkeys([*(s.backend for s in explain_backends()), "triton"]):
         if b != "torch":
             found.append(Provider(f"{PREFIX} {b}", f"ours {b}", f'{call}, backend="{b}"', make(b),
                                   missing=backend_missing(b), optional=True))  # fmt: skip
@@ -44,8 +57,29 @@ def own_providers(call: str, make: Make, **variants: dict[str, Any]) -> list[Pro
             about = f"the native leaves on {isa}{' and one thread' * (threads == 1)}"
             said = ", ".join(f"{name}={value!r}" for name, value in settings.items())
             found.append(Provider(forced(isa, suffix), f"ours native-{isa}{suffix}", about + (said and f"; {said}"),
-                                  _held(make("native", **settings), isa, threads), missing=_isa_missing(isa),
+                                  _held(make("native", settings), isa, threads), missing=_isa_missing(isa),
                                   optional=True))  # fmt: skip
+    return found + _triton(call, make, judged, triton or {})
+
+
+def _triton(call: str, make: Make, judged: str, more: dict[str, dict[str, Any]]) -> list[Provider]:
+    """The Triton leaves in each certified arithmetic, in those without a certificate, and with settings."""
+
+    def provider(name: str, family: str, about: str, opened: Callable[..., Any], **rest: Any) -> Provider:
+        name, about = f"{PREFIX} triton {name}", f'{call}, backend="triton", {about}'
+        return Provider(name, family, about, opened, missing=backend_missing("triton"), optional=True, **rest)
+
+    found = [
+        provider(mode, f"ours triton {mode}", f"products in {mode}", make("triton", precision=mode))
+        for mode in ("ieee", "tf32x3")
+    ]
+    for precision, tolerance in REDUCED[judged].items():
+        about = f'precision="{precision}": not exact, judged by its {judged}'
+        made = make("triton", precision=precision)
+        found.append(provider(precision, f"reduced {precision}", about, made, judged=judged, tolerance=tolerance))
+    for name, settings in {"512 MB": {"memory_limit": BOUNDED}, **more}.items():
+        about = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        found.append(provider(name, f"ours triton {name}", about, make("triton", **settings)))
     return found
 
 
@@ -63,9 +97,8 @@ def isas_here() -> list[str]:
 
 def chosen_backend(device: str) -> str:
     """What "auto" takes, in words."""
-    kind = device.split(":")[0]
-    here = (s for s in explain_backends() if s.available and s.device.split(":")[0] == kind)
-    return next(f"{s.backend}: {s.reason}" for s in here)
+    taken = choose_backend("benchmark", "auto", torch.device(device))
+    return f"{taken.name}: {taken.about()}"
 
 
 def _isa_missing(isa: str) -> Callable[[str], str | None]:

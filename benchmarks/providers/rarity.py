@@ -34,10 +34,13 @@ class _Opened:
         self.anchors = torch.from_numpy(self.rows).to(device)
 
 
-def ours(backend: str) -> type[_Opened]:
+def ours(backend: str, tuning: dict[str, Any] | None = None, **arguments: Any) -> type[_Opened]:
+    """knn_rarity has no tuning."""
+
     class Ours(_Opened):
         def answer(self, k: int) -> dict[str, Any]:
-            return {"rarity": knn_rarity(self.features, k, anchors=self.anchors, backend=backend).cpu()}
+            asked = {"anchors": self.anchors, "backend": backend, **arguments}
+            return {"rarity": knn_rarity(self.features, k, **asked)}
 
         def facts(self) -> dict[str, Any]:
             return {"backend": chosen_backend(self.device)} if backend == "auto" else {}
@@ -69,11 +72,11 @@ class Chunks(_Opened):
             here = (own[part] >= 0).nonzero().squeeze(1)
             distance[here, own[part][here]] = torch.inf
             out[part] = distance.topk(k, largest=False).values.mean(1)
-        return {"rarity": out.cpu()}
+        return {"rarity": out}
 
 
 _LIST = (
-    *own_providers("knn_rarity(x, k, anchors=rows)", ours),
+    *own_providers("knn_rarity(x, k, anchors=rows)", ours, "values"),
     Provider("scikit-learn", "scikit-learn", 'NearestNeighbors(algorithm="brute", n_jobs=-1) of the anchors',
              ScikitLearn, missing=cpu_only(installed("sklearn", "scikit-learn"))),
     Provider("torch chunks", "torch chunks", "torch.cdist and topk, 128 MB of distances at a time", Chunks),
