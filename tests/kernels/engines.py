@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from patchcore_fast.kernels.backends import BACKENDS as REGISTERED
 from patchcore_fast.kernels.backends.native_library import native, native_refusal
 
 VARIABLE = "PATCHCORE_FAST_ISA"
@@ -41,9 +42,15 @@ class Engine:
                 os.environ[VARIABLE] = before
 
 
+def backend_refusal(name: str, device: str) -> str | None:
+    """Why a backend cannot run on a device."""
+    return next(b for b in REGISTERED if b.name == name).refuse(torch.device(device))
+
+
 ISAS = [] if native_refusal() else [name for name, reason in native().explain_isa() if not reason]
 NATIVE = [Engine("native", isa=isa) for isa in ISAS]
-ENGINES = [Engine("torch"), *([Engine("torch", "cuda")] if torch.cuda.is_available() else []), *NATIVE]
+CUDA = [Engine(name, "cuda") for name in ("triton", "torch") if not backend_refusal(name, "cuda")]
+ENGINES = [Engine("torch"), *CUDA, *NATIVE]
 BACKENDS = ["torch", *(["native"] if NATIVE else [])]
 
 _answers: dict[tuple, object] = {}

@@ -1,0 +1,48 @@
+"""Uninitialised memory is poison here too. And what tests of the k-NN look into."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..kernels.conftest import poisoned_empty  # noqa: F401
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Several tiles along every side even of tiny matrices."""
+    from patchcore_fast.kernels.backends.triton_kernels import plan
+
+    from .knn_helpers import SMALL
+
+    monkeypatch.setattr(plan, "choose_tile", lambda *shape: SMALL)
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """The plans that searches were made by."""
+    from patchcore_fast.kernels.backends.triton_kernels import knn as host
+    from patchcore_fast.kernels.backends.triton_kernels import plan
+
+    made = []
+
+    def remembered(*arguments):
+        made.append(plan.make_plan(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(host, "make_plan", remembered)
+    return made
+
+
+@pytest.fixture
+def rescued(monkeypatch):
+    """How many queries were crowded, call by call."""
+    from patchcore_fast.kernels.backends.triton_kernels import knn as host
+
+    seen, rescue = [], host.Search._rescue
+
+    def counted(self, cut, query, crowded):
+        seen.append(crowded)
+        rescue(self, cut, query, crowded)
+
+    monkeypatch.setattr(host.Search, "_rescue", counted)
+    return seen

@@ -1,0 +1,343 @@
+"""What the Triton k-center leaves do besides picking: memory, waits for the device, progress, streams and graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytest.importorskip("triton", minversion="3.3")
+
+from patchcore_fast.kernels import Tuning, k_center_greedy
+from patchcore_fast.kernels.backends.base import KCenterJob
+from patchcore_fast.kernels.backends.triton_kernels import kcenter
+from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
+from patchcore_fast.kernels.tuning import Budget
+
+from ..kernels.cases import gaussian, integers
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: streams, graphs, device memory")
+SMALL = Tuning(batch=20, block=16)
+
+
+def select(x, k, **options):
+    return k_center_greedy(x.to(DEVICE), k, backend="triton", **{"tuning": SMALL, **options})
+
+
+def leaves(x, k, tuning=SMALL, **budget):
+    """Leaves with a first pick, as the driver makes them."""
+    x = x.to(DEVICE)
+    initial = torch.full((x.shape[0],), torch.inf, dtype=torch.float64, device=DEVICE)
+    made = kcenter.TritonKCenter(KCenterJob("test", x, initial, None, 0, k, tuning, Budget(**budget)))
+    made.append(torch.tensor([0], device=DEVICE))
+    return made
+
+
+class Allocations(TorchDispatchMode):
+    """Bytes of tensors alive at once, of those made inside; and what was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.peak, self.made = {}, 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        known = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, (tuple, list)) else [out]:
+            # Triton's interpreter makes empty tensors, and then has them share a storage: set_.
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in known and "set_" not in str(func):
+                storage = x.untyped_storage()
+                self.made.append((str(func), storage.nbytes()))
+                self.alive[storage.data_ptr()] = storage.nbytes()
+                weakref.finalize(storage, self.alive.pop, storage.data_ptr(), None)
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return out
+
+
+@contextlib.contextmanager
+def waits(monkeypatch):
+    """Names of what made the host wait for a tensor of the device; numbers read from an answer are free."""
+    seen, answers, true_cpu = [], set(), torch.Tensor.cpu
+
+    def cpu(self, *args, **kwargs):
+        seen.append("cpu")
+        answer = true_cpu(self, *args, **kwargs).clone()
+        answers.add(answer.untyped_storage().data_ptr())
+        return answer
+
+    def counted(name, method):
+        def call(self, *args, **kwargs):
+            if self.untyped_storage().data_ptr() not in answers:
+                seen.append(name)
+            return method(self, *args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "cpu", cpu)
+        for name in (
+            "item",
+            "tolist",
+            "nonzero",
+            "unique",
+            "numpy",
+            "to",
+            "__int__",
+            "__bool__",
+            "__float__",
+            "__index__",
+        ):
+            patch.setattr(torch.Tensor, name, counted(name, getattr(torch.Tensor, name)))
+        yield seen
+
+
+PASSES = {"gaussian": gaussian(150, 12), "integers": integers(150, 2), "crowded": gaussian(2, 5).repeat(100, 1)}
+
+
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("lazy", [True, False], ids=["lazy", "eager"])
+def test_the_host_waits_once_a_pass_and_a_pass_allocates_nothing(name, lazy, monkeypatch):
+    x = PASSES[name]
+    made, rows = leaves(x, 20, Tuning(batch=16, block=16, lazy=lazy)), [0]
+    while len(rows) < 20:
+        crowded = made._exact_cuts > 0
+        with waits(monkeypatch) as seen, Allocations() as allocated:
+            rows += made.advance(20 - len(rows)).rows
+        assert seen == ["cpu"]
+        # The answer, and the number that the host writes after a pass with too many candidates: a fill on CUDA.
+        made_here = [(name, size) for name, size in allocated.made if size > 8 * crowded]
+        assert {name for name, _ in made_here} <= {"aten._to_copy.default", "aten.clone.default"}
+        assert all(size == made.control.nbytes for _, size in made_here)
+    assert rows == k_center_greedy_reference(x, 20)[0].tolist()
+
+
+def held(made):
+    """Bytes of the tensors that the leaves made themselves."""
+    theirs = [made.job.features, made.job.initial, made.job.weight]
+    known = {x.untyped_storage().data_ptr() for x in theirs if x is not None}
+    mine = [*vars(made).values(), *vars(made.frame).values()]
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in mine if isinstance(x, torch.Tensor)}
+    return sum(s.nbytes() for place, s in storages.items() if place not in known)
+
+
+@pytest.mark.parametrize("block", [16, 64, 512, 1024])
+@pytest.mark.parametrize("n, d, k", [(50, 3, 4), (3000, 20, 100)])
+def test_bytes_says_what_is_taken(n, d, k, block):
+    made = leaves(gaussian(n, d), k, Tuning(block=block))
+    assert made.block == block
+    assert 0.95 * made.bytes(block) <= held(made) <= 1.05 * made.bytes(block)
+
+
+def test_memory_limit():
+    x = gaussian(60, 8)
+    expected = select(x, 25).indices.tolist()
+    made = leaves(x, 25, Tuning(block=1024), memory_limit=2 << 20)
+    assert made.block == 256 and made.bytes(256) <= 2 << 20 < made.bytes(512)
+    assert select(x, 25, tuning=Tuning(batch=20, block=512), memory_limit=2 << 20).indices.tolist() == expected
+    large = torch.zeros(1, 8).expand(80_000, 8)
+    with pytest.raises(
+        ValueError, match=r"k_center_greedy: 80000 rows and 25 picks need \d+ bytes beyond .* memory_limit is 2097152"
+    ):
+        select(large, 25, memory_limit=2 << 20)
+    with pytest.raises(ValueError, match="k_center_greedy: memory_limit must lie in"):
+        select(x, 25, memory_limit=1000)
+
+
+def test_memory_stays_within_the_limit():
+    x = gaussian(2000, 40).to(DEVICE)
+    with Allocations() as seen:
+        made = leaves(x, 50, Tuning(block=512), memory_limit=2 << 20)
+    assert made.block == 256
+    # Beside the limit: starting distances, and the sample that places the centre.
+    assert 1 << 19 < seen.peak <= (2 << 20) + 2000 * 8 + 4 * 1000 * 40 * 8 + 150_000
+
+
+def test_nothing_is_rows_by_picks():
+    with Allocations() as seen:
+        select(gaussian(1200, 2), 60)
+    assert 0 < max(size for _, size in seen.made) < 1200 * 60 * 4 / 3
+
+
+@pytest.mark.parametrize("where", ["empty", "full"])
+def test_out_of_memory_makes_blocks_smaller(where, monkeypatch, caplog):
+    x, refused, true = gaussian(120, 9), [], getattr(torch, where)
+    expected = k_center_greedy_reference(x, 20)
+
+    def scarce(shape, *args, **kwargs):
+        # The first table of pairs; or a vector over the rows, once.
+        if (shape == (128, 128)) if where == "empty" else (shape == (120,) and kwargs.get("dtype") == torch.float32):
+            refused.append(shape)
+            if len(refused) == 1:
+                raise torch.OutOfMemoryError("there is no more, says the test")
+        return true(shape, *args, **kwargs)
+
+    monkeypatch.setattr(torch, where, scarce)
+    with caplog.at_level(logging.DEBUG, "patchcore_fast.kernels"):
+        result = select(x, 20, tuning=Tuning(batch=20, block=128))
+    assert refused and result.indices.tolist() == expected[0].tolist()
+    assert torch.equal(result.radii.cpu(), expected[1])
+    assert "k_center_greedy: out of memory with blocks of 128 candidates, now 32" in caplog.text
+
+
+def test_out_of_memory_twice_is_an_error(monkeypatch):
+    def none(self, block):
+        raise torch.OutOfMemoryError("there is no more, says the test")
+
+    monkeypatch.setattr(kcenter.TritonKCenter, "_buffers", none)
+    with pytest.raises(torch.OutOfMemoryError, match="says the test"):
+        select(gaussian(40, 5), 9)
+
+
+def test_progress_after_every_pass():
+    calls = []
+    result = select(gaussian(90, 6), 25, progress=lambda *c: calls.append(c), tuning=Tuning(batch=8, block=16))
+    done = [d for d, _ in calls]
+    assert len(calls) == result.passes > 1 and done == sorted(done) and calls[-1] == (25, 25)
+
+
+def test_an_exception_in_progress_ends_the_run():
+    calls = []
+
+    def stop(done, total):
+        calls.append(done)
+        if len(calls) == 2:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        select(gaussian(90, 6), 60, progress=stop, tuning=Tuning(batch=8, block=16))
+    assert len(calls) == 2
+    assert select(gaussian(90, 6), 9).indices.tolist() == k_center_greedy_reference(gaussian(90, 6), 9)[0].tolist()
+
+
+def test_arguments_are_not_changed():
+    given = [gaussian(60, 8), torch.full((60,), 2.0, dtype=torch.float64), torch.arange(60).double(), torch.arange(9)]
+    given = [v.to(DEVICE) for v in given]
+    copies = [v.clone() for v in given]
+    select(given[0], 20, initial_min_dist=given[1], weights=given[2], selected=given[3])
+    assert all(torch.equal(v, copy) for v, copy in zip(given, copies, strict=True))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_unfinite_rows_are_refused(value):
+    x = gaussian(30, 4)
+    x[7, 2], x[20, 1] = value, torch.nan
+    with pytest.raises(ValueError, match=r"k_center_greedy: features must be finite; 2 of 30 rows .* first is row 7"):
+        select(x, 5)
+
+
+def test_too_many_rows_are_refused():
+    x = torch.zeros(1, 1).expand((1 << 31) - 10, 1)
+    with pytest.raises(ValueError, match=r"k_center_greedy: the Triton backend takes at most \d+ rows, got 2147483638"):
+        job = KCenterJob("k_center_greedy", x, torch.zeros(1), None, 0, 1, Tuning(), Budget())
+        kcenter.TritonKCenter(job)
+
+
+def test_default_device_and_dtype_do_not_reach_the_picks():
+    expected = select(gaussian(60, 5), 15).indices.tolist()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = select(gaussian_on_cpu(), 15)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.indices.tolist() == expected
+
+
+def gaussian_on_cpu():
+    return torch.randn(60, 5, generator=torch.Generator("cpu").manual_seed(0), device="cpu", dtype=torch.float32)
+
+
+def test_requires_grad_and_autocast():
+    x = gaussian(60, 5)
+    expected = select(x, 15).indices.tolist()
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        result = select(x.clone().requires_grad_(), 15)
+    assert result.indices.tolist() == expected and not result.radii.requires_grad
+
+
+LARGE = {"gaussian": (20_000, 40, 20_000), "integers": (20_000, 3, 20_000), "duplicates": (300, 40, 12_000)}
+
+
+@CUDA
+@pytest.mark.parametrize("name", LARGE)
+def test_graph_replay_gives_the_same_picks(name):
+    distinct, d, n = LARGE[name]
+    x = (integers if name == "integers" else gaussian)(distinct, d).repeat(n // distinct, 1)
+    expected = k_center_greedy(x.cuda(), 2000, backend="triton")
+    found = k_center_greedy(x.cuda(), 2000, backend="triton", tuning=Tuning(batch=300, graph=True))
+    assert found.passes > 3
+    assert torch.equal(found.indices, expected.indices) and torch.equal(found.radii, expected.radii)
+
+
+@CUDA
+def test_default_tuning_on_a_device():
+    x = gaussian(30_000, 64).cuda()
+    indices, radii = k_center_greedy_reference(x, 500)
+    found = k_center_greedy(x, 500, backend="triton")
+    assert found.indices.tolist() == indices.tolist() and torch.equal(found.radii.cpu(), radii)
+    assert k_center_greedy(x, 500).indices.tolist() == indices.tolist()  # what auto takes
+
+
+@CUDA
+def test_the_current_stream_is_used():
+    x = gaussian(20_000, 40).cuda()
+    expected = k_center_greedy(x, 300, backend="triton").indices
+    stream, source = torch.cuda.Stream(), x.clone()
+    x.zero_()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        x.copy_(source)  # too late for kernels of another stream
+        found = k_center_greedy(x, 300, backend="triton").indices
+    torch.cuda.synchronize()
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_device_that_is_not_the_current_one():
+    x = gaussian(2000, 20).to("cuda:1")
+    with torch.cuda.device(0):
+        found = k_center_greedy(x, 100, backend="triton")
+    assert found.indices.device == x.device
+    assert found.indices.tolist() == k_center_greedy_reference(x, 100)[0].tolist()
+
+
+@CUDA
+@pytest.mark.parametrize("graph", [False, True], ids=["launches", "graph"])
+def test_a_pass_takes_no_device_memory_and_waits_once(graph):
+    made, rows, passes = leaves(gaussian(20_000, 40), 1000, Tuning(batch=100, block=64, graph=graph)), 1, 0
+    while rows < 1000:
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                rows += len(made.advance(1000 - rows).rows)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        passes += 1
+        if passes > 2:  # kernels are loaded, and the graph is recorded
+            assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+            assert len([w for w in caught if "synchroniz" in str(w.message)]) <= 1
+    assert passes > 5
+
+
+@CUDA
+def test_peak_memory():
+    n, d, k = 200_000, 64, 2000
+    x = gaussian(n, d).cuda()
+    k_center_greedy(x[:5000], 50, backend="triton")
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    k_center_greedy(x, k, backend="triton")
+    taken = torch.cuda.max_memory_allocated() - before
+    # Starting distances and key, the picks, pairs of a block, and the sample that places the centre.
+    assert 32 * n < taken <= 48 * n + k * (4 * d + 12) + 12 * 512**2 + 4 * 1024 * d * 8 + (4 << 20)
