@@ -60,7 +60,7 @@ def test_an_interrupted_run_is_let_go(monkeypatch):
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)  # found by the engine between two tasks
     try:
         for _ in range(3):
-            signal.setitimer(signal.ITIMER_REAL, 0.15)
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
             with pytest.raises(KeyboardInterrupt):
                 k_center_greedy(rows(60_000, 256), 20_000, backend="native")
     finally:

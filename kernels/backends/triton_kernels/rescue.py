@@ -76,6 +76,8 @@ def rescue_kernel(
     count = tl.load(count_ptr)
     slot, place, column = tl.arange(0, S)[None, :], tl.arange(0, N), tl.arange(0, K)
     parts = parts_of(count, bank, M, N)
+    # A block of its own: some versions of the interpreter mistake a block & a scalar for integers.
+    alone = tl.zeros([M], tl.int32) + tl.where(parts == 1, 1, 0)
     span = tl.cdiv(tl.cdiv(bank, N), parts) * N
     for item in range(tl.program_id(0), tl.cdiv(count, M) * parts, tl.num_programs(0)):
         first, begin = item // parts * M, item % parts * span
@@ -120,10 +122,10 @@ def rescue_kernel(
                 taken = tl.min(hit, 1)
         real = (slot < k) & (row >= 0)
         exact, row = tl.where(real, exact, float("inf")), tl.where(real, row, -1)
-        at, whole = (query * S)[:, None] + slot, live[:, None] & (parts == 1)
+        at, whole = (query * S)[:, None] + slot, (live & (alone == 1))[:, None]
         tl.store(exact_ptr + at, exact, mask=whole)
         tl.store(row_ptr + at, row, mask=whole)
-        at, part = ((item * M + tl.arange(0, M)) * S)[:, None] + slot, live[:, None] & (parts > 1)
+        at, part = ((item * M + tl.arange(0, M)) * S)[:, None] + slot, (live & (alone == 0))[:, None]
         tl.store(part_exact_ptr + at, exact, mask=part)
         tl.store(part_row_ptr + at, row, mask=part)
 

@@ -79,7 +79,7 @@ def search_kernel(
     query = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     live = query < queries
     at = ((tl.program_id(1).to(tl.int64) * queries + query) * S)[:, None] + tl.arange(0, S)[None, :]
-    known = live[:, None] & (first > 0)
+    known = query[:, None] < tl.where(first > 0, queries, 0)
     slot_value = tl.load(value_ptr + at, mask=known, other=float("inf"))  # [M, S]
     slot_row = tl.load(row_ptr + at, mask=known, other=0)
     # Empty slots need numbers of their own: one is emptied at a time.

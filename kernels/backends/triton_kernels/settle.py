@@ -48,7 +48,7 @@ def settle_kernel(
     found = tl.load(counters_ptr + INSIDE)
     scale = tl.load(params_ptr) * tl.load(params_ptr + 4)
     place = tl.program_id(0) * R + tl.arange(0, R)
-    mask = (place < found) & (found <= ROOM)
+    mask = place < tl.where(found <= ROOM, found, 0)
     if tl.max(mask.to(tl.int32), 0) > 0:
         row = tl.load(candidates_ptr + place, mask=mask, other=0).to(tl.int64)
         exact = tl.full([R], float("inf"), tl.float64)
@@ -169,7 +169,7 @@ def trim_kernel(
     """The first P candidates in rank, and the best of the others. One program."""
     found = tl.load(counters_ptr + INSIDE)
     place = tl.arange(0, ROOM)
-    mask = (place < found) & (found <= ROOM)
+    mask = place < tl.where(found <= ROOM, found, 0)
     row = tl.load(candidates_ptr + place, mask=mask, other=0)
     exact = tl.load(exact_ptr + place, mask=mask, other=-1.0)
     key = exact
