@@ -30,7 +30,7 @@ COLD_BUDGET = 24
 HOME = triton.__version__.startswith("3.8.")
 HOT_BUDGET = 0 if HOME else 16
 BUDGET = {
-    "settle.trim_kernel: 1024, weighted": 256 if HOME else 384,
+    "settle.trim_kernel: 1024, weighted": 256 if HOME else 1024,
     "search.search_kernel: 128 columns, float32, 128 slots": 8,
 }
 
