@@ -23,16 +23,11 @@ from patchcore_fast.kernels.backends.triton_kernels.tile_table import shared_lim
 
 ROOT = Path(__file__).parent.parent.parent
 HOT = {kernel.key for kernel in KERNELS if kernel.hot}
-# Instructions on local memory: none in hot kernels, but for the most neighbours on sm_120; a few in others. The
-# candidates of the largest block do not fit the registers of one program, which runs once a pass.
+# Instructions on local memory: none in hot kernels, but for the most neighbours on sm_120; a few in others.
 COLD_BUDGET = 24
 # The tiles were chosen with triton 3.8; other versions' compilers are held to this much with them.
-HOME = triton.__version__.startswith("3.8.")
-HOT_BUDGET = 0 if HOME else 16
-BUDGET = {
-    "settle.trim_kernel: 1024, weighted": 256 if HOME else 1024,
-    "search.search_kernel: 128 columns, float32, 128 slots": 8,
-}
+HOT_BUDGET = 0 if triton.__version__.startswith("3.8.") else 16
+BUDGET = {"search.search_kernel: 128 columns, float32, 128 slots": 8}
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,7 @@ _FIXED: dict[str, tuple[tuple[str, dict[str, Any], dict[str, str]], ...]] = {
     "settle.settle_kernel": (("float32", {"ROOM": ROOM, "TRACKED": True, "INITIAL": False, "R": 16} | LEAF, {}),),
     "settle.trim_kernel": (
         ("512", {"ROOM": ROOM, "WEIGHTED": False, "P": BLOCK, "num_warps": 8}, {}),
-        ("1024, weighted", {"ROOM": 2 * ROOM, "WEIGHTED": True, "P": 2 * BLOCK, "num_warps": 16}, {}),
+        ("1024, weighted", {"ROOM": ROOM, "WEIGHTED": True, "P": 2 * BLOCK, "num_warps": 8}, {}),
     ),
     "block.pairs_kernel": (("float32", {"P": BLOCK, "R": 16} | LEAF, {}),),
     "block.resolve_kernel": (

@@ -42,7 +42,7 @@ _log = logging.getLogger("patchcore_fast.kernels")
 _BLOCK = (16, 1024)
 _ALIGNED = 16  # columns: what loads of 16 bytes and Triton's specialisation ask for
 _EXACT_PASSES = 16  # with an exact cut after one that let in too many
-_ROOM = 8  # candidates there is room for, in blocks
+_ROOM, _MOST_ROOM = 8, 4096  # candidates there is room for: blocks; what one program can hold in registers
 _MOST_ROWS = (1 << 31) - (1 << 16)  # row numbers are int32, and so are those just past the end
 _SCANNED = 1024  # rows that the selecting kernels read in a step
 _NOBODY = (1 << 63) - 1  # an edge that no row reaches
@@ -50,6 +50,10 @@ _NOBODY = (1 << 63) - 1  # an edge that no row reaches
 
 def _aligned(dim: int) -> int:
     return -(-dim // _ALIGNED) * _ALIGNED
+
+
+def _room(block: int) -> int:
+    return min(_ROOM * block, _MOST_ROOM)
 
 
 class TritonKCenter:
@@ -105,7 +109,7 @@ class TritonKCenter:
         """Device memory held beyond the features, their starting distances and the weights."""
         rows, dim = self.features.shape
         picks = (self.job.given + self.job.k) * (4 * _aligned(dim) + 12)
-        candidates = 12 * block * block + 36 * block + 16 * _ROOM * block
+        candidates = 12 * block * block + 36 * block + 16 * _room(block)
         programs = processors(self.features.device)
         scratch = 2 * programs * 12 * self.tile.rows + 4 * programs * 4 * AGE_BINS.value
         notes = 8 * CONTROL.value + 4 * (HISTOGRAM.value + len(LEVELS) * BINS.value)
@@ -117,7 +121,7 @@ class TritonKCenter:
         def empty(dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
-        capacity, room = job.given + job.k, _ROOM * block
+        capacity, room = job.given + job.k, _room(block)
         self.block, self.room = block, room
         self.target = min(job.tuning.batch or 2 * block, room // 2)
         self.control = torch.zeros(CONTROL.value + 2 * block, dtype=torch.int64, device=device)
@@ -261,7 +265,7 @@ class TritonKCenter:
         trim_kernel[(1,)](
             self.key, self.weight, x.shape[0], self.control, self.counters, self.candidates, self.settled,
             self.block_row, self.block_exact, self.block_weight, self.target, ROOM=self.room, WEIGHTED=self.weighted,
-            P=self.block, num_warps=min(max(self.room // 512, 4), 16), enable_fp_fusion=False,
+            P=self.block, num_warps=max(self.room // 512, 4), enable_fp_fusion=False,
         )  # fmt: skip
 
     def _resolve(self) -> None:
