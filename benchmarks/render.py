@@ -1,21 +1,26 @@
-"""Results to pages: docs/benchmarks.md, its figures, the README's table of speeds, the tables of docs/native.md.
+"""Results to pages: docs/benchmarks.md, figures, and the tables of the README, docs/native.md and docs/accuracy.md.
 
     python benchmarks/render.py            # after new results in benchmarks/results/<device>/
     python benchmarks/render.py --check    # changes nothing; fails where pages are not what the results give
 
-Nothing in docs/benchmarks.md, and nothing between the benchmark marks of the README and of docs/native.md, is typed by
-hand.
+Nothing in docs/benchmarks.md, and nothing between the marks of the README, of docs/native.md and of docs/accuracy.md,
+is typed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import accuracy_page
+import accuracy_plots
 import gpu_summary
 import pipeline
+import plots
 import records
 import roofline
 
@@ -215,18 +220,37 @@ def headline(found: dict[str, dict[str, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def with_table(readme: str, table: str) -> str:
-    """The README, or docs/native.md, with the table between its marks.
+def with_table(readme: str, table: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
+    """The README, docs/native.md or docs/accuracy.md, with the table between its marks.
 
     Raises
     ------
     SystemExit : the marks are missing.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = readme.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise SystemExit(f"README.md, docs/native.md: {BEGIN} and {END} are wanted, in this order")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+        raise SystemExit(
+            f"README.md, docs/native.md, docs/accuracy.md: {' and '.join(marks)} are wanted, in this order"
+        )
+    return f"{before}{marks[0]}\n{table}\n{marks[1]}{after}"
+
+
+def split(
+    everything: dict[str, dict[str, dict[str, Any]]], benchmark: str
+) -> tuple[dict[str, dict[str, dict[str, Any]]], dict[str, dict[str, dict[str, Any]]]]:
+    """Results of one benchmark, and of all others; devices without any are left out."""
+    parts: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for device, files in everything.items():
+        for name, result in files.items():
+            parts[result["benchmark"] != benchmark].setdefault(device, {})[name] = result
+    return parts
+
+
+def _drawing(result: dict[str, Any]) -> Callable[[Path], None]:
+    """What draws a result's figure."""
+    draw = {"kcenter": plots.kcenter, "pipeline": pipeline.plot, "native": roofline.plot}
+    return functools.partial(draw.get(result["benchmark"], plots.bars), result)
 
 
 def main() -> None:
@@ -237,33 +261,37 @@ def main() -> None:
         "--root", type=Path, default=HERE.parent, metavar="FOLDER", help="where README.md and docs/ are"
     )
     args = parser.parse_args()
-    found = load(args.results)
+    accurate, found = split(load(args.results), "accuracy")
     readme = args.root / "README.md"
     pages = {
         args.root / "docs" / "benchmarks.md": page(found),
         readme: with_table(readme.read_text(encoding="utf-8"), headline(found)),
     }
-    native = args.root / "docs" / "native.md"
+    native, accuracy = args.root / "docs" / "native.md", args.root / "docs" / "accuracy.md"
     if native.exists():
         pages[native] = with_table(native.read_text(encoding="utf-8"), native_page(found))
-    figures = {args.root / "docs" / "benchmarks" / _figure(device, name, result): result
+    if accuracy.exists():
+        marks = (accuracy_page.BEGIN, accuracy_page.END)
+        pages[accuracy] = with_table(accuracy.read_text(encoding="utf-8"), accuracy_page.page(accurate), marks)
+    folder = args.root / "docs" / "benchmarks"
+    figures = {folder / _figure(device, name, result): _drawing(result)
                for device, files in found.items() for name, result in files.items() if _drawable(result)}  # fmt: skip
+    for device, files in accurate.items():
+        for name, result in files.items():
+            figures |= {folder / n: draw for n, draw in accuracy_plots.figures(result, f"{device}-{name}").items()}
     if args.check:
         stale = [p for p, text in pages.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
         stale += [p for p in figures if not p.exists()]  # their bytes depend on the version of matplotlib
-        stale += [p for p in (args.root / "docs" / "benchmarks").glob("*.png") if p not in figures]
+        stale += [p for p in folder.glob("*.png") if p not in figures]
         if stale:
             sys.exit(f"stale, run benchmarks/render.py: {', '.join(str(p.relative_to(args.root)) for p in stale)}")
         return
-    import plots
-
-    (args.root / "docs" / "benchmarks").mkdir(parents=True, exist_ok=True)
-    for path in (args.root / "docs" / "benchmarks").glob("*.png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.png"):
         if path not in figures:
             path.unlink()
-    for path, result in figures.items():
-        draw = {"kcenter": plots.kcenter, "pipeline": pipeline.plot, "native": roofline.plot}
-        draw.get(result["benchmark"], plots.bars)(result, path)
+    for path, draw in figures.items():
+        draw(path)
     for path, text in pages.items():
         with atomic_write(path, "w", encoding="utf-8") as f:
             f.write(text)

@@ -78,7 +78,7 @@ def test_without_the_extras(tmp_path: Path, args: list[str], code: int, words: s
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["demo", "fit", "predict", "evaluate", "select", "doctor"])
+@pytest.mark.parametrize("command", ["demo", "fit", "predict", "evaluate", "inspect", "select", "doctor"])
 def test_each_command_has_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out

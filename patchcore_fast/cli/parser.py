@@ -60,7 +60,7 @@ MODEL = (
     Option("--crop", side, None, "centre crop after resizing, side or HEIGHTxWIDTH", "PX"),
     Option("--fusion", str, "concat", '"concat" (pool and concatenate) or "amazon" (1024-d pooling path)', "F"),
     Option("--patch-size", int, 3, "patch neighbourhood, odd", "N"),
-    Option("--sampler", str, "greedy", '"greedy" (exact), "approximate", "random" or "identity"', "S"),
+    Option("--sampler", str, "greedy", '"greedy" (exact), "elfs", "approximate", "random" or "identity"', "S"),
     Option("--ratio", float, 0.01, "part of the patches that the memory bank keeps", "R"),
     Option("--seed", int, 0, "of the projection and of random choices", "N"),
     Option("--neighbours", int, 1, "bank rows that a patch is compared with", "K"),
@@ -143,6 +143,16 @@ def build_parser() -> argparse.ArgumentParser:
     _add(evaluate, "model (not together with --bank)", MODEL)
     _add(evaluate, "running", RUNNING)
 
+    look = command("inspect", ("inspect", "inspect"), "draw what a selection knew and where the bank comes from",
+                   "inspect bottles --output selection --sampler greedy")  # fmt: skip
+    look.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")
+    look.add_argument("--output", required=True, metavar="OUT", help="folder for the pictures and selection.json")
+    look.add_argument("--bank", metavar="FILE", help="show this bank, made of DIR by fit, and select nothing")
+    look.add_argument("--plane", choices=("pca", "umap"), default="pca",
+                      help="map of all patches (default pca; umap wants umap-learn)")  # fmt: skip
+    _add(look, "model (not together with --bank)", MODEL)
+    _add(look, "running", RUNNING)
+
     select = command("select", ("select", "select"), "pick a coreset from any feature matrix",
                      "select features.npy --ratio 0.1 --output coreset.npy")  # fmt: skip
     select.add_argument("features", metavar="FEATURES.npy", help="2-D array [rows, dimensions] of numbers")
@@ -151,8 +161,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     select.add_argument("--output", required=True, metavar="FILE", help="rows that were picked, in order (.npy)")
     select.add_argument("--indices", metavar="FILE", help="their row numbers, int64 (.npy)")
-    select.add_argument("--method", choices=("greedy", "approximate", "random"), default="greedy",
-                        help="greedy is exact k-center (default)")  # fmt: skip
+    select.add_argument("--method", choices=("greedy", "elfs", "approximate", "random"), default="greedy",
+                        help="greedy is exact k-center (default); elfs also prunes unsupported rows")  # fmt: skip
     select.add_argument("--seed", type=int, default=0, metavar="N", help="of the projection and of random choices")
     select.add_argument("--no-projection", action="store_true",
                         help="measure distances in all dimensions instead of 128 random ones")  # fmt: skip

@@ -14,7 +14,7 @@ import torch
 _CHOICES = {
     "fusion": ("concat", "amazon"),
     "feature_resize": ("bilinear", "nearest"),
-    "sampler": ("greedy", "approximate", "random", "identity"),
+    "sampler": ("greedy", "elfs", "approximate", "random", "identity"),
     "distance": ("euclidean", "squared"),
     "score": ("max", "reweighted"),
     "upsample": ("bilinear", "nearest"),

@@ -32,7 +32,8 @@ class PatchCore:
     Parameters
     ----------
     config : settings, `PatchCoreConfig()` when None.
-    sampler : an object with `select(features [N, D]) -> indices [k]` in place of the config's sampler.
+    sampler : an object with `select(features [N, D]) -> indices [k]` in place of the config's sampler; it gets
+        positions=[N, 3] (image, row, column) too, if it has a true attribute `uses_positions`.
     progress : True or False forces progress bars on or off; None shows them on a terminal.
 
     Attributes
@@ -106,14 +107,12 @@ class PatchCore:
             images, or a coreset of fewer rows than `neighbours`.
         """
         batches = batches_of(data, self.config, "train")
-        rows = FeatureRows(batches.count)
         clock = time.perf_counter()
-        for batch in self._bar(batches, "features"):
-            rows.add(*self.extractor(batch.images.to(self.device)))
+        rows = self._rows(batches)
         self.timings_ = {"features": time.perf_counter() - clock}
 
         clock = time.perf_counter()
-        indices, projection = self._select(rows.features)
+        indices, projection = self._select(rows)
         self.timings_["selection"] = time.perf_counter() - clock
 
         clock = time.perf_counter()
@@ -132,6 +131,13 @@ class PatchCore:
             weights=self.extractor.backbone.fingerprint(),
         )  # fmt: skip
         return self
+
+    def training_features(self, data: Any) -> FeatureRows:
+        """The patch features that `fit` would choose from: `.features` [N, D], `.positions(indices)`, `.grid`.
+
+        `data` and errors as in `fit`; the model stays as it is.
+        """
+        return self._rows(batches_of(data, self.config, "train"))
 
     def predict(self, data: Any) -> list[Prediction]:
         """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part."""
@@ -209,9 +215,18 @@ class PatchCore:
         model._bank = bank.to(model.device)
         return model
 
-    def _select(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        c = self.config
+    def _rows(self, batches: Batches) -> FeatureRows:
+        rows = FeatureRows(batches.count)
+        for batch in self._bar(batches, "features"):
+            rows.add(*self.extractor(batch.images.to(self.device)))
+        return rows
+
+    def _select(self, rows: FeatureRows) -> tuple[torch.Tensor, torch.Tensor | None]:
+        c, features = self.config, rows.features
         sampler = self.sampler or make_sampler(c.sampler, ratio=c.ratio, seed=c.seed, device=self.device)
+        where = {}
+        if getattr(sampler, "uses_positions", False):
+            where["positions"] = rows.positions(torch.arange(rows.used))
         with bar(None, "coreset", self.progress) as shown:
             if getattr(sampler, "progress", False) is None:
 
@@ -220,9 +235,9 @@ class PatchCore:
                     shown.update(done - shown.n)
 
                 with _set(sampler, "progress", advance):
-                    indices = sampler.select(features)
+                    indices = sampler.select(features, **where)
             else:
-                indices = sampler.select(features)
+                indices = sampler.select(features, **where)
         indices = torch.as_tensor(indices).cpu().long()
         if len(indices) < c.neighbours:
             raise ValueError(

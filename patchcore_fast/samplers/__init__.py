@@ -6,15 +6,20 @@ import torch
 
 from .base import Sampler
 from .basic import IdentitySampler, PrecomputedSampler, RandomSampler
+from .elfs import ELFSCoresetSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
+from .two_level import SupportedImages, TwoLevelSampler
 
 __all__ = [
     "ApproximateGreedyCoresetSampler",
+    "ELFSCoresetSampler",
     "GreedyCoresetSampler",
     "IdentitySampler",
     "PrecomputedSampler",
     "RandomSampler",
     "Sampler",
+    "SupportedImages",
+    "TwoLevelSampler",
     "make_sampler",
 ]
 
@@ -27,7 +32,7 @@ def make_sampler(
     device: torch.device | str | None = None,
     projection: int | None = 128,
 ) -> Sampler:
-    """A sampler by its short name: "greedy", "approximate", "random" or "identity".
+    """A sampler by its short name: "greedy", "elfs", "approximate", "random" or "identity".
 
     ratio : share of rows, in (0, 1); not used by "identity".  projection : width of the random projection, or None.
 
@@ -37,10 +42,12 @@ def make_sampler(
     """
     if name == "greedy":
         return GreedyCoresetSampler(ratio, device, projection, seed=seed)
+    if name == "elfs":
+        return ELFSCoresetSampler(ratio, device, projection, seed=seed)
     if name == "approximate":
         return ApproximateGreedyCoresetSampler(ratio, device, dimension_to_project_features_to=projection, seed=seed)
     if name == "random":
         return RandomSampler(ratio, seed)
     if name == "identity":
         return IdentitySampler()
-    raise ValueError(f"make_sampler: name must be greedy, approximate, random or identity, got {name!r}")
+    raise ValueError(f"make_sampler: name must be greedy, elfs, approximate, random or identity, got {name!r}")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 
-Features = np.ndarray | Tensor
+from ..inputs import Features, as_rows
+from ..inputs import as_tensor as as_tensor  # compat/ takes it from here
 
 
 class Sampler(ABC):
@@ -24,7 +23,11 @@ class Sampler(ABC):
     radii_ : [k] float32 CPU tensor, distance of each pick to the earlier ones (in the projected space), or None.
     projection_ : [D, d] float32 CPU tensor, the random projection that distances were measured in, or None.
     progress : callable(picks made, k) or None; set it to follow a long selection.
+    uses_positions : whether `select` also takes positions [N, 3], (image, row, column) of each row; the pipeline then
+        hands them over.
     """
+
+    uses_positions = False
 
     def __init__(self) -> None:
         self.indices_: Tensor | None = None
@@ -48,7 +51,7 @@ class Sampler(ABC):
         TypeError : not an array or tensor, or not floating.  ValueError : not 2-D, or rows that are not finite.
         """
         self.indices_ = self.radii_ = self.projection_ = None
-        self.indices_ = self._select(self._as_tensor(features)).cpu()
+        self.indices_ = self._select(as_rows(type(self).__name__, features)).cpu()
         return self.indices_
 
     def run(self, features: Features) -> Features:
@@ -64,34 +67,6 @@ class Sampler(ABC):
     @abstractmethod
     def _select(self, features: Tensor) -> Tensor:
         """[N, D] checked tensor -> [k] int64."""
-
-    def _as_tensor(self, features: Features) -> Tensor:
-        name = type(self).__name__
-        if isinstance(features, np.ndarray):
-            if features.dtype not in (np.float16, np.float32, np.float64):
-                raise TypeError(f"{name}: features must be float16, float32 or float64 ndarray, got {features.dtype}")
-            features = as_tensor(features)
-        if not isinstance(features, Tensor):
-            raise TypeError(
-                f"{name}: features must be an ndarray or torch.Tensor [N, D], got {type(features).__name__}"
-            )
-        if not features.is_floating_point():
-            raise TypeError(f"{name}: features must be floating, got {features.dtype}")
-        if features.ndim != 2:
-            raise ValueError(f"{name}: features must be 2-D [N, D], got shape {tuple(features.shape)}")
-        if features.shape[1] == 0 or features.layout != torch.strided:
-            raise ValueError(
-                f"{name}: features must be dense with at least one column, got shape {tuple(features.shape)}, "
-                f"layout {features.layout}"
-            )
-        return features.detach()
-
-
-def as_tensor(array: np.ndarray) -> Tensor:
-    """A tensor on the array's memory, which is only read. torch has no negative strides: such views are copied."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(array.copy() if any(s < 0 for s in array.strides) else array)
 
 
 def check_percentage(percentage: float) -> float:

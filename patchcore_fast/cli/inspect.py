@@ -1,0 +1,232 @@
+"""inspect: select a bank, or take one that exists, and draw what the selection knew and where its rows come from."""
+
+from __future__ import annotations
+
+import argparse
+import inspect as signatures
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patchcore_fast.cli.parser import MODEL, given_options
+from patchcore_fast.cli.pipeline import _load, output_folder
+from patchcore_fast.errors import DataError
+
+if TYPE_CHECKING:
+    from patchcore_fast.data import ImageSet
+    from patchcore_fast.model import PatchCore
+    from patchcore_fast.model.collect import FeatureRows
+
+SHOWN, LISTED = 8, 3  # photographs in patches.png, images a reason in the printed table
+
+
+@dataclass
+class Selection:
+    """The picked rows [k] of all rows, and the sampler that picked them: None for a bank that was there already."""
+
+    indices: Any
+    sampler: Any = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    ends: dict[str, Any] = field(default_factory=dict)  # end of pruning -> [N] bool ndarray
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Signal -> [N], empty for samplers that know distances only."""
+        return dict(getattr(self.sampler, "scores_", None) or {})
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Extract features, select, draw; with --bank the selection is the bank's."""
+    from patchcore_fast.data import scan
+    from patchcore_fast.model import PatchCore, PatchCoreConfig
+    from patchcore_fast.report.plane import load_umap
+
+    typed = [o.flag for o in MODEL if hasattr(args, o.field)]
+    if args.bank is not None and typed:
+        raise DataError(f"{', '.join(typed)}: belongs to selecting, and --bank brings a selection")
+    if args.plane == "umap":
+        load_umap()  # a missing package is told now and not after the long part
+    images = scan(args.folder)
+    if not images.train:
+        raise DataError(f"{args.folder}: no training images (train/good)")
+    names = [r.path.relative_to(images.root).as_posix() for r in images.train]
+    model = _load(args) if args.bank is not None else PatchCore(PatchCoreConfig(**given_options(args)))
+    if args.bank is not None:
+        _check_names(args, model, names)
+    backbone = model.extractor.backbone
+    sampler = None if args.bank is not None else _sampler(model)
+    output = output_folder(args.output)
+
+    clock = time.perf_counter()
+    rows = model.training_features(images)
+    seconds = {"features": time.perf_counter() - clock}
+    done = _from_bank(args, model, rows) if sampler is None else _select(sampler, rows)
+    done.seconds = seconds | done.seconds
+    facts = _draw(output, args.plane, model, images, names, rows, done)
+    facts = {"folder": images.root.resolve().name, "backbone": backbone.name, "weights": backbone.fingerprint()} | facts
+    from patchcore_fast.report import write_json
+
+    write_json(output / "selection.json", facts)
+    print(_text(facts))
+    print(f"Pictures and selection.json: {output}")
+
+
+def _sampler(model: PatchCore) -> Any:
+    from patchcore_fast.samplers import make_sampler
+
+    c = model.config
+    return make_sampler(c.sampler, c.ratio, seed=c.seed, device=model.device)
+
+
+def _select(sampler: Any, rows: FeatureRows) -> Selection:
+    """Run a sampler, with positions or image numbers where its `select` takes them."""
+    import torch
+
+    from patchcore_fast.progress import bar
+    from patchcore_fast.report.selection import pruned_ends
+
+    n = len(rows.features)
+    positions = rows.positions(torch.arange(n))
+    offered = {"positions": positions, "image_ids": positions[:, 0].long()}
+    takes = signatures.signature(sampler.select).parameters
+    more = {name: value for name, value in offered.items() if name in takes}
+    clock = time.perf_counter()
+    with bar(None, "selection") as shown:
+        if getattr(sampler, "progress", False) is None:
+            sampler.progress = shown.at
+        indices = torch.as_tensor(sampler.select(rows.features, **more)).cpu().long()
+    if not len(indices):
+        raise DataError(f"the coreset has 0 of {n:,} patches: give more images or a larger --ratio")
+    ends = pruned_ends("inspect", getattr(sampler, "kept_", None), getattr(sampler, "pruned_", None), n)
+    return Selection(indices, sampler, {"selection": time.perf_counter() - clock}, ends)
+
+
+def _check_names(args: argparse.Namespace, model: PatchCore, names: list[str]) -> None:
+    bank = model.bank
+    if bank.positions is None or bank.grid is None:
+        raise DataError(f"{args.bank}: does not say which image and place its rows come from")
+    if not bank.images or bank.images == names:
+        return  # a bank made of tensors has no names: the features will tell
+    here = f"{args.folder}: its {len(names)} training images are not those {len(bank.images)} of {args.bank}"
+    mine, theirs = next(((a, b) for a, b in zip(names, bank.images, strict=False) if a != b), ("", ""))
+    raise DataError(here + (f" ({mine} where the bank has {theirs})" if mine else ""))
+
+
+def _from_bank(args: argparse.Namespace, model: PatchCore, rows: FeatureRows) -> Selection:
+    """The bank's selection, after a look whether these features are those that it was made of."""
+    bank = model.bank
+    indices = bank.indices.cpu()
+    same = bank.patches == len(rows.features) and bank.grid == rows.grid
+    if same:
+        # Other devices and batch sizes round differently, by far less than this; other photographs differ by more.
+        mine, theirs = rows.features[indices], bank.features.cpu()
+        same = float((mine - theirs).norm()) <= 0.02 * float(theirs.norm())
+    if not same:
+        raise DataError(f"{args.folder}: the training images give other features than {args.bank} was made of")
+    return Selection(indices)
+
+
+def _draw(
+    output: Path, plane: Any, model: PatchCore, images: ImageSet, names: list[str], rows: FeatureRows, done: Selection
+) -> dict[str, Any]:
+    """All pictures that this selection has the material for; returns what selection.json says."""
+    import numpy as np
+    import torch
+
+    from patchcore_fast.coverage import spatial_coverage
+    from patchcore_fast.report.plane import plot_plane
+    from patchcore_fast.report.provenance import choose_images, plot_kept_patches, plot_provenance
+    from patchcore_fast.report.selection import plot_score_distributions
+
+    assert rows.grid is not None, "files are resized to one size"
+    n, m = len(rows.features), len(names)
+    kept = np.ones(n, bool)
+    for mask in done.ends.values():
+        kept &= ~mask
+    positions = rows.positions(done.indices)
+    coverage = spatial_coverage(positions, m, rows.grid)
+    lost = rows.positions(torch.from_numpy(np.flatnonzero(~kept)))
+    lost_of = torch.bincount(lost[:, 0].long(), minlength=m)
+    name, pictures = images.root.resolve().name, ["plane.png", "patches.png", "provenance.png"]
+    if done.scores:
+        pictures.insert(0, "distributions.png")
+        plot_score_distributions(done.scores, kept, done.indices, output / "distributions.png", pruned=done.ends,
+                                 title=f"{name}: scores of the training patches")  # fmt: skip
+    plot_plane(rows.features, done.indices, kept, output / "plane.png", method=plane, pruned=done.ends,
+               seed=model.config.seed, title=f"{name}: the bank among all patches")  # fmt: skip
+    shown = choose_images(coverage.per_image, lost_of, SHOWN)
+    where = {end: rows.positions(torch.from_numpy(np.flatnonzero(mask))) for end, mask in done.ends.items()}
+    plot_kept_patches({i: _photograph(images.train[i].path, model) for i in shown}, positions, rows.grid,
+                      output / "patches.png", pruned=where,
+                      captions={i: f"{names[i].rsplit('/', 1)[-1]}: {reason}" for i, reason in shown.items()},
+                      title=f"{name}: which patches the bank keeps")  # fmt: skip
+    plot_provenance(coverage, output / "provenance.png", names=[x.rsplit("/", 1)[-1] for x in names],
+                    title=f"{name}: where the bank comes from")  # fmt: skip
+    return {
+        "images": m,
+        "patches": n,
+        "dim": rows.features.shape[1],
+        "picked": len(done.indices),
+        "new_selection": done.sampler is not None,
+        "config": model.config.to_dict(),
+        "kept": int(kept.sum()),
+        "pruned": {end: int(mask.sum()) for end, mask in done.ends.items()},
+        "scores": {signal: _quantiles(values) for signal, values in done.scores.items()},
+        "report": getattr(done.sampler, "report_", None),
+        "coverage": coverage.to_dict(),
+        "by_image": [{"image": x, "picked": int(a), "pruned": int(b)}
+                     for x, a, b in zip(names, coverage.per_image, lost_of, strict=True)],
+        "seconds": done.seconds,
+        "pictures": pictures,
+    }  # fmt: skip
+
+
+def _quantiles(values: Any) -> dict[str, float]:
+    import numpy as np
+
+    from patchcore_fast.report.selection import as_array
+
+    at = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+    return {f"q{q:g}": float(v) for q, v in zip(at, np.quantile(as_array(values), at), strict=True)}
+
+
+def _photograph(path: Path, model: PatchCore) -> Any:
+    """The part of a file that the patch grid covers, in the file's own pixels: the crop, measured as after resizing."""
+    from patchcore_fast.data import load_image
+
+    image = load_image(path)
+    for axis, (whole, cut) in enumerate(zip(model.config.resize, model.config.input_size, strict=True), start=1):
+        size, begin = image.shape[axis], round((whole - cut) / 2)
+        first, last = round(begin / whole * size), round((begin + cut) / whole * size)
+        image = image.narrow(axis, first, max(last - first, 1))
+    return image.numpy()
+
+
+def _text(facts: dict[str, Any]) -> str:
+    """The short table: what was done, and the images that gave or lost most."""
+    from patchcore_fast.report import metrics_table
+    from patchcore_fast.report.selection import percent
+
+    n, found, config = facts["patches"], facts["coverage"], facts["config"]
+    spent = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in facts["seconds"].items())
+    how = config["sampler"] if facts["new_selection"] else f"a bank that was there, {config['sampler']}"
+    lines = [f"{facts['picked']:,} of {n:,} patches of {facts['images']:,} images picked ({how}; {spent})."]
+    if facts["pruned"]:
+        parts = ", ".join(f"{end} {count:,} ({percent(count, n)})" for end, count in facts["pruned"].items())
+        lines.append(f"Pruned before: {parts}; {facts['kept']:,} kept.")
+    h, w = found["grid"]
+    lines.append(
+        f"Of the {h} x {w} places of the grid {percent(found['share'], 1)} occur, entropy {found['entropy']:.3f}; "
+        f"as even as {found['effective_images']:.1f} of {facts['images']:,} images, "
+        f"{found['empty_images']:,} of them gave none."
+    )
+    whats = ("picked", "pruned") if facts["pruned"] else ("picked",)
+    rows = {row["image"]: row for row in facts["by_image"]}
+    table: dict[str, dict[str, Any]] = {}
+    for what in whats:
+        order = Counter[str]({image: row[what] for image, row in rows.items() if row[what]})
+        for image, _ in order.most_common(LISTED):
+            table.setdefault(image, {"most": what} | {w: rows[image][w] for w in whats})
+    return "\n".join([*lines, "", metrics_table(table, corner="image"), ""])

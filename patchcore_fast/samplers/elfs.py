@@ -1,0 +1,320 @@
+"""Selection that knows more than distance: signals prune and weigh, then exact k-center covers all that is left."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..inputs import Features
+from ..kernels import KCenterResult, k_center_greedy
+from ..scores import Layout, difficulty, instability, noise_instability, rarity, representativeness, support
+from .base import check_count
+from .greedy import GreedyCoresetSampler, farthest_from_mean, mean_distance
+from .pruning import SupportRule, by_share, checked_share, robust
+from .settling import settled
+
+_MODES = ("feature", "pseudo")
+_HARD = 0.1  # what mode "pseudo" prunes of the hard end, where nothing else is said
+_WIDE = 256  # columns up to which signals look at the features themselves, not at their projection
+_warned: set[str] = set()
+
+
+class ELFSCoresetSampler(GreedyCoresetSampler):
+    """PatchCore's coreset by more than distance, after ELFS (label-free coreset selection with proxy dynamics).
+
+    By default (`prune_support="auto"`) it looks for training images that show what no other image shows. Where more
+    than 5 % of the images stand out by 3 robust standard deviations, the set is taken to be contaminated: their patches
+    that nothing supports are pruned, with their surroundings. Otherwise nothing is pruned. Then exact k-center greedy
+    covers all that is left, and of a small bank the latest picks settle at the middle of what they cover. docs/elfs.md
+    has the evidence.
+
+    Parameters
+    ----------
+    percentage, device, dimension_to_project_features_to (or reduce_dim), seed, backend : as `GreedyCoresetSampler`.
+    mode : "feature" (default): signals of geometry. "pseudo": a small network is trained on k-means pseudo-labels, and
+        `prune_hard` and `prune_easy` go by its training dynamics (area under the margin), not by rarity.
+    prune_support : "auto", or a share of images in (0, 1) whose unsupported patches are pruned anyway, or False. Needs
+        to know the images: from `image_ids` or `positions`, else from the order of the rows where that shows them.
+    prune_hard, prune_easy : share of rows, in [0, 0.5), pruned at the hard end (difficulty, or rarity) and at the easy
+        end. None: 0, but 0.1 at the hard end in mode "pseudo".
+    w_repr, w_density, w_unc : weigh distances by exp(w * s), s the robustly normalised representativeness, density
+        (minus rarity), or uncertainty (difficulty, or instability where there are views), within +-3. 0 by default: no
+        weight did better than none on every set that we have.
+    k_density, anchors : of rarity.  n_clusters, epochs : of k-means and the training.
+    topk_pool_multiplier : only the m * k rows of largest weight may be selected; None (default): all.
+    settle : share of the picks, the latest, that give way to the row in the middle of their cell: the early picks are
+        the border of what is normal, the late ones fill, and fill better from the middle. None (default): 0.25, of
+        banks below 0.3 % of the rows 0.5, above 2 % none, where cells are small. 0: the picks of
+        `GreedyCoresetSampler`, index for index, unless something is pruned or weighed.
+    approximate_starting_points : start from the mean distance to so many random rows, as
+        `ApproximateGreedyCoresetSampler`; None: from the row farthest from the mean.
+    instability : "views" (of `select`'s views), or "noise", the old form, with noise_std and noise_T draws.
+
+    Attributes
+    ----------
+    scores_ : signal -> [N] float32; "support" is minus the distance to the other images.
+    kept_ : [N] bool, rows that could be selected.  pruned_ : "support", "hard", "easy", "pool" -> [N] bool.
+    radii_ : as in every sampler, of the traversal before picks settle.
+    report_ : settings, what was found and decided, counts, seconds by stage, as JSON types.
+
+    References
+    ----------
+    Zheng et al., ELFS, ICLR 2025. Pleiss et al., Identifying mislabeled data using the area under the margin ranking,
+    NeurIPS 2020. Roth et al., Towards total recall in industrial anomaly detection, CVPR 2022.
+    """
+
+    uses_positions = True
+
+    def __init__(
+        self,
+        percentage: float,
+        device: torch.device | str | None = None,
+        dimension_to_project_features_to: int | None = 128,
+        *,
+        mode: str = "feature",
+        prune_support: str | float | bool = "auto",
+        prune_hard: float | None = None,
+        prune_easy: float | None = None,
+        w_repr: float = 0.0,
+        w_density: float = 0.0,
+        w_unc: float = 0.0,
+        k_density: int = 4,
+        anchors: int = 1024,
+        n_clusters: int = 64,
+        epochs: int = 4,
+        topk_pool_multiplier: float | None = None,
+        settle: float | None = None,
+        approximate_starting_points: int | None = None,
+        instability: str | None = None,
+        noise_std: float | None = None,
+        noise_T: int | None = None,
+        reduce_dim: int | None = None,
+        seed: int = 0,
+        backend: str = "auto",
+    ) -> None:
+        width = dimension_to_project_features_to if reduce_dim is None else reduce_dim
+        super().__init__(percentage, device, width, seed=seed, backend=backend)
+        if mode not in _MODES:
+            raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
+        if instability not in (None, "views", "noise"):
+            raise ValueError(f'instability must be "views", "noise" or None, got {instability!r}')
+        self.mode, self.instability = mode, instability
+        self.rule = SupportRule.of(prune_support)
+        self.prune_hard = checked_share("prune_hard", _HARD if prune_hard is None and mode == "pseudo" else prune_hard)
+        self.prune_easy = checked_share("prune_easy", prune_easy)
+        self.weights = {"representativeness": w_repr, "density": w_density, "uncertainty": w_unc}
+        for name, value in zip(("w_repr", "w_density", "w_unc"), self.weights.values(), strict=True):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 10:
+                raise ValueError(f"{name} must be a number in -10..10, got {value!r}")
+        self.k_density, self.anchors = check_count("k_density", k_density), check_count("anchors", anchors)
+        self.n_clusters, self.epochs = check_count("n_clusters", n_clusters), check_count("epochs", epochs)
+        if topk_pool_multiplier is not None and not topk_pool_multiplier >= 1:
+            raise ValueError(f"topk_pool_multiplier must be >= 1 or None, got {topk_pool_multiplier!r}")
+        if topk_pool_multiplier is not None and not any(self.weights.values()):
+            raise ValueError("topk_pool_multiplier needs a weight: w_repr, w_density or w_unc")
+        self.topk_pool_multiplier = topk_pool_multiplier
+        if settle is not None and (isinstance(settle, bool) or not 0 <= settle <= 1):
+            raise ValueError(f"settle must be in [0, 1] or None, got {settle!r}")
+        self.settle = settle
+        if approximate_starting_points is not None:
+            check_count("approximate_starting_points", approximate_starting_points)
+        self.approximate_starting_points = approximate_starting_points
+        if instability != "noise" and (noise_std is not None or noise_T is not None):
+            _warn_once("noise_std and noise_T are used by instability='noise' only: noise added to a feature measures "
+                       "the noise")  # fmt: skip
+        self.noise_std = 0.05 if noise_std is None else noise_std
+        self.noise_draws = 5 if noise_T is None else check_count("noise_T", noise_T)
+        self.scores_: dict[str, Tensor] = {}
+        self.pruned_: dict[str, Tensor] = {}
+        self.kept_: Tensor | None = None
+        self.report_: dict[str, Any] = {}
+        self._given: tuple[Any, Any, Any] = (None, None, None)
+
+    def select(
+        self,
+        features: Features,
+        image_ids: Any = None,
+        views: Features | Sequence[Features] | None = None,
+        positions: Any = None,
+    ) -> Tensor:
+        """Row numbers of the selection.
+
+        Parameters
+        ----------
+        features : [N, D] floating ndarray or tensor.
+        image_ids : [N] integers, the image of each row.
+        views : [N, D], or several, features of the same patches in augmented images, for instability="views".
+        positions : [N, 3] integers, (image, row, column) of each row on its image's patch grid.
+
+        Returns and raises as `Sampler.select`; ValueError also where these do not fit the features.
+        """
+        self._given = (image_ids, views, positions)
+        try:
+            return super().select(features)
+        finally:
+            self._given = (None, None, None)
+
+    def run(
+        self,
+        features: Features,
+        image_ids: Any = None,
+        views: Features | Sequence[Features] | None = None,
+        positions: Any = None,
+    ) -> Features:
+        """The selected rows as what came in; see `select`. `run(features)` alone reads the images off the row order."""
+        indices = self.select(features, image_ids, views, positions)
+        if isinstance(features, Tensor):
+            return features[indices.to(features.device)]
+        return np.asarray(features[indices.numpy()])
+
+    def _select(self, features: Tensor) -> Tensor:
+        image_ids, views, positions = self._given
+        n = features.shape[0]
+        self.scores_, self.pruned_, self.kept_ = {}, {}, torch.ones(n, dtype=torch.bool)
+        self.report_ = {"rows": n, "mode": self.mode, "seconds": {}}
+        name = type(self).__name__
+        layout = Layout.of(name, n, image_ids, positions)
+        if views is not None and self.instability != "views":
+            raise ValueError(f'{name}: views are for instability="views", which is {self.instability!r}')
+        if (count := int(n * self.percentage)) == 0:
+            return torch.empty(0, dtype=torch.int64)
+        clock = time.perf_counter()
+        reduced = self._reduce(features)
+        self._took("projection", clock)
+        seen = features if features.shape[1] <= _WIDE else reduced
+        if self.rule.active:
+            self._prune_unsupported(seen, features, layout)
+        self._signals(seen, views, features)
+        weight = self._weight()
+        self._prune_ends()
+        if self.topk_pool_multiplier is not None and weight is not None:
+            pool = min(n, int(np.ceil(count * self.topk_pool_multiplier)))
+            self._prune("pool", ~by_share(weight, pool / n))
+        result = self._cover(reduced, count, weight)
+        self.radii_ = result.radii.cpu()
+        clock = time.perf_counter()
+        share = self._settling(count / n) if self.settle is None else self.settle
+        indices, moved = settled(reduced, result.indices, share, self.kept_, self.seed)
+        self._took("settle", clock)
+        self.report_ |= {
+            "settled": moved,
+            "selected": count,
+            "kept": int(self.kept_.sum()),
+            "pruned": {end: int(rows.sum()) for end, rows in self.pruned_.items()},
+        }
+        return indices
+
+    def _prune_unsupported(self, seen: Tensor, features: Tensor, layout: Layout | None) -> None:
+        clock = time.perf_counter()
+        layout = layout or Layout.inferred(features)
+        told = self.rule.refusal(layout)
+        if layout is not None and not told:
+            found = support(seen, **layout.given(), seed=self.seed, device=self.device, progress=False)
+            self.scores_["support"] = -found.distance
+            rows, facts = self.rule.judge(found)
+            self._prune("support", rows)
+            names = layout.names
+            facts["most_isolated"] = [int(names[i]) for i in found.deviation.argsort(descending=True)[:10]]
+        else:
+            facts = {"skipped": told}
+        source = None if layout is None else layout.source
+        self.report_["support"] = {"layout": source, "images": layout.images if layout else None, **facts}
+        self._took("support", clock)
+
+    def _signals(self, seen: Tensor, views: Any, features: Tensor) -> None:
+        """What the weights and the ends ask for; nothing else is computed."""
+        ends = bool(self.prune_hard or self.prune_easy)
+        common: dict[str, Any] = {"seed": self.seed, "device": self.device, "progress": False}
+        clock = time.perf_counter()
+        if self.instability == "views" and views is not None:
+            self.scores_["instability"] = instability(features, views, device=self.device, progress=False)
+        elif self.instability == "noise":
+            self.scores_["instability"] = noise_instability(features, self.noise_std, self.noise_draws, seed=self.seed)
+        elif self.instability == "views":
+            raise ValueError(f'{type(self).__name__}: instability="views" needs views of the features')
+        if self.weights["representativeness"]:
+            self.scores_["representativeness"] = representativeness(seen, clusters=self.n_clusters, **common)
+        if self.weights["density"] or (ends and self.mode == "feature"):
+            k = min(self.k_density, min(self.anchors, seen.shape[0]) - 1)
+            self.scores_["rarity"] = rarity(seen, k=k, anchors=self.anchors, **common)
+        uncertain = bool(self.weights["uncertainty"]) and "instability" not in self.scores_
+        if self.mode == "pseudo" and (ends or uncertain):
+            found = difficulty(seen, clusters=self.n_clusters, epochs=self.epochs, **common)
+            self.scores_ |= {"difficulty": found.score, "forgetting": found.forgetting, "el2n": found.el2n}
+        elif uncertain:
+            raise ValueError(f'{type(self).__name__}: w_unc needs mode="pseudo" or instability')
+        self._took("signals", clock)
+
+    def _weight(self) -> Tensor | None:
+        """exp of the weighted sum of the robust signals, [N] float64; None without weights."""
+        signals = {
+            "representativeness": self.scores_.get("representativeness"),
+            "density": -self.scores_["rarity"] if "rarity" in self.scores_ else None,
+            "uncertainty": self.scores_.get("instability", self.scores_.get("difficulty")),
+        }
+        total = torch.zeros(self.report_["rows"], dtype=torch.float64)
+        for what, w in self.weights.items():
+            if w:
+                total += w * robust(signals[what])
+        if not any(self.weights.values()):
+            return None
+        weight = total.exp()
+        self.scores_["weight"] = weight.float()
+        return weight
+
+    def _prune_ends(self) -> None:
+        hard = self.scores_.get("difficulty") if self.mode == "pseudo" else self.scores_.get("rarity")
+        if hard is None:
+            return
+        if self.prune_hard:
+            self._prune("hard", by_share(hard, self.prune_hard))
+        if self.prune_easy:
+            self._prune("easy", by_share(-hard, self.prune_easy))
+
+    def _prune(self, end: str, rows: Tensor) -> None:
+        self.pruned_[end] = rows
+        self.kept_ = ~rows if self.kept_ is None else self.kept_ & ~rows
+
+    def _cover(self, reduced: Tensor, count: int, weight: Tensor | None) -> KCenterResult:
+        clock = time.perf_counter()
+        assert self.kept_ is not None
+        options: dict[str, Any] = {"backend": self.backend, "progress": self.progress}
+        everything = bool(self.kept_.all())
+        rows = self.kept_.nonzero()[:, 0].to(reduced.device)
+        kept = reduced if everything else reduced[rows]
+        if self.approximate_starting_points is not None:
+            drawn = np.random.RandomState(self.seed).choice(
+                kept.shape[0], min(self.approximate_starting_points, kept.shape[0]), replace=False
+            )
+            away = torch.zeros(reduced.shape[0], dtype=torch.float64, device=reduced.device)
+            away[rows] = mean_distance(kept, kept[torch.from_numpy(drawn).to(kept.device)])
+            options["initial_min_dist"] = away
+        elif weight is None:
+            options["start"] = int(rows[farthest_from_mean(kept)])
+        if not everything or weight is not None:
+            full = torch.ones(reduced.shape[0], dtype=torch.float64) if weight is None else weight.clone()
+            # A row of weight zero comes last: pruned rows are taken only when too few others are left.
+            full[~self.kept_] = 0.0
+            options["weights"] = full.to(reduced.device)
+        result = k_center_greedy(reduced, count, **options)
+        self._took("cover", clock)
+        return result
+
+    @staticmethod
+    def _settling(share: float) -> float:
+        return 0.5 if share < 0.003 else 0.25 if share <= 0.02 else 0.0
+
+    def _took(self, stage: str, since: float) -> None:
+        self.report_["seconds"][stage] = time.perf_counter() - since
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, UserWarning, stacklevel=3)

@@ -1,0 +1,25 @@
+"""Scores of feature rows, each one number a row in O(N) memory; larger is more of what the name says."""
+
+from __future__ import annotations
+
+from .clustering import KMeans, k_means
+from .density import rarity, representativeness
+from .difficulty import Difficulty, difficulty
+from .instability import instability, noise_instability
+from .layout import Layout
+from .support import Support, deviations, support
+
+__all__ = [
+    "Difficulty",
+    "KMeans",
+    "Layout",
+    "Support",
+    "deviations",
+    "difficulty",
+    "instability",
+    "k_means",
+    "noise_instability",
+    "rarity",
+    "representativeness",
+    "support",
+]

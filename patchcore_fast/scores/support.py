@@ -1,0 +1,220 @@
+"""How far each patch is from what the other images of the set show: what a defect in the training set gives away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..inputs import Features
+from ..kernels import k_center_greedy, knn
+from ..kernels.checks import check_int
+from ..progress import Progress, bar
+from .layout import Layout
+from .rows import CHUNK_SIZE, Rows, check_seed, read_rows
+
+_LOWEST = 0.02  # share of the other images, the nearest ones, that the first look averages over
+_IMAGES = 512  # compared with in the first look, at most
+_CORESET, _CORESET_ROWS = 0.05, 16384  # of the second look, besides the representatives
+_NEIGHBOURS = 32
+_FIRST = (2.0, 0.0)  # thresholds of what the second look leaves out
+_RADIUS = 2  # patches: a feature sees its neighbours, so a defect colours them too
+
+
+@dataclass(frozen=True)
+class Support:
+    """What `support` found.
+
+    distance : [N] float32, of each row's representative to the other images; small is supported.
+    image_distance : [I] float32, the largest of each image, in the order of `layout.names`.
+    deviation : [I] float64, its logarithm in robust standard deviations above the median; see `deviations`.
+    layout : where the rows lie.
+    """
+
+    distance: Tensor
+    image_distance: Tensor
+    deviation: Tensor
+    layout: Layout
+
+    def outlying(self, deviation: float = 3.0) -> float:
+        """Share of images that deviate by more."""
+        return float((self.deviation > deviation).double().mean())
+
+    def unsupported(self, high: float, low: float, radius: int = _RADIUS) -> Tensor:
+        """[N] bool: in images that deviate by more than `high`, the rows that deviate by more than `low`, and around.
+
+        Two thresholds (Canny, 1986): what stands out marks the image, and then its weaker surroundings count too.
+        `radius` patches around are taken along where the grid is known; where it is not, the whole image is.
+        """
+        where = self.layout
+        image = self.deviation[where.image] > high
+        if where.row is None:
+            return image
+        return _around(image & (_deviation(self.distance, self.image_distance) > low), where, radius)
+
+
+def support(
+    features: Features,
+    *,
+    image_ids: Any = None,
+    positions: Any = None,
+    representatives: int = 32,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    progress: Progress = None,
+) -> Support:
+    """How near each patch comes to the other images of the set.
+
+    Each image is represented by its own k-center rows, which hold whatever is odd in it; a row takes the value of the
+    representative that is nearest to it. First look: the mean over the nearest 2 % of the other images (at least two)
+    of the distance to their nearest representative. What stands out there is left out of the second look: the distance
+    to the nearest row of another image among all representatives and an exact k-center coreset (5 % of the rows, at
+    most 16,384) of the whole set. That is PatchCore's score of the row, had its image not been trained on.
+
+    Parameters
+    ----------
+    features : [N, D] floating ndarray or tensor.
+    image_ids : [N] integers, the image of each row.  positions : [N, 3] integers, (image, row, column) on its patch
+        grid. With neither, the layout is read off the order of the rows (`Layout.inferred`).
+    representatives : of an image, at most.
+    seed : of the choice of images, where there are more than 512.
+    device : where to compute; None: where the features are.
+    chunk_size : rows at a time; changes speed and memory only.
+    progress : see `patchcore_fast.progress.bar`; counts images.
+
+    Raises
+    ------
+    TypeError : wrong type or dtype.  ValueError : wrong shape or range, rows that are not finite, fewer than 3 images,
+    or no layout given and none to be seen.
+
+    References
+    ----------
+    The cross-image term is ours; leaving out what a first fit rejects is Rousseeuw and Van Driessen's concentration
+    step (A fast algorithm for the minimum covariance determinant estimator, 1999).
+    """
+    name = "support"
+    rows = read_rows(name, features, device, chunk_size)
+    check_int(name, "representatives", representatives, 1, 2**31 - 1)
+    generator = torch.Generator().manual_seed(check_seed(name, seed))
+    n = rows.shape[0]
+    layout = Layout.of(name, n, image_ids, positions) or Layout.inferred(rows.x)
+    if layout is None:
+        raise ValueError(f"{name}: image_ids or positions are wanted; the order of the {n} rows shows no images")
+    if layout.images < 3:
+        raise ValueError(f"{name}: at least 3 images are wanted, got {layout.images}")
+    with torch.no_grad(), bar(2 * layout.images + 1, name, progress) as done:
+        chosen, own = _represent(rows, layout, representatives, done.update)
+        features_of = rows.take(chosen)
+        image = layout.image[chosen]
+        first = _first_look(features_of, image, layout.images, generator, done.update)
+        look = _result(first, own, image, layout)
+        trusted = ~look.unsupported(*_FIRST)
+        second = _second_look(rows, chosen, features_of, layout, trusted)
+        done.update()
+    return _result(second, own, image, layout)
+
+
+def deviations(distance: Tensor) -> Tensor:
+    """Robust deviations of image distances [I]: (log d - median) / s, s the RMS of those below the median; [I] float64.
+
+    Only the lower half sets the scale, so that outliers above, be they a quarter of all, do not widen it. 0 everywhere
+    where it cannot be told (more than half of the distances are equal).
+    """
+    return _deviation(distance, distance)
+
+
+def _deviation(distance: Tensor, reference: Tensor) -> Tensor:
+    positive = reference[reference > 0].double()
+    if positive.shape[0] == 0:
+        return torch.zeros(distance.shape[0], dtype=torch.float64)
+    floor = float(positive.median()) * 1e-3  # images that another one repeats lie at 0
+    logs = reference.double().clamp_min(floor).log()
+    middle = logs.sort().values[(logs.shape[0] - 1) // 2]
+    below = logs[logs <= middle] - middle
+    spread = below.square().mean().sqrt()
+    if float(spread) <= 1e-9:
+        return torch.zeros(distance.shape[0], dtype=torch.float64)
+    return (distance.double().clamp_min(floor).log() - middle) / spread
+
+
+def _represent(rows: Rows, layout: Layout, count: int, tell: Any) -> tuple[Tensor, Tensor]:
+    """Representatives as row numbers [R], image by image, and for every row the number 0..R-1 of its own [N]."""
+    order = layout.image.argsort(stable=True)
+    sizes = torch.bincount(layout.image, minlength=layout.images).tolist()
+    chosen, own, used = [], torch.empty(layout.image.shape[0], dtype=torch.int64), 0
+    for members in order.split(sizes):
+        x = rows.take(members)
+        picks = k_center_greedy(x, min(count, x.shape[0])).indices
+        own[members] = knn(x, x[picks], 1)[1][:, 0].cpu() + used
+        chosen.append(members[picks.cpu()])
+        used += picks.shape[0]
+        tell(1)
+    return torch.cat(chosen), own
+
+
+def _first_look(x: Tensor, image: Tensor, images: int, generator: torch.Generator, tell: Any) -> Tensor:
+    """[R] float64: mean of the lowest distances to other images, image by image: never R x R."""
+    compared = torch.randperm(images, generator=generator)[:_IMAGES].sort().values
+    keep = max(2, round(_LOWEST * images))
+    keep = min(keep, compared.shape[0] - 1)
+    low = torch.empty(x.shape[0], 0)
+    for some in compared.split(64):
+        columns = [low]
+        for j in some.tolist():
+            mine = image == j
+            d = knn(x, x[mine.to(x.device)], 1)[0][:, 0].cpu()
+            columns.append(d.masked_fill(mine, torch.inf)[:, None])
+        joined = torch.cat(columns, 1)
+        low = joined.topk(min(keep, joined.shape[1]), 1, largest=False, sorted=True).values
+        tell(some.shape[0])
+    tell(images - compared.shape[0])
+    return low.double().mean(1)
+
+
+def _second_look(rows: Rows, chosen: Tensor, x: Tensor, layout: Layout, trusted: Tensor) -> Tensor:
+    """[R] float64: distance to the nearest trusted row of another image, of the representatives and a coreset."""
+    n = rows.shape[0]
+    whole = rows.x.to(rows.device)
+    picks = k_center_greedy(whole, max(1, min(int(n * _CORESET), _CORESET_ROWS))).indices.cpu()
+    bank = torch.cat([picks, chosen]).unique()
+    bank = bank[trusted[bank]]
+    owner, image = layout.image[bank], layout.image[chosen]
+    if owner.unique().shape[0] < 2:  # nothing is left to compare with
+        bank = torch.cat([picks, chosen]).unique()
+        owner = layout.image[bank]
+    out = torch.full((x.shape[0],), torch.inf, dtype=torch.float64)
+    others, k, features = torch.arange(x.shape[0]), _NEIGHBOURS, rows.take(bank)
+    while others.shape[0]:  # those whose neighbours were all of their own image look further
+        k = min(k, bank.shape[0])
+        d, i = knn(x[others.to(x.device)], features, k)
+        foreign = owner[i.cpu()] != image[others][:, None]
+        out[others] = d.cpu().double().masked_fill(~foreign, torch.inf).amin(1)
+        others = others[~foreign.any(1)]
+        k *= 8
+    return out
+
+
+def _result(value: Tensor, own: Tensor, image: Tensor, layout: Layout) -> Support:
+    largest = torch.zeros(layout.images, dtype=torch.float64).scatter_reduce(0, image, value, "amax")
+    return Support(value[own].float(), largest.float(), deviations(largest.float()), layout)
+
+
+def _around(rows: Tensor, layout: Layout, radius: int) -> Tensor:
+    """The rows, and all within `radius` grid cells of one of them (Chebyshev)."""
+    if layout.row is None or layout.column is None or not radius or not bool(rows.any()):
+        return rows
+    height, width = int(layout.row.max()) + 1, int(layout.column.max()) + 1
+    out = rows.clone()
+    for images in layout.image[rows].unique().split(256):  # a map an image, a few at a time
+        place = torch.full((layout.images,), -1)
+        place[images] = torch.arange(images.shape[0])
+        mine = (place[layout.image] >= 0).nonzero()[:, 0]
+        at = (place[layout.image[mine]], layout.row[mine], layout.column[mine])
+        grid = torch.zeros(images.shape[0], height, width)
+        grid[at] = rows[mine].float()
+        out[mine] |= F.max_pool2d(grid[:, None], 2 * radius + 1, 1, radius)[:, 0][at] > 0
+    return out
