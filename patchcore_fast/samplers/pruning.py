@@ -27,7 +27,7 @@ class SupportRule:
 
     active: bool = True
     share: float | None = None
-    limit: float = 0.05
+    limit: float = 0.055
     deviation: float = 3.0
     high: float = 1.0
     low: float = -1.0
