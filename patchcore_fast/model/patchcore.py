@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from patchcore_fast.errors import BankError
+from patchcore_fast.errors import BankError, DataError
 from patchcore_fast.features import Backbone, FeatureExtractor
 from patchcore_fast.kernels import knn
 from patchcore_fast.memory_bank import MemoryBank
@@ -22,6 +22,7 @@ from patchcore_fast.model.evaluation import evaluate_predictions
 from patchcore_fast.model.progress import bar
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.threshold import leave_out_scores, threshold_from
+from patchcore_fast.model.views import VIEWS, View, undone
 from patchcore_fast.samplers import make_sampler
 from patchcore_fast.scoring import anomaly_map, image_score, patch_scores
 
@@ -32,8 +33,9 @@ class PatchCore:
     Parameters
     ----------
     config : settings, `PatchCoreConfig()` when None.
-    sampler : an object with `select(features [N, D]) -> indices [k]` in place of the config's sampler; it gets
-        positions=[N, 3] (image, row, column) too, if it has a true attribute `uses_positions`.
+    sampler : an object with `select(features [N, D]) -> indices [k]` in place of the config's sampler. With a
+        true attribute `uses_positions` it gets positions=[N, 3] (image, row, column) too; with `instability`
+        == "views" also views=[[N, D], ...], the features of mirrored, darker and flatter images.
     progress : True or False forces progress bars on or off; None shows them on a terminal.
 
     Attributes
@@ -112,7 +114,7 @@ class PatchCore:
         self.timings_ = {"features": time.perf_counter() - clock}
 
         clock = time.perf_counter()
-        indices, projection = self._select(rows)
+        indices, projection = self._select(rows, batches)
         self.timings_["selection"] = time.perf_counter() - clock
 
         clock = time.perf_counter()
@@ -215,18 +217,32 @@ class PatchCore:
         model._bank = bank.to(model.device)
         return model
 
-    def _rows(self, batches: Batches) -> FeatureRows:
+    def _rows(self, batches: Batches, view: View | None = None) -> FeatureRows:
         rows = FeatureRows(batches.count)
-        for batch in self._bar(batches, "features"):
-            rows.add(*self.extractor(batch.images.to(self.device)))
+        for batch in self._bar(batches, "features" if view is None else "views"):
+            images = batch.images.to(self.device)
+            features, grid = self.extractor(images if view is None else view.change(images))
+            rows.add(features if view is None else undone(view, features, grid), grid)
         return rows
 
-    def _select(self, rows: FeatureRows) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _views(self, batches: Batches, rows: FeatureRows) -> list[torch.Tensor]:
+        """Features of every view, row for row those of `rows`."""
+        views = []
+        for view in VIEWS.values():
+            again = self._rows(batches, view)
+            if again.grids != rows.grids:
+                raise DataError("PatchCore.fit: views need the same images again, and the source gave others or fewer")
+            views.append(again.features)
+        return views
+
+    def _select(self, rows: FeatureRows, batches: Batches) -> tuple[torch.Tensor, torch.Tensor | None]:
         c, features = self.config, rows.features
         sampler = self.sampler or make_sampler(c.sampler, ratio=c.ratio, seed=c.seed, device=self.device)
-        where = {}
+        where: dict[str, Any] = {}
         if getattr(sampler, "uses_positions", False):
             where["positions"] = rows.positions(torch.arange(rows.used))
+        if getattr(sampler, "instability", None) == "views":
+            where["views"] = self._views(batches, rows)
         with bar(None, "coreset", self.progress) as shown:
             if getattr(sampler, "progress", False) is None:
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..inputs import Features
 from ..kernels import k_center_greedy, knn
 from ..kernels.checks import check_int
+from ..kernels.exact import root
 from ..progress import Progress, bar
 from .layout import Layout
 from .rows import CHUNK_SIZE, Rows, check_seed, read_rows
@@ -147,9 +148,11 @@ def _represent(rows: Rows, layout: Layout, count: int, tell: Any) -> tuple[Tenso
     sizes = torch.bincount(layout.image, minlength=layout.images).tolist()
     chosen, own, used = [], torch.empty(layout.image.shape[0], dtype=torch.int64), 0
     for members in order.split(sizes):
-        x = rows.take(members)
+        first, last = int(members[0]), int(members[-1])
+        whole = last - first + 1 == members.shape[0]  # as a rule images lie together, and a slice copies nothing
+        x = rows.x[first : last + 1].to(rows.device) if whole else rows.take(members)
         picks = k_center_greedy(x, min(count, x.shape[0])).indices
-        own[members] = knn(x, x[picks], 1)[1][:, 0].cpu() + used
+        own[members] = _squared(x, x[picks]).argmin(1).cpu() + used
         chosen.append(members[picks.cpu()])
         used += picks.shape[0]
         tell(1)
@@ -157,22 +160,29 @@ def _represent(rows: Rows, layout: Layout, count: int, tell: Any) -> tuple[Tenso
 
 
 def _first_look(x: Tensor, image: Tensor, images: int, generator: torch.Generator, tell: Any) -> Tensor:
-    """[R] float64: mean of the lowest distances to other images, image by image: never R x R."""
+    """[R] float64: mean of the lowest distances to other images, some images at a time: never R x R."""
     compared = torch.randperm(images, generator=generator)[:_IMAGES].sort().values
-    keep = max(2, round(_LOWEST * images))
-    keep = min(keep, compared.shape[0] - 1)
-    low = torch.empty(x.shape[0], 0)
-    for some in compared.split(64):
-        columns = [low]
-        for j in some.tolist():
-            mine = image == j
-            d = knn(x, x[mine.to(x.device)], 1)[0][:, 0].cpu()
-            columns.append(d.masked_fill(mine, torch.inf)[:, None])
-        joined = torch.cat(columns, 1)
+    keep = min(max(2, round(_LOWEST * images)), compared.shape[0] - 1)
+    order = image.argsort(stable=True)
+    members = order.split(torch.bincount(image, minlength=images).tolist())
+    most = max(m.shape[0] for m in members)
+    low, here = torch.empty(x.shape[0], 0, device=x.device), image.to(x.device)
+    for some in compared.split(16):
+        # Images of fewer representatives repeat their first, which changes no minimum.
+        bank = torch.stack([torch.cat([m, m[:1].expand(most - m.shape[0])]) for m in (members[j] for j in some)])
+        nearest = _squared(x, x[bank.flatten().to(x.device)]).view(x.shape[0], *bank.shape).amin(2).clamp_min(0)
+        d = root(nearest).float().masked_fill(here[:, None] == some.to(x.device), torch.inf)
+        joined = torch.cat([low, d], 1)
         low = joined.topk(min(keep, joined.shape[1]), 1, largest=False, sorted=True).values
         tell(some.shape[0])
     tell(images - compared.shape[0])
-    return low.double().mean(1)
+    return low.double().mean(1).cpu()
+
+
+def _squared(x: Tensor, y: Tensor) -> Tensor:
+    """|x|^2 - 2 x.y + |y|^2 in float64, [R, D], [M, D] -> [R, M]: off by 1e-12 of the terms, and rounded away."""
+    x, y = x.double(), y.double()
+    return torch.addmm(x.square().sum(1)[:, None] + y.square().sum(1), x, y.t(), alpha=-2)
 
 
 def _second_look(rows: Rows, chosen: Tensor, x: Tensor, layout: Layout, trusted: Tensor) -> Tensor:
