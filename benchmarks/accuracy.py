@@ -80,7 +80,7 @@ def run(args: argparse.Namespace, truths: list[sets.Truth], store: Store, device
         waiting = waiting[len(mine) :]
         config = PatchCoreConfig(backbone=backbone, weights=args.weights, image_size=args.image_size,
                                  device=str(device))  # fmt: skip
-        features = sets.extract(truth, config)
+        features = sets.extract(truth, config, any(samplers.wants_views(c["sampler"]) for c in mine))
         ready: tuple[int, float] | None = None
         for cell in mine:
             if ready != (cell["seed"], cell["share"]):
@@ -114,7 +114,8 @@ def one(cell: Cell, args: argparse.Namespace, truth: sets.Truth, features: sets.
     bare = cell["sampler"].endswith(BARE)
     device = torch.device(str(config.device))
     made = samplers.TABLE[cell["sampler"].removesuffix(BARE)].make(cell["bank"], cell["seed"], str(device))
-    chosen = cells.select(made, rows, None if bare else positions, device)
+    views = [sets.training_rows(v, what)[0] for v in features.views] if samplers.wants_views(cell["sampler"]) else None
+    chosen = cells.select(made, rows, None if bare else positions, device, views)
     if not len(chosen.rows):
         raise ValueError(f"no rows: {cell['bank']:g} of {len(rows)}")
     begin = time.perf_counter()

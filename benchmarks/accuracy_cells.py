@@ -34,7 +34,8 @@ class Selection:
     report: dict[str, Any] | None
 
 
-def select(sampler: Any, features: torch.Tensor, positions: torch.Tensor | None, device: torch.device) -> Selection:
+def select(sampler: Any, features: torch.Tensor, positions: torch.Tensor | None, device: torch.device,
+           views: list[torch.Tensor] | None = None) -> Selection:  # fmt: skip
     """Time one selection and measure its memory.
 
     With positions [N, 3] they, or the images in them, go to samplers that take them; without, `run(features)` is called
@@ -42,15 +43,17 @@ def select(sampler: Any, features: torch.Tensor, positions: torch.Tensor | None,
     high-water mark (VmHWM) is set back; then the mark after the selection less what was resident before it. On CUDA:
     the peak of what torch allocated, less what was allocated before. Features are there before either.
     """
-    given: dict[str, torch.Tensor] = {}
+    given: dict[str, Any] = {}
     if positions is not None:
         ways = {"positions": positions, "image_ids": positions[:, 0].long()}
         given = {name: ways[name] for name in samplers.takes(sampler)}
+    if views is not None:
+        given["views"] = views
     _start(device)
     before = _allocated(device)
     begin = time.perf_counter()
     if positions is None:
-        sampler.run(features)
+        sampler.run(features, **given)
         rows = sampler.indices_
     else:
         rows = sampler.select(features, **given)

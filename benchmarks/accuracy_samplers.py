@@ -21,7 +21,8 @@ ELFS: dict[str, dict[str, Any]] = {
     "elfs + rarest end": {"prune_hard": 0.05},
     "elfs + density": {"w_density": 0.1},
     "elfs + representativeness": {"w_repr": 0.1},
-    "elfs + uncertainty": {"mode": "pseudo", "prune_hard": 0.0, "w_unc": 0.1},
+    "elfs + difficulty": {"mode": "pseudo", "prune_hard": 0.0, "w_unc": 0.1},
+    "elfs + instability": {"instability": "views", "w_unc": 0.1},
 }
 Make = Callable[[float, int, str | None], Any]
 
@@ -79,6 +80,11 @@ def check(names: list[str]) -> None:
             TABLE[name].make(0.01, 0, None)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise SystemExit(f"{name} cannot be made: {error}") from error
+
+
+def wants_views(name: str) -> bool:
+    """Whether a sampler looks at augmented images."""
+    return ELFS.get(name.removesuffix(" bare"), {}).get("instability") == "views"
 
 
 def takes(sampler: Any) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from patchcore_fast.errors import DataError
 from patchcore_fast.features import Backbone, FeatureExtractor
 from patchcore_fast.model import PatchCoreConfig
 from patchcore_fast.model.collect import FeatureRows
+from patchcore_fast.model.views import VIEWS, View, undone
 from patchcore_fast.progress import bar
 
 
@@ -66,12 +67,16 @@ class Truth:
 
 @dataclass(frozen=True)
 class Features:
-    """Patch features of a set by one backbone: train [n, P, D], test [m, P, D] float32; grid (h, w), P = h * w."""
+    """Patch features of a set by one backbone: train [n, P, D], test [m, P, D] float32; grid (h, w), P = h * w.
+
+    views : the same of augmented images, where a sampler asks for them.
+    """
 
     train: torch.Tensor
     test: torch.Tensor
     grid: tuple[int, int]
     weights: str
+    views: tuple[Features, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,23 +121,30 @@ def read_truth(folder: Path, side: int) -> Truth:
     return Truth(name, found.train, found.test, labels, strata != 2, strata, masks, gains, regions)
 
 
-def extract(truth: Truth, config: PatchCoreConfig, progress: bool | None = None) -> Features:
-    """Run the backbone of `config` over all images of a set."""
+def extract(truth: Truth, config: PatchCoreConfig, views: bool = False, progress: bool | None = None) -> Features:
+    """Run the backbone of `config` over all images of a set; with `views` over augmented ones too."""
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     backbone = Backbone(config.backbone, config.layers, config.weights, device, config.seed)
     extractor = FeatureExtractor(
         backbone, config.fusion, config.patch_size, config.dim, config.layer_dim, config.feature_resize
     )
-    blocks = []
-    for what, records in (("train", truth.train), ("test", truth.test)):
-        rows = FeatureRows(len(records))
-        with bar(len(records), f"{truth.name} {what}", progress) as shown:
-            for batch in make_loader(records, config.resize, config.crop, config.batch_size, config.workers):
-                rows.add(*extractor(batch["image"].to(device)))
-                shown.update(len(batch["image"]))
-        assert rows.grid is not None  # all images have the config's size
-        blocks.append(rows.features.view(len(records), -1, rows.features.shape[1]))
-    return Features(blocks[0], blocks[1], rows.grid, backbone.fingerprint())
+
+    def pass_over(view: View | None) -> Features:
+        blocks = []
+        for what, records in (("train", truth.train), ("test", truth.test)):
+            rows = FeatureRows(len(records))
+            with bar(len(records), f"{truth.name} {what}", progress) as shown:
+                for batch in make_loader(records, config.resize, config.crop, config.batch_size, config.workers):
+                    images = batch["image"].to(device)
+                    found, grid = extractor(images if view is None else view.change(images))
+                    rows.add(found if view is None else undone(view, found, grid), grid)
+                    shown.update(len(images))
+            assert rows.grid is not None  # all images have the config's size
+            blocks.append(rows.features.view(len(records), -1, rows.features.shape[1]))
+        return Features(blocks[0], blocks[1], rows.grid, backbone.fingerprint())
+
+    plain = pass_over(None)
+    return replace(plain, views=tuple(map(pass_over, VIEWS.values()))) if views else plain
 
 
 def draw(truth: Truth, share: float, seed: int) -> Draw:

@@ -101,14 +101,13 @@ def _reach(array: np.ndarray[Any, Any], indices: np.ndarray[Any, Any], sampler: 
     import torch
 
     from patchcore_fast.kernels import knn
-    from patchcore_fast.samplers import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
+    from patchcore_fast.samplers import GreedyCoresetSampler
 
     if array.shape[0] * array.shape[1] * len(indices) <= MEASURE_WORK:
         rows = torch.from_numpy(np.array(_floating(array)))
         distance, _ = knn(rows, rows[torch.from_numpy(indices)], 1)
         return f"Every row lies within {float(distance.max()):.6g} of a picked row (covering radius)."
-    greedy = isinstance(sampler, GreedyCoresetSampler) and not isinstance(sampler, ApproximateGreedyCoresetSampler)
-    if greedy and sampler.radii_ is not None and len(indices) > 1:
+    if type(sampler) is GreedyCoresetSampler and sampler.radii_ is not None and len(indices) > 1:
         # The last pick was the farthest row of all, so no row is farther from a pick than it was.
         space = "" if sampler.projection_ is None else f" after projection to {sampler.projection_.shape[1]} dimensions"
         return f"Every row lies within {float(sampler.radii_[-1]):.6g} of a picked row{space}."
