@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from patchcore_fast.cli.pipeline import writable_file
 from patchcore_fast.errors import DataError
 from patchcore_fast.files import atomic_write
+from patchcore_fast.progress import bar
 
 MEASURE_WORK = 2 * 10**11  # multiplications: seconds on two cores
 
@@ -67,9 +67,8 @@ def select(args: argparse.Namespace) -> None:
     sampler = make_sampler(args.method, args.ratio, seed=args.seed, device=args.device,
                            projection=None if args.no_projection else 128)  # fmt: skip
     begin = time.perf_counter()
-    with _bar(int(len(array) * args.ratio)) as bar:
-        if bar is not None:
-            sampler.progress = lambda done, total: bar.update(done - bar.n)
+    with bar(int(len(array) * args.ratio), "select") as shown:
+        sampler.progress = shown.at
         indices = sampler.select(_floating(array)).numpy()
     seconds = time.perf_counter() - begin
     _write_npy(output, np.ascontiguousarray(array[indices]))
@@ -78,16 +77,6 @@ def select(args: argparse.Namespace) -> None:
     print(f"Picked {len(indices):,} of {len(array):,} rows of {array.shape[1]} numbers in {seconds:.2f} s.")
     print(_reach(array, indices, sampler))
     print(f"Saved {output}" + ("." if numbers is None else f" and {numbers}."))
-
-
-def _bar(total: int) -> AbstractContextManager[Any]:
-    """A progress bar on a terminal; None where tqdm is missing: this command works without the extras."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return nullcontext()
-    bar: AbstractContextManager[Any] = tqdm(total=total, desc="select", unit="row", disable=None, leave=False)
-    return bar
 
 
 def _floating(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -19,10 +19,10 @@ from patchcore_fast.model.batches import Batch, Batches, batches_of
 from patchcore_fast.model.collect import FeatureRows
 from patchcore_fast.model.config import PatchCoreConfig
 from patchcore_fast.model.evaluation import evaluate_predictions
-from patchcore_fast.model.progress import bar
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.threshold import leave_out_scores, threshold_from
 from patchcore_fast.model.views import VIEWS, View, undone
+from patchcore_fast.progress import bar
 from patchcore_fast.samplers import make_sampler
 from patchcore_fast.scoring import anomaly_map, image_score, patch_scores
 
@@ -245,12 +245,7 @@ class PatchCore:
             where["views"] = self._views(batches, rows)
         with bar(None, "coreset", self.progress) as shown:
             if getattr(sampler, "progress", False) is None:
-
-                def advance(done: int, total: int) -> None:
-                    shown.total = total
-                    shown.update(done - shown.n)
-
-                with _set(sampler, "progress", advance):
+                with _set(sampler, "progress", shown.at):
                     indices = sampler.select(features, **where)
             else:
                 indices = sampler.select(features, **where)
