@@ -22,6 +22,7 @@ from .settling import settled
 _MODES = ("feature", "pseudo")
 _HARD = 0.1  # what mode "pseudo" prunes of the hard end, where nothing else is said
 _WIDE = 256  # columns up to which signals look at the features themselves, not at their projection
+_SETTLE, _SMALL = 0.25, 0.02  # share of the picks that settle, in banks of at most this share of the rows
 _warned: set[str] = set()
 
 
@@ -49,9 +50,9 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     k_density, anchors : of rarity.  n_clusters, epochs : of k-means and the training.
     topk_pool_multiplier : only the m * k rows of largest weight may be selected; None (default): all.
     settle : share of the picks, the latest, that give way to the row in the middle of their cell: the early picks are
-        the border of what is normal, the late ones fill, and fill better from the middle. None (default): 0.25, of
-        banks below 0.3 % of the rows 0.5, above 2 % none, where cells are small. 0: the picks of
-        `GreedyCoresetSampler`, index for index, unless something is pruned or weighed.
+        the border of what is normal, the late ones fill, and fill better from the middle. None (default): 0.25, and
+        none of banks above 2 % of the rows, where cells are small. 0: the picks of `GreedyCoresetSampler`, index for
+        index, unless something is pruned or weighed.
     approximate_starting_points : start from the mean distance to so many random rows, as
         `ApproximateGreedyCoresetSampler`; None: from the row farthest from the mean.
     instability : "views" (of `select`'s views), or "noise", the old form, with noise_std and noise_T draws.
@@ -199,7 +200,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         result = self._cover(reduced, count, weight)
         self.radii_ = result.radii.cpu()
         clock = time.perf_counter()
-        share = self._settling(count / n) if self.settle is None else self.settle
+        share = (_SETTLE if count <= _SMALL * n else 0.0) if self.settle is None else self.settle
         indices, moved = settled(reduced, result.indices, share, self.kept_, self.seed)
         self._took("settle", clock)
         self.report_ |= {
@@ -305,10 +306,6 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         result = k_center_greedy(reduced, count, **options)
         self._took("cover", clock)
         return result
-
-    @staticmethod
-    def _settling(share: float) -> float:
-        return 0.5 if share < 0.003 else 0.25 if share <= 0.02 else 0.0
 
     def _took(self, stage: str, since: float) -> None:
         self.report_["seconds"][stage] = time.perf_counter() - since
