@@ -111,16 +111,16 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         self.prune_easy = checked_share("prune_easy", prune_easy)
         self.weights = {"representativeness": w_repr, "density": w_density, "uncertainty": w_unc}
         for name, value in zip(("w_repr", "w_density", "w_unc"), self.weights.values(), strict=True):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 10:
+            if not (_number(value) and abs(value) <= 10):
                 raise ValueError(f"{name} must be a number in -10..10, got {value!r}")
         self.k_density, self.anchors = check_count("k_density", k_density), check_count("anchors", anchors)
         self.n_clusters, self.epochs = check_count("n_clusters", n_clusters), check_count("epochs", epochs)
-        if topk_pool_multiplier is not None and not topk_pool_multiplier >= 1:
+        if topk_pool_multiplier is not None and not (_number(topk_pool_multiplier) and 1 <= topk_pool_multiplier < 1e9):
             raise ValueError(f"topk_pool_multiplier must be >= 1 or None, got {topk_pool_multiplier!r}")
         if topk_pool_multiplier is not None and not any(self.weights.values()):
             raise ValueError("topk_pool_multiplier needs a weight: w_repr, w_density or w_unc")
         self.topk_pool_multiplier = topk_pool_multiplier
-        if settle is not None and (isinstance(settle, bool) or not 0 <= settle <= 1):
+        if settle is not None and not (_number(settle) and 0 <= settle <= 1):
             raise ValueError(f"settle must be in [0, 1] or None, got {settle!r}")
         self.settle = settle
         if approximate_starting_points is not None:
@@ -178,11 +178,16 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         image_ids, views, positions = self._given
         n = features.shape[0]
         self.scores_, self.pruned_, self.kept_ = {}, {}, torch.ones(n, dtype=torch.bool)
-        self.report_ = {"rows": n, "mode": self.mode, "seconds": {}}
+        self.report_ = self._settings() | {
+            "rows": n, "selected": 0, "kept": n, "pruned": {}, "settled": 0, "seconds": {},
+        }  # fmt: skip
         name = type(self).__name__
         layout = Layout.of(name, n, image_ids, positions)
-        if views is not None and self.instability != "views":
-            raise ValueError(f'{name}: views are for instability="views", which is {self.instability!r}')
+        if (views is not None) != (self.instability == "views"):
+            raise ValueError(
+                f'{name}: views and instability="views" go together; instability is {self.instability!r}, views are '
+                + ("not given" if views is None else "given")
+            )
         if (count := int(n * self.percentage)) == 0:
             return torch.empty(0, dtype=torch.int64)
         clock = time.perf_counter()
@@ -195,8 +200,11 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         weight = self._weight()
         self._prune_ends()
         if self.topk_pool_multiplier is not None and weight is not None:
-            pool = min(n, int(np.ceil(count * self.topk_pool_multiplier)))
-            self._prune("pool", ~by_share(weight, pool / n))
+            ranked = weight.masked_fill(~self.kept_, -1.0)
+            pool = min(int(self.kept_.sum()), int(np.ceil(count * self.topk_pool_multiplier)))
+            self._prune("pool", self.kept_ & ~by_share(ranked, pool / n))
+        if not bool(self.kept_.any()):
+            raise ValueError(f"{name}: all {n} rows are pruned; prune less")
         result = self._cover(reduced, count, weight)
         self.radii_ = result.radii.cpu()
         clock = time.perf_counter()
@@ -210,6 +218,13 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
             "pruned": {end: int(rows.sum()) for end, rows in self.pruned_.items()},
         }
         return indices
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "percentage": self.percentage, "seed": self.seed, "mode": self.mode, "prune_support": self.rule.said,
+            "prune_hard": self.prune_hard, "prune_easy": self.prune_easy, "weights": dict(self.weights),
+            "settle": self.settle, "instability": self.instability, "topk_pool_multiplier": self.topk_pool_multiplier,
+        }  # fmt: skip
 
     def _prune_unsupported(self, seen: Tensor, features: Tensor, layout: Layout | None) -> None:
         clock = time.perf_counter()
@@ -233,12 +248,10 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         ends = bool(self.prune_hard or self.prune_easy)
         common: dict[str, Any] = {"seed": self.seed, "device": self.device, "progress": False}
         clock = time.perf_counter()
-        if self.instability == "views" and views is not None:
+        if self.instability == "views":
             self.scores_["instability"] = instability(features, views, device=self.device, progress=False)
         elif self.instability == "noise":
             self.scores_["instability"] = noise_instability(features, self.noise_std, self.noise_draws, seed=self.seed)
-        elif self.instability == "views":
-            raise ValueError(f'{type(self).__name__}: instability="views" needs views of the features')
         if self.weights["representativeness"]:
             self.scores_["representativeness"] = representativeness(seen, clusters=self.n_clusters, **common)
         if self.weights["density"] or (ends and self.mode == "feature"):
@@ -309,6 +322,10 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
 
     def _took(self, stage: str, since: float) -> None:
         self.report_["seconds"][stage] = time.perf_counter() - since
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def _warn_once(message: str) -> None:

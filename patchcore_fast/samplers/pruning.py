@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +51,11 @@ class SupportRule:
             raise ValueError(f'prune_support must be "auto", False or a share of images in (0, 1), got {given!r}')
         return cls(share=float(given))
 
+    @property
+    def said(self) -> str | float | bool:
+        """What `of` was given: "auto", a share or False."""
+        return False if not self.active else "auto" if self.share is None else self.share
+
     def refusal(self, layout: Layout | None) -> str:
         """Why nothing can be said about this layout; empty if it can."""
         if layout is None:
@@ -84,7 +90,7 @@ def checked_share(name: str, value: float | None) -> float:
     """
     if value is None or value is False:
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number in [0, 0.5) or None, got {value!r}")
     if not 0 <= value < 0.5:
         raise ValueError(f"{name} must be in [0, 0.5), got {value!r}")

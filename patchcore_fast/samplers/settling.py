@@ -40,7 +40,7 @@ def settled(
     rows, cell = rows[inside], cell[inside] - (k - late)
     order = cell.argsort(stable=True)
     rows, cell = rows[order], cell[order]
-    out, moved = picks.clone(), 0
+    out, moved, taken = picks.clone(), 0, set(picks.tolist())
     sizes = torch.bincount(cell, minlength=late).tolist()
     for i, members in enumerate(rows.split(sizes)):
         if members.shape[0] < 3:  # two rows have no middle
@@ -48,6 +48,8 @@ def settled(
         own = x[members.to(x.device)].cpu().double()
         mean = halving_sum(own.t().contiguous()) / own.shape[0]
         best = int(members[squared_distance(own, mean).argmin()])
-        moved += best != int(picks[k - late + i])
-        out[k - late + i] = best
+        if best not in taken:  # of equal rows another pick may be the lowest
+            taken.add(best)
+            out[k - late + i] = best
+            moved += 1
     return out, moved

@@ -107,9 +107,14 @@ class TwoLevelSampler(Sampler):
         where: dict[str, Any] = {}
         if getattr(self.patch_sampler, "uses_positions", False):
             where = {name: values[rows] for name, values in layout.given().items()}
-        if getattr(self.patch_sampler, "progress", False) is None and self.progress is not None:
+        watched = self.progress is not None and getattr(self.patch_sampler, "progress", False) is None
+        if watched:
             self.patch_sampler.progress = self.progress
-        picks = torch.as_tensor(self.patch_sampler.select(features[rows.to(features.device)], **where)).cpu()
+        try:
+            picks = torch.as_tensor(self.patch_sampler.select(features[rows.to(features.device)], **where)).cpu()
+        finally:
+            if watched:
+                self.patch_sampler.progress = None
         self.radii_ = getattr(self.patch_sampler, "radii_", None)
         self.projection_ = getattr(self.patch_sampler, "projection_", None)
         return rows[picks]

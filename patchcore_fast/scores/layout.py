@@ -37,10 +37,11 @@ class Layout:
         return self.names.shape[0]
 
     def given(self) -> dict[str, Any]:
-        """image_ids [N] or, where the grid is known, positions [N, 3]: arguments for whoever takes them."""
+        """image_ids [N] or, where the grid is known, positions [N, 3], as the caller numbers the images."""
+        ids = self.names[self.image]
         if self.row is None or self.column is None:
-            return {"image_ids": self.image}
-        return {"positions": torch.column_stack([self.image, self.row, self.column])}
+            return {"image_ids": ids}
+        return {"positions": torch.column_stack([ids, self.row, self.column])}
 
     @classmethod
     def of(cls, name: str, n: int, image_ids: Any = None, positions: Any = None) -> Layout | None:
@@ -83,6 +84,7 @@ class Layout:
         height = _period(lines, n // width)
         if height is None:
             return None
+        height *= _beyond(lines[height - 1 :: height], n // (width * height))
         i = torch.arange(n)
         count = n // (width * height)
         return cls(i // (width * height), torch.arange(count), i // width % height, i % width, "inferred")
@@ -133,3 +135,19 @@ def _period(steps: Tensor, n: int) -> int | None:
         if sigmas > best and excess >= (_CONTRAST - 1) * mean:
             found, best = p, sigmas
     return found
+
+
+def _beyond(ends: Tensor, images: int) -> int:
+    """How many seeming images make one: where every m-th end stands out among the ends, only those are ends.
+
+    That is so where images share a strong horizontal edge half-way down. Ends of true images differ by chance alone.
+    """
+    for m in (2, 3, 4, 5):
+        strong = ends[m - 1 :: m]
+        if images % m or strong.shape[0] < 2:
+            continue
+        inside = (ends.sum() - strong.sum()) / (ends.shape[0] - strong.shape[0])
+        spread = float(ends.std())
+        if spread and float(strong.mean() - inside) * strong.shape[0] ** 0.5 > _SIGMAS / 2 * spread:
+            return m
+    return 1

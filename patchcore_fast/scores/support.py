@@ -22,6 +22,7 @@ _IMAGES = 512  # compared with in the first look, at most
 _CORESET, _CORESET_ROWS = 0.05, 16384  # of the second look, besides the representatives
 _NEIGHBOURS = 32
 _FIRST = (2.0, 0.0)  # thresholds of what the second look leaves out
+_CELLS = 1 << 22  # of maps held at a time
 _RADIUS = 2  # patches: a feature sees its neighbours, so a defect colours them too
 
 
@@ -162,7 +163,7 @@ def _represent(rows: Rows, layout: Layout, count: int, tell: Any) -> tuple[Tenso
 def _first_look(x: Tensor, image: Tensor, images: int, generator: torch.Generator, tell: Any) -> Tensor:
     """[R] float64: mean of the lowest distances to other images, some images at a time: never R x R."""
     compared = torch.randperm(images, generator=generator)[:_IMAGES].sort().values
-    keep = min(max(2, round(_LOWEST * images)), compared.shape[0] - 1)
+    keep = min(max(2, round(_LOWEST * compared.shape[0])), compared.shape[0] - 1)
     order = image.argsort(stable=True)
     members = order.split(torch.bincount(image, minlength=images).tolist())
     most = max(m.shape[0] for m in members)
@@ -193,9 +194,6 @@ def _second_look(rows: Rows, chosen: Tensor, x: Tensor, layout: Layout, trusted:
     bank = torch.cat([picks, chosen]).unique()
     bank = bank[trusted[bank]]
     owner, image = layout.image[bank], layout.image[chosen]
-    if owner.unique().shape[0] < 2:  # nothing is left to compare with
-        bank = torch.cat([picks, chosen]).unique()
-        owner = layout.image[bank]
     out = torch.full((x.shape[0],), torch.inf, dtype=torch.float64)
     others, k, features = torch.arange(x.shape[0]), _NEIGHBOURS, rows.take(bank)
     while others.shape[0]:  # those whose neighbours were all of their own image look further
@@ -219,12 +217,12 @@ def _around(rows: Tensor, layout: Layout, radius: int) -> Tensor:
         return rows
     height, width = int(layout.row.max()) + 1, int(layout.column.max()) + 1
     out = rows.clone()
-    for images in layout.image[rows].unique().split(256):  # a map an image, a few at a time
+    for images in layout.image[rows].unique().split(max(1, _CELLS // (height * width))):  # a map an image
         place = torch.full((layout.images,), -1)
         place[images] = torch.arange(images.shape[0])
         mine = (place[layout.image] >= 0).nonzero()[:, 0]
         at = (place[layout.image[mine]], layout.row[mine], layout.column[mine])
         grid = torch.zeros(images.shape[0], height, width)
-        grid[at] = rows[mine].float()
+        grid.index_put_(at, rows[mine].float(), accumulate=True)  # rows may share a cell
         out[mine] |= F.max_pool2d(grid[:, None], 2 * radius + 1, 1, radius)[:, 0][at] > 0
     return out
