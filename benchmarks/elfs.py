@@ -105,8 +105,8 @@ def main() -> None:
         row |= {"ratio": median / base, "extra_bytes": max(r["extra_bytes"] for r in found)}
         rows.append(row | {"stages": found[0]["report"] and found[0]["report"]["seconds"]})
         n, d = found[0]["rows"]
-        print(f"{n:,} x {d}, {100 * bank:g} %: {name:<12} {records.seconds(median)} "
-              f"({row['ratio']:.2f} x {args.samplers[0]}), extra memory {records.size(row['extra_bytes'])}")  # fmt: skip
+        said = f"{n:,} x {d}, {100 * bank:g} %: {name:<12} {records.seconds(median)}"
+        print(f"{said} ({row['ratio']:.2f} x {args.samplers[0]}), extra memory {records.size(row['extra_bytes'])}")
     if args.json:
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         source = Path(args.folder).resolve().name if args.folder else "smooth fields"
