@@ -84,7 +84,7 @@ def warm(names: list[str], features: torch.Tensor, positions: torch.Tensor, devi
     step = max(1, len(features) // 2000)
     for name in names:
         with contextlib.suppress(Exception):
-            sampler = samplers.TABLE[name].make(0.05, 0, None)
+            sampler = samplers.TABLE[name].make(0.05, 0, str(device))
             select(sampler, features[::step].clone(), positions[::step].clone(), device)
 
 

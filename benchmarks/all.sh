@@ -13,7 +13,7 @@ device=${1:?"a name for this machine is wanted, as a folder under benchmarks/res
 shift
 python=${PYTHON:-python3}
 out=benchmarks/results/$device
-parts=" ${*:-native kcenter knn rarity million memory-8gb} "
+parts=" ${*:-native kcenter knn rarity million memory-8gb elfs} "
 failed=()
 
 part() { # name, seconds, then what follows the interpreter
@@ -35,6 +35,7 @@ part million 480 benchmarks/kcenter.py --case million --d 128 --k 10000 --repeat
   --providers patchcore_fast torch "gemv loop"
 # Who survives 8 GB with 6.1 GB of features? Few picks: memory is the question, and each reads all features again.
 part memory-8gb 480 benchmarks/kcenter.py --case million --k 100 --memory-gb 8 --repeat 1 --limit-s 15 --check-picks 100
+part elfs 600 benchmarks/elfs.py --images 300 --samplers greedy elfs "elfs pseudo"
 "$python" benchmarks/render.py || failed+=(render)
 echo "== all: $SECONDS s${failed:+; FAILED: ${failed[*]}}"
 [[ ${#failed[@]} == 0 ]]

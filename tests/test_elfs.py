@@ -151,8 +151,10 @@ def test_mode_pseudo_prunes_a_tenth_at_the_hard_end_unless_told():
 def test_pruned_rows_come_last():
     x = clean()
     sampler = ELFSCoresetSampler(0.9, prune_support=False, prune_hard=0.3, settle=0)
-    picks = sampler.select(x)
+    with pytest.warns(UserWarning, match="1512 rows are wanted, pruning left 1176; 336 pruned ones follow"):
+        picks = sampler.select(x)
     kept = int(sampler.kept_.sum())
+    assert sampler.report_["refilled"] == 336
     assert len(picks) == picks.unique().numel() == int(N * 0.9) > kept
     assert bool(sampler.kept_[picks[:kept]].all()) and not bool(sampler.kept_[picks[kept:]].any())
 
@@ -235,3 +237,27 @@ def test_pruning_everything_is_said():
     sampler = ELFSCoresetSampler(0.1, prune_hard=0.499, prune_easy=0.499, prune_support=0.9)
     with pytest.raises(ValueError, match="ELFSCoresetSampler: all 1680 rows are pruned"):
         sampler.select(clean(), image_ids=WHERE[:, 0])
+
+
+def test_pruned_rows_do_not_return_in_place_of_equal_ones():
+    x = torch.zeros(1000, 8)
+    x[:200] = (
+        torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([9.0] * 100 + [1.0] * 100)[:, None]
+    )
+    sampler = ELFSCoresetSampler(0.3, None, None, prune_support=False, prune_hard=0.1, anchors=900)
+    picks = sampler.select(x)
+    assert len(picks) == 300 and int(sampler.kept_.sum()) == 900 and bool(sampler.kept_[picks].all())
+    assert sampler.report_["refilled"] == 0
+
+
+def test_a_small_weight_changes_little():
+    x = clean()
+    plain = ELFSCoresetSampler(0.1, prune_support=False).select(x)
+    weighed = ELFSCoresetSampler(0.1, prune_support=False, w_repr=1e-12, n_clusters=8).select(x)
+    assert torch.equal(plain, weighed)
+
+
+def test_a_share_that_cannot_be_pruned_is_said():
+    with pytest.raises(ValueError, match=r"prune_support=0\.25 cannot be done: 8 images are too few"):
+        ELFSCoresetSampler(0.1, prune_support=0.25).select(clean()[:336], image_ids=WHERE[:336, 0])

@@ -212,3 +212,21 @@ def test_the_pipeline_hands_over_views_whose_patches_are_in_place():
         assert not torch.equal(rows, features)
     pixels = VIEWS["mirrored"].change(images).permute(0, 2, 3, 1).reshape(-1, 3)  # each its own feature
     assert torch.equal(undone(VIEWS["mirrored"], pixels, (64, 64)), images.permute(0, 2, 3, 1).reshape(-1, 3))
+
+
+class Doubts(RandomSampler):
+    """Says that images 1 and 3 hold rows that nothing supports."""
+
+    def select(self, features):
+        self.pruned_ = {"support": torch.zeros(len(features), dtype=torch.bool)}
+        self.pruned_["support"][[64 + 5, 3 * 64 + 9]] = True
+        return super().select(features)
+
+
+def test_the_threshold_asks_no_image_that_the_sampler_doubts(monkeypatch):
+    images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.2
+    images[1], images[3] = 1 - images[1], 1 - images[3]
+    config = PatchCoreConfig(weights="random", image_size=64, device="cpu")
+    doubting = PatchCore(config, Doubts(0.2), progress=False).fit(images).threshold
+    trusting = PatchCore(config, RandomSampler(0.2), progress=False).fit(images).threshold
+    assert doubting < trusting

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from patchcore_fast.errors import BankError, DataError
+from patchcore_fast.errors import BankError
 from patchcore_fast.features import Backbone, FeatureExtractor
 from patchcore_fast.kernels import knn
 from patchcore_fast.memory_bank import MemoryBank
@@ -21,7 +21,7 @@ from patchcore_fast.model.config import PatchCoreConfig
 from patchcore_fast.model.evaluation import evaluate_predictions
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.threshold import leave_out_scores, threshold_from
-from patchcore_fast.model.views import VIEWS, View, undone
+from patchcore_fast.model.views import VIEWS, undone
 from patchcore_fast.progress import bar
 from patchcore_fast.samplers import make_sampler
 from patchcore_fast.scoring import anomaly_map, image_score, patch_scores
@@ -91,7 +91,8 @@ class PatchCore:
 
         The threshold comes from up to 64 training images, each scored against the bank without its own rows: it
         is the smallest of these scores that reaches `threshold_quantile` (of fewer than 20 images the
-        largest). By default about 1 new normal image in 20 exceeds it. A single image gives none.
+        largest). By default about 1 new normal image in 20 exceeds it. A single image gives none. Images of which the
+        sampler pruned patches that no other image supports are not asked.
 
         Parameters
         ----------
@@ -110,11 +111,11 @@ class PatchCore:
         """
         batches = batches_of(data, self.config, "train")
         clock = time.perf_counter()
-        rows = self._rows(batches)
+        rows, views = self._rows(batches, getattr(self.sampler, "instability", None) == "views")
         self.timings_ = {"features": time.perf_counter() - clock}
 
         clock = time.perf_counter()
-        indices, projection = self._select(rows, batches)
+        indices, projection, trusted = self._select(rows, views)
         self.timings_["selection"] = time.perf_counter() - clock
 
         clock = time.perf_counter()
@@ -123,7 +124,7 @@ class PatchCore:
         on_device = bank.to(self.device)
         scores = leave_out_scores(
             rows.features, rows.starts, on_device, positions[:, 0],
-            lambda own, others: float(self._score(own, 1, others)[0]), self.config.neighbours,
+            lambda own, others: float(self._score(own, 1, others)[0]), self.config.neighbours, trusted,
         )  # fmt: skip
         self.timings_["threshold"] = time.perf_counter() - clock
         self._bank = MemoryBank(
@@ -139,7 +140,7 @@ class PatchCore:
 
         `data` and errors as in `fit`; the model stays as it is.
         """
-        return self._rows(batches_of(data, self.config, "train"))
+        return self._rows(batches_of(data, self.config, "train"))[0]
 
     def predict(self, data: Any) -> list[Prediction]:
         """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part."""
@@ -217,32 +218,28 @@ class PatchCore:
         model._bank = bank.to(model.device)
         return model
 
-    def _rows(self, batches: Batches, view: View | None = None) -> FeatureRows:
-        rows = FeatureRows(batches.count)
-        for batch in self._bar(batches, "features" if view is None else "views"):
+    def _rows(self, batches: Batches, views: bool = False) -> tuple[FeatureRows, list[FeatureRows]]:
+        """Features of all images and, with `views`, of each view of them, in one pass over the source."""
+        rows, more = FeatureRows(batches.count), [FeatureRows(batches.count) for _ in VIEWS if views]
+        for batch in self._bar(batches, "features"):
             images = batch.images.to(self.device)
-            features, grid = self.extractor(images if view is None else view.change(images))
-            rows.add(features if view is None else undone(view, features, grid), grid)
-        return rows
+            rows.add(*self.extractor(images))
+            for view, found in zip(VIEWS.values(), more, strict=False):
+                features, grid = self.extractor(view.change(images))
+                found.add(undone(view, features, grid), grid)
+        return rows, more
 
-    def _views(self, batches: Batches, rows: FeatureRows) -> list[torch.Tensor]:
-        """Features of every view, row for row those of `rows`."""
-        views = []
-        for view in VIEWS.values():
-            again = self._rows(batches, view)
-            if again.grids != rows.grids:
-                raise DataError("PatchCore.fit: views need the same images again, and the source gave others or fewer")
-            views.append(again.features)
-        return views
-
-    def _select(self, rows: FeatureRows, batches: Batches) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _select(
+        self, rows: FeatureRows, views: list[FeatureRows]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Row numbers, the projection, and the images that the sampler found nothing against (None: it did not look)."""
         c, features = self.config, rows.features
         sampler = self.sampler or make_sampler(c.sampler, ratio=c.ratio, seed=c.seed, device=self.device)
         where: dict[str, Any] = {}
         if getattr(sampler, "uses_positions", False):
             where["positions"] = rows.positions(torch.arange(rows.used))
-        if getattr(sampler, "instability", None) == "views":
-            where["views"] = self._views(batches, rows)
+        if views:
+            where["views"] = [v.features for v in views]
         with bar(None, "coreset", self.progress) as shown:
             if getattr(sampler, "progress", False) is None:
                 with _set(sampler, "progress", shown.at):
@@ -256,7 +253,13 @@ class PatchCore:
                 "wanted: give more images or a larger ratio"
             )
         projection = getattr(sampler, "projection_", None)
-        return indices, None if projection is None else projection.detach().float().cpu()
+        unsupported = getattr(sampler, "pruned_", {}).get("support")
+        trusted = None
+        if unsupported is not None:
+            doubted = rows.positions(unsupported.nonzero()[:, 0])[:, 0].unique()
+            trusted = torch.arange(len(rows.starts) - 1)
+            trusted = trusted[~torch.isin(trusted, doubted)]
+        return indices, None if projection is None else projection.detach().float().cpu(), trusted
 
     def _score(self, features: torch.Tensor, images: int, bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Image scores [B] and patch scores [B, P] of rows [B * P, D]."""

@@ -17,6 +17,7 @@ def leave_out_scores(
     owners: torch.Tensor,
     score: Callable[[torch.Tensor, torch.Tensor], float],
     smallest: int = 1,
+    images: torch.Tensor | None = None,
 ) -> list[float]:
     """Scores of training images, each against the bank without its own rows.
 
@@ -28,14 +29,15 @@ def leave_out_scores(
     features : [N, D].  starts : [images + 1], rows of image i are starts[i] to starts[i + 1].
     bank : [M, D].  owners : [M] image of each bank row.
     score : features of one image and a bank -> image score.
+    images : [J] numbers of those that may be scored, all when None.
     smallest : images that would leave fewer bank rows than this are passed over.
 
     Returns
     -------
     Up to LIMIT scores, of images spread evenly over the training set.
     """
-    images = len(starts) - 1
-    chosen = torch.linspace(0, images - 1, min(LIMIT, images)).round().long().unique()
+    images = torch.arange(len(starts) - 1) if images is None or not len(images) else images
+    chosen = images[torch.linspace(0, len(images) - 1, min(LIMIT, len(images))).round().long().unique()]
     scores = []
     for image in chosen.tolist():
         keep = (owners != image).to(bank.device)

@@ -60,7 +60,8 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     Attributes
     ----------
     scores_ : signal -> [N] float32; "support" is minus the distance to the other images.
-    kept_ : [N] bool, rows that could be selected.  pruned_ : "support", "hard", "easy", "pool" -> [N] bool.
+    kept_ : [N] bool, rows that were not pruned; others are selected, with a warning, only where these are too few.
+        pruned_ : "support", "hard", "easy", "pool" -> [N] bool.
     radii_ : as in every sampler, of the traversal before picks settle.
     report_ : settings, what was found and decided, counts, seconds by stage, as JSON types.
 
@@ -109,20 +110,24 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         self.rule = SupportRule.of(prune_support)
         self.prune_hard = checked_share("prune_hard", _HARD if prune_hard is None and mode == "pseudo" else prune_hard)
         self.prune_easy = checked_share("prune_easy", prune_easy)
-        self.weights = {"representativeness": w_repr, "density": w_density, "uncertainty": w_unc}
-        for name, value in zip(("w_repr", "w_density", "w_unc"), self.weights.values(), strict=True):
+        for name, value in (("w_repr", w_repr), ("w_density", w_density), ("w_unc", w_unc)):
             if not (_number(value) and abs(value) <= 10):
                 raise ValueError(f"{name} must be a number in -10..10, got {value!r}")
+        self.weights = {
+            "representativeness": float(w_repr), "density": float(w_density), "uncertainty": float(w_unc),
+        }  # fmt: skip
+        if w_unc and mode != "pseudo" and instability is None:
+            raise ValueError(f'{type(self).__name__}: w_unc needs mode="pseudo" or instability')
         self.k_density, self.anchors = check_count("k_density", k_density), check_count("anchors", anchors)
         self.n_clusters, self.epochs = check_count("n_clusters", n_clusters), check_count("epochs", epochs)
         if topk_pool_multiplier is not None and not (_number(topk_pool_multiplier) and 1 <= topk_pool_multiplier < 1e9):
             raise ValueError(f"topk_pool_multiplier must be >= 1 or None, got {topk_pool_multiplier!r}")
         if topk_pool_multiplier is not None and not any(self.weights.values()):
             raise ValueError("topk_pool_multiplier needs a weight: w_repr, w_density or w_unc")
-        self.topk_pool_multiplier = topk_pool_multiplier
+        self.topk_pool_multiplier = None if topk_pool_multiplier is None else float(topk_pool_multiplier)
         if settle is not None and not (_number(settle) and 0 <= settle <= 1):
             raise ValueError(f"settle must be in [0, 1] or None, got {settle!r}")
-        self.settle = settle
+        self.settle = None if settle is None else float(settle)
         if approximate_starting_points is not None:
             check_count("approximate_starting_points", approximate_starting_points)
         self.approximate_starting_points = approximate_starting_points
@@ -133,7 +138,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         self.noise_draws = 5 if noise_T is None else check_count("noise_T", noise_T)
         self.scores_: dict[str, Tensor] = {}
         self.pruned_: dict[str, Tensor] = {}
-        self.kept_: Tensor | None = None
+        self.kept_ = torch.empty(0, dtype=torch.bool)
         self.report_: dict[str, Any] = {}
         self._given: tuple[Any, Any, Any] = (None, None, None)
 
@@ -179,7 +184,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         n = features.shape[0]
         self.scores_, self.pruned_, self.kept_ = {}, {}, torch.ones(n, dtype=torch.bool)
         self.report_ = self._settings() | {
-            "rows": n, "selected": 0, "kept": n, "pruned": {}, "settled": 0, "seconds": {},
+            "rows": n, "selected": 0, "kept": n, "pruned": {}, "refilled": 0, "settled": 0, "seconds": {},
         }  # fmt: skip
         name = type(self).__name__
         layout = Layout.of(name, n, image_ids, positions)
@@ -230,6 +235,8 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         clock = time.perf_counter()
         layout = layout or Layout.inferred(features)
         told = self.rule.refusal(layout)
+        if told and self.rule.share is not None:
+            raise ValueError(f"{type(self).__name__}: prune_support={self.rule.share:g} cannot be done: {told}")
         if layout is not None and not told:
             found = support(seen, **layout.given(), seed=self.seed, device=self.device, progress=False)
             self.scores_["support"] = -found.distance
@@ -261,8 +268,6 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         if self.mode == "pseudo" and (ends or uncertain):
             found = difficulty(seen, clusters=self.n_clusters, epochs=self.epochs, **common)
             self.scores_ |= {"difficulty": found.score, "forgetting": found.forgetting, "el2n": found.el2n}
-        elif uncertain:
-            raise ValueError(f'{type(self).__name__}: w_unc needs mode="pseudo" or instability')
         self._took("signals", clock)
 
     def _weight(self) -> Tensor | None:
@@ -293,32 +298,34 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
 
     def _prune(self, end: str, rows: Tensor) -> None:
         self.pruned_[end] = rows
-        self.kept_ = ~rows if self.kept_ is None else self.kept_ & ~rows
+        self.kept_ = self.kept_ & ~rows
 
     def _cover(self, reduced: Tensor, count: int, weight: Tensor | None) -> KCenterResult:
+        """k-center over the kept rows; where they are too few, over the pruned ones after them."""
         clock = time.perf_counter()
-        assert self.kept_ is not None
-        options: dict[str, Any] = {"backend": self.backend, "progress": self.progress}
-        everything = bool(self.kept_.all())
-        rows = self.kept_.nonzero()[:, 0].to(reduced.device)
+        left = self.kept_.nonzero()[:, 0]
+        rows = left.to(reduced.device)
+        everything = left.shape[0] == reduced.shape[0]
         kept = reduced if everything else reduced[rows]
+        options: dict[str, Any] = {"backend": self.backend, "progress": self.progress}
         if self.approximate_starting_points is not None:
-            drawn = np.random.RandomState(self.seed).choice(
-                kept.shape[0], min(self.approximate_starting_points, kept.shape[0]), replace=False
-            )
-            away = torch.zeros(reduced.shape[0], dtype=torch.float64, device=reduced.device)
-            away[rows] = mean_distance(kept, kept[torch.from_numpy(drawn).to(kept.device)])
-            options["initial_min_dist"] = away
-        elif weight is None:
-            options["start"] = int(rows[farthest_from_mean(kept)])
-        if not everything or weight is not None:
-            full = torch.ones(reduced.shape[0], dtype=torch.float64) if weight is None else weight.clone()
-            # A row of weight zero comes last: pruned rows are taken only when too few others are left.
-            full[~self.kept_] = 0.0
-            options["weights"] = full.to(reduced.device)
-        result = k_center_greedy(reduced, count, **options)
+            points = min(self.approximate_starting_points, kept.shape[0])
+            drawn = np.random.RandomState(self.seed).choice(kept.shape[0], points, replace=False)
+            options["initial_min_dist"] = mean_distance(kept, kept[torch.from_numpy(drawn).to(kept.device)])
+        else:
+            options["start"] = farthest_from_mean(kept)
+        if weight is not None:
+            options["weights"] = weight[left].to(kept.device)
+        result = k_center_greedy(kept, min(count, kept.shape[0]), **options)
+        picks, radii = rows[result.indices], result.radii
+        if short := count - picks.shape[0]:
+            told = f"{count} rows are wanted, pruning left {picks.shape[0]}; {short} pruned ones follow"
+            warnings.warn(f"{type(self).__name__}: {told}", UserWarning, stacklevel=5)
+            more = k_center_greedy(reduced, short, selected=picks, backend=self.backend)
+            picks, radii = torch.cat([picks, more.indices]), torch.cat([radii, more.radii])
+        self.report_["refilled"] = short
         self._took("cover", clock)
-        return result
+        return KCenterResult(picks, radii, result.passes, result.distances)
 
     def _took(self, stage: str, since: float) -> None:
         self.report_["seconds"][stage] = time.perf_counter() - since

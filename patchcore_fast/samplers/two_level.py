@@ -36,6 +36,8 @@ class SupportedImages:
     def select_images(self, features: Tensor, layout: Layout) -> Tensor:
         """[N, D] rows and where they lie -> [J] int64 numbers of the chosen images in `layout.names`, ascending."""
         if told := self.rule.refusal(layout):
+            if self.rule.share is not None:
+                raise ValueError(f"SupportedImages: prune={self.rule.share:g} cannot be done: {told}")
             self.report_ = {"skipped": told}
             return torch.arange(layout.images)
         found = support(features, **layout.given(), seed=self.seed, device=self.device, progress=False)

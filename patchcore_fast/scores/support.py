@@ -23,6 +23,7 @@ _CORESET, _CORESET_ROWS = 0.05, 16384  # of the second look, besides the represe
 _NEIGHBOURS = 32
 _FIRST = (2.0, 0.0)  # thresholds of what the second look leaves out
 _CELLS = 1 << 22  # of maps held at a time
+_BLOCK = 1 << 12  # representatives compared at a time
 _RADIUS = 2  # patches: a feature sees its neighbours, so a defect colours them too
 
 
@@ -30,7 +31,8 @@ _RADIUS = 2  # patches: a feature sees its neighbours, so a defect colours them 
 class Support:
     """What `support` found.
 
-    distance : [N] float32, of each row's representative to the other images; small is supported.
+    distance : [N] float32, of each row's representative to the other images; small is supported, so minus this is the
+        score that the name promises.
     image_distance : [I] float32, the largest of each image, in the order of `layout.names`.
     deviation : [I] float64, its logarithm in robust standard deviations above the median; see `deviations`.
     layout : where the rows lie.
@@ -85,7 +87,7 @@ def support(
     representatives : of an image, at most.
     seed : of the choice of images, where there are more than 512.
     device : where to compute; None: where the features are.
-    chunk_size : rows at a time; changes speed and memory only.
+    chunk_size : rows at a time in looking over the values; changes speed and memory only.
     progress : see `patchcore_fast.progress.bar`; counts images.
 
     Raises
@@ -167,17 +169,21 @@ def _first_look(x: Tensor, image: Tensor, images: int, generator: torch.Generato
     order = image.argsort(stable=True)
     members = order.split(torch.bincount(image, minlength=images).tolist())
     most = max(m.shape[0] for m in members)
-    low, here = torch.empty(x.shape[0], 0, device=x.device), image.to(x.device)
+    here = image.to(x.device)
+    parts = [slice(lo, lo + _BLOCK) for lo in range(0, x.shape[0], _BLOCK)]
+    low = [torch.empty(x[part].shape[0], 0, device=x.device) for part in parts]
     for some in compared.split(16):
         # Images of fewer representatives repeat their first, which changes no minimum.
         bank = torch.stack([torch.cat([m, m[:1].expand(most - m.shape[0])]) for m in (members[j] for j in some)])
-        nearest = _squared(x, x[bank.flatten().to(x.device)]).view(x.shape[0], *bank.shape).amin(2).clamp_min(0)
-        d = root(nearest).float().masked_fill(here[:, None] == some.to(x.device), torch.inf)
-        joined = torch.cat([low, d], 1)
-        low = joined.topk(min(keep, joined.shape[1]), 1, largest=False, sorted=True).values
+        others = x[bank.flatten().to(x.device)]
+        for i, part in enumerate(parts):
+            nearest = _squared(x[part], others).view(-1, *bank.shape).amin(2).clamp_min(0)
+            d = root(nearest).float().masked_fill(here[part, None] == some.to(x.device), torch.inf)
+            joined = torch.cat([low[i], d], 1)
+            low[i] = joined.topk(min(keep, joined.shape[1]), 1, largest=False, sorted=True).values
         tell(some.shape[0])
     tell(images - compared.shape[0])
-    return low.double().mean(1).cpu()
+    return torch.cat(low).double().mean(1).cpu()
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
@@ -215,13 +221,15 @@ def _around(rows: Tensor, layout: Layout, radius: int) -> Tensor:
     """The rows, and all within `radius` grid cells of one of them (Chebyshev)."""
     if layout.row is None or layout.column is None or not radius or not bool(rows.any()):
         return rows
-    height, width = int(layout.row.max()) + 1, int(layout.column.max()) + 1
+    # By rank, so that positions in pixels are neighbours too and no map is larger than it must be.
+    row, column = (v.unique(return_inverse=True)[1] for v in (layout.row, layout.column))
+    height, width = int(row.max()) + 1, int(column.max()) + 1
     out = rows.clone()
     for images in layout.image[rows].unique().split(max(1, _CELLS // (height * width))):  # a map an image
         place = torch.full((layout.images,), -1)
         place[images] = torch.arange(images.shape[0])
         mine = (place[layout.image] >= 0).nonzero()[:, 0]
-        at = (place[layout.image[mine]], layout.row[mine], layout.column[mine])
+        at = (place[layout.image[mine]], row[mine], column[mine])
         grid = torch.zeros(images.shape[0], height, width)
         grid.index_put_(at, rows[mine].float(), accumulate=True)  # rows may share a cell
         out[mine] |= F.max_pool2d(grid[:, None], 2 * radius + 1, 1, radius)[:, 0][at] > 0
