@@ -232,7 +232,7 @@ class PatchCore:
     def _select(
         self, rows: FeatureRows, views: list[FeatureRows]
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Row numbers, the projection, and the images that the sampler found nothing against (None: it did not look)."""
+        """Row numbers, the projection, and the images without a doubt of the sampler (None: it did not look)."""
         c, features = self.config, rows.features
         sampler = self.sampler or make_sampler(c.sampler, ratio=c.ratio, seed=c.seed, device=self.device)
         where: dict[str, Any] = {}
