@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ import torch
 if not torch.cuda.is_available():
     # Triton kernels then run on the CPU, slowly. It has to be known before triton is imported, in subprocesses too.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Shells start what runs in the background so, and children inherit it; the tests of Ctrl-C want it to work.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
