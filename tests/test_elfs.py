@@ -234,7 +234,7 @@ def test_the_pool_is_of_rows_that_are_left():
 
 
 def test_pruning_everything_is_said():
-    sampler = ELFSCoresetSampler(0.1, prune_hard=0.499, prune_easy=0.499, prune_support=0.9)
+    sampler = ELFSCoresetSampler(0.1, prune_hard=0.499, prune_easy=0.499, prune_support=0.99)
     with pytest.raises(ValueError, match="ELFSCoresetSampler: all 1680 rows are pruned"):
         sampler.select(clean(), image_ids=WHERE[:, 0])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -50,16 +51,20 @@ class Sampler(ABC):
         ------
         TypeError : not an array or tensor, or not floating.  ValueError : not 2-D, or rows that are not finite.
         """
+        return self._choose(features)
+
+    def _choose(self, features: Features, **where: Any) -> Tensor:
+        """What `select` does, for samplers whose `select` takes more than features."""
         self.indices_ = self.radii_ = self.projection_ = None
-        self.indices_ = self._select(as_rows(type(self).__name__, features)).cpu()
+        self.indices_ = self._select(as_rows(type(self).__name__, features), **where).cpu()
         return self.indices_
 
-    def run(self, features: Features) -> Features:
+    def run(self, features: Features, *args: Any, **named: Any) -> Features:
         """The selected rows, in selection order, as what came in: ndarray or Tensor, same dtype and device.
 
-        [N, D] -> [k, D]. Raises as `select`.
+        [N, D] -> [k, D]. Further arguments are those of `select`. Raises as `select`.
         """
-        indices = self.select(features)
+        indices = self.select(features, *args, **named)
         if isinstance(features, Tensor):
             return features[indices.to(features.device)]
         return np.asarray(features[indices.numpy()])

@@ -47,7 +47,8 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     w_repr, w_density, w_unc : weigh distances by exp(w * s), s the robustly normalised representativeness, density
         (minus rarity), or uncertainty (difficulty, or instability where there are views), within +-3. 0 by default: no
         weight did better than none on every set that we have.
-    k_density, anchors : of rarity.  n_clusters, epochs : of k-means and the training.
+    k_density, anchors : of rarity, at most one less than there are rows.  n_clusters, epochs : of k-means and the
+        training, whose outcome (mode "pseudo") is reproducible on one device and thread count only.
     topk_pool_multiplier : only the m * k rows of largest weight may be selected; None (default): all.
     settle : share of the picks, the latest, that give way to the row in the middle of their cell: the early picks are
         the border of what is normal, the late ones fill, and fill better from the middle. None (default): 0.15, and
@@ -140,7 +141,6 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         self.pruned_: dict[str, Tensor] = {}
         self.kept_ = torch.empty(0, dtype=torch.bool)
         self.report_: dict[str, Any] = {}
-        self._given: tuple[Any, Any, Any] = (None, None, None)
 
     def select(
         self,
@@ -160,27 +160,9 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
 
         Returns and raises as `Sampler.select`; ValueError also where these do not fit the features.
         """
-        self._given = (image_ids, views, positions)
-        try:
-            return super().select(features)
-        finally:
-            self._given = (None, None, None)
+        return self._choose(features, image_ids=image_ids, views=views, positions=positions)
 
-    def run(
-        self,
-        features: Features,
-        image_ids: Any = None,
-        views: Features | Sequence[Features] | None = None,
-        positions: Any = None,
-    ) -> Features:
-        """The selected rows as what came in; see `select`. `run(features)` alone reads the images off the row order."""
-        indices = self.select(features, image_ids, views, positions)
-        if isinstance(features, Tensor):
-            return features[indices.to(features.device)]
-        return np.asarray(features[indices.numpy()])
-
-    def _select(self, features: Tensor) -> Tensor:
-        image_ids, views, positions = self._given
+    def _select(self, features: Tensor, image_ids: Any = None, views: Any = None, positions: Any = None) -> Tensor:
         n = features.shape[0]
         self.scores_, self.pruned_, self.kept_ = {}, {}, torch.ones(n, dtype=torch.bool)
         self.report_ = self._settings() | {

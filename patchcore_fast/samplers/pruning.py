@@ -20,7 +20,7 @@ class SupportRule:
 
     share : None, or the share of images that is taken to be outlying, whatever the data say.
     limit, deviation : without a share, a set is contaminated where more than `limit` of its images, and at least two,
-        deviate by more than `deviation` robust standard deviations.
+        deviate by more than `deviation` robust standard deviations before concentration.
     high, low : what is then pruned; see `Support.unsupported`.
 
     The four numbers were fixed on eight real sets together, clean and with 5 and 10 % defects mixed in (docs/elfs.md).
@@ -35,7 +35,7 @@ class SupportRule:
 
     @classmethod
     def of(cls, given: Any) -> SupportRule:
-        """From "auto", a share in (0, 1), False or 0.
+        """From "auto" or True, a share in (0, 1), or False, None or 0: none.
 
         Raises
         ------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +16,8 @@ from .pruning import SupportRule
 class SupportedImages:
     """Chooses the images that the others support: an image sampler for `TwoLevelSampler`.
 
-    An image is as isolated as its most isolated patch; see `scores.support`. With "auto", images that deviate by more
-    than one robust standard deviation are left out where the set looks contaminated, and none otherwise.
+    An image is as isolated as its most isolated patch; see `scores.support`. With "auto", where the set looks
+    contaminated, images are left out of which `ELFSCoresetSampler` would prune patches, and none otherwise.
 
     Parameters
     ----------
@@ -71,29 +70,17 @@ class TwoLevelSampler(Sampler):
                 raise TypeError(f"TwoLevelSampler: {what} must be a sampler, got {type(sampler).__name__}")
         self.image_sampler, self.patch_sampler = image_sampler, patch_sampler
         self.images_: Tensor | None = None
-        self._given: tuple[Any, Any] = (None, None)
 
     def select(self, features: Features, image_ids: Any = None, positions: Any = None) -> Tensor:
         """Row numbers of the selection; image_ids [N] and positions [N, 3] as for `ELFSCoresetSampler.select`.
 
         ValueError where neither is given and the order of the rows does not show the images.
         """
-        self._given = (image_ids, positions)
-        try:
-            return super().select(features)
-        finally:
-            self._given = (None, None)
+        return self._choose(features, image_ids=image_ids, positions=positions)
 
-    def run(self, features: Features, image_ids: Any = None, positions: Any = None) -> Features:
-        """The selected rows as what came in; see `select`."""
-        indices = self.select(features, image_ids, positions)
-        if isinstance(features, Tensor):
-            return features[indices.to(features.device)]
-        return np.asarray(features[indices.numpy()])
-
-    def _select(self, features: Tensor) -> Tensor:
+    def _select(self, features: Tensor, image_ids: Any = None, positions: Any = None) -> Tensor:
         name = type(self).__name__
-        layout = Layout.of(name, features.shape[0], *self._given) or Layout.inferred(features)
+        layout = Layout.of(name, features.shape[0], image_ids, positions) or Layout.inferred(features)
         if layout is None:
             raise ValueError(f"{name}: image_ids or positions are wanted; the order of the rows shows no images")
         if callable(getattr(self.image_sampler, "select_images", None)):

@@ -22,6 +22,10 @@ _IMAGES = 512  # compared with in the first look, at most
 _CORESET, _CORESET_ROWS = 0.05, 16384  # of the second look, besides the representatives
 _NEIGHBOURS = 32
 _FIRST = (2.0, 0.0)  # thresholds of what the second look leaves out
+_TRUSTED, _STEPS = (
+    0.75,
+    3,
+)  # share of the images that the others are compared with after it, and how often that is chosen
 _CELLS = 1 << 22  # of maps held at a time
 _BLOCK = 1 << 12  # representatives compared at a time
 _RADIUS = 2  # patches: a feature sees its neighbours, so a defect colours them too
@@ -35,17 +39,20 @@ class Support:
         score that the name promises.
     image_distance : [I] float32, the largest of each image, in the order of `layout.names`.
     deviation : [I] float64, its logarithm in robust standard deviations above the median; see `deviations`.
+    raw_deviation : [I] float64, the same before concentration, which sharpens the order of the images and lengthens
+        the tail of a clean set: how many images stand out is told from these.
     layout : where the rows lie.
     """
 
     distance: Tensor
     image_distance: Tensor
     deviation: Tensor
+    raw_deviation: Tensor
     layout: Layout
 
     def outlying(self, deviation: float = 3.0) -> float:
-        """Share of images that deviate by more."""
-        return float((self.deviation > deviation).double().mean())
+        """Share of images that deviate by more before concentration."""
+        return float((self.raw_deviation > deviation).double().mean())
 
     def unsupported(self, high: float, low: float, radius: int = _RADIUS) -> Tensor:
         """[N] bool: in images that deviate by more than `high`, the rows that deviate by more than `low`, and around.
@@ -77,7 +84,8 @@ def support(
     representative that is nearest to it. First look: the mean over the nearest 2 % of the other images (at least two)
     of the distance to their nearest representative. What stands out there is left out of the second look: the distance
     to the nearest row of another image among all representatives and an exact k-center coreset (5 % of the rows, at
-    most 16,384) of the whole set. That is PatchCore's score of the row, had its image not been trained on.
+    most 16,384) of the whole set. That is PatchCore's score of the row, had its image not been trained on. Then three
+    steps of concentration: the same distance to the three quarters of the images that were nearest to others before.
 
     Parameters
     ----------
@@ -97,8 +105,8 @@ def support(
 
     References
     ----------
-    The cross-image term is ours; leaving out what a first fit rejects is Rousseeuw and Van Driessen's concentration
-    step (A fast algorithm for the minimum covariance determinant estimator, 1999).
+    The cross-image term is ours; fitting again to what the last fit finds nearest is Rousseeuw and Van Driessen's
+    concentration step (A fast algorithm for the minimum covariance determinant estimator, 1999).
     """
     name = "support"
     rows = read_rows(name, features, device, chunk_size)
@@ -110,16 +118,14 @@ def support(
         raise ValueError(f"{name}: image_ids or positions are wanted; the order of the {n} rows shows no images")
     if layout.images < 3:
         raise ValueError(f"{name}: at least 3 images are wanted, got {layout.images}")
-    with torch.no_grad(), bar(2 * layout.images + 1, name, progress) as done:
+    with torch.no_grad(), bar(2 * layout.images + 1 + _STEPS, name, progress) as done:
         chosen, own = _represent(rows, layout, representatives, done.update)
         features_of = rows.take(chosen)
         image = layout.image[chosen]
         first = _first_look(features_of, image, layout.images, generator, done.update)
-        look = _result(first, own, image, layout)
-        trusted = ~look.unsupported(*_FIRST)
-        second = _second_look(rows, chosen, features_of, layout, trusted)
-        done.update()
-    return _result(second, own, image, layout)
+        unsupported = _result(first, first, own, image, layout).unsupported(*_FIRST)
+        raw, last = _later_looks(rows, chosen, features_of, layout, ~unsupported, done.update)
+    return _result(raw, last, own, image, layout)
 
 
 def deviations(distance: Tensor) -> Tensor:
@@ -136,8 +142,8 @@ def _deviation(distance: Tensor, reference: Tensor) -> Tensor:
     if positive.shape[0] == 0:
         return torch.zeros(distance.shape[0], dtype=torch.float64)
     floor = float(positive.median()) * 1e-3  # images that another one repeats lie at 0
-    logs = reference.double().clamp_min(floor).log()
-    middle = logs.sort().values[(logs.shape[0] - 1) // 2]
+    logs = reference.double().clamp_min(floor).log().sort().values  # the order of the images changes no sum
+    middle = logs[(logs.shape[0] - 1) // 2]
     below = logs[logs <= middle] - middle
     spread = below.square().mean().sqrt()
     if float(spread) <= 1e-9:
@@ -192,19 +198,35 @@ def _squared(x: Tensor, y: Tensor) -> Tensor:
     return torch.addmm(x.square().sum(1)[:, None] + y.square().sum(1), x, y.t(), alpha=-2)
 
 
-def _second_look(rows: Rows, chosen: Tensor, x: Tensor, layout: Layout, trusted: Tensor) -> Tensor:
-    """[R] float64: distance to the nearest trusted row of another image, of the representatives and a coreset."""
-    n = rows.shape[0]
-    whole = rows.x.to(rows.device)
-    picks = k_center_greedy(whole, max(1, min(int(n * _CORESET), _CORESET_ROWS))).indices.cpu()
+def _later_looks(
+    rows: Rows, chosen: Tensor, x: Tensor, layout: Layout, trusted: Tensor, tell: Any
+) -> tuple[Tensor, Tensor]:
+    """[R] float64 twice: distance to the nearest trusted row of another image, of the representatives and a coreset.
+
+    At first `trusted` rows [N] are, then, for some steps, those of the images that were nearest to others.
+    """
+    n, images, image = rows.shape[0], layout.images, layout.image[chosen]
+    picks = k_center_greedy(rows.x.to(rows.device), max(1, min(int(n * _CORESET), _CORESET_ROWS))).indices.cpu()
     bank = torch.cat([picks, chosen]).unique()
-    bank = bank[trusted[bank]]
-    owner, image = layout.image[bank], layout.image[chosen]
+    owner, features = layout.image[bank], rows.take(bank)
+    raw = last = _foreign(x, image, features, owner, trusted[bank])
+    tell(1)
+    for _ in range(_STEPS):
+        near = torch.zeros(images, dtype=torch.bool)
+        near[_largest(last, image, images).argsort(stable=True)[: max(2, int(_TRUSTED * images))]] = True
+        last = _foreign(x, image, features, owner, near[owner])
+        tell(1)
+    return raw, last
+
+
+def _foreign(x: Tensor, image: Tensor, features: Tensor, owner: Tensor, taken: Tensor) -> Tensor:
+    """[R] float64: distance of each row to the nearest of the bank's rows `taken` that another image owns."""
+    bank, owner = features[taken.to(features.device)], owner[taken]
     out = torch.full((x.shape[0],), torch.inf, dtype=torch.float64)
-    others, k, features = torch.arange(x.shape[0]), _NEIGHBOURS, rows.take(bank)
+    others, k = torch.arange(x.shape[0]), _NEIGHBOURS
     while others.shape[0]:  # those whose neighbours were all of their own image look further
         k = min(k, bank.shape[0])
-        d, i = knn(x[others.to(x.device)], features, k)
+        d, i = knn(x[others.to(x.device)], bank, k)
         foreign = owner[i.cpu()] != image[others][:, None]
         out[others] = d.cpu().double().masked_fill(~foreign, torch.inf).amin(1)
         others = others[~foreign.any(1)]
@@ -212,9 +234,13 @@ def _second_look(rows: Rows, chosen: Tensor, x: Tensor, layout: Layout, trusted:
     return out
 
 
-def _result(value: Tensor, own: Tensor, image: Tensor, layout: Layout) -> Support:
-    largest = torch.zeros(layout.images, dtype=torch.float64).scatter_reduce(0, image, value, "amax")
-    return Support(value[own].float(), largest.float(), deviations(largest.float()), layout)
+def _largest(value: Tensor, image: Tensor, images: int) -> Tensor:
+    return torch.zeros(images, dtype=torch.float64).scatter_reduce(0, image, value, "amax")
+
+
+def _result(raw: Tensor, last: Tensor, own: Tensor, image: Tensor, layout: Layout) -> Support:
+    before, after = (_largest(value, image, layout.images).float() for value in (raw, last))
+    return Support(last[own].float(), after, deviations(after), deviations(before), layout)
 
 
 def _around(rows: Tensor, layout: Layout, radius: int) -> Tensor:
