@@ -211,7 +211,7 @@ def test_settled_picks_cover_better_on_average(settle):
     assert float(knn(kept, x[after], 1)[0].mean()) < float(knn(kept, x[before], 1)[0].mean())
 
 
-@pytest.mark.parametrize(("share", "late"), [(0.0025, 0.15), (0.019, 0.15), (0.03, 0.0)])
+@pytest.mark.parametrize(("share", "late"), [(0.001, 0.15), (0.0049, 0.15), (0.0055, 0.0)])
 def test_how_many_settle_depends_on_the_size_of_the_bank(share, late):
     x = fields(300, (6, 7), 4)
     own = ELFSCoresetSampler(share, None, None, prune_support=False).select(x)

@@ -22,7 +22,7 @@ from .settling import settled
 _MODES = ("feature", "pseudo")
 _HARD = 0.1  # what mode "pseudo" prunes of the hard end, where nothing else is said
 _WIDE = 256  # columns up to which signals look at the features themselves, not at their projection
-_SETTLE, _SMALL = 0.15, 0.02  # share of the picks that settle, in banks of at most this share of the rows
+_SETTLE, _SMALL = 0.15, 0.005  # share of the picks that settle, in banks of at most this share of the rows
 _warned: set[str] = set()
 
 
@@ -52,7 +52,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     topk_pool_multiplier : only the m * k rows of largest weight may be selected; None (default): all.
     settle : share of the picks, the latest, that give way to the row in the middle of their cell: the early picks are
         the border of what is normal, the late ones fill, and fill better from the middle. None (default): 0.15, and
-        none of banks above 2 % of the rows, where cells are small. 0: the picks of `GreedyCoresetSampler`, index for
+        none of banks above 0.5 % of the rows, where cells are small. 0: the picks of `GreedyCoresetSampler`, index for
         index, unless something is pruned or weighed.
     approximate_starting_points : start from the mean distance to so many random rows, as
         `ApproximateGreedyCoresetSampler`; None: from the row farthest from the mean.
