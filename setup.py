@@ -1,7 +1,13 @@
-"""Builds patchcore_fast._native (csrc/) with CMake and Ninja; the metadata is in pyproject.toml.
+"""Builds patchcore_fast._native (csrc/) with CMake and Ninja; the metadata is in pyproject.toml, except the version.
 
 PATCHCORE_FAST_NATIVE=auto (the default) builds it where a compiler is; without one the package installs all the same
 and runs on torch; a compiler that fails is an error. =1 makes a missing compiler an error too, =0 builds nothing.
+
+PATCHCORE_FAST_CUDA=auto (the default) puts the CUDA kernels into the module where nvcc 12.8 or later is and compiles a
+trial; an nvcc that then fails is an error. =1 makes a missing nvcc an error too, =0 leaves them out.
+PATCHCORE_FAST_CUDA_ARCHS="86;90" (or all) names the cards; by default those that are in this machine.
+
+PATCHCORE_FAST_LOCAL_VERSION=cu128 makes the version 0.1.0+cu128: packaging/wheels.sh names wheels with it.
 """
 
 from __future__ import annotations
@@ -9,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,12 +23,36 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 NATIVE = "patchcore_fast._native"
+
+
+def _beside(path: str) -> ModuleType:
+    """A file of this tree as a module: neither an isolated build nor `python setup.py` elsewhere has it in its path."""
+    spec = importlib.util.spec_from_file_location(f"patchcore_fast_{Path(path).stem}", ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+toolkit = _beside("packaging/toolkit.py")
+
+
+def package_version(env: Mapping[str, str]) -> str:
+    """patchcore_fast.__version__, with what PATCHCORE_FAST_LOCAL_VERSION adds."""
+    source = (ROOT / "patchcore_fast" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    assert found is not None, "patchcore_fast/__init__.py has no __version__"
+    label = env.get("PATCHCORE_FAST_LOCAL_VERSION", "")
+    if label and not re.fullmatch(r"[a-z0-9]+(\.[a-z0-9]+)*", label):
+        raise SystemExit(f"PATCHCORE_FAST_LOCAL_VERSION must be letters and digits as in cu128, got {label!r}")
+    return f"{found[1]}+{label}" if label else found[1]
 
 
 def native_mode(env: Mapping[str, str]) -> str:
@@ -66,45 +97,70 @@ def decide(env: Mapping[str, str]) -> str | None:
     reason = "PATCHCORE_FAST_NATIVE=0" if mode == "0" else missing(env)
     if reason is None:
         return None
-    if mode == "1":
-        raise SystemExit(f"patchcore_fast: PATCHCORE_FAST_NATIVE=1, but the native module cannot be built: {reason}")
+    for name, asked in (("PATCHCORE_FAST_NATIVE", mode), (toolkit.CUDA, toolkit.cuda_mode(env))):
+        if asked == "1":  # the CUDA kernels are a part of the native module
+            raise SystemExit(f"patchcore_fast: {name}=1, but the native module cannot be built: {reason}")
     return f"patchcore_fast: installing WITHOUT the native CPU engine: {reason}. Everything runs on torch, only slower."
 
 
-def build_folder(env: Mapping[str, str]) -> Path:
-    """Where objects stay from build to build: one folder for each Python, compiler and set of flags."""
-    what = [find_compiler(env), *(env.get(name, "") for name in ("CXXFLAGS", "CPPFLAGS", "LDFLAGS", "ARCHFLAGS"))]
+def cuda_line(cuda: tuple | str) -> str:
+    """What the installation's log says of the CUDA kernels."""
+    if not isinstance(cuda, str):
+        return cuda.line()
+    return (
+        f"patchcore_fast: WITHOUT CUDA kernels: {cuda}. CUDA tensors go to Triton or torch; CPU tensors lose nothing."
+    )
+
+
+def build_folder(env: Mapping[str, str], cuda: tuple | str) -> Path:
+    """Where objects stay from build to build: one folder for each Python, compiler, nvcc and set of flags."""
+    flags = ("CXXFLAGS", "CPPFLAGS", "LDFLAGS", "ARCHFLAGS", "CUDAFLAGS")
+    what = [find_compiler(env), *(env.get(name, "") for name in flags), *(() if isinstance(cuda, str) else cuda[:4])]
     digest = hashlib.sha256("\0".join(map(str, what)).encode()).hexdigest()[:8]
     return ROOT / "build" / f"native-{sys.implementation.cache_tag}-{sysconfig.get_platform()}-{digest}"
 
 
-def build_native(env: Mapping[str, str]) -> Path:
+def cuda_settings(cuda: tuple | str) -> dict[str, str]:
+    """What CMake is told of the CUDA kernels; `cuda` is a toolkit.Toolkit, or in words why they are left out."""
+    if isinstance(cuda, str):
+        # It becomes a string literal in a command line: nothing that CMake, the shell or C++ would read goes in.
+        return {"PCF_CUDA": "OFF", "PCF_CUDA_REFUSAL": re.sub(r"[^\w .,:()/=+-]+", "_", cuda)}
+    nvcc, _, archs, host, _ = cuda
+    settings = {"PCF_CUDA": "ON", "PCF_CUDA_ARCHS": ";".join(map(str, archs)), "CMAKE_CUDA_COMPILER": nvcc}
+    return settings | ({"CMAKE_CUDA_HOST_COMPILER": host} if host else {})
+
+
+def build_native(env: Mapping[str, str], cuda: tuple | str) -> Path:
     """Run CMake and Ninja; the file of the module. SystemExit with what to do where they fail."""
     import pybind11
 
-    folder = build_folder(env)
+    folder = build_folder(env, cuda)
     cmake, ninja = find_tool("cmake", env), find_tool("ninja", env)
     # Given at every build: in an isolated one, all three lie in another temporary folder each time.
-    paths = {
+    settings = {
         "CMAKE_MAKE_PROGRAM": ninja,
         "Python_EXECUTABLE": sys.executable,
         "pybind11_DIR": pybind11.get_cmake_dir(),
+        **cuda_settings(cuda),
     }
     configure = [cmake, "-S", str(ROOT / "csrc"), "-B", str(folder), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
     try:
         child = dict(env) | {"CXX": find_compiler(env)}
-        subprocess.run([*configure, *(f"-D{name}={value}" for name, value in paths.items())], env=child, check=True)
+        subprocess.run([*configure, *(f"-D{name}={value}" for name, value in settings.items())], env=child, check=True)
         subprocess.run([cmake, "--build", str(folder), "--target", "_native"], env=child, check=True)
     except subprocess.CalledProcessError as e:
+        less = "" if isinstance(cuda, str) else f"{toolkit.CUDA}=0 builds it without CUDA kernels, "
         raise SystemExit(
             "patchcore_fast: the native module does not build; the compiler's messages are above (with pip: -v). "
-            "PATCHCORE_FAST_NATIVE=0 installs without it, to run on torch."
+            f"{less}PATCHCORE_FAST_NATIVE=0 installs without it, to run on torch."
         ) from e
     return folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 class BuildNative(build_ext):
     """Builds the extension with CMake, or leaves it out and says so."""
+
+    cuda: tuple | str = "not looked for"
 
     def run(self) -> None:
         if line := decide(os.environ):
@@ -114,15 +170,22 @@ class BuildNative(build_ext):
             if self.inplace:
                 (ROOT / file).unlink(missing_ok=True)
             self.extensions = []
-            print(line, flush=True)
+        else:
+            self.cuda = toolkit.decide_cuda(os.environ, find_compiler(os.environ))
+            line = cuda_line(self.cuda)
+        print(line, flush=True)
         super().run()
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # a process that has the old one mapped keeps it
-        shutil.copy2(build_native(os.environ), target)
+        shutil.copy2(build_native(os.environ, self.cuda), target)
 
 
 if __name__ == "__main__":
-    setup(ext_modules=[Extension(NATIVE, sources=[])], cmdclass={"build_ext": BuildNative})
+    setup(
+        version=package_version(os.environ),
+        ext_modules=[Extension(NATIVE, sources=[])],
+        cmdclass={"build_ext": BuildNative},
+    )

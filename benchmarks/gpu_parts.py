@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -41,17 +40,6 @@ class Part:
         return self.instead or (self.tiny and (*self.command[start:], *self.tiny))
 
 
-def _installed() -> str | None:
-    """Installed from this tree already, its native engine built."""
-    built = importlib.util.find_spec("patchcore_fast._native") is not None
-    try:
-        from importlib.metadata import version
-
-        return f"patchcore_fast {version('patchcore_fast')} is installed here" if built else None
-    except ImportError:
-        return None
-
-
 def _no_pipeline() -> str | None:
     from options import without_pipeline
 
@@ -80,8 +68,10 @@ def _split(text: str) -> tuple[str, ...]:
 
 _TESTS = ("-q", "--maxfail=25", "--continue-on-collection-errors", "-p", "no:cacheprovider")
 _FOLDERS = [folder for folder in ("tests/triton", "tests/kernels") if (ROOT / folder).is_dir()]
+_CUDA_TESTS = [folder for folder in ("tests/cuda", "tests/kernels") if (ROOT / folder).is_dir()]
 _ARITHMETIC = ("triton ieee", "triton tf32x3", "triton tf32", "triton bf16")
-_GRAPHS = ("triton graph", "triton no graph")
+_CUDA = ("cuda", "cuda ieee", "cuda tf32x3")  # beside "triton", for choose_backend.py
+_GRAPHS = ("triton graph", "triton no graph", "cuda graph", "cuda no graph")
 _LOOPS = ("gemv loop", "anomalib loop")
 _OURS = ("--providers", "patchcore_fast", "torch")
 _SANITIZE = (
@@ -95,6 +85,7 @@ _SANITIZE = (
     "weights",
     "k = 9",
 )
+_SANITIZE_CUDA = (*_SANITIZE, "--backend", "cuda")
 _UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # torch's own pool would hide what is out of bounds
 _EIGHT = _split("--case low-rank --n 10000000 --k 1000 --memory-gb 8 --repeat 1 --limit-s 5 --check-picks 200")
 _BOUNDED = ("--also", "triton 512 MB", *_OURS, "gemv loop", "amazon")
@@ -104,16 +95,24 @@ _COMMAND_LINE = "import sys; from patchcore_fast.cli import main; sys.exit(main(
 _ON_CPU = _split("--device cpu --backend torch --rows 60")
 
 PARTS = (
-    Part("build", 80, _split("{python} -m pip install --no-build-isolation --no-deps -e ."), skip=_installed,
-         instead=_split("{python} -m pip --version")),
+    Part("build", 150, _split("{python} benchmarks/gpu_build.py"), instead=_split("{python} -m pip --version")),
     Part("warmup", 60, ("{python}", "-c", _COMMAND_LINE, *_split("warmup --dim 128 1024"))),
     Part("small case", 70, _split("{python} benchmarks/sanitize.py --device {device}"), tiny=_ON_CPU),
+    Part("small case, cuda", 40, _split("{python} benchmarks/sanitize.py --device {device} --backend cuda"),
+         tiny=_ON_CPU),
     Part("kcenter", 150, _script("kcenter", *_split("--case bottle --n 163840 --ratio 0.01 0.1 --repeat 5 --limit-s 3"),
-                                 "--without", "amazon exact", "--also", "anomalib loop", *_ARITHMETIC, *_GRAPHS),
+                                 "--without", "amazon exact", "--also", "anomalib loop", "triton", *_CUDA,
+                                 *_ARITHMETIC, *_GRAPHS),
          into="kcenter", tiny=(*_TINY, *_OURS, "gemv loop")),
-    Part("knn", 100, _script("knn", *_split("--repeat 5 --also GEMM"), "GEMM tf32", *_ARITHMETIC), into="knn",
-         tiny=(*_TINY, *_split("--queries 1500 --providers torch"), "torch whole")),
-    Part("tests", 90, ("{python}", "-m", "pytest", *_FOLDERS, *_TESTS, "-k", "triton or cuda"),
+    Part("knn", 100, _script("knn", *_split("--repeat 5 --also GEMM"), "GEMM tf32", "triton", *_CUDA, *_ARITHMETIC),
+         into="knn", tiny=(*_TINY, *_split("--queries 1500 --providers torch"), "torch whole")),
+    Part("memcheck, cuda", 60, ("{sanitizer}", "--tool", "memcheck", *_SANITIZE_CUDA), skip=_no_sanitizer,
+         environment=_UNCACHED, tiny=_ON_CPU),
+    Part("racecheck, cuda", 60, ("{sanitizer}", "--tool", "racecheck", *_SANITIZE_CUDA), skip=_no_sanitizer,
+         tiny=_ON_CPU),
+    Part("tests, cuda", 90, ("{python}", "-m", "pytest", *_CUDA_TESTS, *_TESTS, "-k", "cuda-cuda"),
+         instead=("{python}", "-m", "pytest", "tests/test_files.py", *_TESTS)),
+    Part("tests", 90, ("{python}", "-m", "pytest", *_FOLDERS, *_TESTS, "-k", "triton or torch-cuda"),
          instead=("{python}", "-m", "pytest", "tests/test_files.py", *_TESTS)),
     Part("wide 1024", 60, _script("kcenter", *_split("--case bottle-1024 --n 163840 --ratio 0.01 0.1 --repeat 3"),
                                   *_split("--limit-s 3 --check-picks 2000 --also"), "triton ieee", *_OURS, *_LOOPS,

@@ -1,4 +1,6 @@
 // The whole native surface: addresses, sizes and strides in; exceptions out. No torch, no numpy headers.
+#include "bindings_common.h"
+#include "bindings_cuda.h"
 #include "cpu/float_mode.h"
 #include "cpu/isa.h"
 #include "cpu/kcenter.h"
@@ -15,21 +17,12 @@ using namespace pcf;
 
 namespace {
 
-constexpr int64_t kMostColumns = 1 << 21; // as kernels/checks.py
 constexpr double kLargestNorm2 = 0x1p120; // products of such rows stay within float32
 
 // Ctrl-C reaches a job within 50 ms: the thread that called it looks for signals between tasks.
 void poll() {
     const py::gil_scoped_acquire gil;
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-}
-
-Type type_of(const std::string& name) {
-    if (name == "float16") return Type::f16;
-    if (name == "bfloat16") return Type::bf16;
-    if (name == "float32") return Type::f32;
-    if (name == "float64") return Type::f64;
-    throw std::invalid_argument("type must be float16, bfloat16, float32 or float64, got " + name);
 }
 
 Prune prune_of(const std::string& name) {
@@ -40,28 +33,7 @@ Prune prune_of(const std::string& name) {
     throw std::invalid_argument("prune must be auto, none, triangle or partial, got " + name);
 }
 
-// (address, type, rows, columns, row stride, column stride); strides in elements.
-using Rows = std::tuple<uintptr_t, std::string, int64_t, int64_t, int64_t, int64_t>;
-
-Matrix matrix_of(const Rows& rows) {
-    const auto& [address, type, n, dim, row_stride, column_stride] = rows;
-    if (n < 0 || dim < 1) throw std::invalid_argument("rows must be >= 0 and columns >= 1");
-    if (dim > kMostColumns) throw std::invalid_argument("columns must be at most " + std::to_string(kMostColumns));
-    if (n > 0 && address == 0) throw std::invalid_argument("the address of the rows is null");
-    const Type t = type_of(type);
-    const uintptr_t bytes = t == Type::f64 ? 8 : t == Type::f32 ? 4 : 2;
-    if (address % bytes != 0) throw std::invalid_argument("the address of the rows is not aligned for " + type);
-    return {reinterpret_cast<const void*>(address), t, n, dim, row_stride, column_stride};
-}
-
-// `count` values at an address; null only where there are none.
-template <class T>
-T* array(uintptr_t address, int64_t count) {
-    if (count < 0) throw std::invalid_argument("a count must be >= 0, got " + std::to_string(count));
-    if (count > 0 && address == 0) throw std::invalid_argument("an address is null");
-    if (address % alignof(T) != 0) throw std::invalid_argument("an address is not aligned for its type");
-    return reinterpret_cast<T*>(address);
-}
+Matrix matrix_of(const Rows& rows) { return matrix_from<Matrix>(rows); }
 
 int at_least_one(int threads) {
     if (threads < 1) throw std::invalid_argument("threads must be at least 1, got " + std::to_string(threads));
@@ -104,6 +76,7 @@ Look look_over(const Rows& rows, const std::string& isa, uintptr_t centre, doubl
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "Native CPU engine of patchcore_fast: use patchcore_fast.kernels.";
+    bind_cuda(m);
     m.def("isa", [] { return std::string(isa_name(isa_choose())); });
     m.def("explain_isa", [] {
         std::vector<std::pair<std::string, std::string>> out;

@@ -31,7 +31,7 @@ def _knn(
     if query.shape[0] == 0:
         return _knn_fake(query, bank, k)
     with full_float32(query.device):
-        chosen = choose_backend("knn", backend, query.device)
+        chosen = choose_backend("knn", backend, query.device, "knn")
         squared, rows = chosen.knn(query, bank, k, budget)
     return root(squared).float(), rows
 

@@ -45,7 +45,7 @@ class Tuning:
     block: int = 512  # candidates settled at a time
     lazy: bool = True  # refresh only rows that could become candidates
     prune: str = "auto"  # native engine: how rows are compared with picks; "auto" takes what is cheapest as it runs
-    graph: bool = False  # Triton: record a pass once as a CUDA graph and replay it
+    graph: bool = False  # Triton, CUDA: record a pass once as a CUDA graph and replay it
 
     def __post_init__(self) -> None:
         """Every size is a positive integer; `prune` is one of PRUNE."""

@@ -165,7 +165,13 @@ def test_every_command_names_what_there_is(gpu: Any) -> None:
     args, _ = options.parser("kcenter", "").parse_known_args(main.command[4:])
     args.device = "cpu"
     options.finish(args, {})
+    wanted |= {"patchcore_fast triton", "patchcore_fast cuda", "patchcore_fast cuda ieee", "patchcore_fast cuda graph"}
     assert wanted | {"anomalib loop", "amazon", "patchcore_fast triton graph"} <= set(options.chosen(args, "kcenter"))
+    search = next(p for p in gpu.PARTS if p.name == "knn")
+    args, _ = options.parser("knn", "").parse_known_args(search.command[4:])
+    args.device = "cpu"
+    options.finish(args, {})
+    assert {"patchcore_fast triton", "patchcore_fast cuda"} <= set(options.chosen(args, "knn"))  # choose_backend.py
 
 
 def test_no_device_is_said(tmp_path: Path) -> None:
@@ -228,12 +234,17 @@ def test_targets(gpu: Any) -> None:
 
     times = {"patchcore_fast": 0.004, "gemv loop": 0.05, "anomalib loop": 0.5, "GEMM": 0.002}
     told = {t["name"]: t for t in targets(made_up(times))}
-    assert [t["met"] for t in told.values()] == [True, True, True, True, False]
+    assert [t["met"] for t in told.values()] == [True, True, True, True, None, None, False]
     assert told["k-center, 1% of 163,840 x 128"]["measured"] == "4.00 ms"
     assert told["k-center, 10% of 163,840 x 128, against anomalib's loop"]["measured"] == "~125 x"
     assert "2.0 x" in [t["measured"] for t in told.values()] and {t["case"] for t in told.values()} == {"low-rank"}
     slower = targets(made_up({**times, "patchcore_fast": 0.03}))
-    assert [t["met"] for t in slower] == [False] * 5
+    assert [t["met"] for t in slower] == [False] * 4 + [None] * 2 + [False]
+    ours = made_up(times)
+    ours["kcenter"]["problems"][1]["rows"][1]["provider"] = "patchcore_fast cuda"  # the loop's 50 ms
+    told = {t["name"]: t for t in targets(ours)}
+    assert told["k-center, 10% of 163,840 x 128, backend cuda"]["measured"] == "50.0 ms"
+    assert told["k-center, 10% of 163,840 x 128, backend cuda"]["met"] is False
     wrong = made_up(times)
     for result in wrong.values():
         for problem in result["problems"]:

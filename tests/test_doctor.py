@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -99,6 +101,119 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {"package", "python", "cpu", "torch", "kernels", "native", "optional", "problems"} <= set(found)
+
+
+def keys(found: object, path: str = "") -> set[str]:
+    """Every key of nested findings, lists looked into: "cuda.devices.index"."""
+    if isinstance(found, list):
+        return set().union(*(keys(value, path) for value in found))
+    if not isinstance(found, dict):
+        return set()
+    return set().union(*({f"{path}{k}"} | keys(value, f"{path}{k}.") for k, value in found.items()))
+
+
+def documented() -> dict[str, set[str]]:
+    """The words in backticks of each line of the page's table, by key."""
+    page = (Path(__file__).parent.parent / "docs" / "lab-machines.md").read_text()
+    table = page.split("| key | what it is |")[1].split("\n\n")[0]
+    lines = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    return {key.strip(" `"): set(re.findall(r"`([^`]+)`", text)) for _, key, text, _ in lines}
+
+
+OPEN = ("environment", "optional", "triton.devices.first_calls")  # whose keys are names, not words of ours
+
+
+def test_json_is_what_the_page_says(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_library, "_load", lambda: cuda_module([86]))
+    found = doctor.collect()
+    table = documented()
+    assert set(found) == set(table) and found["format"] == doctor.FORMAT == 1
+    for key in sorted(keys(found)):
+        top, _, rest = key.partition(".")
+        if rest and not key.startswith(tuple(f"{name}." for name in OPEN)):
+            assert rest.rpartition(".")[2] in table[top], f"{key} is not on the page"
+    assert {"version", "install", "use"} == table["optional"]
+    assert set(doctor.VARIABLES) < table["environment"]
+
+
+def test_json_has_our_variables_and_nobodys_home(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    home = tmp_path / "somebody"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATCHCORE_FAST_CACHE", str(home / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("MY_TOKEN", "secret")
+
+    def refuse() -> object:
+        raise OSError(f"{home}/lib.so and {home}body/lib.so: no")
+
+    monkeypatch.setattr(patchcore_fast.kernels, "explain_backends", refuse)
+    assert main(["doctor", "--json"]) == 1
+    text = capsys.readouterr().out
+    found = json.loads(text)
+    ours = {name: value for name, value in os.environ.items() if name.startswith("PATCHCORE_FAST_")}
+    shown = {name: value for name, value in found["environment"].items() if name.startswith("PATCHCORE_FAST_")}
+    assert set(shown) == set(ours) and shown["PATCHCORE_FAST_CACHE"] == "~/cache"
+    assert found["environment"]["OMP_NUM_THREADS"] == "3" and "secret" not in text
+    assert found["triton"]["cache_file"] == "~/cache/triton.json"
+    assert found["problems"] == [f"kernels: OSError: ~/lib.so and {home}body/lib.so: no"]  # another's home is no home
+
+
+def cuda_module(archs: list[int], driver: int = 12040, reason: str = "") -> ModuleType:
+    """A native module with CUDA kernels on a machine with cards of these capabilities."""
+
+    def device_info(i: int) -> dict[str, object]:
+        if i >= len(archs):
+            why = reason or f"no CUDA device {i}, there are {len(archs)}"
+            return {"arch": 0, "multiprocessors": 0, "driver": driver, "runnable": False, "reason": why}
+        old = archs[i] < 75
+        return {"arch": archs[i], "multiprocessors": 40 + i, "driver": driver, "runnable": not old,
+                "reason": "nothing compiled here runs on compute capability 7.0: no image" if old else ""}  # fmt: skip
+
+    info = {"archs": [75, 80, 120], "ptx": 120, "runtime": 12080, "emulated": False}
+    module = ModuleType("_native")
+    cuda = SimpleNamespace(info=lambda: info, device_info=device_info, kcenter_layout=dict)
+    module.__dict__.update(isa=lambda: "avx2", explain_isa=lambda: [("avx2", "")], cuda=cuda, cuda_refusal=str)
+    return module
+
+
+def test_cuda_kernels_and_cards_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_library, "_load", lambda: cuda_module([86, 70, 120]))
+    found = doctor.collect()
+    cuda = found["cuda"]
+    assert cuda["built"] and cuda["reason"] is None and cuda["architectures"] == ["7.5", "8.0", "12.0"]
+    assert (cuda["ptx"], cuda["runtime"], cuda["driver"]) == ("12.0", "12.8", "12.4")
+    assert [(d["capability"], d["runnable"]) for d in cuda["devices"]] == [
+        ("8.6", True),
+        ("7.0", False),
+        ("12.0", True),
+    ]
+    assert [d["reason"] is None for d in cuda["devices"]] == [True, False, True]
+    text = doctor.render(found)
+    assert "built     for 7.5, 8.0, 12.0 and PTX of 12.0; CUDA 12.8 inside, the driver knows 12.4" in text
+    assert "GPU 0     8.6, 40 multiprocessors: runs" in text
+    assert "GPU 1     7.0, 41 multiprocessors: not here  nothing compiled here runs" in text
+
+
+@pytest.mark.parametrize(("driver", "reason"), [(0, "no NVIDIA driver on this machine"), (11040, "driver too old")])
+def test_cuda_kernels_without_a_driver_that_serves(monkeypatch: pytest.MonkeyPatch, driver: int, reason: str) -> None:
+    monkeypatch.setattr(native_library, "_load", lambda: cuda_module([], driver, reason))
+    found = doctor.collect()
+    assert found["cuda"]["built"] and found["cuda"]["devices"] == [] and found["cuda"]["reason"] == reason
+    assert found["cuda"]["driver"] == ("11.4" if driver else None) and found["problems"] == []
+    text = doctor.render(found)
+    assert f"not here  {reason}" in text and ("the driver knows 11.4" if driver else "no driver") in text
+
+
+def test_a_build_without_cuda_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(isa=lambda: "avx2", explain_isa=list, cuda_refusal=lambda: "built without CUDA: no nvcc")
+    monkeypatch.setattr(native_library, "_load", lambda: module)
+    found = doctor.collect()
+    assert found["cuda"]["built"] is False and found["cuda"]["reason"] == "built without CUDA: no nvcc"
+    assert "CUDA kernels\n  not here  built without CUDA: no nvcc" in doctor.render(found)
+    monkeypatch.setattr(native_library, "_load", lambda: "built for another Python")
+    assert doctor.collect()["cuda"]["reason"] == "built for another Python"
 
 
 CARDS = [("NVIDIA H100", (9, 0)), ("NVIDIA GeForce RTX 3070", (8, 6)), ("Tesla V100", (7, 0))]

@@ -34,7 +34,7 @@ LAYER = {
 }
 # Only these may import the package; everything else reaches it through them.
 ONLY = {
-    "triton": ("kernels/backends/",),
+    "triton": ("kernels/backends/triton_kernels/",),
     "patchcore_fast._native": ("kernels/backends/",),
     "timm": ("features/", "doctor.py"),
     "matplotlib": ("report/",),
@@ -88,6 +88,20 @@ def test_imports_go_down(path):
     for package, allowed in ONLY.items():
         if any(n == package or n.startswith(package + ".") for n in names):
             assert str(path.relative_to(ROOT)).startswith(allowed), f"{path} imports {package}"
+
+
+def test_what_gpu_backends_share_knows_none_of_them():
+    backends = ROOT / "kernels" / "backends"
+    folders = {"device": ("triton_kernels", "cuda_kernels", "native"), "triton_kernels": ("cuda_kernels", "native"),
+               "cuda_kernels": ("triton_kernels",)}  # fmt: skip
+    for folder, others in folders.items():
+        files = sorted((backends / folder).glob("*.py"))
+        assert files
+        for path in files:
+            for name in imports(path):
+                below = name.removeprefix("patchcore_fast.kernels.backends.")
+                assert not below.startswith(others), f"{path} imports {name}"
+                assert folder == "triton_kernels" or name.split(".")[0] != "triton", f"{path} imports {name}"
 
 
 def test_references_import_torch_and_the_canonical_distance_only():

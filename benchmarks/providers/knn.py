@@ -39,7 +39,7 @@ def ours(backend: str, tuning: dict[str, Any] | None = None, **arguments: Any) -
             return {"rows": knn(self.queries, self.bank, k, backend=backend, **arguments)[1]}
 
         def facts(self) -> dict[str, Any]:
-            return {"backend": chosen_backend(self.device)} if backend == "auto" else {}
+            return {"backend": chosen_backend(self.device, "knn")} if backend == "auto" else {}
 
     return Ours
 

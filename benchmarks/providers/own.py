@@ -1,11 +1,11 @@
 """Our engine as providers: what `backend="auto"` takes, the torch leaves, the native leaves held to one instruction
-set, the Triton leaves in each arithmetic. Each provider has a process of its own, so what is forced holds for it alone.
+set, the GPU leaves in each arithmetic. Each provider has a process of its own, so what is forced holds for it alone.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -37,18 +37,18 @@ def own_providers(call: str, make: Make, judged: str, triton: dict[str, dict[str
     call : as a user writes it, without the backend.
     make : (backend, tuning, **arguments) -> what opens features with it.
     judged : how arithmetic without a certificate is, see REDUCED.
-    triton : name -> arguments of `make`; the Triton leaves once more with these.
+    triton : name -> arguments of `make`; the GPU leaves once more with these.
     variants : name -> tuning; the native leaves once more with these.
 
     Only "auto" and torch run when nobody asks. The others are optional: "native-avx2" and so on; with " x1" on one
-    thread; with the name of a variant; "triton", "triton ieee" and so on.
+    thread; with the name of a variant; "triton", "triton ieee" and so on; "cuda", "cuda ieee" and so on.
     """
     found = [
         Provider(PREFIX, "ours", f"{call}; the backend is chosen for the machine", make("auto")),
         Provider(f"{PREFIX} torch", "ours torch", f'{call}, backend="torch"', make("torch"),
                  missing=backend_missing("torch")),
     ]  # fmt: skip
-    for b in dict.fromkeys([*(s.backend for s in explain_backends()), "triton"]):
+    for b in dict.fromkeys([*(s.backend for s in explain_backends()), "triton", "cuda"]):
         if b != "torch":
             found.append(Provider(f"{PREFIX} {b}", f"ours {b}", f'{call}, backend="{b}"', make(b),
                                   missing=backend_missing(b), optional=True))  # fmt: skip
@@ -59,27 +59,30 @@ def own_providers(call: str, make: Make, judged: str, triton: dict[str, dict[str
             found.append(Provider(forced(isa, suffix), f"ours native-{isa}{suffix}", about + (said and f"; {said}"),
                                   _held(make("native", settings), isa, threads), missing=_isa_missing(isa),
                                   optional=True))  # fmt: skip
-    return found + _triton(call, make, judged, triton or {})
+    more = triton or {}
+    reduced = REDUCED[judged].items()
+    return found + _device("triton", call, make, judged, more, reduced) + _device("cuda", call, make, judged, more)
 
 
-def _triton(call: str, make: Make, judged: str, more: dict[str, dict[str, Any]]) -> list[Provider]:
-    """The Triton leaves in each certified arithmetic, in those without a certificate, and with settings."""
+def _device(backend: str, call: str, make: Make, judged: str, more: dict[str, dict[str, Any]],
+            reduced: Iterable[tuple[str, float]] = ()) -> list[Provider]:  # fmt: skip
+    """GPU leaves in each certified arithmetic, in those without a certificate, and with settings."""
 
     def provider(name: str, family: str, about: str, opened: Callable[..., Any], **rest: Any) -> Provider:
-        name, about = f"{PREFIX} triton {name}", f'{call}, backend="triton", {about}'
-        return Provider(name, family, about, opened, missing=backend_missing("triton"), optional=True, **rest)
+        name, about = f"{PREFIX} {backend} {name}", f'{call}, backend="{backend}", {about}'
+        return Provider(name, family, about, opened, missing=backend_missing(backend), optional=True, **rest)
 
     found = [
-        provider(mode, f"ours triton {mode}", f"products in {mode}", make("triton", precision=mode))
+        provider(mode, f"ours {backend} {mode}", f"products in {mode}", make(backend, precision=mode))
         for mode in ("ieee", "tf32x3")
     ]
-    for precision, tolerance in REDUCED[judged].items():
+    for precision, tolerance in reduced:
         about = f'precision="{precision}": not exact, judged by its {judged}'
-        made = make("triton", precision=precision)
+        made = make(backend, precision=precision)
         found.append(provider(precision, f"reduced {precision}", about, made, judged=judged, tolerance=tolerance))
     for name, settings in {"512 MB": {"memory_limit": BOUNDED}, **more}.items():
         about = ", ".join(f"{key}={value!r}" for key, value in settings.items())
-        found.append(provider(name, f"ours triton {name}", about, make("triton", **settings)))
+        found.append(provider(name, f"ours {backend} {name}", about, make(backend, **settings)))
     return found
 
 
@@ -95,9 +98,9 @@ def isas_here() -> list[str]:
     return [isa for isa, refusal in native().explain_isa() if not refusal]
 
 
-def chosen_backend(device: str) -> str:
-    """What "auto" takes, in words."""
-    taken = choose_backend("benchmark", "auto", torch.device(device))
+def chosen_backend(device: str, part: str = "kcenter") -> str:
+    """What "auto" takes for a part of choice.CALLS, in words."""
+    taken = choose_backend("benchmark", "auto", torch.device(device), part)
     return f"{taken.name}: {taken.about()}"
 
 

@@ -43,7 +43,7 @@ def ours(backend: str, tuning: dict[str, Any] | None = None, **arguments: Any) -
             return {"rarity": knn_rarity(self.features, k, **asked)}
 
         def facts(self) -> dict[str, Any]:
-            return {"backend": chosen_backend(self.device)} if backend == "auto" else {}
+            return {"backend": chosen_backend(self.device, "knn")} if backend == "auto" else {}
 
     return Ours
 

@@ -1,14 +1,13 @@
 // A matrix of rows in the caller's memory, and the frame in which they are compared.
 #pragma once
 #include "kernel.h"
+#include "type.h"
 
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 namespace pcf {
-
-enum class Type { f16, bf16, f32, f64 };
 
 struct Matrix {
     const void* data;

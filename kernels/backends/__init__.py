@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from .base import Backend, KCenterJob, KCenterLeaves
+from .choice import CALLS, choose
+from .cuda_backend import CUDA
 from .native_backend import NATIVE
 from .torch_backend import TORCH
 from .triton_backend import TRITON
@@ -22,7 +25,7 @@ __all__ = [
     "explain_backends",
 ]
 
-BACKENDS: tuple[Backend, ...] = (NATIVE, TRITON, TORCH)
+BACKENDS: tuple[Backend, ...] = (NATIVE, TRITON, CUDA, TORCH)
 _log = logging.getLogger("patchcore_fast.kernels")
 
 
@@ -39,8 +42,15 @@ class BackendStatus:
         return f"{self.backend:<8} {self.device:<8} {'yes' if self.available else 'no':<4} {self.reason}"
 
 
-def choose_backend(name: str, backend: str, device: torch.device) -> Backend:
-    """The backend for a call: the named one, or for "auto" the first that can run on the device.
+def choose_backend(name: str, backend: str, device: torch.device, part: str = "kcenter") -> Backend:
+    """The backend for a call: the named one, or for "auto" one that can run on the device.
+
+    That is the first of BACKENDS, but between two kinds of GPU kernels the one recorded as faster (choice.py).
+
+    Parameters
+    ----------
+    name : public function, for the error message.
+    part : what will be asked of it, a key of choice.CALLS.
 
     Raises
     ------
@@ -50,13 +60,12 @@ def choose_backend(name: str, backend: str, device: torch.device) -> Backend:
         raise TypeError(f"{name}: backend must be a string, got {type(backend).__name__}")
     known = {b.name: b for b in BACKENDS}
     if backend == "auto":
-        for candidate in BACKENDS:
-            reason = candidate.refuse(device)
-            if reason is None and candidate.automatic(device):
-                return candidate
-            reason = reason or candidate.about()
-            _log.debug("%s: not %s on %s: %s", name, candidate.name, device, reason)
-        raise ValueError(f"{name}: no backend runs on {device}; explain_backends() gives the reasons")
+        able = list(_able(name, device))
+        if not able:
+            raise ValueError(f"{name}: no backend runs on {device}; explain_backends() gives the reasons")
+        taken, why = choose(part, able, device)
+        _log.debug("%s: %s on %s: %s", name, taken.name, device, why)
+        return taken
     if backend not in known:
         raise ValueError(f"{name}: backend must be one of {', '.join(['auto', *known])}, got {backend!r}")
     reason = known[backend].refuse(device)
@@ -65,8 +74,20 @@ def choose_backend(name: str, backend: str, device: torch.device) -> Backend:
     return known[backend]
 
 
+def _able(name: str, device: torch.device) -> Iterator[Backend]:
+    """The backends that "auto" may take on a device, in order; reasons against the others are logged."""
+    for candidate in BACKENDS:
+        reason = candidate.refuse(device)
+        if reason is None and candidate.automatic(device):
+            yield candidate
+            if device.type != "cuda":  # no choice is left, and asking the others takes time
+                return
+        else:
+            _log.debug("%s: not %s on %s: %s", name, candidate.name, device, reason or candidate.about())
+
+
 def explain_backends() -> list[BackendStatus]:
-    """Which backends can run on which devices of this machine, and why not."""
+    """Which backends can run on which devices of this machine, and why not; which one "auto" takes where, and why."""
     devices = ["cpu", "cuda"]
     if torch.cuda.device_count() > 1:
         devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -74,5 +95,19 @@ def explain_backends() -> list[BackendStatus]:
     for backend in BACKENDS:
         for device in devices:
             reason = backend.refuse(torch.device(device))
-            rows.append(BackendStatus(backend.name, device, reason is None, reason or backend.about()))
+            said = reason or backend.about()
+            if reason is None and backend.automatic(torch.device(device)):
+                said += _taken_for(backend, torch.device(device))
+            rows.append(BackendStatus(backend.name, device, reason is None, said))
     return rows
+
+
+def _taken_for(backend: Backend, device: torch.device) -> str:
+    """What "auto" takes a backend for, where there is a choice between GPU kernels."""
+    if device.type != "cuda":
+        return ""
+    able = list(_able("explain_backends", device))
+    chosen = {CALLS[part]: choose(part, able, device) for part in CALLS}
+    reasons = dict.fromkeys(why for taken, why in chosen.values() if taken is backend)
+    calls = [call for call, (taken, _) in chosen.items() if taken is backend]
+    return f"; auto takes it for {' and '.join(calls)}: {'; '.join(reasons)}" if calls else ""

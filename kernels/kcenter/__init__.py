@@ -74,8 +74,8 @@ def k_center_greedy(
     tuning : sizes that change the speed only.
     precision : "float32": exact, by the arithmetic that suits the device ("ieee" and "tf32x3" name it). "tf32" and
         "bf16" permit less for the bulk of the work on devices that have it: the covering radius then stays within
-        about 1 %, the picks do not. For the Triton backend; others compute as ever.
-    memory_limit : bytes of device memory that the Triton backend may take beyond the features; default: what is free.
+        about 1 %, the picks do not. Only Triton makes use of that; the CUDA backend knows "ieee" and "tf32x3".
+    memory_limit : bytes of device memory that Triton and CUDA may take beyond the features; default: what is free.
 
     Returns
     -------

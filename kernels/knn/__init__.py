@@ -35,8 +35,8 @@ def knn(
     backend : "auto" or a name from `explain_backends()`.
     precision : "float32": exact, by the arithmetic that suits the device ("ieee" and "tf32x3" name it). "tf32" and
         "bf16" permit less for the bulk of the work on devices that have it: the neighbours are then those of that
-        arithmetic, no longer certified, at exact distances. For the Triton backend; others compute as ever.
-    memory_limit : bytes, at least 1 MiB, that tiles may take on the device (Triton and torch backends), beyond
+        arithmetic, no longer certified, at exact distances. Only Triton makes use of that; CUDA knows the others.
+    memory_limit : bytes, at least 1 MiB, that tiles may take on the device (Triton, CUDA, torch backends), beyond
         arguments, results, 4 bytes a bank row, and some MB that a look over the rows takes before. Default: what is
         free. It changes the speed only.
 
@@ -51,9 +51,9 @@ def knn(
 
     Notes
     -----
-    Runs in torch's current stream. With the Triton backend and k <= 64 a call can be captured in a CUDA graph, after
-    the same call outside, which compiles. Nothing then waits for the host: values are not checked (where some are not
-    finite, the results mean nothing), and many equal bank rows are slower.
+    Runs in torch's current stream. With the Triton and CUDA backends and k <= 64 a call can be captured in a CUDA
+    graph, after the same call outside, which compiles or loads. Nothing then waits for the host: values are not checked
+    (where some are not finite, the results mean nothing), and many equal bank rows are slower.
     """
     check_matrix("knn", "bank", bank, "M, D")
     check_matrix("knn", "query", query, "Q, D", empty=True)

@@ -49,7 +49,7 @@ def backend_refusal(name: str, device: str) -> str | None:
 
 ISAS = [] if native_refusal() else [name for name, reason in native().explain_isa() if not reason]
 NATIVE = [Engine("native", isa=isa) for isa in ISAS]
-CUDA = [Engine(name, "cuda") for name in ("triton", "torch") if not backend_refusal(name, "cuda")]
+CUDA = [Engine(name, "cuda") for name in ("triton", "cuda", "torch") if not backend_refusal(name, "cuda")]
 ENGINES = [Engine("torch"), *CUDA, *NATIVE]
 BACKENDS = ["torch", *(["native"] if NATIVE else [])]
 

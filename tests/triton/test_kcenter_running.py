@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
-import weakref
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", minversion="3.3")
 
@@ -20,6 +17,7 @@ from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.tuning import Budget
 
 from ..kernels.cases import gaussian, integers
+from ..kernels.watch import Allocations, held, waits
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: streams, graphs, device memory")
@@ -37,64 +35,6 @@ def leaves(x, k, tuning=SMALL, **budget):
     made = kcenter.TritonKCenter(KCenterJob("test", x, initial, None, 0, k, tuning, Budget(**budget)))
     made.append(torch.tensor([0], device=DEVICE))
     return made
-
-
-class Allocations(TorchDispatchMode):
-    """Bytes of tensors alive at once, of those made inside; and what was made."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.peak, self.made = {}, 0, []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        known = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else [out]:
-            # Triton's interpreter makes empty tensors, and then has them share a storage: set_.
-            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in known and "set_" not in str(func):
-                storage = x.untyped_storage()
-                self.made.append((str(func), storage.nbytes()))
-                self.alive[storage.data_ptr()] = storage.nbytes()
-                weakref.finalize(storage, self.alive.pop, storage.data_ptr(), None)
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return out
-
-
-@contextlib.contextmanager
-def waits(monkeypatch):
-    """Names of what made the host wait for a tensor of the device; numbers read from an answer are free."""
-    seen, answers, true_cpu = [], set(), torch.Tensor.cpu
-
-    def cpu(self, *args, **kwargs):
-        seen.append("cpu")
-        answer = true_cpu(self, *args, **kwargs).clone()
-        answers.add(answer.untyped_storage().data_ptr())
-        return answer
-
-    def counted(name, method):
-        def call(self, *args, **kwargs):
-            if self.untyped_storage().data_ptr() not in answers:
-                seen.append(name)
-            return method(self, *args, **kwargs)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.Tensor, "cpu", cpu)
-        for name in (
-            "item",
-            "tolist",
-            "nonzero",
-            "unique",
-            "numpy",
-            "to",
-            "__int__",
-            "__bool__",
-            "__float__",
-            "__index__",
-        ):
-            patch.setattr(torch.Tensor, name, counted(name, getattr(torch.Tensor, name)))
-        yield seen
 
 
 PASSES = {"gaussian": gaussian(150, 12), "integers": integers(150, 2), "crowded": gaussian(2, 5).repeat(100, 1)}
@@ -115,15 +55,6 @@ def test_the_host_waits_once_a_pass_and_a_pass_allocates_nothing(name, lazy, mon
         assert {name for name, _ in made_here} <= {"aten._to_copy.default", "aten.clone.default"}
         assert all(size == made.control.nbytes for _, size in made_here)
     assert rows == k_center_greedy_reference(x, 20)[0].tolist()
-
-
-def held(made):
-    """Bytes of the tensors that the leaves made themselves."""
-    theirs = [made.job.features, made.job.initial, made.job.weight]
-    known = {x.untyped_storage().data_ptr() for x in theirs if x is not None}
-    mine = [*vars(made).values(), *vars(made.frame).values()]
-    storages = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in mine if isinstance(x, torch.Tensor)}
-    return sum(s.nbytes() for place, s in storages.items() if place not in known)
 
 
 @pytest.mark.parametrize("block", [16, 64, 512, 1024])

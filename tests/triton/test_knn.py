@@ -10,10 +10,10 @@ import torch
 pytest.importorskip("triton", minversion="3.3")
 
 from patchcore_fast.kernels import knn, knn_rarity
+from patchcore_fast.kernels.backends.device.twins import surplus_twins
 from patchcore_fast.kernels.backends.triton_kernels import knn as host
 from patchcore_fast.kernels.backends.triton_kernels import plan
 from patchcore_fast.kernels.backends.triton_kernels.precision import Arithmetic
-from patchcore_fast.kernels.backends.triton_kernels.rescue import surplus_twins
 from patchcore_fast.kernels.backends.triton_kernels.tiles import Tile
 from patchcore_fast.kernels.knn.reference import knn_rarity_reference, knn_reference
 from patchcore_fast.kernels.rounding import ErrorBound

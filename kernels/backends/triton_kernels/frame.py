@@ -1,35 +1,18 @@
-"""Where the fast arithmetic happens, decided on the device: nothing here waits for the host but the check of values."""
+"""What is read of all rows before the fast arithmetic: their largest value, their norms or themselves in the frame."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...checks import LARGEST, raise_unusable
-from ...rounding import SAFE_EXPONENT, sample_rows
+from ..device.frame import DeviceFrame, decide_frame
 from .precision import Arithmetic
 from .primitives import load_framed
 
-_EXACT_INTEGERS = 2.0**24  # in float32, and so in TF32: values are then below 2^11
-_EXACT_BF16 = 2.0**8
+__all__ = ["DeviceFrame", "choose_frame", "look", "pack"]
+
 _TILE = 4096  # elements looked at in one step
-
-
-@dataclass(frozen=True)
-class DeviceFrame:
-    """Rows as (x - centre) * scale in float32, and what is then known of the error of a fast squared distance."""
-
-    centre: Tensor  # [D] float32
-    params: Tensor  # [5] float64: a power of two, the bound's relative, norm and absolute parts, a power of two
-
-    @property
-    def squared_scale(self) -> Tensor:
-        """[] float64: fast squared distances are this many times the true ones."""
-        return (self.params[0] * self.params[4]).square()
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -96,49 +79,8 @@ def pack_kernel(
 
 
 def choose_frame(name: str, arithmetic: Arithmetic, checked: bool, **matrices: Tensor) -> DeviceFrame:
-    """A common frame for all matrices, as rounding.choose_frame, without a word to the host unless `checked`.
-
-    Parameters
-    ----------
-    name : public function, for the error message.
-    checked : refuse rows that are not finite; the one wait for the device.
-    matrices : [N, D] each, by the name that the message should use. The first places the centre.
-    """
-    x = next(iter(matrices.values()))
-    device, dim = x.device, x.shape[1]
-    sizes = torch.zeros(len(matrices), dtype=torch.int64, device=device)
-    broken = torch.zeros(1, dtype=torch.int32, device=device)
-    for i, matrix in enumerate(matrices.values()):
-        look(matrix, sizes[i : i + 1], broken)
-    largest = sizes.view(torch.float64)
-    if checked:
-        for (what, matrix), size in zip(matrices.items(), largest.tolist(), strict=True):
-            if not size <= LARGEST:
-                raise_unusable(name, what, matrix)
-    most = largest.max()
-    integral = (broken[0] == 0) & (4 * dim * most.square() <= _EXACT_INTEGERS)
-    if arithmetic.mode == "bf16":
-        integral &= most <= _EXACT_BF16
-    plain = (most >= 2.0**-SAFE_EXPONENT) & (most <= 2.0**SAFE_EXPONENT)
-    exponent = torch.clamp(40 - torch.frexp(most).exponent, max=450)
-    one = torch.ones_like(most)
-    exponent = torch.where(plain | (most == 0), 0, exponent)
-    sample = sample_rows(x).double()
-    centre = sample.median(0).values.float().double()
-    spread = (sample - centre).square().sum(1).median()
-    centred = plain & ~integral & (16 * spread < sample.square().sum(1).median())
-    inside, outside = arithmetic.bound(dim, SAFE_EXPONENT), arithmetic.bound(dim, 41)
-    zero = torch.zeros_like(most)
-    bound = [
-        torch.where(integral, zero, torch.where(plain, a, b))
-        for a, b in (
-            (torch.full_like(most, inside.relative), torch.full_like(most, outside.relative)),
-            (torch.full_like(most, inside.norm), torch.full_like(most, outside.norm)),
-            (torch.full_like(most, inside.absolute), torch.full_like(most, outside.absolute)),
-        )
-    ]
-    params = [torch.ldexp(one, exponent // 2), *bound, torch.ldexp(one, exponent - exponent // 2)]
-    return DeviceFrame(torch.where(centred, centre, 0.0).float().contiguous(), torch.stack(params))
+    """device.frame.decide_frame with `look` below."""
+    return decide_frame(name, arithmetic, checked, look, **matrices)
 
 
 def look(x: Tensor, largest: Tensor, broken: Tensor) -> None:

@@ -10,13 +10,15 @@ import triton
 from torch import Tensor
 
 from ...tuning import Budget
+from ..device.launch import captured
+from ..device.twins import surplus_twins
 from .frame import DeviceFrame, choose_frame, pack
 from .launch import capability, on_device
 from .neighbours import rank_kernel, reach_kernel, settle_kernel
 from .plan import CROWDED, Plan, make_plan, memory_limit
 from .precision import Arithmetic, choose_arithmetic
 from .primitives import canonical_columns
-from .rescue import merge_kernel, rescue_kernel, surplus_twins
+from .rescue import merge_kernel, rescue_kernel
 from .search import search_kernel
 
 _log = logging.getLogger("patchcore_fast.kernels")
@@ -46,11 +48,6 @@ def knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, Te
         except torch.OutOfMemoryError:
             _log.debug("knn: out of memory with a limit of %d bytes, now %d", limit, limit // 4)
         return search.run(search.plan(limit // 4))
-
-
-def captured(device: torch.device) -> bool:
-    """Whether the call becomes part of a CUDA graph."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 @functools.lru_cache(maxsize=32)

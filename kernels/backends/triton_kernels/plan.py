@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 import torch
 
+from ..device.memory import memory_limit
 from .launch import capability, processors
 from .tiles import Tile, choose_tile
+
+__all__ = ["CROWDED", "MOST_NEIGHBOURS", "Plan", "make_plan", "memory_limit", "slot_tile"]
 
 MOST_NEIGHBOURS = 64  # in slots; more registers than these hold would spill
 _SPARE = 3  # slots beyond k, at least; up to twice as many in all, slots being a power of two
 _SLOT_ELEMENTS, _MANY_SLOTS = 4096, 64  # of one tile: queries times slots
 CROWDED, _RESCUERS = 16, 4  # crowded queries that one program takes at a time; such programs of a multiprocessor
 _ALIGNED = 16  # columns of packed rows: a multiple of what loads of 16 bytes and Triton's specialisation ask for
-_ENOUGH = 1 << 30  # bytes from which more memory does not make a search faster
-_CAPTURED = 1 << 28  # bytes while a graph is captured, when the device is not asked what is free
 _SPLIT_TILES, _MOST_SPLITS, _WAVES = 8, 32, 4
 
 
@@ -63,15 +64,3 @@ def slot_tile(tile: Tile, slots: int, capability: tuple[int, int]) -> Tile:
 
 def _rounded(rows: int, most: int, multiple: int) -> int:
     return min(most, max(multiple, rows // multiple * multiple))
-
-
-def memory_limit(asked: int | None, device: torch.device) -> int:
-    """Bytes that a search may use: what was asked, or half of what is free, as far as that is of use."""
-    if asked is not None:
-        return asked
-    if device.type != "cuda":
-        return _CAPTURED
-    if torch.cuda.is_current_stream_capturing():
-        return _CAPTURED
-    reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(_ENOUGH, (torch.cuda.mem_get_info(device)[0] + reusable) // 2)

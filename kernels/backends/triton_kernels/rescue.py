@@ -6,18 +6,13 @@ are fewer blocks than programs, several programs take a part of the bank each, a
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ...rounding import row_chunks
 from .primitives import canonical, inner, load_framed, widen
 from .search import insert
 
 MOST_PARTS = tl.constexpr(64)  # of the bank: merging them takes its time
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-_MIX, _STEP = -0x61C8864680B583EB, 0x2545F4914F6CDD1D  # odd, their bits spread: the golden ratio, and xorshift64*'s
 
 
 @triton.jit
@@ -162,24 +157,3 @@ def merge_kernel(
         at = (query * S)[:, None] + slot
         tl.store(exact_ptr + at, exact, mask=live[:, None])
         tl.store(row_ptr + at, tl.where(exact < float("inf"), row, -1), mask=live[:, None])
-
-
-def surplus_twins(bank: Tensor, k: int) -> Tensor:
-    """[M, D] -> [M] bool: rows with k equal rows before them, which no query can have as neighbours.
-
-    Rows of equal hash are compared with the one before, value by value: a collision only hides twins.
-    """
-    key = torch.empty(bank.shape[0], dtype=torch.int64, device=bank.device)
-    step = torch.arange(1, bank.shape[1] + 1, device=bank.device) * _STEP
-    for part in row_chunks(bank):
-        bits = bank[part].contiguous().view(_BITS[bank.element_size()]).long()
-        bits = (bits + step) * _MIX
-        key[part] = ((bits ^ (bits >> 29)) * _STEP).sum(1)
-    key, order = key.sort(stable=True)
-    same = torch.zeros_like(key, dtype=torch.bool)
-    for part in row_chunks(bank[1:]):
-        one, next_one = order[:-1][part], order[1:][part]
-        same[1:][part] = (bank[one] == bank[next_one]).all(1) & (key[:-1][part] == key[1:][part])
-    place = torch.arange(key.shape[0], device=bank.device)
-    run = place - torch.where(same, 0, place).cummax(0).values
-    return torch.empty_like(same).scatter_(0, order, run >= k)

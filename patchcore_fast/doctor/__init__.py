@@ -1,16 +1,25 @@
-"""What this machine can run: versions, devices, kernels, optional packages. Nothing here may fail half-way."""
+"""What this machine can run: versions, devices, kernels, optional packages. Nothing here may fail half-way.
+
+docs/lab-machines.md explains the findings; what `patchcore-fast doctor --json` prints is documented there, too.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .text import render
+
+__all__ = ["FORMAT", "OPTIONAL", "collect", "render", "version"]
+
+FORMAT = 1  # of the findings: it grows when a key is renamed, goes away or changes its meaning, not when one is added
 # distribution -> (extra that brings it, what it is for)
 OPTIONAL = {
     "timm": ("pipeline", "backbones"),
@@ -26,15 +35,20 @@ OPTIONAL = {
     "faiss-cpu": ("faiss", "search with faiss"),
 }
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "sve")
+# Besides all PATCHCORE_FAST_*: what others read that changes which kernels run, or how fast.
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_MODULE_LOADING", "CUDA_LAUNCH_BLOCKING", "PYTORCH_CUDA_ALLOC_CONF",
+             "OMP_NUM_THREADS", "MKL_NUM_THREADS", "TRITON_INTERPRET")  # fmt: skip
+MOST_CARDS = 64
 
 
 def collect() -> dict[str, Any]:
-    """All findings as plain JSON types.
+    """All findings as plain JSON types; the user's home folder is written ~ wherever it appears.
 
     Returns
     -------
-    dict with "package", "python", "system", "cpu", "torch", "kernels", "native", "triton", "optional" and "problems", a
-    list of sentences: empty when the main job can run.
+    dict with "format", "package", "python", "system", "environment", "cpu", "torch", "kernels", "native", "cuda",
+    "triton", "optional" and "problems", a list of sentences: empty when the main job can run. A part that could not be
+    looked at is None and has a problem.
     """
     problems: list[str] = []
 
@@ -47,18 +61,33 @@ def collect() -> dict[str, Any]:
             return None
 
     found = {
-        "package": {"version": version("patchcore_fast"), "location": str(Path(__file__).resolve().parent)},
+        "format": FORMAT,
+        "package": {"version": version("patchcore_fast"), "location": str(Path(__file__).resolve().parents[1])},
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "system": platform.platform(),
+        "environment": {name: value for name, value in sorted(os.environ.items())
+                        if name.startswith("PATCHCORE_FAST_") or name in VARIABLES},
         "cpu": guarded("cpu", _cpu),
         "torch": guarded("torch", _torch),
         "kernels": guarded("kernels", _kernels),
         "native": guarded("native CPU engine", _native),
+        "cuda": guarded("CUDA kernels", _cuda),
         "triton": guarded("Triton kernels", _triton),
         "optional": {name: {"version": version(name), "install": f'pip install "patchcore_fast[{extra}]"', "use": use}
                      for name, (extra, use) in OPTIONAL.items()},
     }  # fmt: skip
-    return found | {"problems": problems}
+    return _without_home(found | {"problems": problems}, str(Path.home()))
+
+
+def _without_home(found: Any, home: str) -> Any:
+    """Findings go into reports that others read: whose machine it is stays out of them."""
+    if isinstance(found, dict):
+        return {key: _without_home(value, home) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_without_home(value, home) for value in found]
+    if isinstance(found, str) and len(home) > 1:
+        return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", found)
+    return found
 
 
 def version(distribution: str) -> str | None:
@@ -132,6 +161,45 @@ def _native() -> dict[str, Any]:
     }
 
 
+def _cuda() -> dict[str, Any]:
+    """The compiled kernels and the driver. torch is not asked: a CPU build of it does not know what the driver has."""
+    from patchcore_fast.kernels.backends.native_library import native, native_refusal
+
+    module: Any = None if native_refusal() else native()
+    if not hasattr(module, "cuda"):
+        why = getattr(module, "cuda_refusal", lambda: "the native module was built without CUDA kernels")
+        reason = native_refusal() or why()
+        return {"built": False, "reason": reason, "architectures": [], "ptx": None, "runtime": None, "driver": None,
+                "devices": []}  # fmt: skip
+    info = module.cuda.info()
+    devices: list[dict[str, Any]] = []
+    told: dict[str, Any] = {}
+    for i in range(MOST_CARDS):
+        told = module.cuda.device_info(i)
+        if not told["arch"]:  # no such device
+            break
+        devices.append({"index": i, "capability": _dotted(told["arch"]), "multiprocessors": told["multiprocessors"],
+                        "runnable": told["runnable"], "reason": told["reason"] or None})  # fmt: skip
+    return {
+        "built": True,
+        "reason": None if devices else told["reason"],
+        "architectures": [_dotted(arch) for arch in info["archs"]],
+        "ptx": _dotted(info["ptx"]) if info["ptx"] else None,
+        "runtime": _cuda_version(info["runtime"]),
+        "driver": _cuda_version(told["driver"]),
+        "devices": devices,
+    }
+
+
+def _dotted(arch: int) -> str:
+    return f"{arch // 10}.{arch % 10}"
+
+
+def _cuda_version(number: int) -> str | None:
+    """13000 is CUDA 13.0; 0 is none."""
+    return f"{number // 1000}.{number % 1000 // 10}" if number else None
+
+
 def _triton() -> dict[str, Any]:
     """Reads only: nothing is compiled, and triton is not even imported."""
     import torch
@@ -162,67 +230,3 @@ def _triton() -> dict[str, Any]:
         "cache_file": str(path),
         "cached": path.is_file(),
     }
-
-
-ARITHMETIC = {
-    "ieee": "float32 multiply-adds",
-    "tf32x3": "three TF32 products on tensor cores, within a proven bound",
-}
-
-
-def _triton_lines(found: Mapping[str, Any]) -> list[str]:
-    lines = [f"  triton    {found['version'] or 'not installed'}"]
-    if found["reason"]:
-        lines.append(f"  not here  {found['reason']}")
-    for d in found["devices"]:
-        lines.append(f"  GPU {d['index']}     {d['reason'] or 'float32 is ' + ARITHMETIC[d['float32']]}")
-        lines += [f"            first call {c['first']:.2f} s, then {1e3 * c['again']:.2f} ms: {name}"
-                  for name, c in d["first_calls"].items() if _both_numbers(c)]  # fmt: skip
-        if not d["first_calls"] and not d["reason"]:
-            lines.append("            first calls not measured: patchcore-fast warmup")
-    tiles = sum(d["tiles_tuned"] for d in found["devices"])
-    state = f"{tiles} tiles measured here" if found["cached"] else "not there: tiles are those of the table"
-    return [*lines, f"  tiles     {found['cache_file']} ({state})"]
-
-
-def _both_numbers(call: Mapping[str, Any]) -> bool:
-    return all(isinstance(call[k], int | float) for k in ("first", "again"))
-
-
-def render(found: Mapping[str, Any]) -> str:
-    """The findings as text for a terminal."""
-    lines = [f"patchcore_fast {found['package']['version'] or '(not installed)'}  {found['package']['location']}"]
-    lines.append(f"Python {found['python']['version']}  {found['python']['executable']}")
-    lines.append(found["system"])
-    if cpu := found["cpu"]:
-        memory = f", {cpu['memory_gib']} GiB memory" if cpu["memory_gib"] else ""
-        lines.append(f"CPU: {cpu['model']}, {cpu['cores_usable']} cores usable{memory}")
-        lines.append(f"     {' '.join(cpu['instruction_sets']) or 'no known instruction sets'}")
-    if torch := found["torch"]:
-        lines.append(f"torch {torch['version']}, {torch['threads']} threads")
-        for d in torch["cuda_devices"]:
-            lines.append(f"GPU {d['index']}: {d['name']}, capability {d['capability']}, {d['memory_gib']} GiB")
-        if not torch["cuda_devices"]:
-            built = f"built for CUDA {torch['cuda_build']}" if torch["cuda_build"] else "a CPU build of torch"
-            lines.append(f"GPU: none usable ({built})")
-    lines += ["", "Kernels"]
-    for k in found["kernels"] or []:
-        state = "runs" if k["available"] else "not here"
-        lines.append(f"  {k['backend']:8} {k['device']:6} {state:9} {k['reason']}")
-    if engine := found["native"]:
-        lines += ["", "Native CPU engine"]
-        if not engine["loaded"]:
-            lines.append(f"  not here  {engine['reason']}")
-        for s in engine["instruction_sets"]:
-            state = "in use" if s["name"] == engine["instruction_set"] else "runs" if s["available"] else "not here"
-            lines.append(f"  {s['name']:11} {state:9} {s['reason'] or ''}".rstrip())
-    if triton := found["triton"]:
-        lines += ["", "Triton kernels", *_triton_lines(triton)]
-    lines += ["", "Optional packages"]
-    width = max(map(len, found["optional"]))
-    for name, p in found["optional"].items():
-        state = p["version"] or f"missing ({p['use']}): {p['install']}"
-        lines.append(f"  {name.ljust(width)}  {state}")
-    lines.append("")
-    lines += [f"PROBLEM  {p}" for p in found["problems"]] or ["No problems found."]
-    return "\n".join(lines)

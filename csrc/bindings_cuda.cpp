@@ -1,0 +1,63 @@
+// See bindings_cuda.h. Compiled in every build: what is left out says so.
+#include "bindings_cuda.h"
+
+namespace py = pybind11;
+
+#if PCF_HAVE_CUDA || defined(PCF_EMULATED)
+#include "cuda/device.h"
+
+namespace pcf {
+
+void bind_cuda(py::module_& module) {
+    module.def("cuda_refusal", [] { return std::string(); });
+    py::module_ m = module.def_submodule("cuda", "CUDA kernels of patchcore_fast: use patchcore_fast.kernels.");
+    m.def("info", [] {
+        py::dict out;
+        std::vector<int> archs;
+        for (int i = 0; compiled_arch(i) != 0; ++i) archs.push_back(compiled_arch(i));
+        out["archs"] = archs;
+        out["ptx"] = compiled_ptx();
+        out["runtime"] = runtime_version();
+        out["emulated"] = is_emulated();
+        return out;
+    });
+    m.def(
+        "device_info",
+        [](int device) {
+            DeviceInfo info;
+            {
+                const py::gil_scoped_release release; // a driver may take a while to wake a card
+                info = device_info(device);
+            }
+            py::dict out;
+            out["arch"] = info.arch;
+            out["multiprocessors"] = info.multiprocessors;
+            out["shared_limit"] = info.shared_limit;
+            out["driver"] = info.driver;
+            out["runnable"] = info.refusal[0] == '\0';
+            out["reason"] = std::string(info.refusal);
+            return out;
+        },
+        py::arg("device"));
+    bind_frame(m);
+    bind_kcenter(m);
+    bind_knn(m);
+}
+
+} // namespace pcf
+
+#else
+
+#ifndef PCF_CUDA_REFUSAL
+#define PCF_CUDA_REFUSAL "it was not asked for"
+#endif
+
+namespace pcf {
+
+void bind_cuda(py::module_& module) {
+    module.def("cuda_refusal", [] { return std::string("built without CUDA: " PCF_CUDA_REFUSAL); });
+}
+
+} // namespace pcf
+
+#endif

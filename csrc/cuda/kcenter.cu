@@ -1,0 +1,39 @@
+// A pass, enqueued: some fifteen launches one behind the other; nothing is allocated, nothing waits.
+#include "kcenter.h"
+#include "gpu.h"
+#include "select.h"
+
+namespace pcf {
+namespace {
+
+Status begin(const KCenterPass& p, int device, stream_t stream) {
+    constexpr int kNotSupported = 801; // cudaErrorNotSupported: no TF32 before compute capability 8.0
+    if (p.mode == Mode::tf32x3 && arch(device) < 80) return Status{kNotSupported, "update_kernel"};
+    return clear_async(p.counters, sizeof(int32_t) * (kHistogram + kLevelCount * kBins), stream);
+}
+
+Selection selection_of(const KCenterPass& p) {
+    return {p.key,     p.seen,  p.x.rows,     p.span,  int32_t((p.x.rows + p.span - 1) / p.span), p.control, p.counters,
+            p.ages,    p.candidates, p.stale, p.room, p.eager};
+}
+
+} // namespace
+
+Status kcenter_pass(const KCenterPass& p, int levels, int device, stream_t stream) {
+    const DeviceGuard guard(device);
+    if (const Status status = guard.status()) return status;
+    if (const Status status = begin(p, device, stream)) return status;
+    if (const Status status = select(selection_of(p), levels, stream)) return status;
+    if (const Status status = update(p, true, stream)) return status;
+    if (const Status status = settle(p, stream)) return status;
+    return resolve(p, stream);
+}
+
+Status kcenter_refresh_all(const KCenterPass& p, int device, stream_t stream) {
+    const DeviceGuard guard(device);
+    if (const Status status = guard.status()) return status;
+    if (const Status status = begin(p, device, stream)) return status;
+    return update(p, false, stream);
+}
+
+} // namespace pcf

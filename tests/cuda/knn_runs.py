@@ -1,0 +1,70 @@
+"""What the k-NN tests of this folder share: on a card whose kernels are built, else on the emulator (kcenter_runs)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from patchcore_fast.kernels import knn
+from patchcore_fast.kernels.backends.cuda_kernels import knn as host
+from patchcore_fast.kernels.backends.cuda_kernels import plan
+from patchcore_fast.kernels.knn.reference import knn_reference
+
+from .kcenter_runs import DEVICE
+
+__all__ = ["DEVICE", "EXACT", "check", "engine", "pieces", "plans", "rescued"]
+EXACT = ("ieee", "tf32x3")  # float32 multiply-adds, and tensor cores
+
+
+@pytest.fixture(autouse=True)
+def engine(request):
+    """The CUDA backend, on the card or on the emulator."""
+    if DEVICE == "cpu":
+        request.getfixturevalue("emulated")
+
+
+@pytest.fixture
+def pieces(monkeypatch):
+    """`pieces(rows)`: queries and bank come in pieces of at most so many rows, whatever the memory."""
+
+    def cut(rows):
+        monkeypatch.setattr(plan, "_rounded", lambda wanted, most: min(most, rows))
+
+    return cut
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """The plans that searches were made by."""
+    made = []
+
+    def remembered(*arguments):
+        made.append(plan.make_plan(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(host, "make_plan", remembered)
+    return made
+
+
+@pytest.fixture
+def rescued(monkeypatch):
+    """How many queries were crowded, call by call."""
+    seen, rescue = [], host.Search._rescue
+
+    def counted(self, search, piece, crowded):
+        seen.append(crowded)
+        rescue(self, search, piece, crowded)
+
+    monkeypatch.setattr(host.Search, "_rescue", counted)
+    return seen
+
+
+def check(query, bank, k, precisions=EXACT, **options):
+    """Rows and distances equal float64 brute force, bit for bit, in every arithmetic asked for."""
+    query, bank = query.to(DEVICE), bank.to(DEVICE)
+    expected = knn_reference(query, bank, k)
+    for precision in precisions:
+        distance, rows = knn(query, bank, k, backend="cuda", precision=precision, **options)
+        assert torch.equal(rows, expected[1]), precision
+        assert torch.equal(distance, expected[0]), precision
+        assert distance.dtype == torch.float32 and rows.dtype == torch.int64

@@ -1,0 +1,163 @@
+"""Where the CUDA backend runs, and why not elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from patchcore_fast.kernels import explain_backends, k_center_greedy, knn
+from patchcore_fast.kernels.backends import choose_backend, cuda_backend
+from patchcore_fast.kernels.backends.cuda_kernels import library
+from patchcore_fast.kernels.backends.cuda_kernels.precision import choose_arithmetic
+from patchcore_fast.kernels.backends.device import layout
+
+from ..kernels.cases import gaussian
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+NUMBERS = {name: value for name, value in vars(layout).items() if name.isupper()}
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Pretend that there is one CUDA device, and a module with kernels that says this of it."""
+
+    def pretend(capability=(8, 6), native=None, **told):
+        found = {"arch": 86, "multiprocessors": 30, "driver": 13000, "runnable": True, "reason": ""} | told
+
+        def device_info(number):
+            assert number == 0
+            if isinstance(found["reason"], Exception):
+                raise found["reason"]
+            return found
+
+        kernels = SimpleNamespace(device_info=device_info, kcenter_layout=lambda: NUMBERS)
+        module = SimpleNamespace(cuda=kernels) if native is None else native
+        monkeypatch.setattr(library, "native", lambda: module)
+        monkeypatch.setattr(library, "native_refusal", lambda: None)
+        monkeypatch.setattr(library, "_stale", library._stale.__wrapped__)
+        monkeypatch.setattr(library, "device_info", library.device_info.__wrapped__)
+        monkeypatch.setattr(torch.version, "hip", None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+    return pretend
+
+
+def refusal(device):
+    return cuda_backend.CUDA.refuse(device)
+
+
+def test_a_card_that_can(card, monkeypatch):
+    monkeypatch.delenv(library.VARIABLE, raising=False)
+    card()
+    assert refusal(CUDA) is None and refusal(torch.device("cuda:0")) is None and cuda_backend.CUDA.automatic(CUDA)
+    assert refusal(CPU) == "CUDA kernels run on CUDA devices"
+    assert refusal(torch.device("mps")) == "CUDA kernels run on CUDA devices, not on mps"
+    assert choose_backend("test", "cuda", CUDA) is cuda_backend.CUDA
+
+
+OTHER = SimpleNamespace(cuda=SimpleNamespace(kcenter_layout=lambda: NUMBERS | {"EDGE": 5, "NEW": 3}))
+
+
+@pytest.mark.parametrize(
+    "pretended, reason",
+    [
+        ({"capability": (7, 0)}, "compute capability 7.0, 7.5 or later is wanted"),
+        ({"runnable": False, "reason": "no kernels for compute capability 8.6"}, "no kernels for compute capability"),
+        ({"reason": RuntimeError("CUDA error 35 (driver too old)")}, "CUDA error 35 (driver too old)"),
+        ({"native": SimpleNamespace(cuda_refusal=lambda: "built with PATCHCORE_FAST_CUDA=0")}, "PATCHCORE_FAST_CUDA=0"),
+        ({"native": SimpleNamespace()}, "was built without CUDA kernels"),
+        ({"native": OTHER}, "built from other sources: EDGE, NEW differ"),
+    ],
+)
+def test_a_card_that_cannot(pretended, reason, card):
+    card(**pretended)
+    assert reason in refusal(CUDA)
+    with pytest.raises(ValueError, match="test: backend 'cuda' cannot run on cuda: "):
+        choose_backend("test", "cuda", CUDA)
+    said = {s.device: s for s in explain_backends() if s.backend == "cuda"}
+    assert reason in said["cuda"].reason and not said["cuda"].available
+
+
+def test_without_a_device_or_with_rocm(card, monkeypatch):
+    card()
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert refusal(CUDA) == "these kernels have not been made for ROCm"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert refusal(CUDA) == "torch finds no CUDA device"
+
+
+def test_without_the_native_module(monkeypatch):
+    monkeypatch.setattr(library, "native_refusal", lambda: "built for another Python")
+    assert refusal(CUDA) == "built for another Python"
+    with pytest.raises(RuntimeError, match="no CUDA kernels for cuda: built for another Python"):
+        library.library(CUDA)
+
+
+def test_the_emulation_is_asked_for_by_its_path(monkeypatch, tmp_path):
+    monkeypatch.delenv(library.VARIABLE, raising=False)
+    x = gaussian(9, 3)
+    for call in (lambda: knn(x, x, 1, backend="cuda"), lambda: k_center_greedy(x, 2, backend="cuda")):
+        with pytest.raises(ValueError, match="backend 'cuda' cannot run on cpu: CUDA kernels run on CUDA devices"):
+            call()
+    for name, content, reason in (
+        ("no.txt", "", "is no Python module"),
+        ("none.so", "no library", "cannot be loaded"),
+        ("gone.so", None, "cannot be loaded"),
+        ("other.py", "x = 1", "has no CUDA kernels"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        monkeypatch.setenv(library.VARIABLE, str(tmp_path / name))
+        assert reason in refusal(CPU) and str(tmp_path / name) in refusal(CPU)
+
+
+def test_auto_never_takes_the_emulation(emulated):
+    assert refusal(CPU) is None and not cuda_backend.CUDA.automatic(CPU)
+    assert choose_backend("test", "auto", CPU).name in ("native", "torch")
+    assert choose_backend("test", "cuda", CPU).name == "cuda"
+
+
+def test_the_numbers_are_those_of_the_kernels(emulated):
+    theirs = library.library(CPU).kcenter_layout()
+    assert theirs and {name: NUMBERS[name] for name in theirs} == theirs
+    told = library.library(CPU).info()
+    assert told["emulated"] is True and library.capability(CPU) in ((7, 5), (8, 0))
+
+
+def test_a_module_with_cuda_is_loaded_without_a_driver():
+    # explain_backends asks every backend about every device: nothing of that may fail where no driver is.
+    code = """
+from patchcore_fast.kernels import explain_backends
+print(sum(s.backend == "cuda" for s in explain_backends()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0 and int(done.stdout) >= 2, done.stderr
+
+
+@pytest.mark.parametrize(
+    "precision, capability, dim, mode",
+    [
+        ("float32", (8, 0), 128, "tf32x3"),
+        ("float32", (9, 0), 1 << 16, "tf32x3"),
+        ("float32", (9, 0), (1 << 16) + 1, "ffma"),
+        ("float32", (7, 5), 128, "ffma"),
+        ("float32", (8, 6), 128, "ffma"),
+        ("float32", (12, 0), 128, "ffma"),
+        ("ieee", (9, 0), 128, "ffma"),
+        ("tf32x3", (8, 6), 128, "tf32x3"),
+        ("tf32x3", (7, 5), 128, "ffma"),
+        ("tf32", (9, 0), 128, "tf32x3"),
+        ("bf16", (8, 9), 128, "ffma"),
+    ],
+)
+def test_arithmetic(precision, capability, dim, mode):
+    found = choose_arithmetic(precision, capability, dim)
+    assert found.mode == mode and found.certified
+    assert choose_arithmetic(precision, capability, dim, "ieee").mode == mode.replace("ffma", "ieee")

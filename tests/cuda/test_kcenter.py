@@ -1,0 +1,162 @@
+"""Whole runs of the CUDA k-center leaves against the plain float64 algorithm, index for index."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from patchcore_fast.kernels import Tuning, k_center_greedy
+
+from ..kernels.cases import awkward, gaussian, integers
+from ..kernels.conftest import poisoned_empty  # noqa: F401
+from .kcenter_runs import DEVICE, SMALL, check, engine, select  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+
+@pytest.mark.parametrize("name", awkward())
+def test_awkward_features(name):
+    x = awkward()[name][:150]
+    check(x, min(x.shape[0], 10), key=("awkward", name))
+
+
+def options(x):
+    n, g = x.shape[0], torch.Generator().manual_seed(5)
+    weights = torch.rand(n, generator=g)
+    weights[::7] = 0
+    size = x.double().sub(x[:1].double()).square().sum(1).median().sqrt()
+    chosen = {
+        "weights": weights,
+        "initial_min_dist": torch.rand(n, generator=g, dtype=torch.float64) * 1.5 * size,
+        "selected": torch.randperm(n, generator=g)[: n // 8],
+    }
+    chosen["initial_min_dist"][5:9] = torch.inf
+    return chosen | {"start": int((~torch.isin(torch.arange(n), chosen["selected"])).nonzero()[3])}
+
+
+SOME = ["gaussian", "duplicates", "far from the origin", "float64 near underflow", "zero", "integers", "float16"]
+KINDS = [(name, kind) for kind in ("weights", "initial_min_dist", "all") for name in SOME]
+KINDS += [(name, kind) for kind in ("selected", "start") for name in ("gaussian", "zero")]
+
+
+@pytest.mark.parametrize("name, kind", KINDS)
+def test_options(name, kind):
+    x = awkward()[name][:60]
+    chosen = options(x) if kind == "all" else {kind: options(x)[kind]}
+    check(x, 12, key=("options", name, kind), **chosen)
+
+
+@pytest.mark.parametrize("d", [1, 3, 64, 130])
+@pytest.mark.parametrize("n", [1, 2, 63, 300])
+def test_integers(n, d):
+    # Duplicates and ties, and down to the last row where few pairs are equally near.
+    check(integers(n, d), min(n, 63 if d == 1 else 16), key=("integers", n, d), precisions=("float32", "ieee"))
+    check(integers(n, d), 1, initial_min_dist=torch.ones(n), precisions=("float32",))
+
+
+@pytest.mark.parametrize("d", [1, 5])
+def test_down_to_the_last_row(d):
+    x = gaussian(63, d)
+    check(x, 63, SMALL, Tuning(batch=63, block=64), key=("last", d))
+    check(x, 43, selected=torch.arange(20))
+
+
+@pytest.mark.parametrize("d", [1, 8, 37, 128, 300])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_types_and_widths(dtype, d):
+    check((gaussian(70, d) * 2 + 1).to(dtype), 15, key=("types", dtype, d))
+
+
+def test_layouts():
+    x = gaussian(1500, 20)
+    for view in (
+        x[:90, ::3],
+        x[::16][:, 3:],
+        x[:40].t(),
+        x[:1].expand(30, 20),
+        x.flatten().as_strided((90, 7), (3, 2)),
+        x.half()[:90, 1:],
+        x.flatten()[1 : 1 + 80 * 20].view(80, 20),
+    ):
+        check(view, min(20, view.shape[0]))
+
+
+TUNINGS = [
+    Tuning(batch=1, block=1),
+    Tuning(batch=1000, block=16),
+    Tuning(batch=7, block=17, lazy=False),
+    Tuning(batch=30, block=31),
+    Tuning(batch=16, block=32, lazy=False),
+    Tuning(block=64),
+    Tuning(),
+    Tuning(block=1024, graph=True),
+]
+
+
+@pytest.mark.parametrize("tuning", TUNINGS, ids=str)
+def test_tuning_does_not_reach_the_picks(tuning):
+    check(gaussian(120, 21), 22, tuning, key=("tuning",))
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="the emulator's own switches: a card is what it is, in no order of ours")
+@pytest.mark.parametrize("arch", ["75", "80"])
+@pytest.mark.parametrize("seed", ["1", "2", "3"])
+def test_neither_the_order_of_threads_nor_the_card_reaches_the_picks(arch, seed, monkeypatch):
+    monkeypatch.setenv("PATCHCORE_FAST_CUDA_EMULATED_ARCH", arch)
+    monkeypatch.setenv("PATCHCORE_FAST_CUDA_SEED", seed)
+    for name, x in (("gaussian", gaussian(150, 20)), ("ties", integers(150, 3)), ("half", gaussian(150, 9).half())):
+        check(x, 30, key=("order", name), precisions=("float32", "ieee"))
+
+
+@pytest.mark.parametrize("n, distinct", [(200, 1), (420, 3), (300, 12)])
+def test_more_candidates_than_there_is_room_for(n, distinct, monkeypatch):
+    from patchcore_fast.kernels.backends.cuda_kernels.kcenter import CudaKCenter
+
+    crowded, whole = [], CudaKCenter._enqueue
+    monkeypatch.setattr(
+        CudaKCenter, "_enqueue", lambda self, levels: (crowded.append(self._exact_cuts), whole(self, levels))
+    )
+    x = gaussian(distinct, 6).repeat(-(-n // distinct), 1)[:n]
+    check(x, distinct + 4, Tuning(batch=16, block=16), key=("crowded", n, distinct))
+    assert any(crowded)  # rooms are of 128
+    check((x * 8).round(), 16, Tuning(batch=16, block=16), key=("crowded integers", n, distinct))
+
+
+@pytest.mark.parametrize(
+    "weights", [torch.zeros(40), torch.tensor([1e300] * 39 + [0.0], dtype=torch.float64)], ids=["0", "1e300"]
+)
+def test_extreme_weights(weights):
+    check(gaussian(40, 6), 40, weights=weights)
+    check(gaussian(40, 6), 10, weights=weights, initial_min_dist=torch.full((40,), torch.inf))
+
+
+def test_more_picks_than_distinct_rows_with_weights():
+    weights = torch.arange(200.0) % 5
+    check(gaussian(7, 6).repeat(29, 1)[:200], 20, Tuning(batch=16, block=16), weights=weights)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_whatever_precision_is_permitted_the_picks_are_exact(precision):
+    check(gaussian(150, 40), 20, key=("permitted",), precisions=(precision,))
+
+
+def test_other_backends_pick_the_same():
+    x = gaussian(1200, 16)
+    expected = k_center_greedy(x, 150, start=3, backend="torch")
+    found = select(x, 150, start=3, tuning=Tuning(block=64))
+    assert torch.equal(found.indices.cpu(), expected.indices) and torch.equal(found.radii.cpu(), expected.radii)
+
+
+@pytest.fixture(scope="module")
+def photographs(real_features):
+    """[300, 128] of the photographs' features."""
+    return real_features[::104][:300].contiguous()
+
+
+def test_photographs(photographs):
+    lazy, eager = (
+        check(photographs, 30, Tuning(batch=48, block=32, lazy=lazy), start=0, key=("photographs",))
+        for lazy in (True, False)
+    )
+    assert max(lazy.passes, eager.passes) <= 10  # for 29 picks
+    assert lazy.distances < eager.distances

@@ -1,0 +1,241 @@
+"""The CUDA k-NN in pieces, in little memory, in graphs and streams, as an operator; what its module refuses."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+
+import pytest
+import torch
+from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from patchcore_fast.kernels import knn
+from patchcore_fast.kernels.backends.cuda_kernels import knn as host
+from patchcore_fast.kernels.backends.cuda_kernels.frame import choose_frame
+from patchcore_fast.kernels.backends.cuda_kernels.library import capability, library
+from patchcore_fast.kernels.backends.cuda_kernels.plan import make_plan
+from patchcore_fast.kernels.backends.cuda_kernels.precision import choose_arithmetic
+from patchcore_fast.kernels.backends.native_backend import describe
+from patchcore_fast.kernels.knn.reference import knn_reference
+
+from ..kernels.cases import gaussian, integers
+from .knn_runs import DEVICE, EXACT, check, engine  # noqa: F401
+
+
+@pytest.mark.parametrize("rows", [1, 31, 100, 128])
+def test_pieces(rows, pieces, plans):
+    # Slots live on from chunk to chunk.
+    pieces(rows)
+    few = 7 if rows == 1 else 131
+    for query, bank in (
+        (gaussian(few, 40, seed=1), gaussian(few, 40)),
+        (integers(few, 2, seed=1), integers(20 * few // 7, 2)),
+    ):
+        check(query, bank, 2)
+    assert all(p.bank == rows and p.queries == min(rows, few) for p in plans)
+
+
+def test_a_bank_that_is_packed_once(pieces, plans):
+    # Queries in pieces against a whole bank, which the second piece finds packed.
+    pieces(90)
+    check(gaussian(200, 17, seed=1), gaussian(90, 17), 5)
+    assert all((p.queries, p.bank) == (90, 90) for p in plans)
+
+
+class Allocations(TorchDispatchMode):
+    """Bytes of tensors alive at once, of those made inside."""
+
+    def __init__(self, *outside):
+        super().__init__()
+        self.outside = {x.untyped_storage().data_ptr() for x in outside}
+        self.alive, self.peak, self.largest = {}, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(x, torch.Tensor):
+                storage = x.untyped_storage()
+                if storage.data_ptr() not in self.alive and storage.data_ptr() not in self.outside:
+                    self.alive[storage.data_ptr()] = storage.nbytes()
+                    weakref.finalize(storage, self.alive.pop, storage.data_ptr(), None)
+                self.largest = max(self.largest, storage.nbytes())
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return out
+
+
+def test_memory_stays_within_the_limit():
+    query, bank = gaussian(450, 50, seed=1).to(DEVICE), gaussian(450, 50).to(DEVICE)
+    arithmetic = choose_arithmetic("float32", capability(query.device), 50, "ieee")
+    search = host.Search(query, bank, 3, choose_frame("knn", arithmetic, True, bank=bank), arithmetic, False)
+    expected = knn_reference(query, bank, 3)[1]
+    for limit in (1 << 17, 1 << 18):
+        cut = search.plan(limit)
+        with Allocations(query, bank, search.norm) as seen:
+            rows = search.run(cut)[1]
+        assert torch.equal(rows, expected)
+        assert cut.bank < 450 and cut.queries < 450
+        assert limit / 4 < seen.peak <= limit + 450 * 3 * (8 + 8) + 1024
+        search.buffers = search.count = None
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 1 << 24, 1 << 30])
+@pytest.mark.parametrize("dim", [1, 128, 4096])
+@pytest.mark.parametrize("k", [1, 9, 64])
+def test_plans_keep_to_the_limit(limit, dim, k):
+    for queries, bank in ((1, 100), (784, 16384), (163840, 1024), (10**6, 10**7)):
+        cut = make_plan(queries, bank, dim, k, 132, limit)
+        kept = 8 * cut.splits * cut.queries * cut.slots
+        parts = 12 * cut.rescuers * 16 * k
+        held = 4 * cut.pitch * (cut.queries + cut.bank) + 20 * cut.queries + kept + parts
+        assert held <= limit or (min(cut.queries, cut.bank) <= 128 and cut.splits == 1)
+        assert k + 3 <= cut.slots <= 2 * (k + 3) and cut.pitch % 8 == 0
+        assert 1 <= cut.queries <= queries and 1 <= cut.bank <= bank
+
+
+def test_nothing_is_queries_by_bank(plans):
+    query, bank = gaussian(400, 2, seed=1).to(DEVICE), gaussian(2000, 2).to(DEVICE)
+    with Allocations() as seen:
+        knn(query, bank, 1, backend="cuda")
+    assert 0 < seen.largest < 400 * 2000 / 4
+
+
+def test_out_of_memory_makes_pieces_smaller(plans, monkeypatch, caplog):
+    query, bank = gaussian(40, 90, seed=1), gaussian(3000, 90)
+    empty, refused = host.Search._empty, []
+
+    def scarce(self, dtype, *shape):
+        if shape[-1] == 96 and shape[0] == 3000:
+            refused.append(shape)
+            raise torch.OutOfMemoryError("there is no more, says the test")
+        return empty(self, dtype, *shape)
+
+    monkeypatch.setattr(host.Search, "_empty", scarce)
+    with caplog.at_level(logging.DEBUG, "patchcore_fast.kernels"):
+        check(query, bank, 3, EXACT[:1], memory_limit=4 << 20)
+    assert refused == [(3000, 96)] and [p.bank == 3000 for p in plans] == [True, False]
+    assert "out of memory" in caplog.text
+    monkeypatch.setattr(host.Search, "_empty", lambda *arguments: scarce(arguments[0], None, 3000, 96))
+    with pytest.raises(torch.OutOfMemoryError, match="says the test"):
+        knn(query.to(DEVICE), bank.to(DEVICE), 3, backend="cuda")
+
+
+def test_unfinite_rows_are_refused():
+    x, bad = gaussian(9, 4).to(DEVICE), gaussian(30, 4).to(DEVICE)
+    bad[7, 2], bad[20, 1] = torch.nan, torch.inf
+    with pytest.raises(ValueError, match="knn: bank must be finite; 2 of 30 rows are not finite, the first is row 7"):
+        knn(x, bad, 1, backend="cuda")
+    with pytest.raises(ValueError, match="knn: query must be finite; 2 of 30 rows"):
+        knn(bad, x, 1, backend="cuda")
+
+
+@pytest.mark.parametrize("precision", EXACT)
+def test_unchecked_rows_give_valid_row_numbers(precision, monkeypatch):
+    # What a captured graph does, in which nothing is looked at by the host.
+    monkeypatch.setattr(host, "captured", lambda device: True)
+    query, bank = gaussian(20, 4).to(DEVICE), gaussian(150, 4, seed=1).to(DEVICE)
+    bank[40:90] = bank[2]
+    query[:4] = bank[2] * 1.001
+    expected = knn_reference(query, bank, 3)
+    distance, rows = knn(query, bank, 3, backend="cuda", precision=precision)
+    assert torch.equal(rows, expected[1]) and torch.equal(distance, expected[0])
+    for broken in (torch.nan, torch.inf, 3e38):
+        query[3, 1] = broken
+        for value in (torch.nan, torch.inf, -3e38):
+            for first in (7, 0):
+                bank[first:] = value
+                rows = knn(query, bank, 3, backend="cuda", precision=precision)[1]
+                assert bool(((rows >= 0) & (rows < 150)).all())
+
+
+def test_opcheck():
+    x, y = gaussian(10, 6).to(DEVICE), gaussian(30, 6, seed=1).to(DEVICE)
+    opcheck(torch.ops.patchcore_fast.knn.default, (x, y, 3, "cuda", "float32", 1 << 24))
+
+
+def test_compiles_into_one_graph():
+    bank, query = gaussian(40, 6).to(DEVICE), gaussian(9, 6, seed=1).to(DEVICE)
+
+    def score(x):
+        return knn(x * 2, bank, 3, backend="cuda", precision="float32", memory_limit=1 << 22)[0].mean(1)
+
+    assert torch.equal(torch.compile(score, fullgraph=True, backend="aot_eager")(query), score(query))
+
+
+SIZES = {"k": 2, "slots": 8, "pitch": 8, "queries": 4, "chunk": 30, "splits": 1, "rescuers": 1}
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"k": 0}, "k must lie in 1..30, got 0"),
+        ({"k": 31}, "k must lie in 1..30, got 31"),
+        ({"slots": 1}, "slots must lie in 2..128, got 1"),
+        ({"pitch": 0}, "pitch must lie in 5.."),
+        ({"pitch": 12}, "pitch must be a multiple of 8"),
+        ({"chunk": 0}, "chunk must lie in 1..1073741824, got 0"),
+        ({"splits": 0}, "splits must lie in 1.."),
+        ({"packed": 0}, "an address is null"),
+        ({"packed_bank": 72}, "packed rows must begin at a multiple of 16 bytes"),
+        ({"kept": 4}, "an address is not aligned for its type"),
+    ],
+)
+def test_the_module_refuses_what_makes_no_sense(wrong, message):
+    # Nothing is launched: addresses are only looked at.
+    module, bank = library(torch.device(DEVICE)), gaussian(30, 5).to(DEVICE)
+    buffers = ("centre", "params", "packed", "packed_norm", "packed_bank", "norm", "kept", "reach", "crowded", "count",
+               "part_exact", "part_row")  # fmt: skip
+    options = {**dict.fromkeys(buffers, 64), **SIZES, "tensor_cores": False, "bank": describe(bank), "device": 0}
+    search = module.KnnSearch(**options)
+    for query in (bank[:0], bank[:5], bank[:3, :4]):
+        with pytest.raises(ValueError, match=r"query rows must lie in 1..4, got [05]|must have equal width"):
+            search.some(describe(query), 64, 64, packed_already=False, stream=0)
+    with pytest.raises(ValueError, match=message):
+        module.KnnSearch(**{**options, **wrong})
+    with pytest.raises(ValueError, match="only a whole bank can be packed already"):
+        module.KnnSearch(**{**options, "chunk": 29}).some(describe(bank[:3]), 64, 64, packed_already=True, stream=0)
+
+
+CUDA = pytest.mark.skipif(DEVICE != "cuda", reason="needs a CUDA device: graphs and streams are CUDA's")
+
+
+@CUDA
+@pytest.mark.parametrize("k", [1, 9])
+def test_capture_in_a_graph(k):
+    query, bank = gaussian(300, 48, seed=1).cuda(), gaussian(2000, 48).cuda()
+    bank[100:400] = bank[5]
+    knn(query, bank, k, backend="cuda")  # loads
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        distance, rows = knn(query, bank, k, backend="cuda")
+    for seed in (2, 3):
+        query.copy_(gaussian(300, 48, seed=seed))
+        query[:20] = bank[5]
+        graph.replay()
+        expected = knn_reference(query, bank, k)
+        assert torch.equal(rows, expected[1]) and torch.equal(distance, expected[0])
+
+
+@CUDA
+def test_the_current_stream_is_used():
+    query, bank = gaussian(300, 48, seed=1).cuda(), gaussian(20000, 48).cuda()
+    expected = knn(query, bank, 3, backend="cuda")
+    stream, source = torch.cuda.Stream(), query.clone()
+    query.zero_()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        query.copy_(source)  # too late for kernels of another stream
+        found = knn(query, bank, 3, backend="cuda")
+    torch.cuda.synchronize()
+    assert torch.equal(found[1], expected[1]) and torch.equal(found[0], expected[0])
+
+
+@pytest.mark.skipif(DEVICE != "cuda" or torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_device_that_is_not_the_current_one():
+    query, bank = gaussian(50, 20, seed=1).to("cuda:1"), gaussian(300, 20).to("cuda:1")
+    with torch.cuda.device(0):
+        distance, rows = knn(query, bank, 3, backend="cuda")
+    expected = knn_reference(query, bank, 3)
+    assert torch.equal(rows, expected[1]) and torch.equal(distance, expected[0])

@@ -1,0 +1,108 @@
+"""docs/cuda.md against the sources, and the machine code of one architecture where nvcc is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCH = 86
+HOT = ("update.update_kernel", "search.search_kernel")
+DECIDE = (
+    "block.pairs_kernel", "block.resolve_kernel", "neighbours.settle_kernel", "rescue.rescue_kernel",
+    "rescue.merge_kernel", "settle.settle_kernel", "settle.scan_kernel",
+)  # fmt: skip
+FILES = {name.partition(".")[0] for name in (*HOT, *DECIDE)}
+pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="installed without benchmarks/")
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import cuda_table
+
+    return cuda_table
+
+
+def test_the_page_lists_the_kernels_of_the_sources(table):
+    command = [sys.executable, str(ROOT / "benchmarks" / "cuda_table.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = table.kernels()
+    assert set(HOT) <= set(found) and all(found.values())
+    declared = sum(path.read_text().count("__global__") for path in table.sources())
+    assert declared == len(found)  # the list is read by a pattern: it must not have missed one
+
+
+def test_the_page_shows_every_kernel_on_every_architecture(table):
+    text = table.PAGE.read_text()
+    machine = text.partition(table.MARK.format("machine", "begin"))[2]
+    lines = [line.split(" | ") for line in machine.splitlines() if line.startswith("| `")]
+    names = {line[0].strip("| `").partition("<")[0] for line in lines}
+    # Kernels of which the machine code has no instance are templates that nothing launches.
+    assert names == set(table.kernels())
+    head = next(line for line in machine.splitlines() if line.startswith("| kernel"))
+    assert re.findall(r"sm_(\d+)", head) == [str(arch) for arch in table.ARCHS]
+    for line in lines:
+        assert all(cell.isdigit() for cell in line[1 : 1 + len(table.ARCHS)]), line
+        if line[0].strip("| `").partition("<")[0] in HOT:
+            assert line[1 + len(table.ARCHS)] == "none", line  # spills
+
+
+def test_the_page_is_made_with_the_flags_of_the_build(table):
+    cmake = (ROOT / "csrc" / "CMakeLists.txt").read_text()
+    assert "-fmad=false" in cmake and "-fmad=false" in table.FLAGS
+    assert "CUDA_STANDARD 17" in cmake and "-std=c++17" in table.FLAGS
+    archs = re.search(r'PCF_CUDA_ARCHS "([\d;]+)"', cmake)
+    assert archs is not None and tuple(map(int, archs[1].split(";"))) == table.ARCHS
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """What nvcc makes for one architecture of the files whose kernels are hot, or decide."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import cuda_table
+    finally:
+        sys.path.pop(0)
+    try:
+        for name in ("nvcc", "cuobjdump", "c++filt"):
+            cuda_table.tool(name)
+    except SystemExit as e:
+        pytest.skip(str(e))
+    files = [path for path in cuda_table.sources() if path.stem in FILES]
+    with ThreadPoolExecutor(2) as pool:
+        return [f for facts in pool.map(lambda path: cuda_table.measure(path, ARCH), files) for f in facts]
+
+
+def test_hot_kernels_do_not_spill(compiled):
+    hot = [f for f in compiled if f.name in HOT]
+    assert {f.name for f in hot} == set(HOT)
+    for f in hot:
+        assert not f.counts["spills"] and not f.stack, f
+        assert f.counts["wide_loads"], f
+        assert max(f.counts["ffma"], f.counts["hmma"]) >= 16, f
+
+
+def test_arithmetic_is_what_the_mode_says(compiled):
+    modes = {f.kernel: f.counts for f in compiled if f.name in HOT}
+    tensor = {kernel: c for kernel, c in modes.items() if "tf32x3" in kernel or "<true>" in kernel}
+    assert len(tensor) >= 2 and len(tensor) < len(modes)
+    for kernel, counts in modes.items():
+        if kernel in tensor:
+            assert counts["hmma"] and counts["hmma"] % 3 == 0, kernel  # three products each
+        else:
+            # A thread has at least 32 sums, and four columns of each in the loop's body.
+            assert not counts["hmma"] and counts["ffma"] >= 128 and counts["wide_shared"], kernel
+
+
+def test_nothing_fuses_what_decides(compiled):
+    """The canonical distance rounds a product and then a sum; one DFMA would round once."""
+    decide = [f for f in compiled if f.name in DECIDE]
+    assert {f.name for f in decide} == set(DECIDE)
+    assert not {f.kernel: f.counts["dfma"] for f in decide if f.counts["dfma"]}
