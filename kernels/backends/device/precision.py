@@ -8,9 +8,12 @@ tf32x3   x = x_hi + x_lo, x_hi rounded to TF32 (11 bits, |x - x_hi| <= 2^-11 |x|
          core (off by 2^-21 |x| at most); x_hi y_hi + x_hi y_lo + x_lo y_hi leaves out at most 5 * 2^-22 |x||y|
          = 20 u |x||y|. Products of 11-bit numbers are exact. Tensor cores add 4 or 8 of them to the accumulator at
          once and cut every addend below the last of at least 24 bits of the largest (Fasi, Higham, Mikaitis and
-         Pranesh, Numerical behavior of NVIDIA tensor cores, 2021): at most 6 addends of 2 u each for every 4 columns,
-         3 D u |x||y| in all. The two small products add 2^-11 of that. Twice an inner product enters F, and
-         2 |x||y| <= (|x| + |y|)^2 / 2, so c = (4 D + 64) u has more than twofold room.
+         Pranesh, Numerical behavior of NVIDIA tensor cores, 2021): at most 6 addends of 2 u each for every 4 columns.
+         A chunk of C columns (8 in csrc/cuda, a tile's depth of at most 64 in Triton) is summed from zero, small
+         products first, and its sum is added to the others in float32: 3 min(C, D) u |x||y| for the large products,
+         2^-11 of that for the small ones, and at most D / C + 1 additions of u |x||y| each. (Were all three products of
+         all chunks added to one accumulator, every step would cut at the accumulator's last bit: 9 D u.) Twice an
+         inner product enters F, and 2 |x||y| <= (|x| + |y|)^2 / 2, so c = (4 D + 64) u has room.
 tf32, bf16  one product of rounded rows: no useful certificate. They are given the bound of ieee, so that picks are
          what this arithmetic says: asked for by name only.
 ffma     F = sum of (x_i - y_i)^2 in float32, multiply and add fused, in any order. Rows that float32 holds as they are
