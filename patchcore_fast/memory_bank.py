@@ -15,7 +15,7 @@ import torch
 
 from patchcore_fast.errors import BankError
 from patchcore_fast.files import atomic_write
-from patchcore_fast.kernels import knn
+from patchcore_fast.search import ExactSearch, SearchIndex, build_index, load_index, restored, stored
 
 try:
     import safetensors
@@ -25,6 +25,7 @@ except ImportError as error:
 
 FORMAT = "patchcore_fast.memory_bank"
 FORMAT_VERSION = 1
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of features
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class MemoryBank:
 
     Attributes
     ----------
-    features : [M, D] float32, never projected.
+    features : [M, D] of the type that config["precision"] names, float32 where it names none; never projected.
     indices : [M] int64, row of each among all training patches, in selection order.
     positions : [M, 3] int32, (image, row, column) of each on its image's patch grid, or None.
     projection : [D, d] float32 that the selection worked in (features @ projection), or None.
@@ -44,6 +45,7 @@ class MemoryBank:
     patches : number of training patches the bank was chosen from.
     weights : fingerprint of the backbone's weights, "" when unknown.
     versions : package -> version at the time of writing.
+    searcher : the index over `features` that `search` asks, None for our exact search; see `with_index`.
     """
 
     features: torch.Tensor  # [M, D]
@@ -57,12 +59,14 @@ class MemoryBank:
     patches: int = 0
     weights: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    searcher: SearchIndex | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together: ValueError says which does not."""
         f, i, p = self.features, self.indices, self.positions
-        if f.ndim != 2 or 0 in f.shape or f.dtype != torch.float32:
-            raise ValueError(f"MemoryBank: features must be [M, D] float32, got {tuple(f.shape)} {f.dtype}")
+        precision = self.config.get("precision", "float32") if isinstance(self.config, dict) else "float32"
+        if f.ndim != 2 or 0 in f.shape or f.dtype != _DTYPES.get(precision):
+            raise ValueError(f"MemoryBank: features must be [M, D] {precision}, got {tuple(f.shape)} {f.dtype}")
         if not bool(torch.isfinite(f).all()):
             bad = int((~torch.isfinite(f).all(dim=1)).sum())
             raise ValueError(f"MemoryBank: {bad} of {len(f)} feature rows are not finite")
@@ -89,16 +93,23 @@ class MemoryBank:
 
     def search(self, query: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Euclidean distances [Q, k] float32, ascending, and bank rows [Q, k] int64 of query [Q, D]'s
-        neighbours."""
+        neighbours; an approximate index may miss some, see `search.SearchIndex`."""
         if query.ndim != 2 or query.shape[1] != self.features.shape[1]:
             raise ValueError(
                 f"MemoryBank.search: query must be [Q, {self.features.shape[1]}], got shape {tuple(query.shape)}"
             )
-        return knn(query, self.features, k)
+        return (self.searcher or ExactSearch(self.features)).search(query, k)
+
+    def with_index(self, kind: str, seed: int = 0) -> MemoryBank:
+        """The same bank with another search, made anew; `kind` and `seed` as `search.build_index` takes them."""
+        return replace(self, searcher=None if kind == "exact" else build_index(kind, self.features, seed))
 
     def to(self, device: str | torch.device) -> MemoryBank:
         """The same bank with its features on a device; what is only looked up stays where it is."""
-        return replace(self, features=self.features.to(device))
+        features, index = self.features.to(device), self.searcher
+        if index is not None and features is not self.features:
+            index = load_index(index.kind, features, index.to_bytes())
+        return replace(self, features=features, searcher=index)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all. OSError is the file system's (a full disk, no
@@ -107,7 +118,10 @@ class MemoryBank:
         tensors |= {} if self.positions is None else {"positions": self.positions}
         tensors |= {} if self.projection is None else {"projection": self.projection}
         facts = {name: getattr(self, name) for name in _FACTS} | {"versions": self.versions or _versions()}
+        about_index, more = stored(self.searcher)
+        tensors |= more
         metadata = {
+            **about_index,
             "format": FORMAT,
             "format_version": str(FORMAT_VERSION),
             "facts": json.dumps(facts, allow_nan=False),
@@ -117,8 +131,8 @@ class MemoryBank:
             f.write(content)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> MemoryBank:
-        """Read what `save` wrote.
+    def load(cls, path: str | os.PathLike[str], index: str | None = None) -> MemoryBank:
+        """Read what `save` wrote; with `index` that search is made anew, whatever the file has.
 
         Raises
         ------
@@ -139,11 +153,14 @@ class MemoryBank:
             facts = json.loads(metadata["facts"])
             facts = {name: facts[name] for name in (*_FACTS, "versions")}
             facts["grid"] = None if facts["grid"] is None else (int(facts["grid"][0]), int(facts["grid"][1]))
-            return cls(**{name: tensors[name] for name in ("features", "indices")},
+            bank = cls(**{name: tensors[name] for name in ("features", "indices")},
                        positions=tensors.get("positions"), projection=tensors.get("projection"), **facts)  # fmt: skip
+            if index is None:
+                return replace(bank, searcher=restored(metadata, tensors, bank.features))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise BankError(f"{path}: inconsistent memory bank ({what})") from error
+        return bank.with_index(index)
 
 
 _FACTS = ("config", "threshold", "images", "grid", "patches", "weights")

@@ -87,9 +87,10 @@ def image_score(
         return top
     rows = where + torch.arange(len(patches), device=patches.device) * patches.shape[1]
     x, star = features[rows], nearest[rows]
+    wide = torch.promote_types(x.dtype, torch.float32)  # differences of half-precision rows are not rounded to it
     _, around = knn(bank[star], bank, min(b, len(bank)))
     # Of equal rows `knn` names the lowest index first, not always m* itself; their distances are the same.
-    d = torch.linalg.vector_norm(x[:, None, :] - bank[around], dim=2)  # [B, b]
+    d = torch.linalg.vector_norm(x[:, None, :].to(wide) - bank[around].to(wide), dim=2)  # [B, b]
     e = torch.exp(d - d.max(dim=1, keepdim=True).values)
     return top * (e[:, 1:].sum(dim=1) / e.sum(dim=1))
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from patchcore_fast import __version__
 from patchcore_fast.cli import main
-from patchcore_fast.cli.parser import MODEL, RUNNING, build_parser
+from patchcore_fast.cli.parser import MODEL, RUNNING, SCORING, build_parser
 from patchcore_fast.kernels import k_center_greedy, knn
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
@@ -78,7 +78,7 @@ def test_without_the_extras(tmp_path: Path, args: list[str], code: int, words: s
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["demo", "fit", "predict", "evaluate", "inspect", "select", "doctor"])
+@pytest.mark.parametrize("command", ["demo", "fit", "predict", "evaluate", "report", "inspect", "select", "doctor"])
 def test_each_command_has_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -88,7 +88,7 @@ def test_each_command_has_an_example_that_parses(command: str, capsys: pytest.Ca
 
 
 def test_help_tells_the_true_defaults() -> None:
-    for option in MODEL + RUNNING:
+    for option in MODEL + SCORING + RUNNING:
         assert getattr(PatchCoreConfig(), option.field) == option.default, option.flag
 
 
@@ -187,8 +187,10 @@ def test_evaluate_with_a_bank_equals_evaluate_from_scratch(
     first, second = (json.loads(p.read_text()) for p in (one, two))
     assert first["metrics"] == second["metrics"] and first["images"] == second["images"]
     assert f"{first['metrics']['image_auroc']:.3f}" in text and "weave" in text
-    top = {"contact_sheet.png", "roc.png", "histogram.png", "scores.csv", "metrics.json"}
-    assert top <= files(tmp_path / "o") and len(files(tmp_path / "o")) == len(top) + 6
+    top = {"contact_sheet.png", "roc.png", "pr.png", "histogram.png", "provenance.png", "scores.csv", "metrics.json",
+           "report.json"}  # fmt: skip
+    # Of each of 6 images the heat map, the photograph and the layer of heat, of 3 the mask.
+    assert top <= files(tmp_path / "o") and len(files(tmp_path / "o")) == len(top) + 3 * 6 + 3
     assert json.loads((tmp_path / "o/metrics.json").read_text())["metrics"] == first["metrics"]
 
 

@@ -55,6 +55,7 @@ def inspect(args: argparse.Namespace) -> None:
     model = _load(args) if args.bank is not None else PatchCore(PatchCoreConfig(**given_options(args)))
     if args.bank is not None:
         _check_names(args, model, names)
+    _check_whole(model)
     backbone = model.extractor.backbone
     sampler = None if args.bank is not None else _sampler(model)
     output = output_folder(args.output)
@@ -101,6 +102,13 @@ def _select(sampler: Any, rows: FeatureRows) -> Selection:
         raise DataError(f"the coreset has 0 of {n:,} patches: give more images or a larger --ratio")
     ends = pruned_ends("inspect", getattr(sampler, "kept_", None), getattr(sampler, "pruned_", None), n)
     return Selection(indices, sampler, {"selection": time.perf_counter() - clock}, ends)
+
+
+def _check_whole(model: PatchCore) -> None:
+    """The pictures are of all training images and of no copies."""
+    c = model.config
+    if c.shots is not None or c.augment != "none":
+        raise DataError(f"inspect shows selections from whole training sets, got shots={c.shots} augment={c.augment}")
 
 
 def _check_names(args: argparse.Namespace, model: PatchCore, names: list[str]) -> None:

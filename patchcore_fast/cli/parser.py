@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 PRECISIONS = ("float32", "ieee", "tf32x3", "tf32", "bf16")  # kernels.tuning's (a test compares)
 DEMO_OUTPUT = "patchcore_fast_demo"
+PAGE_IMAGES = 400  # report.page's (a test compares)
 
 
 def side(text: str) -> int | tuple[int, int]:
@@ -58,14 +59,26 @@ MODEL = (
     Option("--layers", names, (2, 3), "stages by number, or modules by name, with commas", "L,L"),
     Option("--image-size", side, 256, "images are resized to this side, or HEIGHTxWIDTH", "PX"),
     Option("--crop", side, None, "centre crop after resizing, side or HEIGHTxWIDTH", "PX"),
-    Option("--fusion", str, "concat", '"concat" (pool and concatenate) or "amazon" (1024-d pooling path)', "F"),
+    Option("--fusion", str, "concat", '"concat", "amazon" (pooled, 1024-d) or "interpolated" (reduced to --dim)', "F"),
+    Option("--dim", int, None, 'numbers a patch has after the fusions "amazon" and "interpolated"', "N"),
+    Option("--reduction", str, "project", 'how "interpolated" reduces: "project" (random, seeded) or "pool"', "R"),
+    Option("--precision", str, "float32", 'of features and bank: "float32", "float16" or "bfloat16"', "P"),
     Option("--patch-size", int, 3, "patch neighbourhood, odd", "N"),
+    Option("--shots", int, None, "use so many of the training images, drawn by --seed", "N"),
+    Option("--augment", str, "none", '"rotate" enriches the bank with turned copies of the training images', "A"),
+    Option("--augmentations", int, 3, "copies of each image; 3 turns by 90, 180 and 270 degrees", "N"),
     Option("--sampler", str, "greedy", '"greedy" (exact), "elfs", "approximate", "random" or "identity"', "S"),
     Option("--ratio", float, 0.01, "part of the patches that the memory bank keeps", "R"),
     Option("--seed", int, 0, "of the projection and of random choices", "N"),
     Option("--neighbours", int, 1, "bank rows that a patch is compared with", "K"),
+    Option("--index", str, "exact", 'search: "exact" (ours), "faiss-flat" or "faiss-ivfpq" (large banks)', "I"),
     Option("--score", str, "max", 'image score: "max" over patches or "reweighted" (the paper, Eq. 7)', "S"),
     Option("--sigma", float, 4.0, "Gaussian smoothing of the anomaly map, in pixels", "PX"),
+)
+SCORING = (
+    Option("--scorer", str, "distance", 'patch scores: "distance", "reweighted", "influence" or "noising"', "S"),
+    Option("--noise-scale", float, 0.5, "of noising: how much noise", "X"),
+    Option("--noise-draws", int, 4, "of noising: noisy copies of a patch, an even number", "N"),
 )
 
 
@@ -80,7 +93,7 @@ def _add(parser: argparse.ArgumentParser, title: str, options: tuple[Option, ...
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The model settings that the user typed, by PatchCoreConfig field."""
-    return {o.field: getattr(args, o.field) for o in MODEL + RUNNING if hasattr(args, o.field)}
+    return {o.field: getattr(args, o.field) for o in MODEL + SCORING + RUNNING if hasattr(args, o.field)}
 
 
 class _Version(argparse.Action):
@@ -125,6 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")
     fit.add_argument("--output", required=True, metavar="FILE", help="memory bank to write (.safetensors)")
     _add(fit, "model", MODEL)
+    _add(fit, "scoring", SCORING)
     _add(fit, "running", RUNNING)
 
     predict = command("predict", ("pipeline", "predict"), "score images and draw heat maps",
@@ -132,6 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("bank", metavar="BANK", help="file written by fit")
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")
     predict.add_argument("--output", required=True, metavar="DIR", help="folder for heat maps, scores.csv and sheet")
+    _add(predict, "scoring (other than the fit's: there is then no threshold)", SCORING)
     _add(predict, "running", RUNNING)
 
     evaluate = command("evaluate", ("pipeline", "evaluate"), "measure accuracy on a folder in MVTec layout",
@@ -139,9 +154,19 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("folder", metavar="DIR", help="train/good, test/<defect>, ground_truth/<defect>")
     evaluate.add_argument("--bank", metavar="BANK", help="use this bank instead of fitting on train/good")
     evaluate.add_argument("--json", metavar="FILE", help="write all numbers here")
-    evaluate.add_argument("--output", metavar="DIR", help="folder for scores.csv, plots and a contact sheet")
+    evaluate.add_argument("--output", metavar="DIR", help="folder for scores.csv, plots, and what report needs")
+    evaluate.add_argument("--log", choices=("tensorboard", "wandb"),
+                          help="log metrics and figures below --output too (wandb: offline)")  # fmt: skip
     _add(evaluate, "model (not together with --bank)", MODEL)
+    _add(evaluate, "scoring", SCORING)
     _add(evaluate, "running", RUNNING)
+
+    page = command("report", ("report", "report"), "make one HTML page of what evaluate wrote, to look at or to send",
+                   "report results")  # fmt: skip
+    page.add_argument("folder", metavar="DIR", help="output folder of evaluate")
+    page.add_argument("--output", metavar="FILE", help="page to write (default DIR/report.html)")
+    page.add_argument("--images", type=int, default=PAGE_IMAGES, metavar="N",
+                      help="images in the gallery at most, wrong verdicts first (default %(default)s)")  # fmt: skip
 
     look = command("inspect", ("inspect", "inspect"), "draw what a selection knew and where the bank comes from",
                    "inspect bottles --output selection --sampler greedy")  # fmt: skip
@@ -152,6 +177,13 @@ def build_parser() -> argparse.ArgumentParser:
                       help="map of all patches (default pca; umap wants umap-learn)")  # fmt: skip
     _add(look, "model (not together with --bank)", MODEL)
     _add(look, "running", RUNNING)
+
+    export = command("export", ("export", "export"), "write the model as one file that runs without this package",
+                     "export bottles.safetensors --output bottles.onnx")  # fmt: skip
+    export.add_argument("bank", metavar="BANK", help="file written by fit")
+    export.add_argument("--output", required=True, metavar="FILE", help="file to write, .pt2 (torch.export) or .onnx")
+    export.add_argument("--images", metavar="IMAGES", help="compare on these (folder or file) instead of seeded ones")
+    export.add_argument("--weights", default=argparse.SUPPRESS, metavar="W", help="where its weights are now")
 
     select = command("select", ("select", "select"), "pick a coreset from any feature matrix",
                      "select features.npy --ratio 0.1 --output coreset.npy")  # fmt: skip

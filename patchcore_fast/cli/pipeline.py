@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchcore_fast.cli.parser import MODEL, given_options
+from patchcore_fast.cli.parser import MODEL, SCORING, given_options
+from patchcore_fast.cli.report import check_log, log_page
 from patchcore_fast.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def _load(args: argparse.Namespace) -> PatchCore:
 
     given = given_options(args)
     model = PatchCore.load(args.bank, given.pop("device", None), weights=given.pop("weights", None))
+    model.rescore(**{o.field: given.pop(o.field) for o in SCORING if o.field in given})
     model.config = dataclasses.replace(model.config, **given)
     return model
 
@@ -129,6 +131,8 @@ def evaluate(args: argparse.Namespace) -> None:
         typed = [o.flag for o in MODEL if hasattr(args, o.field)]
         if typed:
             raise DataError(f"{', '.join(typed)}: belongs to fitting, and --bank brings a fitted model")
+    if args.log is not None:
+        check_log(args.log, args.output)
     json_file = None if args.json is None else writable_file(args.json)
     images = scan(args.folder)
     if not images.test:
@@ -139,17 +143,29 @@ def evaluate(args: argparse.Namespace) -> None:
     model = _load(args) if args.bank is not None else _fit(args, images)
     result = model.evaluate(images)
     name = Path(args.folder).resolve().name
-    print(metrics_table({name: _headline(result.metrics)}, corner="folder"))
+    row = {"scorer": model.config.scorer_name} | _headline(result.metrics) | _shots(model)
+    print(metrics_table({name: row}, corner="folder"))
     if not any(r.label == 0 for r in images.test) or not any(r.label == 1 for r in images.test):
         print("AUROC needs normal (test/good) and defective test images; here is one kind only.")
     if json_file is not None:
         write_json(json_file, result.to_dict())
         print(f"All numbers: {json_file}")
     if output is not None:
-        write_evaluation(output, name, images, result)
+        write_evaluation(output, name, images, result, model)
         print(f"Pictures and scores: {output}")
+        print(f"Next, one page to look at:  patchcore-fast report {output}")
+        if args.log is not None:
+            log_page(args.log, output)
     elif json_file is None:
         print("Add --output DIR for plots and a contact sheet, --json FILE for all numbers.")
+
+
+def _shots(model: PatchCore) -> dict[str, str]:
+    """A column for a bank that was made of few or of augmented images."""
+    from patchcore_fast.model.fewshot import described
+
+    text = described(model.bank.config)
+    return {} if text == "all" else {"shots": text}
 
 
 def _headline(metrics: dict[str, float]) -> dict[str, Any]:

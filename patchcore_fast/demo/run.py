@@ -83,7 +83,7 @@ def run_demo(
         result = evaluations[name] = model.evaluate(images)
         (folder / name).mkdir(exist_ok=True)
         model.save(folder / name / "bank.safetensors")
-        write_evaluation(folder / name, name, images, result)
+        write_evaluation(folder / name, name, images, result, model)
         projection = keep.projection_
         rows.append(keep.features if projection is None else keep.features @ projection)
         say(f"  {name}: fitted on {len(images.train)} tiles, tested on {len(images.test)}")

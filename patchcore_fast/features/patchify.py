@@ -1,19 +1,22 @@
-"""Layer maps to one feature row per patch, fused as anomalib does ("concat") or as amazon does ("amazon")."""
+"""Layer maps to one feature row per patch, fused as anomalib does ("concat"), as amazon does ("amazon"), or reduced."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from patchcore_fast.features.backbone import Backbone
+from patchcore_fast.features.fusion import REDUCTIONS, align_layers, channel_projection, reduce_channels
 
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _UNFOLD_BYTES = 64 << 20  # largest unfolded block held at a time
 
 
 class PatchFeatures(NamedTuple):
-    """features : [B * h * w, D] float32, rows ordered by image, row, column.  grid : (h, w)."""
+    """features : [B * h * w, D] of the extractor's precision, rows ordered by image, row, column.  grid : (h, w)."""
 
     features: torch.Tensor
     grid: tuple[int, int]
@@ -29,10 +32,15 @@ class FeatureExtractor:
         grid, concatenate: D is the sum of the channels (anomalib). "amazon": take the patch_size x patch_size
         neighbourhoods whole, resize them to the grid bilinearly, pool each to `layer_dim` values and all
         layers together to `dim` by adaptive averaging (amazon-science/patchcore-inspection; its
-        pretrain_embed_dimension and target_embed_dimension).
+        pretrain_embed_dimension and target_embed_dimension). "interpolated": as "concat", but aligned to the
+        largest map wherever it comes in the network, and reduced to `dim` channels; see `features.fusion`.
     patch_size : odd side of the neighbourhood.
-    dim : D for "amazon", 1024 when None.
-    resize : "bilinear" or "nearest" for "concat". anomalib took "nearest" before its release 1.0, "bilinear" since.
+    dim : D for "amazon", 1024 when None; for "interpolated", every channel when None.
+    resize : "bilinear" or "nearest" for "concat" and "interpolated". anomalib took "nearest" before its release 1.0,
+        "bilinear" since.
+    reduction, seed : how "interpolated" gets to `dim`, "project" or "pool", and the seed of the projection.
+    precision : "float32"; or "float16" or "bfloat16": the backbone runs under torch.autocast with that type, maps are
+        fused in float32, and the finished rows are rounded to it once.
     """
 
     def __init__(
@@ -43,27 +51,63 @@ class FeatureExtractor:
         dim: int | None = None,
         layer_dim: int = 1024,
         resize: str = "bilinear",
+        reduction: str = "project",
+        precision: str = "float32",
+        seed: int = 0,
     ) -> None:
-        """Check the options; nothing is computed."""
-        if fusion not in ("concat", "amazon"):
-            raise ValueError(f'FeatureExtractor: fusion must be "concat" or "amazon", got {fusion!r}')
+        """Check the options; nothing is computed but the projection."""
+        if fusion not in ("concat", "amazon", "interpolated"):
+            raise ValueError(f'FeatureExtractor: fusion must be "concat", "amazon" or "interpolated", got {fusion!r}')
         if resize not in ("bilinear", "nearest"):
             raise ValueError(f'FeatureExtractor: resize must be "bilinear" or "nearest", got {resize!r}')
         if patch_size < 1 or patch_size % 2 == 0:
             raise ValueError(f"FeatureExtractor: patch_size must be odd and positive, got {patch_size}")
         if fusion == "concat" and dim is not None:
-            raise ValueError('FeatureExtractor: dim belongs to fusion="amazon"; "concat" keeps every channel')
+            raise ValueError(
+                'FeatureExtractor: dim belongs to fusion="amazon" and "interpolated"; "concat" keeps every channel'
+            )
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"FeatureExtractor: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"FeatureExtractor: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.backbone, self.fusion, self.patch_size, self.resize = backbone, fusion, patch_size, resize
-        self.layer_dim = layer_dim
-        self.dim = sum(backbone.channels) if fusion == "concat" else (dim or 1024)
+        self.layer_dim, self.reduction, self.dtype = layer_dim, reduction, PRECISIONS[precision]
+        channels = sum(backbone.channels)
+        if fusion == "interpolated" and dim is not None and not 1 <= dim <= channels:
+            raise ValueError(
+                f'FeatureExtractor: fusion="interpolated" reduces {channels} channels, dim must lie in 1..{channels}, '
+                f"got {dim}"
+            )
+        self.dim = (dim or 1024) if fusion == "amazon" else (dim or channels)
+        projected = fusion == "interpolated" and reduction == "project" and self.dim < channels
+        self.projection = channel_projection(channels, self.dim, seed).to(backbone.mean.device) if projected else None
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> PatchFeatures:
-        """Features of images [B, 3, H, W], float in [0, 1]; runs and stays on the backbone's device."""
-        maps = self.backbone(images)
-        fused = self._concat(maps) if self.fusion == "concat" else self._amazon(maps)
-        rows = fused.permute(0, 2, 3, 1).reshape(-1, fused.shape[1])
-        return PatchFeatures(rows.float().contiguous(), (fused.shape[2], fused.shape[3]))
+        """Features of images [B, 3, H, W], float in [0, 1]; runs and stays on the backbone's device.
+
+        ValueError where a value leaves the range of float16, which ends at 65,504 (bfloat16's is float32's).
+        """
+        reduced = self.dtype != torch.float32
+        device = self.backbone.mean.device.type
+        with torch.autocast(device, dtype=self.dtype) if reduced else nullcontext():
+            maps = self.backbone(images)
+        fused = self.fuse([m.float() for m in maps] if reduced else maps)
+        rows = fused.permute(0, 2, 3, 1).reshape(-1, fused.shape[1]).float().to(self.dtype).contiguous()
+        if reduced and not bool(torch.isfinite(rows).all()):
+            raise ValueError(
+                f"FeatureExtractor: features of {self.backbone.name} are not finite in {self.dtype}; "
+                'take precision="bfloat16" or "float32"'
+            )
+        return PatchFeatures(rows, (fused.shape[2], fused.shape[3]))
+
+    def fuse(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """[B, D, h, w] of the backbone's maps, before they become rows."""
+        if self.fusion == "interpolated":
+            return reduce_channels(
+                align_layers(maps, self.patch_size, self.resize), self.dim, self.reduction, self.projection
+            )
+        return self._concat(maps) if self.fusion == "concat" else self._amazon(maps)
 
     def _concat(self, maps: list[torch.Tensor]) -> torch.Tensor:
         size = maps[0].shape[2:]

@@ -13,6 +13,7 @@ import torch
 from patchcore_fast.data import ImageDataset, ImageRecord, ImageSet, make_loader, scan, scan_images
 from patchcore_fast.errors import DataError
 from patchcore_fast.model.config import PatchCoreConfig
+from patchcore_fast.model.fewshot import draw_shots
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,11 @@ class Batches:
         return path.name
 
 
-def batches_of(data: Any, config: PatchCoreConfig, part: str) -> Batches:
+def batches_of(data: Any, config: PatchCoreConfig, part: str, shots: int | None = None) -> Batches:
     """Stream `data`; part is "train", "test", or "any".
 
-    Of an ImageSet "any" is the test part; a folder it takes as it is, where the others scan it for its parts.
+    Of an ImageSet "any" is the test part; a folder it takes as it is, where the others scan it for its parts. With
+    `shots` only so many images, drawn by the config's seed (`fewshot.draw_shots`).
     """
     root = None
     if isinstance(data, str | os.PathLike):
@@ -79,8 +81,15 @@ def batches_of(data: Any, config: PatchCoreConfig, part: str) -> Batches:
     elif isinstance(data, torch.Tensor):
         if data.ndim != 4:
             raise ValueError(f"PatchCore: an image tensor must be [N, 3, H, W], got shape {tuple(data.shape)}")
+        if shots is not None:
+            data = data[draw_shots(len(data), shots, config.seed).to(data.device)]
         return Batches(data.split(config.batch_size) if len(data) else [], len(data), None)
     elif isinstance(data, Iterable):
+        if shots is not None:
+            raise TypeError(
+                "PatchCore.fit: shots are drawn from a folder, an ImageSet, paths or a tensor, not from "
+                f"{type(data).__name__}: give a loader of the images that are wanted"
+            )
         dataset = getattr(data, "dataset", None)
         known = dataset.records if isinstance(dataset, ImageDataset) else None
         return Batches(data, None if known is None else len(known), known)
@@ -89,6 +98,8 @@ def batches_of(data: Any, config: PatchCoreConfig, part: str) -> Batches:
             "PatchCore: images must be a folder, an ImageSet, paths, a tensor or an iterable of tensors, "
             f"got {type(data).__name__}"
         )
+    if shots is not None:
+        records = [records[i] for i in draw_shots(len(records), shots, config.seed).tolist()]
     loader = make_loader(records, config.resize, config.crop, config.batch_size, config.workers)
     return Batches(loader, len(records), records, root)
 

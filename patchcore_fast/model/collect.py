@@ -6,7 +6,7 @@ import torch
 
 
 class FeatureRows:
-    """Rows [N, D] float32 gathered batch by batch on the CPU.
+    """Rows [N, D] gathered batch by batch on the CPU, in the type that the first batch has.
 
     With the count of images known the block is allocated once, after the first batch shows how many rows an
     image has; otherwise it doubles. Images may differ in grid.
@@ -27,9 +27,10 @@ class FeatureRows:
         images = len(features) // (grid[0] * grid[1])
         if self.used == 0:
             images_ahead = max(images, self.count or 0)
-            self._block = torch.empty(images_ahead * grid[0] * grid[1], features.shape[1])
+            self._block = torch.empty(images_ahead * grid[0] * grid[1], features.shape[1], dtype=features.dtype)
         if self.used + len(features) > len(self._block):
-            larger = torch.empty(max(2 * len(self._block), self.used + len(features)), features.shape[1])
+            wanted = max(2 * len(self._block), self.used + len(features))
+            larger = torch.empty(wanted, features.shape[1], dtype=self._block.dtype)
             larger[: self.used] = self._block[: self.used]
             self._block = larger
         self._block[self.used : self.used + len(features)] = features

@@ -11,12 +11,19 @@ from typing import Any
 
 import torch
 
+from patchcore_fast.search import INDEXES
+
 _CHOICES = {
-    "fusion": ("concat", "amazon"),
+    "fusion": ("concat", "amazon", "interpolated"),
+    "reduction": ("project", "pool"),
+    "precision": ("float32", "float16", "bfloat16"),
+    "augment": ("none", "rotate", "custom"),
     "feature_resize": ("bilinear", "nearest"),
     "sampler": ("greedy", "elfs", "approximate", "random", "identity"),
     "distance": ("euclidean", "squared"),
     "score": ("max", "reweighted"),
+    "scorer": ("distance", "reweighted", "influence", "noising"),
+    "index": INDEXES,
     "upsample": ("bilinear", "nearest"),
     "border": ("reflect", "mirror"),
 }
@@ -31,12 +38,21 @@ class PatchCoreConfig:
     backbone, layers, weights : see `features.Backbone`. The default is EfficientNet-Lite0 at strides 8 and 16.
     image_size : side in pixels, or (height, width); images are resized to exactly this, whatever their shape.
     crop : side or (height, width) of the centre crop after resizing, or None.
-    fusion, patch_size, dim, layer_dim, feature_resize : see `features.FeatureExtractor`.
+    fusion, patch_size, dim, layer_dim, feature_resize, reduction : see `features.FeatureExtractor`.
+    precision : of features and bank, "float32", "float16" or "bfloat16"; see `features.FeatureExtractor`. Distances
+        are those of the rounded rows, exact as ever.
+    shots : training images that `fit` draws by `seed`, all when None.
+    augment, augmentations : copies that `fit` makes of each training image to enrich the bank, and how many: "none",
+        "rotate", or "custom" where `fit` was given a transform; see `model.fewshot`.
     sampler, ratio, seed : the coreset; see `samplers.make_sampler`.
     neighbours : k of the k-NN score of a patch, the mean over its k nearest bank rows.
     distance : "euclidean", or "squared" for squared Euclidean scores (what faiss returns to amazon's code).
     score : image score, "max" over patches or "reweighted" (Roth et al. 2022, Eq. 7).
     reweight_neighbours : b in Eq. 7.
+    scorer : patch scores, by "distance", "influence" or "noising" (`scorers`, docs/scoring.md); "reweighted" is
+        distance with score="reweighted".
+    noise_scale, noise_draws : of "noising", see `scorers.NoiseProposal`; its seed is `seed`.
+    index : how neighbours are searched, "exact" (ours), "faiss-flat" or "faiss-ivfpq"; see `search.build_index`.
     upsample, sigma, border : patch grid to score map; see `scoring.anomaly_map`. sigma is in input pixels.
     threshold_quantile : the threshold of `fit` is this quantile of the left-out training scores.
     batch_size, workers, device : how it runs; they change no result. device None means CUDA where there is one.
@@ -70,6 +86,15 @@ class PatchCoreConfig:
     batch_size: int = 16
     workers: int = 0
     device: str | None = None
+    reduction: str = "project"
+    precision: str = "float32"
+    shots: int | None = None
+    augment: str = "none"
+    augmentations: int = 3
+    scorer: str = "distance"
+    noise_scale: float = 0.5
+    noise_draws: int = 4
+    index: str = "exact"
 
     def __post_init__(self) -> None:
         """Normalise lists and paths, then check every field."""
@@ -89,12 +114,16 @@ class PatchCoreConfig:
         self._check_layers()
         self._check_sizes()
         for name, low in (("layer_dim", 1), ("neighbours", 1), ("reweight_neighbours", 2), ("batch_size", 1),
-                          ("workers", 0), ("seed", 0)):  # fmt: skip
+                          ("workers", 0), ("seed", 0), ("augmentations", 1), ("noise_draws", 2)):  # fmt: skip
             _integer(name, getattr(self, name), low)
+        if self.shots is not None:
+            _integer("shots", self.shots, 1)
         if self.dim is not None:
             _integer("dim", self.dim, 1)
             if self.fusion == "concat":
-                raise ValueError('PatchCoreConfig: dim belongs to fusion="amazon"; "concat" keeps every channel')
+                raise ValueError(
+                    'PatchCoreConfig: dim belongs to fusion="amazon" and "interpolated"; "concat" keeps every channel'
+                )
         if _integer("patch_size", self.patch_size, 1) % 2 == 0:
             raise ValueError(f"PatchCoreConfig: patch_size must be odd, got {self.patch_size}")
         if not 0 < _real("ratio", self.ratio) < 1:
@@ -105,6 +134,10 @@ class PatchCoreConfig:
             raise ValueError(f"PatchCoreConfig: threshold_quantile must be in (0, 1], got {self.threshold_quantile}")
         if not 0 <= _real("sigma", self.sigma) < float("inf"):
             raise ValueError(f"PatchCoreConfig: sigma must be finite and >= 0, got {self.sigma}")
+        if self.noise_draws % 2:
+            raise ValueError(f"PatchCoreConfig: noise_draws must be even, got {self.noise_draws}")
+        if not 0 <= _real("noise_scale", self.noise_scale) < float("inf"):
+            raise ValueError(f"PatchCoreConfig: noise_scale must be finite and >= 0, got {self.noise_scale}")
         if self.device is not None:
             object.__setattr__(self, "device", str(self.device))
             try:
@@ -145,6 +178,18 @@ class PatchCoreConfig:
         if self.crop is None:
             return self.resize
         return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
+
+    @property
+    def image_score(self) -> str:
+        """How an image's score comes from its patches', whichever of `score` and `scorer` says so."""
+        return "reweighted" if self.scorer == "reweighted" else self.score
+
+    @property
+    def scorer_name(self) -> str:
+        """What tables call the scoring: "reweighted" in both ways to ask for it, "influence + reweighted" for both."""
+        if self.image_score == "max":
+            return self.scorer
+        return "reweighted" if self.scorer in ("distance", "reweighted") else f"{self.scorer} + reweighted"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` gives an equal config back."""

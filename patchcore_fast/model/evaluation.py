@@ -71,6 +71,8 @@ def _binary(kind: str, scores: Any, truth: Any, values: dict[str, float], curves
     values[f"{kind}_f1"], values[f"{kind}_f1_threshold"] = f1, threshold
     if curve is not None:
         curves[f"{kind}_roc"] = dict(zip(("fpr", "tpr"), metrics.thin(curve.fpr, curve.tpr), strict=True))
+        recall_precision = metrics.thin(curve.tpr[1:], curve.precision)
+        curves[f"{kind}_pr"] = dict(zip(("recall", "precision"), recall_precision, strict=True))
 
 
 def _masks(batch: Batch) -> list[np.ndarray | None]:

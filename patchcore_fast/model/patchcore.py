@@ -13,18 +13,19 @@ import torch
 
 from patchcore_fast.errors import BankError
 from patchcore_fast.features import Backbone, FeatureExtractor
-from patchcore_fast.kernels import knn
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.batches import Batch, Batches, batches_of
 from patchcore_fast.model.collect import FeatureRows
 from patchcore_fast.model.config import PatchCoreConfig
 from patchcore_fast.model.evaluation import evaluate_predictions
+from patchcore_fast.model.fewshot import Augmentation, settle
 from patchcore_fast.model.results import Evaluation, Prediction
+from patchcore_fast.model.score import ImageScorer
 from patchcore_fast.model.threshold import leave_out_scores, threshold_from
 from patchcore_fast.model.views import VIEWS, undone
 from patchcore_fast.progress import bar
 from patchcore_fast.samplers import make_sampler
-from patchcore_fast.scoring import anomaly_map, image_score, patch_scores
+from patchcore_fast.scoring import anomaly_map
 
 
 class PatchCore:
@@ -64,6 +65,7 @@ class PatchCore:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"PatchCore: device {self.device} was asked for, but torch sees no CUDA device")
         self._bank: MemoryBank | None = None
+        self._scorer: ImageScorer | None = None  # of this bank, made when it is first needed
         self.timings_: dict[str, float] = {}
         self._extractor: FeatureExtractor | None = None
 
@@ -73,7 +75,9 @@ class PatchCore:
         if self._extractor is None:
             c = self.config
             backbone = Backbone(c.backbone, c.layers, c.weights, self.device, c.seed)
-            self._extractor = FeatureExtractor(backbone, c.fusion, c.patch_size, c.dim, c.layer_dim, c.feature_resize)
+            self._extractor = FeatureExtractor(
+                backbone, c.fusion, c.patch_size, c.dim, c.layer_dim, c.feature_resize, c.reduction, c.precision, c.seed
+            )
         return self._extractor
 
     @property
@@ -86,7 +90,7 @@ class PatchCore:
         """Image score above which an image is anomalous; None where it cannot be known."""
         return self._fitted("threshold").threshold
 
-    def fit(self, data: Any) -> PatchCore:
+    def fit(self, data: Any, *, shots: int | None = None, augment: Any = None) -> PatchCore:
         """Fill the memory bank with patches of normal images.
 
         The threshold comes from up to 64 training images, each scored against the bank without its own rows: it
@@ -99,6 +103,10 @@ class PatchCore:
         data : a folder (its train/good, or all its images), an ImageSet (its train part), paths or
             ImageRecords, a tensor [N, 3, H, W], or a loader of tensors or of dicts with "image". Tensors lie
             in [0, 1], not normalised, and keep their size; files are resized as the config says.
+        shots : images drawn of them by the config's seed; the config's when None. One shot gives no threshold.
+        augment : "none", "rotate", or a transform (torchvision.transforms.v2) of an image [3, H, W]: the patches of the
+            config's `augmentations` copies of each image join its own before the selection; the config's when None.
+            The threshold is of the images themselves, each without its own rows and those of its copies.
 
         Returns
         -------
@@ -109,9 +117,10 @@ class PatchCore:
         DataError : no images, or one that cannot be read.  ValueError, TypeError : tensors that are no
             images, or a coreset of fewer rows than `neighbours`.
         """
-        batches = batches_of(data, self.config, "train")
+        config, augmentation = settle(self.config, shots, augment, self.sampler)
+        batches = batches_of(data, config, "train", config.shots)
         clock = time.perf_counter()
-        rows, views = self._rows(batches, getattr(self.sampler, "instability", None) == "views")
+        rows, views = self._rows(batches, getattr(self.sampler, "instability", None) == "views", augmentation)
         self.timings_ = {"features": time.perf_counter() - clock}
 
         clock = time.perf_counter()
@@ -120,27 +129,31 @@ class PatchCore:
 
         clock = time.perf_counter()
         bank = rows.features[indices]
-        positions = rows.positions(indices)
+        if augmentation.copies:  # a copy is no image to be asked (and no sampler that doubts images was allowed)
+            trusted = augmentation.originals(rows)
         on_device = bank.to(self.device)
+        scorer = ImageScorer(config, on_device)
         scores = leave_out_scores(
-            rows.features, rows.starts, on_device, positions[:, 0],
-            lambda own, others: float(self._score(own, 1, others)[0]), self.config.neighbours, trusted,
+            rows.features, rows.starts, on_device, augmentation.owners(rows, indices),
+            lambda own, others: float(scorer(own, 1, others)[0]), self.config.neighbours, trusted,
         )  # fmt: skip
         self.timings_["threshold"] = time.perf_counter() - clock
-        self._bank = MemoryBank(
-            on_device, indices, positions, projection,
-            config=self.config.to_dict(), threshold=threshold_from(scores, self.config.threshold_quantile),
+        self._scorer, self._bank = scorer, MemoryBank(
+            on_device, indices, augmentation.sources(rows, indices), projection,
+            config=config.to_dict(), threshold=threshold_from(scores, self.config.threshold_quantile),
             images=[batches.name(r.path) for r in batches.records or []], grid=rows.grid, patches=rows.used,
             weights=self.extractor.backbone.fingerprint(),
-        )  # fmt: skip
+        ).with_index(config.index, config.seed)  # fmt: skip
         return self
 
     def training_features(self, data: Any) -> FeatureRows:
         """The patch features that `fit` would choose from: `.features` [N, D], `.positions(indices)`, `.grid`.
 
-        `data` and errors as in `fit`; the model stays as it is.
+        `data` and errors as in `fit`; the model stays as it is. Where the config augments, each image is followed by
+        its copies, and `positions` counts all of them.
         """
-        return self._rows(batches_of(data, self.config, "train"))[0]
+        config, augmentation = settle(self.config, None, None, self.sampler)
+        return self._rows(batches_of(data, config, "train", config.shots), augmentation=augmentation)[0]
 
     def predict(self, data: Any) -> list[Prediction]:
         """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part."""
@@ -172,6 +185,20 @@ class PatchCore:
         taken = time.perf_counter() - clock
         return evaluate_predictions(predictions, seen, batches.name, self.threshold, self.config, taken)
 
+    def rescore(self, **settings: Any) -> None:
+        """Score from now on with other `scorer`, `score`, `neighbours`, `noise_scale` or `noise_draws`; the bank stays.
+
+        A change takes the threshold away: it was found with the scores of `fit`, and says nothing about others.
+        """
+        bank = self._fitted("rescore")
+        if unknown := sorted(set(settings) - {"scorer", "score", "neighbours", "noise_scale", "noise_draws"}):
+            raise ValueError(f"PatchCore.rescore: settings of the scoring are wanted, got {', '.join(unknown)}")
+        config = replace(self.config, **settings)
+        if config != self.config:
+            stored = {**bank.config, **{name: getattr(config, name) for name in settings}}
+            self.config, self._scorer = config, None
+            self._bank = replace(bank, config=stored, threshold=None)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the memory bank, whole or not at all; see `MemoryBank.save`."""
         self._fitted("save").save(path)
@@ -185,6 +212,7 @@ class PatchCore:
         weights: str | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
+        index: str | None = None,
         progress: bool | None = None,
     ) -> PatchCore:
         """A model from a saved bank.
@@ -194,17 +222,18 @@ class PatchCore:
         device : where to run; None chooses as on a new machine, whatever the bank was made on.
         weights : where the backbone's weights are now, when not where the bank's config says.
         batch_size, workers : in place of the config's.
+        index : a search in place of the file's, made anew.
 
         Raises
         ------
         BankError : a file that is no usable bank, or weights other than those it was made with.
         """
-        bank = MemoryBank.load(path)
+        bank = MemoryBank.load(path, index)
         try:
             config = PatchCoreConfig.from_dict(bank.config)
         except (TypeError, ValueError) as error:
             raise BankError(f"{os.fspath(path)}: its settings cannot be used ({error})") from error
-        here: dict[str, Any] = {"weights": weights, "batch_size": batch_size, "workers": workers}
+        here: dict[str, Any] = {"weights": weights, "batch_size": batch_size, "workers": workers, "index": index}
         here = {name: value for name, value in here.items() if value is not None}
         model = cls(replace(config, device=None if device is None else str(device), **here), progress=progress)
         backbone = model.extractor.backbone
@@ -218,15 +247,20 @@ class PatchCore:
         model._bank = bank.to(model.device)
         return model
 
-    def _rows(self, batches: Batches, views: bool = False) -> tuple[FeatureRows, list[FeatureRows]]:
+    def _rows(
+        self, batches: Batches, views: bool = False, augmentation: Augmentation | None = None
+    ) -> tuple[FeatureRows, list[FeatureRows]]:
         """Features of all images and, with `views`, of each view of them, in one pass over the source."""
-        rows, more = FeatureRows(batches.count), [FeatureRows(batches.count) for _ in VIEWS if views]
+        augmentation = augmentation or Augmentation()
+        count, first = None if batches.count is None else batches.count * augmentation.per_image, 0
+        rows, more = FeatureRows(count), [FeatureRows(count) for _ in VIEWS if views]
         for batch in self._bar(batches, "features"):
-            images = batch.images.to(self.device)
-            rows.add(*self.extractor(images))
-            for view, found in zip(VIEWS.values(), more, strict=False):
-                features, grid = self.extractor(view.change(images))
-                found.add(undone(view, features, grid), grid)
+            for images in augmentation.blocks(batch.images.to(self.device), first):
+                rows.add(*self.extractor(images))
+                for view, found in zip(VIEWS.values(), more, strict=False):
+                    features, grid = self.extractor(view.change(images))
+                    found.add(undone(view, features, grid), grid)
+            first += len(batch.images)
         return rows, more
 
     def _select(
@@ -261,20 +295,13 @@ class PatchCore:
             trusted = trusted[~torch.isin(trusted, doubted)]
         return indices, None if projection is None else projection.detach().float().cpu(), trusted
 
-    def _score(self, features: torch.Tensor, images: int, bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image scores [B] and patch scores [B, P] of rows [B * P, D]."""
-        c = self.config
-        dist, nearest = knn(features, bank, c.neighbours)
-        patches = patch_scores(dist, c.distance == "squared").view(images, -1)
-        scores = image_score(
-            patches, c.score, features=features, nearest=nearest[:, 0], bank=bank, b=c.reweight_neighbours
-        )
-        return scores, patches
-
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
         c, bank = self.config, self.bank
         features, grid = self.extractor(batch.images.to(self.device))
-        scores, patches = self._score(features, len(batch.images), bank.features)
+        if self._scorer is None:
+            self._scorer = ImageScorer(c, bank.features)
+        search = None if bank.searcher is None else bank.search
+        scores, patches = self._scorer(features, len(batch.images), bank.features, search)
         size = (batch.images.shape[2], batch.images.shape[3])
         maps = anomaly_map(patches.view(-1, *grid), size, c.sigma, c.upsample, c.border).cpu().numpy()
         for i, score in enumerate(scores.tolist()):

@@ -55,8 +55,9 @@ class Evaluation:
         only one is there.
     images : one row per test image: path (relative to the set's root, or its name), label (1 defective), defect, score,
         predicted (bool or None, by the bank's threshold).
-    curves : "scores" and "labels" of the images; "image_roc", "pixel_roc" {"fpr", "tpr"} and "pro" {"fpr",
-        "pro"}, thinned to at most 1,000 points each; a curve that cannot be drawn is absent.
+    curves : "scores" and "labels" of the images; "image_roc", "pixel_roc" {"fpr", "tpr"}, "image_pr", "pixel_pr"
+        {"recall", "precision"} and "pro" {"fpr", "pro"}, thinned to at most 1,000 points each; a curve that cannot be
+        drawn is absent.
     timings : seconds by stage.
     predictions : the predictions in the order of `images` (their maps are at the input size).
     """

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from patchcore_fast.data import ImageRecord, ImageSet, load_image, load_mask
 from patchcore_fast.report.images import overlay, save_png, shared_scale
-from patchcore_fast.report.plots import plot_histogram, plot_roc
+from patchcore_fast.report.layers import write_layers
+from patchcore_fast.report.plots import plot_histogram, plot_pr, plot_roc
+from patchcore_fast.report.provenance import plot_provenance
+from patchcore_fast.report.record import write_record
 from patchcore_fast.report.sheet import SIDE, Panel, contact_sheet
 from patchcore_fast.report.tables import write_json, write_scores_csv
 
@@ -101,15 +104,17 @@ def _for_sheet(records: Sequence[ImageRecord], limit: int = SHEET_LIMIT) -> list
     return shown
 
 
-def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any) -> None:
-    """Write heatmaps/, contact_sheet.png, roc.png, histogram.png, scores.csv and metrics.json into a folder.
+def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any, model: Any = None) -> None:
+    """Write pictures (heatmaps/, layers/, contact_sheet.png, roc.png, pr.png, histogram.png, provenance.png) and
+    numbers (scores.csv, metrics.json, report.json) into a folder: all that `patchcore-fast report` needs.
 
     Parameters
     ----------
     folder : exists.
     name : of the data, for the titles.
     images : the set that was evaluated.
-    result : `model.Evaluation` of it, with its predictions. roc.png needs both kinds of images.
+    result : `model.Evaluation` of it, with its predictions. roc.png and pr.png need both kinds of images.
+    model : the fitted `PatchCore`, for provenance.png and what report.json says of the bank.
     """
     threshold = result.metrics["threshold"]
     known = threshold if np.isfinite(threshold) else None
@@ -117,8 +122,11 @@ def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any) -> 
                       images.root / "test")  # fmt: skip
     shown = dict.fromkeys(_for_sheet(images.test))
     panels: dict[int, Panel] = {}
+    layers: list[dict[str, str | None]] = []
     for i, (record, prediction) in enumerate(zip(images.test, result.predictions, strict=True)):
-        panel = gallery.add(record, prediction)[1]
+        path, panel = gallery.add(record, prediction)
+        stem = (Path("layers") / path.relative_to(gallery.folder).with_suffix("")).as_posix()
+        layers.append(write_layers(folder, stem, panel, gallery.vmin, gallery.vmax))
         if i in shown:
             panels[i] = panel
     auroc = result.metrics["image_auroc"]
@@ -131,5 +139,18 @@ def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any) -> 
     plot_histogram(scores, labels, folder / "histogram.png", threshold=known, title=f"{name}: image scores")
     if len(set(labels)) == 2:
         plot_roc({name: (labels, scores)}, folder / "roc.png", title="Finding defective images")
+        plot_pr({name: (labels, scores)}, folder / "pr.png", title="Finding defective images")
+    if model is not None and model.bank.positions is not None and model.bank.grid is not None:
+        _write_provenance(folder / "provenance.png", name, model.bank)
     write_scores_csv(folder / "scores.csv", result.images)
     write_json(folder / "metrics.json", result.to_dict())
+    write_record(folder, name, images, result, layers, (gallery.vmin, gallery.vmax), model)
+
+
+def _write_provenance(path: Path, name: str, bank: Any) -> None:
+    from patchcore_fast.coverage import spatial_coverage
+
+    count = max(len(bank.images), int(bank.positions[:, 0].max()) + 1)
+    names = [x.rsplit("/", 1)[-1] for x in bank.images] + [f"image {i}" for i in range(len(bank.images), count)]
+    coverage = spatial_coverage(bank.positions, count, bank.grid)
+    plot_provenance(coverage, path, names=names, title=f"{name}: where the bank comes from")

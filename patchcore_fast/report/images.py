@@ -53,7 +53,7 @@ def as_rgb(image: Any) -> NDArray[np.uint8]:
     return np.rint(np.clip(array.astype(np.float64), 0, 1) * 255).astype(np.uint8)
 
 
-def _palette() -> NDArray[np.float32]:
+def heat_colours() -> NDArray[np.float32]:
     """256 heat colours [256, 3] in [0, 255]; the darkest quarter would blacken the photograph, so it is left out."""
     try:
         from matplotlib import colormaps
@@ -61,6 +61,11 @@ def _palette() -> NDArray[np.float32]:
         raise ImportError('patchcore_fast.report needs matplotlib: pip install "patchcore_fast[pipeline]"') from e
 
     return (colormaps[COLOURS](np.linspace(0.25, 1, 256))[:, :3] * 255).astype(np.float32)
+
+
+def cover_of(level: NDArray[Any]) -> NDArray[Any]:
+    """How much of the photograph the heat of a level in [0, 1] covers, in [0, HIDE]."""
+    return HIDE * np.sqrt(level) * np.clip(level * 4, 0, 1)
 
 
 def outline(image: NDArray[np.uint8], mask: Any, width: int = 1) -> NDArray[np.uint8]:
@@ -108,8 +113,8 @@ def overlay(
     if level.shape != base.shape[:2]:
         raise ValueError(f"overlay: anomaly_map must be {base.shape[:2]} like its image, got {level.shape}")
     level = np.nan_to_num(np.clip(level, 0, 1), nan=0.0)
-    colours = _palette()[np.rint(level * 255).astype(np.uint8)]
-    cover = (HIDE * np.sqrt(level) * np.clip(level * 4, 0, 1))[..., None]
+    colours = heat_colours()[np.rint(level * 255).astype(np.uint8)]
+    cover = cover_of(level)[..., None]
     result = np.rint(base + (colours - base) * cover).astype(np.uint8)
     return result if mask is None else outline(result, mask)
 

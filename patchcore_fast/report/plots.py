@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from patchcore_fast.files import atomic_write
 
@@ -84,6 +85,45 @@ def plot_roc(curves: Mapping[str, tuple[Any, Any]], path: str | os.PathLike[str]
     save_figure(figure, path)
 
 
+def plot_pr(curves: Mapping[str, tuple[Any, Any]], path: str | os.PathLike[str], *, title: str = "Precision") -> None:
+    """Precision against recall, one line per entry, with the average precision in the legend.
+
+    Parameters, errors : as `plot_roc`. Precision is drawn as steps: between two scores nothing is known.
+    """
+    from patchcore_fast.metrics import binary_curve
+
+    if not curves:
+        raise ValueError("plot_pr: at least one curve is needed, got none")
+    figure = new_figure(5.2, 5.2)
+    axes = figure.add_subplot()
+    for i, (name, (labels, scores)) in enumerate(curves.items()):
+        labels, scores = _two_classes("plot_pr", labels, scores)
+        if (curve := binary_curve(scores, labels)) is None:
+            raise ValueError(f"plot_pr: {name} needs normal and defective images, has one kind only")
+        recall, precision = curve.tpr, np.r_[curve.precision[:1], curve.precision]
+        colour, text = LINES[i % len(LINES)], f"{name}: {curve.average_precision:.3f}"
+        axes.plot(recall, precision, color=colour, linewidth=2, drawstyle="steps-pre", label=text)
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal", title=title)
+    axes.set_xlabel("recall: defective images called defective")
+    axes.set_ylabel("precision: of those called defective, truly so")
+    axes.legend(loc="lower left", title="average precision", frameon=False)
+    quiet(axes)
+    save_figure(figure, path)
+
+
+def histogram_edges(scores: Any, threshold: float | None = None) -> NDArray[np.float64]:
+    """Edges of bins for scores [n]. They start at the threshold, in both directions: no bar lies on both sides of it.
+
+    12 to 60 bins, about 2 sqrt(n), from the lowest score or the threshold to the highest. n >= 1.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    anchor = float(scores.min()) if threshold is None else threshold
+    low, high = min(scores.min(), anchor), max(scores.max(), anchor)
+    width = (high - low) / np.clip(2 * np.sqrt(scores.size), 12, 60) or 0.1
+    edges = anchor + width * np.arange(np.floor((low - anchor) / width), np.floor((high - anchor) / width) + 2)
+    return np.asarray(edges, dtype=np.float64)
+
+
 def plot_histogram(
     scores: Any,
     labels: Any,
@@ -107,11 +147,7 @@ def plot_histogram(
     labels, scores = _two_classes("plot_histogram", labels, scores)
     if not scores.size:
         raise ValueError("plot_histogram: at least one score is needed, got none")
-    anchor = scores.min() if threshold is None else threshold
-    low, high = min(scores.min(), anchor), max(scores.max(), anchor)
-    width = (high - low) / np.clip(2 * np.sqrt(scores.size), 12, 60) or 0.1
-    # Bins start at the threshold, in both directions: no bar lies on both sides of it.
-    edges = anchor + width * np.arange(np.floor((low - anchor) / width), np.floor((high - anchor) / width) + 2)
+    edges = histogram_edges(scores, threshold)
     figure = new_figure(6.4, 3.8)
     axes = figure.add_subplot()
     for kind, name, colour in ((False, "normal", NORMAL), (True, "defective", DEFECTIVE)):

@@ -86,6 +86,6 @@ def package_files() -> set[str]:
     found = set()
     for folder, _, files in os.walk(ROOT / "patchcore_fast", followlinks=True):
         for name in files:
-            if name.endswith((".py", ".json")) or name == "py.typed":
+            if name.endswith((".py", ".json", ".html", ".css", ".js")) or name == "py.typed":
                 found.add(Path(folder, name).relative_to(ROOT).as_posix())
     return found

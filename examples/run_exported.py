@@ -1,0 +1,79 @@
+"""A model written by `patchcore-fast export`, run without that package.
+
+    patchcore-fast export bottles.safetensors --output bottles.pt2       (or bottles.onnx)
+    python examples/run_exported.py bottles.pt2 photo.png ... --maps folder
+
+Needs NumPy and Pillow, and torch for a .pt2 file or onnxruntime for an .onnx file; nothing of patchcore_fast, no timm.
+Prints a score for each image, and with the threshold of the fit the verdict; --maps writes the score maps [H, W] as
+.npy files.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FACTS = "patchcore_fast.json"
+
+
+def open_model(path):
+    """What the file says about itself, and a function from images [B, 3, H, W] to scores [B] and maps [B, H, W]."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
+        facts = json.loads(session.get_modelmeta().custom_metadata_map[FACTS])
+        return facts, lambda images: session.run(["scores", "maps"], {"images": images})
+    import torch
+
+    found = {FACTS: ""}
+    program = torch.export.load(path, extra_files=found).module()
+
+    def run(images):
+        with torch.no_grad():
+            return [result.numpy() for result in program(torch.from_numpy(images))]
+
+    return json.loads(found[FACTS]), run
+
+
+def read_image(path, facts):
+    """[3, H, W] float32 in [0, 1]: upright, RGB, resized, and cropped in the centre where the model was fitted so.
+
+    For photographs of 8 bits a channel without transparency; patchcore_fast itself takes more kinds.
+    """
+    with Image.open(path) as image:
+        image = ImageOps.exif_transpose(image).convert("RGB")
+    height, width = facts["resize"]
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
+    if facts["crop"] is not None:
+        top, left = round((height - facts["crop"][0]) / 2), round((width - facts["crop"][1]) / 2)
+        pixels = pixels[top : top + facts["crop"][0], left : left + facts["crop"][1]]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def main():
+    """Score images one by one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help=".pt2 or .onnx")
+    parser.add_argument("images", type=Path, nargs="+")
+    parser.add_argument("--maps", type=Path, help="folder for the score maps")
+    args = parser.parse_args()
+    facts, run = open_model(args.model)
+    if args.maps is not None:
+        args.maps.mkdir(parents=True, exist_ok=True)
+    for path in args.images:
+        scores, maps = run(read_image(path, facts)[None])
+        verdict = ""
+        if facts["threshold"] is not None:
+            verdict = "  anomalous" if scores[0] > facts["threshold"] else "  normal"
+        print(f"{path}  {scores[0]:.6f}{verdict}")
+        if args.maps is not None:
+            np.save(args.maps / f"{path.stem}.npy", maps[0])
+
+
+if __name__ == "__main__":
+    main()

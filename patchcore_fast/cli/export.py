@@ -1,0 +1,38 @@
+"""export: a bank as one file that runs without this package, checked before it is written."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from patchcore_fast.cli.pipeline import writable_file
+from patchcore_fast.errors import DataError
+
+CHECKED = 8  # images of --images that are compared
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write, compare with the model, say how far the numbers are apart."""
+    from patchcore_fast.export import SUFFIXES, TOLERANCE, export_model
+    from patchcore_fast.model import PatchCore
+
+    output = writable_file(args.output)
+    if output.suffix not in SUFFIXES:
+        raise DataError(f"--output must end in {' or '.join(SUFFIXES)}, got {output.name}")
+    model = PatchCore.load(args.bank, "cpu", weights=getattr(args, "weights", None), index="exact", progress=False)
+    images = None
+    if args.images is not None:
+        import torch
+
+        from patchcore_fast.data import load_image, scan_images
+
+        config = model.config
+        records = scan_images([args.images])[:CHECKED]
+        images = torch.stack([load_image(r.path, config.resize, config.crop) for r in records])
+    found = export_model(model, output, images)
+    height, width = model.config.input_size
+    print(f"Saved {output} ({output.stat().st_size / 2**20:.1f} MB): images [B, 3, {height}, {width}] in, scores [B] "
+          f"and maps [B, {height}, {width}] out.")  # fmt: skip
+    print(f"Run again from the file on {found.images} images: scores within {found.score:.1e} of this package's, maps "
+          f"within {found.map:.1e} (relative, {TOLERANCE:g} allowed).")  # fmt: skip
+    print(f"Next:  python examples/run_exported.py {Path(output)} IMAGE ...")

@@ -1,0 +1,40 @@
+"""report: what evaluate wrote, as one HTML page; and evaluate's option --log."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from patchcore_fast.errors import DataError
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the page and say where it is."""
+    from patchcore_fast.cli.pipeline import writable_file
+    from patchcore_fast.report.page import write_report
+
+    if args.images < 1:
+        raise DataError(f"--images must be at least 1, got {args.images}")
+    output = None if args.output is None else writable_file(args.output)
+    path = write_report(args.folder, output, images=args.images)
+    print(f"Open {path} in a browser ({path.stat().st_size / 1e6:.1f} MB, complete: it needs no other file).")
+    if path.parent.resolve() != Path(args.folder).resolve():
+        print(f"Single pictures stay in {args.folder}.")
+
+
+def check_log(backend: str, output: str | None) -> None:
+    """Tell before the long work what would stop logging after it: no folder, or a package that is missing."""
+    from patchcore_fast.tracking import require
+
+    if output is None:
+        raise DataError("--log: logs what --output DIR writes, and --output is not given")
+    require(backend)
+
+
+def log_page(backend: str, output: Path) -> None:
+    """Log an evaluation with its page, which is made for it."""
+    from patchcore_fast.report.page import write_report
+    from patchcore_fast.tracking import log_evaluation
+
+    page = write_report(output)
+    print(f"Logged for {backend}: {log_evaluation(backend, output)} (and the page: {page})")

@@ -1,0 +1,111 @@
+"""Writing the module down: as a torch.export archive, or through it as ONNX."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from patchcore_fast.errors import BankError
+from patchcore_fast.export.check import Difference, check_images, compare, run_onnx, run_pt2
+from patchcore_fast.export.module import ExportedPatchCore
+from patchcore_fast.files import atomic_write
+
+if TYPE_CHECKING:
+    from patchcore_fast.model import PatchCore
+
+FACTS = "patchcore_fast.json"  # name of the extra file in a .pt2, and of the metadata entry in an .onnx
+SUFFIXES = (".pt2", ".onnx")
+_ONNX_LIMIT = 2**31 - 1  # bytes of a protobuf message
+
+
+def export_model(model: PatchCore, path: str | os.PathLike[str], images: torch.Tensor | None = None) -> Difference:
+    """Write a model to one file, after what was written has been run and compared with the model.
+
+    The file takes images [B, 3, H, W] float32 in [0, 1], any B, H and W as the config's, and gives scores [B] and maps
+    [B, H, W]. Nothing is left on disk where the comparison fails.
+
+    Parameters
+    ----------
+    model : fitted or loaded; see `ExportedPatchCore` for what cannot be exported. Its search is exact in the file,
+        whatever index the bank has.
+    path : .pt2 or .onnx; the latter needs the extra `export`.
+    images : [B, 3, H, W] to compare on; three seeded pictures when None.
+
+    Returns
+    -------
+    The largest differences that were found, at most `TOLERANCE`.
+
+    Raises
+    ------
+    ValueError : another suffix, or images of another size.  BankError : the model cannot be exported, or the file does
+    not give the model's numbers.  ImportError : a package of the extra is missing.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"export: the file must end in {' or '.join(SUFFIXES)}, got {path.name!r}")
+    onnx = _import_onnx() if path.suffix == ".onnx" else None
+    module = ExportedPatchCore(model).eval()
+    images = check_images(model.config.input_size, images)
+    program = _program(module, model.config.input_size)
+    content = _pt2_bytes(program, facts(model)) if onnx is None else _onnx_bytes(onnx, program, facts(model))
+    found = compare(model, run_pt2 if onnx is None else run_onnx, content, images)
+    with atomic_write(path) as f:
+        f.write(content)
+    return found
+
+
+def facts(model: PatchCore) -> dict[str, Any]:
+    """What a program must know that runs the file: sizes of the images, the threshold, and where it comes from."""
+    c, bank = model.config, model.bank
+    return {
+        "resize": list(c.resize),
+        "crop": None if c.crop is None else list(c.input_size),
+        "input_size": list(c.input_size),
+        "threshold": bank.threshold,
+        "scorer": c.scorer_name,
+        "bank_rows": len(bank),
+        "config": bank.config,
+        "versions": bank.versions,
+    }
+
+
+def _program(module: ExportedPatchCore, size: tuple[int, int]) -> torch.export.ExportedProgram:
+    example = torch.zeros(2, 3, *size)  # of 1 the batch would be taken for a constant
+    with torch.no_grad():
+        return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+
+
+def _pt2_bytes(program: torch.export.ExportedProgram, about: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={FACTS: json.dumps(about)})
+    return buffer.getvalue()
+
+
+def _onnx_bytes(onnx: Any, program: torch.export.ExportedProgram, about: dict[str, Any]) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of onnxscript's and torch's own internals
+        written = torch.onnx.export(
+            program, (), dynamo=True, verbose=False, input_names=["images"], output_names=["scores", "maps"]
+        )
+    assert written is not None
+    proto = written.model_proto
+    onnx.helper.set_model_props(proto, {FACTS: json.dumps(about)})
+    if (size := proto.ByteSize()) > _ONNX_LIMIT:
+        raise BankError(f"export: the model has {size:,} bytes, ONNX takes 2 GB in one file: write .pt2 instead")
+    return bytes(proto.SerializeToString())
+
+
+def _import_onnx() -> Any:
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401  (the check runs the file)
+        import onnxscript  # noqa: F401  (torch's exporter needs it)
+    except ImportError as error:
+        raise ImportError(f'ONNX export needs {error.name}: pip install "patchcore_fast[export]"') from error
+    return onnx

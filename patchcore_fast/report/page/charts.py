@@ -1,0 +1,132 @@
+"""Curves and histograms as SVG text. Colours come from the page's style sheet, so that they suit light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from patchcore_fast.report.plots import histogram_edges
+
+# Units of the view box. At 390 pixels of a phone one unit is about one pixel, so that text stays readable.
+WIDTH, SQUARE, LOW = 380, 340, 250
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 44
+
+
+def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers within [low, high]."""
+    raw = (high - low) / wanted or 1.0
+    power = 10.0 ** np.floor(np.log10(raw))
+    step = power * min((1, 2, 2.5, 5, 10), key=lambda m: abs(m * power - raw))
+    first = np.ceil(low / step - 1e-9)
+    return [float(k * step) + 0.0 for k in np.arange(first, np.floor(high / step + 1e-9) + 1)]  # + 0.0: no "-0"
+
+
+class _Frame:
+    """The plot area: from numbers to places, axes, ticks and their text."""
+
+    def __init__(self, x: tuple[float, float], y: tuple[float, float], height: int) -> None:
+        self.x, self.y, self.height = x, y, height
+        self.right, self.bottom = WIDTH - RIGHT, height - BOTTOM
+
+    def at(self, x: Any, y: Any) -> tuple[Any, Any]:
+        across = (np.asarray(x, float) - self.x[0]) / (self.x[1] - self.x[0])
+        up = (np.asarray(y, float) - self.y[0]) / (self.y[1] - self.y[0])
+        return LEFT + across * (self.right - LEFT), self.bottom - up * (self.bottom - TOP)
+
+    def axes(self, x_label: str, y_label: str) -> str:
+        parts = []
+        for value in _ticks(*self.x):
+            px = float(self.at(value, self.y[0])[0])
+            parts.append(f'<line class="grid" x1="{px:.1f}" y1="{TOP}" x2="{px:.1f}" y2="{self.bottom}"/>')
+            parts.append(_text("tick", px, self.bottom + 16, "middle", f"{value:g}"))
+        for value in _ticks(*self.y):
+            py = float(self.at(self.x[0], value)[1])
+            parts.append(f'<line class="grid" x1="{LEFT}" y1="{py:.1f}" x2="{self.right}" y2="{py:.1f}"/>')
+            parts.append(_text("tick", LEFT - 6, py + 4, "end", f"{value:g}"))
+        middle_x, middle_y = (LEFT + self.right) / 2, (TOP + self.bottom) / 2
+        parts.append(_text("label", middle_x, self.height - 8, "middle", x_label))
+        parts.append(
+            f'<g transform="translate(12 {middle_y}) rotate(-90)">{_text("label", 0, 0, "middle", y_label)}</g>'
+        )
+        return "".join(parts)
+
+
+def _text(style: str, x: float, y: float, anchor: str, text: str) -> str:
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(height: int, body: str, title: str, attributes: str = "") -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}"{attributes}>{body}</svg>'
+
+
+def curves_chart(
+    curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    title: str,
+    *,
+    diagonal: bool = False,
+    steps: bool = False,
+    marker: tuple[float, float] | None = None,
+) -> str:
+    """SVG of curves in the unit square.
+
+    curves : (style "image" or "pixel", x, y).  diagonal : draw chance.  steps : a value holds back to the previous x,
+    as precision does.  marker : a point, where the threshold puts the images.  title : the text for screen readers.
+    """
+    frame = _Frame((0.0, 1.0), (0.0, 1.0), SQUARE)
+    body = frame.axes(x_label, y_label)
+    if diagonal:
+        (x1, x2), (y1, y2) = frame.at((0, 1), (0, 1))
+        body += f'<line class="chance" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+    for style, x, y in curves:
+        xs, ys = np.asarray(x, float), np.asarray(y, float)
+        if steps:
+            ys = np.repeat(ys, 2)
+            xs = np.concatenate([[0.0], np.repeat(xs, 2)[:-1]])
+        px, py = frame.at(xs, ys)
+        body += f'<polyline class="curve {style}" points="{_points(px, py)}"/>'
+    if marker is not None:
+        mx, my = (float(v) for v in frame.at(*marker))
+        body += f'<circle class="marker" cx="{mx:.1f}" cy="{my:.1f}" r="5"/>'
+    return _svg(SQUARE, body, title)
+
+
+def _points(x: Any, y: Any) -> str:
+    """Places to a tenth of a unit, those that this makes equal to the one before left out."""
+    found: list[str] = []
+    for a, b in zip(x, y, strict=True):
+        text = f"{a:.1f},{b:.1f}"
+        if not found or found[-1] != text:
+            found.append(text)
+    return " ".join(found)
+
+
+def histogram_chart(scores: Any, labels: Any, threshold: float | None, title: str) -> str:
+    """SVG of the scores [n] of normal (0) and defective images (1), with a threshold line that page.js can move.
+
+    The line and its scale are in data attributes: data-low, data-high (scores at the left and the right edge).
+    """
+    s, y = np.asarray(scores, float), np.asarray(labels)
+    edges = histogram_edges(s, threshold)
+    tall = [(kind, np.histogram(s[y == label], edges)[0]) for label, kind in ((0, "normal"), (1, "defective"))]
+    top = max(int(counts.max()) for _, counts in tall)
+    frame = _Frame((float(edges[0]), float(edges[-1])), (0.0, max(top, 1) * 1.05), LOW)
+    body = frame.axes("image score", "images")
+    for kind, counts in tall:
+        for left, right, count in zip(edges[:-1], edges[1:], counts, strict=True):
+            if count:
+                (x1, x2), (y1, y2) = frame.at((left, right), (0, count))
+                place = f'x="{x1 + 0.5:.1f}" y="{y2:.1f}" width="{max(x2 - x1 - 1, 0.5):.1f}" height="{y1 - y2:.1f}"'
+                said = f"{count} {kind}, {left:.4g} to {right:.4g}"
+                body += f'<rect class="bar {kind}" {place}><title>{said}</title></rect>'
+    if threshold is not None:
+        px = float(frame.at(threshold, 0)[0])
+        place = f'x1="{px:.1f}" x2="{px:.1f}" y1="{TOP}" y2="{frame.bottom}"'
+        body += f'<line id="threshold-line" class="threshold" {place}/>'
+    data = (f' id="histogram" data-low="{edges[0]:.9g}" data-high="{edges[-1]:.9g}" data-left="{LEFT}" '
+            f'data-right="{frame.right}"')  # fmt: skip
+    return _svg(LOW, body, title, data)

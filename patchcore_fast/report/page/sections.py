@@ -1,0 +1,182 @@
+"""Numbers to HTML: tables, bars, and the map of where the bank comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from patchcore_fast.report.page.read import Record, number
+
+NAMES = {
+    "image_auroc": ("image AUROC", "area under the ROC curve of image scores"),
+    "image_ap": ("image AP", "average precision of image scores"),
+    "image_f1": ("image best F1", "largest F1 over all thresholds: the threshold is chosen on these images"),
+    "accuracy": ("accuracy at the threshold", "share of right verdicts at the bank's own threshold"),
+    "pixel_auroc": ("pixel AUROC", "area under the ROC curve of all pixels"),
+    "pixel_ap": ("pixel AP", "average precision of all pixels"),
+    "pixel_f1": ("pixel best F1", "largest F1 over all thresholds: the threshold is chosen on these pixels"),
+    "aupro": ("AUPRO", "per-region overlap up to 30 % false positives"),
+}
+STAGES = {"features": "fit: features", "selection": "fit: selection of the bank", "threshold": "fit: threshold",
+          "predict": "evaluate: prediction", "metrics": "evaluate: metrics"}  # fmt: skip
+LISTED = 12  # training images in the list of the bank's sources
+
+
+def fixed(value: Any, digits: int = 3) -> str:
+    """A number with so many decimals, "n/a" for none."""
+    found = number(value)
+    return "n/a" if found is None else f"{found:.{digits}f}"
+
+
+def metrics_section(record: Record) -> str:
+    """Metrics with their intervals, as numbers and as a strip from 0 to 1."""
+    rows = []
+    for key, (name, meaning) in NAMES.items():
+        value, between = number(record.metrics.get(key)), record.interval(key)
+        if value is None:
+            continue
+        text, strip = "n/a", ""
+        if between is not None:
+            low, high = between
+            text = f"{low:.3f} to {high:.3f}"
+            strip = f'<span class="span" style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></span>'
+        rows.append(
+            f'<tr><th scope="row">{name}<small>{meaning}</small></th><td class="num big">{value:.3f}</td>'
+            f'<td class="num">{text}</td><td class="strip-cell"><span class="strip" aria-hidden="true">{strip}'
+            f'<span class="dot" style="left:{100 * value:.2f}%"></span></span></td></tr>'
+        )
+    facts = record.facts["intervals"]
+    good = sum(i["label"] == 0 for i in record.images)
+    bad = sum(i["label"] == 1 for i in record.images)
+    percent = f"{100 * facts['level']:g} %"
+    note = (f"{percent} percentile intervals of {facts['resamples']:,} bootstrap resamples of whole test images within "
+            f"each kind ({good:,} normal, {bad:,} defective, {record.metrics['n_masks']:,} with a mask).")  # fmt: skip
+    if min(good, bad) < 30:
+        note += (
+            " With fewer than 30 images of a kind these intervals are rough; where the kinds are separated without "
+            "an error they have no width, which is no certainty."
+        )
+    if good == 0 or bad == 0:
+        note += " Only one kind of test images is here, so most metrics are undefined."
+    return (f'<table class="metrics"><thead><tr><th scope="col">metric</th><th scope="col">value</th>'
+            f'<th scope="col">{percent} interval</th><th scope="col"><span class="sr">on a scale from 0 to 1</span>'
+            f'<span aria-hidden="true" class="scale"><i>0</i><i>0.5</i><i>1</i></span></th></tr></thead>'
+            f'<tbody>{"".join(rows)}</tbody></table><p class="note">{note}</p>')  # fmt: skip
+
+
+def defects_section(record: Record) -> str:
+    """One row for each kind of defect; page.js sorts by a click on a heading."""
+    columns = (("defect", "kind of defect"), ("images", "images"), ("found", "found"), ("image_auroc", "image AUROC"),
+               ("interval", "interval"), ("pixel_auroc", "pixel AUROC"), ("pixel_ap", "pixel AP"), ("aupro", "AUPRO"),
+               ("mean_score", "mean score"))  # fmt: skip
+    rows = []
+    for row in record.facts["defects"]:
+        between = row.get("image_auroc_interval")
+        found = row.get("found")
+        share = 0.0 if found is None else found / row["images"]
+        cells = [
+            f'<th scope="row">{escape(str(row["defect"]))}</th>',
+            _cell(row["images"], str(row["images"])),
+            _cell(share, "n/a" if found is None else f"{found} of {row['images']}"),
+            _cell(row.get("image_auroc"), fixed(row.get("image_auroc"))),
+            _cell(None if between is None else between[0],
+                  "n/a" if between is None else f"{between[0]:.3f} to {between[1]:.3f}"),
+            *(_cell(row.get(key), fixed(row.get(key))) for key in ("pixel_auroc", "pixel_ap", "aupro", "mean_score")),
+        ]  # fmt: skip
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    if not rows:
+        return '<p class="note">No defective test images.</p>'
+    head = "".join(
+        f'<th scope="col" aria-sort="none"><button type="button">{text}</button></th>' for _, text in columns
+    )
+    return ('<div class="scroll" tabindex="0" role="region" aria-label="Table of kinds of defect">'
+            f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+            '<p class="note">Each kind against all normal test images. "Found": score above the bank\'s threshold. '
+            "Pixel numbers of a kind come from binned scores; pixel AP may be off by 0.001. Kinds of fewer than 5 "
+            "images get no interval.</p>")  # fmt: skip
+
+
+def _cell(value: Any, text: str) -> str:
+    found = number(value)
+    return f'<td class="num" data-value="{-1e300 if found is None else found:.9g}">{text}</td>'
+
+
+def bank_section(record: Record) -> str:
+    """The grid of patches with how often the bank knows each place, and the training images that gave most."""
+    bank = record.facts["bank"]
+    if bank is None:
+        return '<p class="note">This evaluation did not write down its memory bank.</p>'
+    kept = f"{bank['rows']:,} rows of {bank['dim']:,} numbers"
+    kept += f", chosen of {bank['patches']:,} patches" if bank["patches"] else ""
+    if (cover := bank["coverage"]) is None:
+        return f"<p>{kept}. The bank does not say which images and places its rows come from.</p>"
+    h, w = cover["grid"]
+    names, per_image = bank["images"], cover["per_image"]
+    m = len(per_image)
+    text = (f"<p>{kept} of {m:,} training images. {100 * cover['share']:.1f} % of the {h} &times; {w} places of the "
+            f"patch grid occur (entropy {cover['entropy']:.3f} of 1); the bank is as even as "
+            f"{cover['effective_images']:.1f} of {m:,} images; {cover['empty_images']:,} gave none.</p>")  # fmt: skip
+    order = sorted(range(m), key=lambda i: (-per_image[i], i))
+    top = max(per_image) or 1
+    bars = "".join(
+        f'<li><span class="name">{escape(str(names[i]))}</span><span class="bar-box" aria-hidden="true">'
+        f'<span style="width:{100 * per_image[i] / top:.1f}%"></span></span><b>{per_image[i]:,}</b></li>'
+        for i in order[:LISTED]
+    )
+    more = f" ({LISTED} of {m:,})" if m > LISTED else ""
+    return (f'{text}<div class="two"><figure><figcaption>Bank patches at each place of the image</figcaption>'
+            f'{_grid(cover["counts"])}</figure><figure><figcaption>Training images that gave most{more}</figcaption>'
+            f'<ol class="bars">{bars}</ol></figure></div>')  # fmt: skip
+
+
+def _grid(counts: Sequence[Sequence[int]]) -> str:
+    """A cell a place, the darker the more; empty places hatched by their own colour, for none is no low count."""
+    h, w = len(counts), len(counts[0])
+    top = max(max(row) for row in counts) or 1
+    cells = "".join(
+        f'<rect x="{x}" y="{y}" width="1" height="1" class="{"some" if n else "none"}"'
+        + (f' style="fill-opacity:{0.15 + 0.85 * n / top:.3f}"' if n else "")
+        + f"><title>row {y}, column {x}: {n}</title></rect>"
+        for y, row in enumerate(counts)
+        for x, n in enumerate(row)
+    )
+    label = f"Patch grid of {h} rows and {w} columns; a place has at most {top} bank patches"
+    return (f'<svg class="grid-map" viewBox="0 0 {w} {h}" role="img" aria-label="{label}" shape-rendering="crispEdges">'
+            f'{cells}</svg><p class="legend"><span class="swatch none"></span>none<span class="swatch ramp"></span>'
+            f"1 to {top}</p>")  # fmt: skip
+
+
+def timings_section(record: Record) -> str:
+    """Seconds by stage, and what they ran on."""
+    seconds = {key: value for key, value in record.facts["seconds"].items() if number(value) is not None}
+    top = max(seconds.values(), default=0) or 1
+    rows = "".join(
+        f'<li><span class="name">{escape(STAGES.get(key, str(key)))}</span><span class="bar-box" aria-hidden="true">'
+        f'<span style="width:{100 * value / top:.1f}%"></span></span><b>{value:.2f} s</b></li>'
+        for key, value in seconds.items()
+    )
+    each = 1000 * seconds["predict"] / len(record.images) if "predict" in seconds else None
+    note = "" if each is None else f"<p>{each:.0f} ms an image in prediction, reading files included.</p>"
+    return f'<ol class="bars wide">{rows}</ol>{note}'
+
+
+def settings_section(record: Record) -> str:
+    """Configuration and versions, folded away."""
+
+    def table(values: dict[str, Any]) -> str:
+        rows = "".join(f'<tr><th scope="row">{escape(str(k))}</th><td>{escape(_plain(v))}</td></tr>'
+                       for k, v in values.items())  # fmt: skip
+        return f"<table><tbody>{rows}</tbody></table>"
+
+    settings, versions = table(record.config), table(record.facts["environment"])
+    return (
+        f"<details><summary>Settings of the model</summary>{settings}</details>"
+        f"<details><summary>Versions and device</summary>{versions}</details>"
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)

@@ -1,0 +1,8 @@
+"""How the neighbours of patches are found in a memory bank: one interface, our exact search or one of faiss's."""
+
+from __future__ import annotations
+
+from patchcore_fast.search.base import INDEXES, ExactSearch, SearchIndex, settle
+from patchcore_fast.search.make import build_index, load_index, restored, stored
+
+__all__ = ["INDEXES", "ExactSearch", "SearchIndex", "build_index", "load_index", "restored", "settle", "stored"]

@@ -1,0 +1,152 @@
+"""Exported models: the numbers of the Python model, for every feature path, and without this package."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from patchcore_fast.cli import main
+from patchcore_fast.errors import BankError
+from patchcore_fast.export import TOLERANCE, ExportedPatchCore, export_model, module
+from patchcore_fast.model import PatchCore, PatchCoreConfig
+
+from ..pictures import write_mvtec
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported.py"
+# Runs a script in an interpreter that cannot import this package or timm.
+WITHOUT = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("patchcore_fast", "timm"):
+            raise ImportError(name + " is out of reach")
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def fitted(**changes: Any) -> PatchCore:
+    base: dict[str, Any] = {
+        "backbone": "test_efficientnet", "layers": (1, 2), "weights": "random", "image_size": 64, "ratio": 0.3,
+        "device": "cpu",
+    }  # fmt: skip
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return PatchCore(PatchCoreConfig(**(base | changes)), progress=False).fit(images)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "amazon": {"fusion": "amazon", "dim": 40, "layer_dim": 48, "distance": "squared", "neighbours": 2},
+    "anomalib": {"score": "reweighted", "neighbours": 3, "upsample": "nearest", "border": "mirror"},
+    "projected": {"fusion": "interpolated", "dim": 16},
+    "pooled": {"fusion": "interpolated", "dim": 16, "reduction": "pool", "sigma": 0.0},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_module_gives_the_models_numbers(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 50)  # several chunks, the last one short
+    model = fitted(**CASES[case])
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    exported = ExportedPatchCore(model).eval()
+    with torch.no_grad():
+        scores, maps = exported(images)
+    for score, heat, want in zip(scores, maps, model.predict(images), strict=True):
+        assert float(score) == pytest.approx(want.score, rel=1e-5)
+        np.testing.assert_allclose(heat.numpy(), want.anomaly_map, atol=1e-5 * float(want.anomaly_map.max()))
+
+
+def test_search_finds_the_neighbours_far_from_the_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 64)
+    exported = ExportedPatchCore(fitted(neighbours=4))
+    g = torch.Generator().manual_seed(2)
+    bank = torch.randn(300, 24, generator=g) + 100
+    exported.bank, exported.center = bank, bank.mean(0)
+    exported.half_norms = (bank - exported.center).square().sum(1) / 2
+    query = torch.randn(90, 24, generator=g) + 100
+    distance, index = exported.search(query)
+    want = torch.cdist(query.double(), bank.double()).sort(dim=1)
+    assert torch.equal(index, want.indices[:, :4])
+    torch.testing.assert_close(distance, want.values[:, :4].float(), rtol=1e-5, atol=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mvtec(tmp_path_factory.mktemp("export") / "weave", train=4, good=2, bad=2, side=80)
+
+
+@pytest.fixture(scope="module")
+def bank(folder: Path) -> Path:
+    path = folder.parent / "bank.safetensors"
+    assert main(["fit", str(folder), "--output", str(path), "--backbone", "test_efficientnet", "--layers", "1,2",
+                 "--weights", "random", "--image-size", "72", "--crop", "64", "--ratio", "0.1"]) == 0  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_command_and_example_without_this_package(
+    suffix: str, folder: Path, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if suffix == ".onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package, reason="the extra `export` is not installed")
+    path = tmp_path / f"model{suffix}"
+    assert main(["export", str(bank), "--output", str(path), "--images", str(folder / "test")]) == 0
+    assert "on 4 images: scores within" in capsys.readouterr().out
+    images = sorted((folder / "test").rglob("*.png"))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(EXAMPLE), str(path), *map(str, images), "--maps", str(tmp_path / "maps")],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    for line, want in zip(lines, PatchCore.load(bank, "cpu", progress=False).predict(images), strict=True):
+        name, score, verdict = line.rsplit(maxsplit=2)
+        assert name == str(want.path) and verdict == ("anomalous" if want.is_anomalous else "normal")
+        assert float(score) == pytest.approx(want.score, rel=TOLERANCE)
+    last = np.load(tmp_path / "maps" / f"{images[-1].stem}.npy")
+    np.testing.assert_allclose(last, want.anomaly_map, atol=TOLERANCE * float(want.anomaly_map.max()))
+
+
+def test_example_reads_images_as_this_package_does(folder: Path) -> None:
+    from patchcore_fast.data import load_image
+
+    read = runpy.run_path(str(EXAMPLE))["read_image"]
+    path = next((folder / "test").rglob("*.png"))
+    for crop in (None, [64, 60]):
+        got = read(path, {"resize": [72, 70], "crop": crop})
+        assert np.array_equal(got, load_image(path, (72, 70), None if crop is None else (64, 60)).numpy())
+
+
+def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fitted()
+    before = module.ExportedPatchCore.__init__
+
+    def spoiled(self: ExportedPatchCore, model: PatchCore) -> None:
+        before(self, model)
+        self.mean += 0.01
+
+    monkeypatch.setattr(module.ExportedPatchCore, "__init__", spoiled)
+    with pytest.raises(BankError, match="gives other numbers than the model"):
+        export_model(model, tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.pt2 or \.onnx, got 'model\.pth'"):
+        export_model(fitted(), tmp_path / "model.pth")
+    with pytest.raises(BankError, match='scorer must be "distance" or "reweighted", got \'influence\''):
+        export_model(fitted(scorer="influence"), tmp_path / "model.pt2")
+    with pytest.raises(BankError, match="precision must be \"float32\", got 'bfloat16'"):
+        export_model(fitted(precision="bfloat16"), tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match=r"images must be \[B, 3, 64, 64\]"):
+        export_model(fitted(), tmp_path / "model.pt2", torch.zeros(1, 3, 32, 32))
