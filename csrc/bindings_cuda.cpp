@@ -31,11 +31,13 @@ void bind_cuda(py::module_& module) {
             }
             py::dict out;
             out["arch"] = info.arch;
+            out["code"] = info.code;
             out["multiprocessors"] = info.multiprocessors;
             out["shared_limit"] = info.shared_limit;
             out["driver"] = info.driver;
             out["runnable"] = info.refusal[0] == '\0';
             out["reason"] = std::string(info.refusal);
+            out["lasting"] = info.lasting;
             return out;
         },
         py::arg("device"));

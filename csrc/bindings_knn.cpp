@@ -91,6 +91,13 @@ void bind_knn(py::module_& m) {
         out["rows"] = int64_t(cuda::kNoRow);
         return out;
     });
+    m.def(
+        "knn_load",
+        [](int device) {
+            const py::gil_scoped_release release; // a driver may compile
+            check(cuda::knn_load(device));
+        },
+        py::arg("device"), "Load all kernels of a search, so that one can be captured in a graph.");
     py::class_<KnnSearch>(m, "KnnSearch")
         .def(py::init(&make_search), py::kw_only(), py::arg("bank"), py::arg("k"), py::arg("slots"), py::arg("pitch"),
              py::arg("queries"), py::arg("chunk"), py::arg("splits"), py::arg("rescuers"), py::arg("tensor_cores"),

@@ -100,9 +100,11 @@ struct ResolveShared {
     int64_t exact[kMostBlock], next[kMostBlock]; // bits of squared distances: now, and as found in this round
     int64_t key[kMostBlock];                     // bits
     double weight[kMostBlock];
-    int32_t row[kMostBlock], state[kMostBlock], blocked[kMostBlock], order[kMostBlock];
+    int32_t row[kMostBlock], state[kMostBlock], blocked[kMostBlock];
+    int16_t order[kMostBlock];
     int32_t kept, open[2], picked; // pairs that go on to the next round; whether rows are open; picks
 };
+static_assert(sizeof(ResolveShared) <= 48 << 10, "more has to be asked for at every launch");
 
 // Whether place a ranks before place b: larger key, then lower row.
 PCF_DEVICE bool before(const ResolveShared& s, int a, int b) {
@@ -118,7 +120,7 @@ PCF_DEVICE void sort_by_rank(ResolveShared& s, int size) {
                 const int low = 2 * apart * (at / apart) + at % apart, high = low + apart;
                 const int a = s.order[low], b = s.order[high];
                 const bool sorted = b < 0 || (a >= 0 && before(s, a, b));
-                if (sorted == ((low & run) != 0) && a != b) s.order[low] = b, s.order[high] = a;
+                if (sorted == ((low & run) != 0) && a != b) s.order[low] = int16_t(b), s.order[high] = int16_t(a);
             }
         }
     __syncthreads();
@@ -214,7 +216,7 @@ __global__ void __launch_bounds__(1024) resolve_kernel(KCenterPass p) {
                 if (!leads(place)) s.state[place] = kOut;
             } else if (!s.blocked[place]) {
                 s.state[place] = kPicked;
-                s.order[atomicAdd(&s.picked, 1)] = place;
+                s.order[atomicAdd(&s.picked, 1)] = int16_t(place);
             }
             s.blocked[place] = 0;
             open = open || s.state[place] == kOpen;

@@ -20,7 +20,21 @@ void refuse(DeviceInfo& info, const char* format, ...) {
     va_end(values);
 }
 
+// Whether an error in loading a kernel says that its code does not fit the card or the driver: InvalidDeviceFunction,
+// InvalidKernelImage, NoKernelImageForDevice, InvalidPtx, JitCompilerNotFound, UnsupportedPtxVersion and
+// JitCompilationDisabled. All others are of the moment, or of what the process has done.
+bool misfit(int error) {
+    return error == 98 || error == 200 || error == 209 || error == 218 || (error >= 221 && error <= 223);
+}
+
 } // namespace
+
+Status tf32_runs(const char* kernel) {
+    constexpr int kNotSupported = 801;
+    int code = 0;
+    if (const Status failed = load(probe_kernel, &code).in("probe_kernel")) return failed;
+    return code < 80 ? Status{kNotSupported, kernel} : Status{};
+}
 
 #ifdef PCF_EMULATED
 
@@ -36,6 +50,7 @@ DeviceInfo device_info(int device) {
     info.arch = arch(device);
     info.multiprocessors = multiprocessors(device);
     info.shared_limit = shared_limit(device);
+    info.code = emulated::code();
     int ran = 0;
     const Status status = launch(probe_kernel, 1, 32, 0, stream_t(), &ran);
     if (status || ran != 1) refuse(info, "the emulator does not run: %s", error_text(status.code));
@@ -65,8 +80,10 @@ DeviceInfo device_info(int device) {
     else if (counted == cudaErrorInsufficientDriver)
         refuse(info, "the NVIDIA driver knows CUDA %d.%d, this needs one for CUDA %d.0 or newer", info.driver / 1000,
                info.driver % 1000 / 10, CUDART_VERSION / 1000);
-    else if (counted != cudaSuccess)
+    else if (counted != cudaSuccess) {
         refuse(info, "the driver finds no usable GPU: %s", cudaGetErrorString(counted));
+        info.lasting = counted == cudaErrorNoDevice;
+    }
     else if (device < 0 || device >= devices)
         refuse(info, "no CUDA device %d, there are %d", device, devices);
     if (*info.refusal) return info;
@@ -74,13 +91,13 @@ DeviceInfo device_info(int device) {
     info.multiprocessors = multiprocessors(device);
     info.shared_limit = shared_limit(device);
     const DeviceGuard guard(device);
-    cudaFuncAttributes attributes;
-    cudaError_t error = cudaError_t(guard.status().code);
-    if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(&probe_kernel));
-    cudaGetLastError();
-    if (error != cudaSuccess)
+    const Status error = guard.status() ? guard.status() : load(probe_kernel, &info.code);
+    info.lasting = !error || misfit(error.code);
+    if (error && info.lasting)
         refuse(info, "nothing compiled here runs on compute capability %d.%d: %s", info.arch / 10, info.arch % 10,
-               cudaGetErrorString(error));
+               error_text(error.code));
+    else if (error)
+        refuse(info, "the device cannot be used now: %s", error_text(error.code));
     return info;
 }
 

@@ -11,7 +11,9 @@
 // The compiler reports the accesses: kernels are compiled with -fsanitize=thread and linked with emulator/hooks.cpp,
 // which has functions of the names that this option calls, instead of with the sanitizer. Not seen: global memory, calls
 // of memcpy with a size that is not constant, and blocks that wait for one another, which never end.
-// PATCHCORE_FAST_CUDA_EMULATED_ARCH (75, 80, 86, ...; 80) is the compute capability it shows to the host and obeys.
+// PATCHCORE_FAST_CUDA_EMULATED_ARCH (75, 80, 86, ...; 80) is the compute capability it shows to the host and obeys;
+// PATCHCORE_FAST_CUDA_EMULATED_CODE, if less, the one its code was compiled for, as PTX is that a driver compiles for a
+// newer card. Tensor-core products in code for less than 8.0 end the launch with an error.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -66,7 +68,8 @@ struct Site {
     }
 };
 
-int arch();
+int arch(); // of the card
+int code(); // of what runs on it
 int shared_limit();
 void* shared_memory();
 const std::string& message(); // of the last launch that failed

@@ -151,4 +151,18 @@ Status pack(const Packing& p, int device, stream_t stream) {
     });
 }
 
+Status load_frame() {
+    for (const Type type : {Type::f16, Type::bf16, Type::f32, Type::f64}) {
+        const Status status = with_type(type, [](auto kind) -> Status {
+            using T = decltype(kind);
+            PCF_LOAD(look_kernel<T>);
+            PCF_LOAD(pack_rows_kernel<T>);
+            PCF_LOAD(pack_columns_kernel<T>);
+            return {};
+        });
+        if (status) return status;
+    }
+    return {};
+}
+
 } // namespace pcf

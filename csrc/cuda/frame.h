@@ -21,4 +21,6 @@ struct Packing {
 };
 Status pack(const Packing& packing, int device, stream_t stream);
 
+Status load_frame(); // the kernels of both, on the current device: see load() in gpu.h
+
 } // namespace pcf

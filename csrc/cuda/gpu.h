@@ -10,6 +10,7 @@
 #ifdef PCF_EMULATED
 #include "emulated.h"
 #else
+#include "context.h"
 #include <cuda_runtime.h>
 #endif
 
@@ -276,6 +277,12 @@ struct DeviceGuard {
     Status status() const { return {}; }
 };
 
+template <class... P>
+Status load(void (*)(P...), int* code = nullptr) {
+    if (code) *code = emulated::code();
+    return {};
+}
+
 // The types of the arguments are the kernel's: a kernel is a copyable list of them and code.
 template <class... P, class... A>
 Status launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t bytes, stream_t, A... args) {
@@ -304,29 +311,17 @@ inline int arch(int device) {
 // Dynamic shared memory that a block may have at most, in bytes.
 inline int shared_limit(int device) { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device); }
 
-// Makes a device current for this library's own CUDA runtime, and the former one again.
-class DeviceGuard {
-  public:
-    explicit DeviceGuard(int device) {
-        status_.code = cudaGetDevice(&before_);
-        if (status_.code == 0 && before_ != device) {
-            status_.code = cudaSetDevice(device);
-            changed_ = status_.code == 0;
-        }
-        if (status_.code) cudaGetLastError(); // not to be seen by a later launch
-    }
-    ~DeviceGuard() {
-        if (changed_) cudaSetDevice(before_);
-    }
-    DeviceGuard(const DeviceGuard&) = delete;
-    DeviceGuard& operator=(const DeviceGuard&) = delete;
-    Status status() const { return status_.in("choosing the device"); }
-
-  private:
-    Status status_;
-    int before_ = 0;
-    bool changed_ = false;
-};
+// Loads a kernel on the current device, which its first launch would do: drivers for CUDA 12.2 and older cannot while
+// the stream is captured. `code`: the compute capability that it was compiled for, which is less than the card's where
+// the driver made its machine code from PTX of another: `ptxVersion` stays that of the PTX, `binaryVersion` does not.
+template <class... P>
+Status load(void (*kernel)(P...), int* code = nullptr) {
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+    if (error != cudaSuccess) cudaGetLastError();
+    else if (code) *code = attributes.ptxVersion;
+    return {int(error), ""};
+}
 
 template <class... P, class... A>
 Status launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t bytes, stream_t stream, A... args) {
@@ -352,6 +347,11 @@ inline Status clear_async(void* p, size_t bytes, stream_t stream) {
 }
 
 #endif
+
+#define PCF_LOAD(kernel)                                                                                               \
+    do {                                                                                                               \
+        if (const ::pcf::Status pcf_status = ::pcf::load(kernel).in(#kernel)) return pcf_status;                       \
+    } while (false)
 
 // Launch, and leave the entry point where that fails: PCF_LAUNCH(kernel, grid, block, bytes, stream, arguments...), a
 // kernel with template arguments in parentheses.

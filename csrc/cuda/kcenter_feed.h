@@ -21,7 +21,7 @@ PCF_DEVICE int quad_place(int row, int quad) { return row * kDepth + ((quad ^ (r
 // Whether copies to shared memory run on while a thread computes. Where they do not, a chunk waits in registers.
 PCF_DEVICE bool copies_run_ahead() {
 #if defined(PCF_EMULATED)
-    return emulated::arch() >= 80;
+    return emulated::code() >= 80;
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     return true;
 #else

@@ -1,5 +1,6 @@
 // The entry points of the k-NN: what is enqueued for a piece of queries, in which order. Nothing is allocated, and
 // nothing waits for the device.
+#include "device.h"
 #include "frame.h"
 #include "gpu.h"
 #include "knn.h"
@@ -23,6 +24,8 @@ int64_t knn_tile() { return kTile; }
 Status knn_some(const Knn& knn, bool tensor_cores, bool packed_already, int device, stream_t stream) {
     const DeviceGuard guard(device);
     if (const Status failed = guard.status()) return failed;
+    if (tensor_cores)
+        if (const Status failed = tf32_runs("search_kernel")) return failed;
     if (const Status failed = pack_rows(knn, knn.query, knn.packed_norm, knn.packed, device, stream)) return failed;
     for (int64_t first = 0; first < knn.bank.rows; first += knn.chunk) {
         DeviceMatrix rows = knn.bank;
@@ -40,6 +43,14 @@ Status knn_rescue(const Knn& knn, int device, stream_t stream) {
     const DeviceGuard guard(device);
     if (const Status failed = guard.status()) return failed;
     return rescue(knn, stream);
+}
+
+Status knn_load(int device) {
+    const DeviceGuard guard(device);
+    if (const Status failed = guard.status()) return failed;
+    for (const auto part : {load_frame, load_search, load_settle, load_rescue})
+        if (const Status failed = part()) return failed;
+    return {};
 }
 
 } // namespace cuda

@@ -49,12 +49,19 @@ Status knn_some(const Knn& knn, bool tensor_cores, bool packed_already, int devi
 // Crowded queries. May be enqueued without asking whether there are any.
 Status knn_rescue(const Knn& knn, int device, stream_t stream);
 
+// Loads all kernels of a search on the device, those for crowded queries too, which else the first crowded query would
+// do: a search that is captured in a graph needs them loaded.
+Status knn_load(int device);
+
 int64_t knn_tile(); // queries that a block of the search takes at a time
 
 // What knn_some and knn_rescue are made of.
 Status search(const Knn& knn, int64_t first, int64_t rows, bool tensor_cores, stream_t stream);
 Status settle(const Knn& knn, stream_t stream);
 Status rescue(const Knn& knn, stream_t stream);
+Status load_search();
+Status load_settle();
+Status load_rescue();
 
 } // namespace cuda
 } // namespace pcf

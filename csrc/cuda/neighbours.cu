@@ -96,5 +96,10 @@ Status settle(const Knn& knn, stream_t stream) {
     return {};
 }
 
+Status load_settle() {
+    PCF_LOAD(settle_kernel);
+    return {};
+}
+
 } // namespace cuda
 } // namespace pcf

@@ -237,5 +237,11 @@ Status rescue(const Knn& knn, stream_t stream) {
     return {};
 }
 
+Status load_rescue() {
+    PCF_LOAD(rescue_kernel);
+    PCF_LOAD(merge_kernel);
+    return {};
+}
+
 } // namespace cuda
 } // namespace pcf

@@ -193,5 +193,11 @@ Status search(const Knn& knn, int64_t first, int64_t rows, bool tensor_cores, st
     return tensor_cores ? launch_search<true>(s, knn.splits, stream) : launch_search<false>(s, knn.splits, stream);
 }
 
+Status load_search() {
+    PCF_LOAD(search_kernel<false>);
+    PCF_LOAD(search_kernel<true>);
+    return {};
+}
+
 } // namespace cuda
 } // namespace pcf

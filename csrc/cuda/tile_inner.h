@@ -95,7 +95,7 @@ PCF_DEVICE void multiply(const float* x, const float* y, float (&values)[Share<M
 // Whether copies to shared memory go on while a thread works.
 PCF_DEVICE bool copies_ahead() {
 #if defined(PCF_EMULATED)
-    return emulated::arch() >= 80;
+    return emulated::code() >= 80;
 #elif defined(__CUDA_ARCH__)
     return __CUDA_ARCH__ >= 800;
 #else

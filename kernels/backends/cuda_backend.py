@@ -11,6 +11,7 @@ from torch import Tensor
 from ..tuning import Budget
 from .base import Backend, KCenterJob, KCenterLeaves
 from .cuda_kernels import library
+from .device.launch import on_device
 from .native_backend import addressable
 from .torch_backend import TORCH
 
@@ -32,7 +33,8 @@ def _refuse(device: torch.device) -> str | None:
     if found < _LEAST_CAPABILITY:
         return f"compute capability {found[0]}.{found[1]}, 7.5 or later is wanted"
     try:
-        told = library.device_info(library.ordinal(device))
+        with on_device(device):  # torch's guard wakes no card but this one
+            told = library.device_info(library.ordinal(device))
     except RuntimeError as e:  # a driver older than the runtime inside the module cannot even be asked
         return str(e)
     return None if told["runnable"] else told["reason"]

@@ -53,7 +53,9 @@ def knn(
     -----
     Runs in torch's current stream. With the Triton and CUDA backends and k <= 64 a call can be captured in a CUDA
     graph, after the same call outside, which compiles or loads. Nothing then waits for the host: values are not checked
-    (where some are not finite, the results mean nothing), and many equal bank rows are slower.
+    (where some are not finite, the results mean nothing), and many equal bank rows are slower. CUDA's kernels are all
+    loaded by then. Triton compiles during the capture what the call outside did not need, such as its kernels for
+    queries with very many rows at nearly one distance: drivers before 545 may refuse that.
     """
     check_matrix("knn", "bank", bank, "M, D")
     check_matrix("knn", "query", query, "Q, D", empty=True)

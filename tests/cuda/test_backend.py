@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -26,25 +27,42 @@ NUMBERS = {name: value for name, value in vars(layout).items() if name.isupper()
 def card(monkeypatch):
     """Pretend that there is one CUDA device, and a module with kernels that says this of it."""
 
-    def pretend(capability=(8, 6), native=None, **told):
-        found = {"arch": 86, "multiprocessors": 30, "driver": 13000, "runnable": True, "reason": ""} | told
+    stale = library._stale.__wrapped__
+
+    def pretend(capability=(8, 6), native=None, capturing=False, **told):
+        arch = 10 * capability[0] + capability[1]
+        found = {"arch": arch, "code": arch, "multiprocessors": 30, "driver": 13000, "runnable": True, "reason": "",
+                 "lasting": True, "archs": [75, 80], "ptx": 80} | told  # fmt: skip
+        current, asked = [], []
 
         def device_info(number):
-            assert number == 0
+            assert number == 0 and current  # torch's guard is round it: no other card gets a context
+            asked.append(number)
             if isinstance(found["reason"], Exception):
                 raise found["reason"]
-            return found
+            return dict(found)
 
-        kernels = SimpleNamespace(device_info=device_info, kcenter_layout=lambda: NUMBERS)
+        @contextlib.contextmanager
+        def on_device(device):
+            current.append(device)
+            try:
+                yield
+            finally:
+                current.pop()
+
+        kernels = SimpleNamespace(device_info=device_info, kcenter_layout=lambda: NUMBERS, info=lambda: found)
         module = SimpleNamespace(cuda=kernels) if native is None else native
         monkeypatch.setattr(library, "native", lambda: module)
         monkeypatch.setattr(library, "native_refusal", lambda: None)
-        monkeypatch.setattr(library, "_stale", library._stale.__wrapped__)
-        monkeypatch.setattr(library, "device_info", library.device_info.__wrapped__)
+        monkeypatch.setattr(library, "_stale", stale)
+        monkeypatch.setattr(library, "_told", {})
+        monkeypatch.setattr(library, "captured", lambda device: capturing)
+        monkeypatch.setattr(cuda_backend, "on_device", on_device)
         monkeypatch.setattr(torch.version, "hip", None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        return found, asked
 
     return pretend
 
@@ -60,6 +78,59 @@ def test_a_card_that_can(card, monkeypatch):
     assert refusal(CPU) == "CUDA kernels run on CUDA devices"
     assert refusal(torch.device("mps")) == "CUDA kernels run on CUDA devices, not on mps"
     assert choose_backend("test", "cuda", CUDA) is cuda_backend.CUDA
+
+
+@pytest.mark.parametrize(
+    "capability, code, chosen_by",
+    [((8, 6), 86, (8, 6)), ((8, 6), 80, (8, 6)), ((9, 0), 75, (7, 5)), ((12, 0), 75, (7, 5)), ((7, 5), 75, (7, 5))],
+)
+def test_arithmetic_goes_by_the_card_unless_its_code_has_no_tf32(card, capability, code, chosen_by):
+    card(capability, code=code)
+    assert refusal(CUDA) is None and library.capability(CUDA) == chosen_by
+
+
+def test_what_lasts_is_asked_once(card):
+    for lasting in (
+        {},
+        {"runnable": False, "reason": "nothing compiled here runs on compute capability 8.6: no kernel image"},
+    ):
+        _, asked = card(**lasting)
+        assert refusal(CUDA) == refusal(CUDA) == (lasting.get("reason") or None) and len(asked) == 1
+
+
+def test_what_passes_is_asked_again(card):
+    now = "the device cannot be used now: out of memory"
+    found, asked = card(runnable=False, reason=now, lasting=False)
+    assert refusal(CUDA) == refusal(CUDA) == now and len(asked) == 2
+    found.update(runnable=True, reason="", lasting=True)
+    assert refusal(CUDA) is None and refusal(CUDA) is None and len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    "capability, archs, ptx, code",
+    [
+        ((8, 6), [75, 80, 86, 90], 90, 86),
+        ((8, 9), [75, 80, 86], 86, 86),
+        ((9, 0), [75], 75, 75),
+        ((10, 3), [90, 100], 100, 100),
+        ((8, 0), [86], 86, 0),
+        ((8, 6), [75], 0, 0),
+    ],
+)
+def test_a_device_is_not_asked_while_a_graph_is_captured(card, capability, archs, ptx, code):
+    _, asked = card(capability, capturing=True, archs=archs, ptx=ptx)
+    why = None if code else "nothing compiled here runs on compute capability {}.{}".format(*capability)
+    assert refusal(CUDA) == why and library.device_info(0)["code"] == code
+    assert not asked and not library._told
+    if code:
+        assert library.capability(CUDA) == (capability if code >= 80 else (7, 5))
+
+
+def test_what_was_told_before_holds_while_a_graph_is_captured(card, monkeypatch):
+    _, asked = card(code=75)
+    assert refusal(CUDA) is None
+    monkeypatch.setattr(library, "captured", lambda device: True)
+    assert library.device_info(0)["code"] == 75 and len(asked) == 1
 
 
 OTHER = SimpleNamespace(cuda=SimpleNamespace(kcenter_layout=lambda: NUMBERS | {"EDGE": 5, "NEW": 3}))

@@ -322,11 +322,14 @@ def test_rows_that_cannot_be_candidates_are_left_alone(emulated, eager):
     assert bool((near_the_first[1:] > 1).all() if eager else (near_the_first == 1).all())
 
 
-def test_a_card_without_tf32_refuses_it(emulated, monkeypatch):
+@pytest.mark.parametrize("card, code", [("75", "75"), ("90", "75")])
+def test_without_tf32_it_is_refused(emulated, card, code, monkeypatch):
     run = Run(emulated, gaussian(70, 8), [0], 3, "tf32x3")
-    monkeypatch.setenv("PATCHCORE_FAST_CUDA_EMULATED_ARCH", "75")
-    with pytest.raises(RuntimeError, match="801"):
-        run.refresh_all()
+    monkeypatch.setenv("PATCHCORE_FAST_CUDA_EMULATED_ARCH", card)
+    monkeypatch.setenv("PATCHCORE_FAST_CUDA_EMULATED_CODE", code)  # PTX of 7.5, on a later card
+    for enqueue in (run.refresh_all, run.one_pass):
+        with pytest.raises(RuntimeError, match=r"801 .* in update_kernel"):
+            enqueue()
 
 
 @pytest.mark.parametrize(

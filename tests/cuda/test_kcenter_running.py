@@ -13,6 +13,7 @@ import torch
 from patchcore_fast.kernels import Tuning, k_center_greedy
 from patchcore_fast.kernels.backends.base import KCenterJob
 from patchcore_fast.kernels.backends.cuda_kernels.kcenter import CudaKCenter
+from patchcore_fast.kernels.backends.device import kcenter as device_kcenter
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.tuning import Budget
 
@@ -38,6 +39,21 @@ def test_the_host_waits_once_a_pass_and_a_pass_allocates_nothing(name, monkeypat
         assert {name for name, _ in made_here} <= {"aten._to_copy.default", "aten.clone.default"}
         assert all(size == made.control.nbytes for _, size in made_here)
     assert rows == k_center_greedy_reference(x, 20)[0].tolist()
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_many_given_picks_are_met_in_several_launches(name, monkeypatch):
+    x, given, enqueued = PASSES[name], torch.arange(0, 150, 3), []
+    whole = CudaKCenter._refresh_all
+    monkeypatch.setattr(CudaKCenter, "_refresh_all", lambda self: (enqueued.append(int(self.control[0])), whole(self)))
+    expected = select(x, 20, selected=given, start=1)
+    assert enqueued.pop() in (50, 51) and not enqueued
+    monkeypatch.setattr(device_kcenter, "_MOST_WORK", 16 * x.numel())
+    found = select(x, 20, selected=given, start=1)
+    assert enqueued[:3] == [16, 32, 48] and len(enqueued) == 4
+    assert found.indices.tolist() == expected.indices.tolist() and torch.equal(found.radii, expected.radii)
+    assert found.indices.tolist() == k_center_greedy_reference(x, 20, selected=given, start=1)[0].tolist()
+    assert found.distances == expected.distances
 
 
 @pytest.mark.parametrize("block", [16, 512, 1024])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.backends.cuda_kernels import knn as host
+from patchcore_fast.kernels.backends.cuda_kernels import plan as plans_of
 from patchcore_fast.kernels.backends.cuda_kernels.frame import choose_frame
 from patchcore_fast.kernels.backends.cuda_kernels.library import capability, library
 from patchcore_fast.kernels.backends.cuda_kernels.plan import make_plan
@@ -76,7 +79,7 @@ def test_memory_stays_within_the_limit():
         assert torch.equal(rows, expected)
         assert cut.bank < 450 and cut.queries < 450
         assert limit / 4 < seen.peak <= limit + 450 * 3 * (8 + 8) + 1024
-        search.buffers = search.count = None
+        search.buffers = {}
 
 
 @pytest.mark.parametrize("limit", [1 << 20, 1 << 24, 1 << 30])
@@ -91,6 +94,20 @@ def test_plans_keep_to_the_limit(limit, dim, k):
         assert held <= limit or (min(cut.queries, cut.bank) <= 128 and cut.splits == 1)
         assert k + 3 <= cut.slots <= 2 * (k + 3) and cut.pitch % 8 == 0
         assert 1 <= cut.queries <= queries and 1 <= cut.bank <= bank
+        assert cut.queries * cut.bank * cut.pitch <= 1 << 40
+
+
+@pytest.mark.parametrize("dim", [1, 128, 1 << 16])
+def test_no_launch_takes_long_however_much_memory_there_is(dim):
+    cut = make_plan(10**6, 10**8, dim, 9, 132, 1 << 40)
+    assert (1 << 36) <= cut.queries * cut.bank * cut.pitch <= (1 << 40) and cut.queries >= 8192 - 128
+
+
+def test_cuts_of_the_work_do_not_reach_the_neighbours(plans, monkeypatch):
+    monkeypatch.setattr(plans_of, "_MOST_WORK", 150 * 250 * 24)
+    monkeypatch.setattr(plans_of, "_MOST_CHUNK", 250 * 24)
+    check(gaussian(300, 17, seed=1), gaussian(600, 17), 5)
+    assert {(p.queries, p.bank) for p in plans} == {(256, 128)}
 
 
 def test_nothing_is_queries_by_bank(plans):
@@ -118,6 +135,55 @@ def test_out_of_memory_makes_pieces_smaller(plans, monkeypatch, caplog):
     monkeypatch.setattr(host.Search, "_empty", lambda *arguments: scarce(arguments[0], None, 3000, 96))
     with pytest.raises(torch.OutOfMemoryError, match="says the test"):
         knn(query.to(DEVICE), bank.to(DEVICE), 3, backend="cuda")
+
+
+def test_the_second_try_begins_with_nothing_held(monkeypatch):
+    # Out of memory where crowded queries are settled: all buffers of the first try are there by then.
+    query, bank, held = gaussian(40, 9), gaussian(6, 9).repeat(20, 1), []
+    buffers, rescue = host.Search._buffers, host.Search._rescue
+
+    def remembered(self, plan):
+        assert not self.buffers and all(gone() is None for gone in held)
+        made = buffers(self, plan)
+        held.extend(weakref.ref(buffer) for buffer in made.values())
+        return made
+
+    def scarce(self, search, piece, crowded):
+        if len(held) == 9:
+            raise torch.OutOfMemoryError("there is no more, says the test")
+        rescue(self, search, piece, crowded)
+
+    monkeypatch.setattr(host.Search, "_buffers", remembered)
+    monkeypatch.setattr(host.Search, "_rescue", scarce)
+    check(query, bank, 3, EXACT[:1], memory_limit=4 << 20)
+    assert len(held) == 18
+
+
+def test_kernels_are_loaded_before_anything_is_captured(monkeypatch):
+    loaded, capturing = [], []
+    monkeypatch.setattr(host, "load_search", loaded.append)
+    monkeypatch.setattr(host, "captured", lambda device: bool(capturing))
+    x = gaussian(20, 4).to(DEVICE)
+    knn(x, x, 1, backend="cuda")
+    capturing.append(True)
+    knn(x, x, 1, backend="cuda")
+    assert loaded == [x.device]
+
+
+def test_all_kernels_of_a_search_are_loaded():
+    module, sources = library(torch.device(DEVICE)), Path(__file__).resolve().parents[2] / "csrc" / "cuda"
+    module.knn_load(0 if DEVICE == "cuda" else -1)
+    if not sources.is_dir():
+        pytest.skip("installed without csrc/")
+    for name in ("frame", "search", "neighbours", "rescue"):
+        text = (sources / f"{name}.cu").read_text()
+        kernels = set(re.findall(r"__global__ void\s+(?:__launch_bounds__\([^\n]*?\)\s*)?(\w+)\(", text))
+        assert len(kernels) == text.count("__global__") > 0
+        assert kernels == set(re.findall(r"PCF_LOAD\((\w+)", text))
+        variants = {v for v in re.findall(r"PCF_LAUNCH\((\w+<\w+>)", text) if "<MMA>" not in v}
+        assert variants <= set(re.findall(r"PCF_LOAD\((\w+<\w+>)\)", text))
+        if name == "search":
+            assert "PCF_LOAD(search_kernel<false>)" in text and "PCF_LOAD(search_kernel<true>)" in text
 
 
 def test_unfinite_rows_are_refused():

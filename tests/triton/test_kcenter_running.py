@@ -12,6 +12,7 @@ pytest.importorskip("triton", minversion="3.3")
 
 from patchcore_fast.kernels import Tuning, k_center_greedy
 from patchcore_fast.kernels.backends.base import KCenterJob
+from patchcore_fast.kernels.backends.device import kcenter as device_kcenter
 from patchcore_fast.kernels.backends.triton_kernels import kcenter
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.tuning import Budget
@@ -63,6 +64,15 @@ def test_bytes_says_what_is_taken(n, d, k, block):
     made = leaves(gaussian(n, d), k, Tuning(block=block))
     assert made.block == block
     assert 0.95 * made.bytes(block) <= held(made) <= 1.05 * made.bytes(block)
+
+
+def test_many_given_picks_are_met_in_several_launches(monkeypatch):
+    x, given, enqueued = gaussian(150, 12), torch.arange(0, 150, 3), []
+    whole = kcenter.TritonKCenter._refresh_all
+    monkeypatch.setattr(kcenter.TritonKCenter, "_refresh_all", lambda self: (enqueued.append(1), whole(self)))
+    monkeypatch.setattr(device_kcenter, "_MOST_WORK", 16 * x.numel())
+    found = select(x, 20, selected=given, start=1).indices.tolist()
+    assert found == k_center_greedy_reference(x, 20, selected=given, start=1)[0].tolist() and len(enqueued) == 4
 
 
 def test_memory_limit():

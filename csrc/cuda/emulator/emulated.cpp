@@ -151,6 +151,7 @@ const char* setting(const char* name, const char* otherwise) {
 } // namespace
 
 int arch() { return std::atoi(setting("PATCHCORE_FAST_CUDA_EMULATED_ARCH", "80")); }
+int code() { return std::min(arch(), std::atoi(setting("PATCHCORE_FAST_CUDA_EMULATED_CODE", "1000"))); }
 
 int shared_limit() {
     const int a = arch(), kilobytes = a < 80 ? 64 : a == 80 || a == 87 ? 163 : a == 90 || a / 10 == 10 ? 227 : 99;

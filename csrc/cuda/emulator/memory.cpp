@@ -62,7 +62,7 @@ void cp_async(void* to, const void* from, int bytes, bool valid) {
     if (offset >= kShared) fail(who(e.current) + " copies by cp.async to what is not shared memory");
     Thread& t = e.threads[size_t(e.current)];
     const Copy copy{to, valid ? from : nullptr, bytes, t.group};
-    if (arch() < 80) {
+    if (code() < 80) {
         note(to, size_t(bytes), Access::write, __builtin_return_address(0));
         arrive(copy);
         return;

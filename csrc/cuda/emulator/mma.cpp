@@ -1,6 +1,6 @@
 // Tensor cores, emulated at their worst: what the error bounds of TF32 rest on is to be met by the least accurate
 // device that they allow.
-#include "../emulated.h"
+#include "state.h"
 
 #include <algorithm>
 #include <limits>
@@ -80,6 +80,7 @@ void multiply(void* const* lanes, const void*) {
 } // namespace
 
 void mma_tf32(float* d, const uint32_t* a, const uint32_t* b, Site site) {
+    if (code() < 80) fail(who(e.current) + " asks for tensor cores in code that has none");
     Brought mine{d, a, b};
     collective(site, "mma_tf32", 0xffffffffu, &mine, multiply, nullptr);
 }

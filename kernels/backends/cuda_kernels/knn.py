@@ -18,7 +18,7 @@ from ..device.twins import surplus_twins
 from ..native_backend import addressable, describe
 from ..torch_backend import TORCH
 from .frame import choose_frame
-from .library import capability, library, ordinal, stream
+from .library import capability, library, load_search, ordinal, stream
 from .plan import CROWDED, MOST_ROWS, Plan, make_plan
 from .precision import choose_arithmetic
 
@@ -44,6 +44,8 @@ def knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, Te
     query, bank = addressable(query), addressable(bank)
     with on_device(query.device):
         unchecked = captured(query.device)
+        if not unchecked:
+            load_search(query.device)
         # The expanded form: half as many instructions as the difference form.
         arithmetic = choose_arithmetic(budget.precision, capability(query.device), query.shape[1], "ieee")
         frame = choose_frame("knn", arithmetic, not unchecked, bank=bank, query=query)
@@ -53,6 +55,7 @@ def knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, Te
             return search.run(search.plan(limit))
         except torch.OutOfMemoryError:
             _log.debug("knn: out of memory with a limit of %d bytes, now %d", limit, limit // 4)
+        search.buffers = {}  # what was allocated makes room for the second try
         return search.run(search.plan(limit // 4))
 
 
@@ -66,6 +69,7 @@ class Search:
         self.frame, self.mode, self.captured = frame, arithmetic.mode, captured
         self.norm = self._empty(torch.float32, bank.shape[0])
         self.library: Any = library(query.device)
+        self.buffers: dict[str, Tensor] = {}
         self._surplus: Tensor | None = None
 
     def plan(self, limit: int) -> Plan:
@@ -82,7 +86,6 @@ class Search:
             squared.fill_(torch.nan)
             rows.zero_()
         self.buffers = self._buffers(plan)
-        self.count = self.buffers["count"]
         addresses = {name: buffer.data_ptr() for name, buffer in self.buffers.items()}
         search = self.library.KnnSearch(
             bank=describe(self.bank), k=self.k, slots=plan.slots, pitch=plan.pitch, queries=plan.queries,
@@ -117,7 +120,7 @@ class Search:
         piece = describe(query), squared.data_ptr(), rows.data_ptr()
         search.some(*piece, packed_already=again and whole, stream=stream(query.device))
         # Outside of a graph the host may ask: no crowded query, no launch.
-        crowded = query.shape[0] if self.captured else int(self.count)
+        crowded = query.shape[0] if self.captured else int(self.buffers["count"])
         if crowded:
             self._rescue(search, piece, crowded)
 

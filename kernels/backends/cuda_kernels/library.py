@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from ..device import layout
+from ..device.launch import captured
 from ..native_library import native, native_refusal
+from .precision import FIRST_TF32
 
 VARIABLE = "PATCHCORE_FAST_CUDA_EMULATED"
 _EMULATED = "_native_emulated"
@@ -56,16 +58,51 @@ def library(device: torch.device) -> Any:
     return module.cuda
 
 
-@functools.cache
+_told: dict[int, dict[str, Any]] = {}  # by ordinal: what will not change
+
+
 def device_info(number: int) -> dict[str, Any]:
-    """What the kernels know of a CUDA device: "arch", "multiprocessors", "driver", "runnable", "reason".
+    """What the kernels know of a CUDA device: "arch", "code", "multiprocessors", "driver", "runnable", "reason".
+
+    "code" is the compute capability that the code which runs there was compiled for: "arch", the card's, or less, as
+    where the driver compiles PTX for it. Asked once, but for what may pass, such as a device without free memory. While
+    a CUDA graph is captured a device that has not been asked is not asked: its capability then decides.
 
     Raises
     ------
     RuntimeError : the driver cannot be asked.
     """
+    if number in _told:
+        return _told[number]
+    if captured(torch.device("cuda", number)):
+        return _supposed(number)
     module: Any = native()
-    return module.cuda.device_info(number)
+    told = module.cuda.device_info(number)
+    if told["lasting"]:
+        _told[number] = told
+    return told
+
+
+def _supposed(number: int) -> dict[str, Any]:
+    """`device_info` from what was built alone: nothing may be loaded now."""
+    major, minor = torch.cuda.get_device_capability(number)
+    card, info = 10 * major + minor, library(torch.device("cuda", number)).info()
+    own = [arch for arch in info["archs"] if arch // 10 == major and arch <= card]
+    code = max(own, default=info["ptx"] if info["ptx"] <= card else 0)
+    reason = "" if code else f"nothing compiled here runs on compute capability {major}.{minor}"
+    return {"arch": card, "code": code, "runnable": code > 0, "reason": reason}
+
+
+@functools.cache
+def load_search(device: torch.device) -> None:
+    """Load all kernels of a search, so that a later one can be captured in a graph: drivers for CUDA 12.2 and older
+    load nothing then. The device is current.
+
+    Raises
+    ------
+    RuntimeError : a kernel cannot be loaded; the message names it and CUDA's reason.
+    """
+    library(device).knn_load(ordinal(device))
 
 
 def ordinal(device: torch.device) -> int:
@@ -83,11 +120,13 @@ def stream(device: torch.device) -> int:
 
 
 def capability(device: torch.device) -> tuple[int, int]:
-    """Compute capability of the device, or what the emulation pretends to have."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)
-    arch = library(device).device_info(_NONE)["arch"]
-    return arch // 10, arch % 10
+    """Compute capability by which arithmetic is chosen: the card's, or what the emulation pretends to have.
+
+    Where the code that runs there has no TF32, as PTX of 7.5 on newer cards, that of the code.
+    """
+    told = library(device).device_info(_NONE) if device.type == "cpu" else device_info(ordinal(device))
+    card, code = divmod(told["arch"], 10), divmod(told["code"], 10)
+    return card if code >= FIRST_TF32 else min(card, code)
 
 
 @functools.cache

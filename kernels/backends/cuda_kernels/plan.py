@@ -14,6 +14,9 @@ _SPARE = 3  # slots beyond k, at least; up to twice as many in all, slots being 
 _RESCUERS = 4  # blocks of a multiprocessor that take crowded queries
 _SPLIT_ROWS, _MOST_SPLITS, _WAVES = 512, 64, 4  # of the bank: least rows of a split
 _MOST = 1 << 30  # rows of a piece
+# Multiply-adds of a launch: a second or two on the smallest cards, as those that drive a display end a kernel after a
+# few. And numbers of a chunk of the bank: few enough that thousands of queries meet it in one launch.
+_MOST_WORK, _MOST_CHUNK = 1 << 40, 1 << 27
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,13 @@ class Plan:
 def make_plan(queries: int, bank: int, dim: int, k: int, processors: int, limit: int) -> Plan:
     """For `queries` x `bank` rows of `dim` columns, k neighbours, on so many multiprocessors, in `limit` bytes.
 
-    The limit is kept but for the least pieces, of a tile each.
+    The limit is kept but for the least pieces, of a tile each; so is the work of a launch.
     """
     slots = 1 << (k + _SPARE - 1).bit_length()
     pitch = -(-dim // ALIGNED) * ALIGNED
-    chunk = _rounded(limit * 3 // 8 // (4 * pitch), bank)
+    chunk = _rounded(min(limit * 3 // 8 // 4, _MOST_CHUNK) // pitch, bank)
     held = 4 * pitch + 4 + 8 + 8  # of a query: packed row, norm, reach, place in the list of the crowded
-    some = _rounded(limit // 2 // (held + 8 * slots), queries)
+    some = _rounded(min(limit // 2 // (held + 8 * slots), _MOST_WORK // (chunk * pitch)), queries)
     wanted = _WAVES * processors // -(-some // TILE)
     splits = max(1, min(wanted, chunk // _SPLIT_ROWS, _MOST_SPLITS))
     if splits > 1:
