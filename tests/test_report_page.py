@@ -208,3 +208,13 @@ def test_damaged_folders_are_refused(out: Path, spoil: Any, words: str) -> None:
 def test_bad_counts(out: Path, images: Any) -> None:
     with pytest.raises(ValueError, match="images must be a positive integer"):
         write_report(out, images=images)
+
+
+def test_the_heading_names_what_is_not_the_default(out: Path) -> None:
+    file = out / "metrics.json"
+    plain = write_report(out).read_text()
+    assert "scored by" not in plain and "training images of all" not in plain
+    told = json.loads(file.read_text())
+    told["config"] |= {"scorer": "noising", "shots": 4}
+    file.write_text(json.dumps(told))
+    assert "; scored by noising; 4 training images of all" in write_report(out).read_text()

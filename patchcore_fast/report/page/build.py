@@ -142,6 +142,10 @@ def _summary(record: Record) -> str:
     config = record.config
     if "backbone" in config:
         parts.append(f"{config['backbone']}, {config.get('sampler', '')} {100 * float(config.get('ratio', 0)):g} %")
+    if config.get("scorer", "distance") != "distance":
+        parts.append(f"scored by {config['scorer']}")
+    if config.get("shots"):
+        parts.append(f"{config['shots']} training images of all")
     return "; ".join(parts)
 
 
