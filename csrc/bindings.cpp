@@ -84,7 +84,7 @@ PYBIND11_MODULE(_native, m) {
         return out;
     });
 
-    py::class_<Look>(m, "Look", "Rows looked over in a frame: norms and rounding errors.")
+    py::class_<Look>(m, "Look", py::module_local(), "Rows looked over in a frame: norms and rounding errors.")
         .def(py::init(&look_over), py::arg("rows"), py::arg("isa"), py::arg("centre"), py::arg("scale"),
              py::arg("threads"))
         .def_property_readonly("largest_norm2", [](const Look& l) { return l.extremes.norm2; })
@@ -93,7 +93,7 @@ PYBIND11_MODULE(_native, m) {
         .def_property_readonly("longest", [](const Look& l) { return l.frame.kernel().longest; })
         .def_property_readonly("isa", [](const Look& l) { return std::string(l.frame.kernel().name); });
 
-    py::class_<KCenter>(m, "KCenter", "Leaves of k-center greedy; see csrc/cpu/kcenter.h.")
+    py::class_<KCenter>(m, "KCenter", py::module_local(), "Leaves of k-center greedy; see csrc/cpu/kcenter.h.")
         .def(py::init([](const Rows& rows, Look& look, uintptr_t squared, uintptr_t weight, int64_t capacity,
                          const std::string& prune, uintptr_t directions, int64_t direction_count, int threads) {
                  const Matrix x = matrix_of(rows);

@@ -116,7 +116,9 @@ py::dict sizes(int64_t rows, int processors) {
 } // namespace
 
 void bind_kcenter(py::module_& m) {
-    py::class_<KCenterPass>(m, "KCenterPass", "Addresses and sizes of a run: the fields of kcenter.h, and capacity.")
+    // Local: the emulated module registers these types too, in the same process.
+    py::class_<KCenterPass>(m, "KCenterPass", py::module_local(),
+                            "Addresses and sizes of a run: the fields of kcenter.h, and capacity.")
         .def(py::init(&pass_of));
     m.def("kcenter_sizes", &sizes, py::arg("rows"), py::arg("processors"),
           "What a run must bring: part [2, parts, tile_rows] float32, part_near [parts, tile_rows] int32, "

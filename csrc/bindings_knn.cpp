@@ -98,7 +98,7 @@ void bind_knn(py::module_& m) {
             check(cuda::knn_load(device));
         },
         py::arg("device"), "Load all kernels of a search, so that one can be captured in a graph.");
-    py::class_<KnnSearch>(m, "KnnSearch")
+    py::class_<KnnSearch>(m, "KnnSearch", py::module_local())
         .def(py::init(&make_search), py::kw_only(), py::arg("bank"), py::arg("k"), py::arg("slots"), py::arg("pitch"),
              py::arg("queries"), py::arg("chunk"), py::arg("splits"), py::arg("rescuers"), py::arg("tensor_cores"),
              py::arg("centre"), py::arg("params"), py::arg("packed"), py::arg("packed_norm"), py::arg("packed_bank"),

@@ -115,7 +115,7 @@ def test_crowded_queries_among_programs(programs, small_tiles, rescued, monkeypa
 class Coarse(Arithmetic):
     """bfloat16 with a bound that is true: F is off by as much as a certificate has to stand."""
 
-    def bound(self, dim, exponent):
+    def bound(self, dim, exponent, rounded=True):
         c = 2.0**-7
         return ErrorBound(relative=3 * c, norm=8 * c * (1 + 4 * c), absolute=dim * 2.0 ** (exponent - 120))
 
