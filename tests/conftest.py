@@ -6,6 +6,11 @@ import os
 import signal
 
 import pytest
+
+# Workers of pytest-xdist share the processors: each with threads for all of them is four times slower.
+if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 import torch
 
 if not torch.cuda.is_available():

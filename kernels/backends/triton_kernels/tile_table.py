@@ -62,7 +62,7 @@ _FIRST: dict[str, dict[str, dict[str, Row]]] = {
             "turing": _held((128, 128), _FMA_TURING),
             "small": _held((128, 128), _FMA_SMALL),
             "sm_12x": _held((128, 128), _FMA_TURING),  # a third stage would spill
-            "large": _always(_FMA_SMALL_TURING),
+            "large": _always(_FMA_TURING),  # a third stage would spill on sm_90, 64 rows on sm_100
             "other": _always(_FMA_SMALL),
         },
         "tf32x3": {
