@@ -215,6 +215,44 @@ def test_what_is_unsupported_takes_its_surroundings_along(radius):
     assert torch.equal(blind.unsupported(3.0, low, radius), blind.layout.image == 1)
 
 
+@pytest.mark.parametrize("deviation", [-0.5, 1.0, 50.0])
+def test_what_is_missed_is_the_plain_ratio(deviation):
+    x, where = fields(12, GRID, seed=3), positions(12, GRID)
+    plant(x, GRID, [2, 7])
+    found = support(x, positions=where, representatives=8)
+    bank, image = found.bank, where[:, 0].numpy()
+    assert bank is not None and torch.equal(bank.features, x[bank.rows]) and bank.representative.shape == (12 * 8, 8)
+    gone = torch.rand(len(x), generator=torch.Generator().manual_seed(0)) < 0.3
+    table = torch.cdist(bank.representative.double(), x[bank.rows].double()).numpy()
+    table[bank.image.numpy()[:, None] == image[bank.rows][None]] = np.inf
+    asked = found.deviation.numpy()[bank.image] <= deviation
+    assert 0 < asked.sum() < len(asked) or deviation == 50.0
+    ratio = table[:, ~gone[bank.rows].numpy()].min(1) / table.min(1)
+    assert found.missed(gone, deviation) == pytest.approx(np.log(ratio[asked]).mean(), rel=1e-6) and ratio.max() > 1
+    assert found.missed(torch.zeros_like(gone), deviation) == 0.0
+    assert found.missed(torch.ones_like(gone), deviation) == pytest.approx(np.log(10.0))  # nobody is left to be near
+    assert found.missed(gone, -1e9) == 0.0  # nobody is asked
+
+
+def test_repeats_are_missed_only_when_all_of_them_go():
+    x, where = fields(1, GRID).repeat(6, 1), positions(6, GRID)
+    found = support(x, positions=where)
+    assert found.missed(where[:, 0] == 3) == 0.0
+    assert found.missed(where[:, 0] >= 1) == pytest.approx(np.log(10.0) / 6)  # image 0's: no other is left
+
+
+def test_missed_says_what_it_wants():
+    x, where = fields(4, GRID), positions(4, GRID)
+    found = support(x, positions=where)
+    with pytest.raises(ValueError, match=r"missed: gone must be \(120,\) bool, got \(119,\) torch.bool"):
+        found.missed(torch.zeros(119, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"missed: gone must be \(120,\) bool, got \(120,\) torch.int64"):
+        found.missed(torch.zeros(120, dtype=torch.int64))
+    bare = Support(found.distance, found.image_distance, found.deviation, found.raw_deviation, found.layout)
+    with pytest.raises(ValueError, match="missed: there is no bank to ask"):
+        bare.missed(torch.zeros(120, dtype=torch.bool))
+
+
 def test_what_cannot_be_used_is_refused():
     x, where = fields(4, GRID), positions(4, GRID)
     shuffled = x[torch.randperm(120, generator=torch.Generator().manual_seed(0))]

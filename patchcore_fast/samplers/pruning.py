@@ -21,17 +21,22 @@ class SupportRule:
     share : None, or the share of images that is taken to be outlying, whatever the data say.
     limit, deviation : without a share, a set is contaminated where more than `limit` of its images, and at least two,
         deviate by more than `deviation` robust standard deviations before concentration.
-    high, low : what is then pruned; see `Support.unsupported`.
+    highs, low : thresholds of what is then pruned, see `Support.unsupported`. The first of `highs` is taken of which
+        the images that deviate by at most it, and at most 1, miss no more than `miss` (`Support.missed`). If there is
+        none, only images go whose distance is more than `gross` times the median's. With a share, the threshold is
+        what that share of the images exceeds.
 
-    The four numbers were fixed on eight real sets together, clean and with 5 and 10 % defects mixed in (docs/elfs.md).
+    The numbers were fixed on eight real sets together, clean and with 5 and 10 % defects mixed in (docs/elfs.md).
     """
 
     active: bool = True
     share: float | None = None
     limit: float = 0.055
     deviation: float = 3.0
-    high: float = 1.0
+    highs: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     low: float = -1.0
+    miss: float = 0.0018
+    gross: float = 2.0
 
     @classmethod
     def of(cls, given: Any) -> SupportRule:
@@ -69,16 +74,28 @@ class SupportRule:
         outlying = found.outlying(self.deviation)
         images = found.layout.images
         contaminated = outlying > self.limit and round(outlying * images) >= 2
-        high = self.high
+        facts: dict[str, Any] = {"outlying_share": outlying, "limit": self.limit, "contaminated": contaminated}
+        nothing = torch.zeros(found.distance.shape[0], dtype=torch.bool)
         if self.share is not None:
             rank = max(1, min(images - 1, round(self.share * images)))
-            high = float(found.deviation.sort(descending=True).values[rank])
-        facts = {"outlying_share": outlying, "limit": self.limit, "contaminated": contaminated}
-        if self.share is None and not contaminated:
-            return torch.zeros(found.distance.shape[0], dtype=torch.bool), {**facts, "images_pruned": 0}
+            return self._pruned(found, float(found.deviation.sort(descending=True).values[rank]), facts)
+        if not contaminated:
+            return nothing, {**facts, "images_pruned": 0}
+        facts["missed"] = {}
+        for high in self.highs:
+            rows, told = self._pruned(found, high, facts)
+            facts["missed"][f"{high:g}"] = missed = found.missed(rows, min(high, 1.0))
+            if missed <= self.miss:
+                return rows, told
+        gross = found.image_distance > self.gross * found.image_distance.median()
+        if not bool(gross.any()):
+            return nothing, {**facts, "images_pruned": 0}
+        return self._pruned(found, max(self.highs[-1], float(found.deviation[~gross].max())), facts)
+
+    def _pruned(self, found: Support, high: float, facts: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         low = min(self.low, high)
-        pruned = int((found.deviation > high).sum())
-        return found.unsupported(high, low), {**facts, "images_pruned": pruned, "high": high, "low": low}
+        images = int((found.deviation > high).sum())
+        return found.unsupported(high, low), {**facts, "images_pruned": images, "high": high, "low": low}
 
 
 def checked_share(name: str, value: float | None) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,13 +22,34 @@ _IMAGES = 512  # compared with in the first look, at most
 _CORESET, _CORESET_ROWS = 0.05, 16384  # of the second look, besides the representatives
 _NEIGHBOURS = 32
 _FIRST = (2.0, 0.0)  # thresholds of what the second look leaves out
-_TRUSTED, _STEPS = (
-    0.75,
-    3,
-)  # share of the images that the others are compared with after it, and how often that is chosen
+_TRUSTED, _STEPS = 0.75, 3  # share of images that the others are compared with after it, and how often that is chosen
 _CELLS = 1 << 22  # of maps held at a time
 _BLOCK = 1 << 12  # representatives compared at a time
 _RADIUS = 2  # patches: a feature sees its neighbours, so a defect colours them too
+_FARTHEST = 10.0  # times as far counts no more than this
+
+
+@dataclass(frozen=True)
+class Bank:
+    """What is compared in the later looks. R representatives, B rows of the bank, on the device of `support`.
+
+    representative : [R, D] their features.  image : [R] int64, theirs, numbered as in the layout.
+    features : [B, D], rows of the bank, and `rows` [B] their numbers.  owner : [B] int64, the image of each.
+    """
+
+    representative: Tensor
+    image: Tensor
+    features: Tensor
+    rows: Tensor
+    owner: Tensor
+
+    def nearest(self, taken: Tensor, asked: Tensor | None = None) -> Tensor:
+        """Distance of each (`asked` [R] bool: of some) representative to the nearest of the rows `taken` [B] bool that
+        another image owns; float64, inf where there is none."""
+        x, image = self.representative, self.image
+        if asked is not None:
+            x, image = x[asked.to(x.device)], image[asked]
+        return _foreign(x, image, self.features, self.owner, taken)
 
 
 @dataclass(frozen=True)
@@ -42,6 +63,7 @@ class Support:
     raw_deviation : [I] float64, the same before concentration, which sharpens the order of the images and lengthens
         the tail of a clean set: how many images stand out is told from these.
     layout : where the rows lie.
+    bank : what was compared; `missed` asks it again.
     """
 
     distance: Tensor
@@ -49,6 +71,7 @@ class Support:
     deviation: Tensor
     raw_deviation: Tensor
     layout: Layout
+    bank: Bank | None = field(default=None, repr=False, compare=False)
 
     def outlying(self, deviation: float = 3.0) -> float:
         """Share of images that deviate by more before concentration."""
@@ -65,6 +88,31 @@ class Support:
         if where.row is None:
             return image
         return _around(image & (_deviation(self.distance, self.image_distance) > low), where, radius)
+
+    def missed(self, gone: Tensor, deviation: float = 1.0) -> float:
+        """How much the images that deviate by at most `deviation` would miss the rows `gone` [N] bool.
+
+        The mean, over their representatives, of log(distance to the nearest row of another image that is not gone /
+        the same of all rows), each ratio counted as at most 10. 0: nobody is nearest to what goes, as it should be with
+        defects; rare but normal rows are the nearest that others have.
+
+        Raises
+        ------
+        ValueError : no bank (this was not made by `support`), or `gone` does not fit.
+        """
+        if self.bank is None:
+            raise ValueError("missed: there is no bank to ask; take what support returns")
+        if gone.shape != self.distance.shape or gone.dtype != torch.bool:
+            raise ValueError(
+                f"missed: gone must be {tuple(self.distance.shape)} bool, got {tuple(gone.shape)} {gone.dtype}"
+            )
+        asked = (self.deviation <= deviation)[self.bank.image]
+        left = ~gone[self.bank.rows]
+        if not bool(asked.any()) or bool(left.all()):
+            return 0.0
+        before, after = (self.bank.nearest(taken, asked) for taken in (torch.ones_like(left), left))
+        ratio = (after / before).clamp_max(_FARTHEST).nan_to_num(nan=1.0)  # 0 / 0: repeated rows of which some stay
+        return float(ratio.log().mean())
 
 
 def support(
@@ -124,8 +172,9 @@ def support(
         image = layout.image[chosen]
         first = _first_look(features_of, image, layout.images, generator, done.update)
         unsupported = _result(first, first, own, image, layout).unsupported(*_FIRST)
-        raw, last = _later_looks(rows, chosen, features_of, layout, ~unsupported, done.update)
-    return _result(raw, last, own, image, layout)
+        bank = _bank(rows, chosen, features_of, layout)
+        raw, last = _later_looks(bank, layout.images, ~unsupported, done.update)
+    return _result(raw, last, own, image, layout, bank)
 
 
 def deviations(distance: Tensor) -> Tensor:
@@ -198,23 +247,25 @@ def _squared(x: Tensor, y: Tensor) -> Tensor:
     return torch.addmm(x.square().sum(1)[:, None] + y.square().sum(1), x, y.t(), alpha=-2)
 
 
-def _later_looks(
-    rows: Rows, chosen: Tensor, x: Tensor, layout: Layout, trusted: Tensor, tell: Any
-) -> tuple[Tensor, Tensor]:
-    """[R] float64 twice: distance to the nearest trusted row of another image, of the representatives and a coreset.
+def _bank(rows: Rows, chosen: Tensor, x: Tensor, layout: Layout) -> Bank:
+    """All representatives and an exact coreset, which is where every later look looks."""
+    n = rows.shape[0]
+    picks = k_center_greedy(rows.x.to(rows.device), max(1, min(int(n * _CORESET), _CORESET_ROWS))).indices.cpu()
+    members = torch.cat([picks, chosen]).unique()
+    return Bank(x, layout.image[chosen], rows.take(members), members, layout.image[members])
+
+
+def _later_looks(bank: Bank, images: int, trusted: Tensor, tell: Any) -> tuple[Tensor, Tensor]:
+    """[R] float64 twice: distance to the nearest trusted row of another image.
 
     At first `trusted` rows [N] are, then, for some steps, those of the images that were nearest to others.
     """
-    n, images, image = rows.shape[0], layout.images, layout.image[chosen]
-    picks = k_center_greedy(rows.x.to(rows.device), max(1, min(int(n * _CORESET), _CORESET_ROWS))).indices.cpu()
-    bank = torch.cat([picks, chosen]).unique()
-    owner, features = layout.image[bank], rows.take(bank)
-    raw = last = _foreign(x, image, features, owner, trusted[bank])
+    raw = last = bank.nearest(trusted[bank.rows])
     tell(1)
     for _ in range(_STEPS):
         near = torch.zeros(images, dtype=torch.bool)
-        near[_largest(last, image, images).argsort(stable=True)[: max(2, int(_TRUSTED * images))]] = True
-        last = _foreign(x, image, features, owner, near[owner])
+        near[_largest(last, bank.image, images).argsort(stable=True)[: max(2, int(_TRUSTED * images))]] = True
+        last = bank.nearest(near[bank.owner])
         tell(1)
     return raw, last
 
@@ -224,11 +275,13 @@ def _foreign(x: Tensor, image: Tensor, features: Tensor, owner: Tensor, taken: T
     bank, owner = features[taken.to(features.device)], owner[taken]
     out = torch.full((x.shape[0],), torch.inf, dtype=torch.float64)
     others, k = torch.arange(x.shape[0]), _NEIGHBOURS
-    while others.shape[0]:  # those whose neighbours were all of their own image look further
+    while others.shape[0] and bank.shape[0]:  # those whose neighbours were all of their own image look further
         k = min(k, bank.shape[0])
         d, i = knn(x[others.to(x.device)], bank, k)
         foreign = owner[i.cpu()] != image[others][:, None]
         out[others] = d.cpu().double().masked_fill(~foreign, torch.inf).amin(1)
+        if k == bank.shape[0]:
+            break
         others = others[~foreign.any(1)]
         k *= 8
     return out
@@ -238,9 +291,9 @@ def _largest(value: Tensor, image: Tensor, images: int) -> Tensor:
     return torch.zeros(images, dtype=torch.float64).scatter_reduce(0, image, value, "amax")
 
 
-def _result(raw: Tensor, last: Tensor, own: Tensor, image: Tensor, layout: Layout) -> Support:
+def _result(raw: Tensor, last: Tensor, own: Tensor, image: Tensor, layout: Layout, bank: Bank | None = None) -> Support:
     before, after = (_largest(value, image, layout.images).float() for value in (raw, last))
-    return Support(last[own].float(), after, deviations(after), deviations(before), layout)
+    return Support(last[own].float(), after, deviations(after), deviations(before), layout, bank)
 
 
 def _around(rows: Tensor, layout: Layout, radius: int) -> Tensor:
