@@ -30,10 +30,10 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     """PatchCore's coreset by more than distance, after ELFS (label-free coreset selection with proxy dynamics).
 
     By default (`prune_support="auto"`) it looks for training images that show what no other image shows. Where more
-    than 5.5 % of the images stand out by 3 robust standard deviations, the set is taken to be contaminated: their
-    patches that nothing supports are pruned, with their surroundings. Otherwise nothing is pruned. Then exact k-center
-    greedy covers all that is left, and of a small bank the latest picks settle at the middle of what they cover.
-    docs/elfs.md has the evidence.
+    than 5.5 % of the images stand out by 3 robust standard deviations, the set is taken to be contaminated: patches
+    that nothing supports are pruned, with their surroundings, as far as the other images do not miss them. Otherwise
+    nothing is pruned. Then exact k-center greedy covers all that is left, and of a small bank the latest picks settle
+    at the middle of what they cover. docs/elfs.md has the evidence.
 
     Parameters
     ----------
