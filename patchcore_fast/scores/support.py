@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,6 +51,11 @@ class Bank:
         if asked is not None:
             x, image = x[asked.to(x.device)], image[asked]
         return _foreign(x, image, self.features, self.owner, taken)
+
+    @cached_property
+    def nearest_of_all(self) -> Tensor:
+        """`nearest` of every representative with all rows taken, [R]."""
+        return self.nearest(torch.ones_like(self.rows, dtype=torch.bool))
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,8 @@ class Support:
         left = ~gone[self.bank.rows]
         if not bool(asked.any()) or bool(left.all()):
             return 0.0
-        before, after = (self.bank.nearest(taken, asked) for taken in (torch.ones_like(left), left))
-        ratio = (after / before).clamp_max(_FARTHEST).nan_to_num(nan=1.0)  # 0 / 0: repeated rows of which some stay
+        ratio = self.bank.nearest(left, asked) / self.bank.nearest_of_all[asked]
+        ratio = ratio.clamp_max(_FARTHEST).nan_to_num(nan=1.0)  # 0 / 0: repeated rows of which some stay
         return float(ratio.log().mean())
 
 
