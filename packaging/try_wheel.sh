@@ -2,7 +2,7 @@
 # Runs tests against an installed wheel, in an environment of its own.
 #
 #   packaging/try_wheel.sh WHEEL TORCH FOLDER [PYTEST-ARGUMENTS ...]
-#   packaging/try_wheel.sh dist/patchcore_fast-0.1.0-cp311-cp311-manylinux_2_28_x86_64.whl 2.13.0 /tmp/try tests/kernels
+#   packaging/try_wheel.sh dist/patchcore_fast-0.1.0-cp311-cp311-manylinux_2_28_x86_64.whl 2.13.0 build/try tests/kernels
 #
 # TORCH is a version, as in 2.14.1 or 2.13.0+cpu. FOLDER keeps the environment, so that a second run is quick. The wheel
 # comes in as users install it; EXTRA=test adds what all tests need (torchvision must exist for that torch), without it

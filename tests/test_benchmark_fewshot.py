@@ -70,3 +70,20 @@ def test_variants(folder: Path, tmp_path: Path, run: Callable[..., str]) -> None
     config = PatchCoreConfig(weights="random", image_size=64)
     found = PatchCore(config).fit(folder).evaluate(scan(folder))
     assert rows["float32"]["image_auroc"] == pytest.approx(found.metrics["image_auroc"], abs=1e-9)
+
+
+def test_the_page_shows_what_the_results_hold():
+    """Every row of docs/fewshot.md's first table, to the last digit shown."""
+    root = BENCHMARKS.parent
+    found = {}
+    for path in sorted((BENCHMARKS / "results" / "xeon-2-cores-amx" / "fewshot").glob("fewshot*.json")):
+        for mean in json.loads(path.read_text())["means"]:
+            numbers = (
+                "{:.3f} ± {:.3f}".format(*mean[name]) for name in ("image_auroc", "turned_image_auroc", "pixel_ap")
+            )
+            found[(mean["set"], str(mean["shots"]), mean["arm"])] = [f"{mean['rows']:,}", *numbers]
+    rows = [line.strip("| \n").split(" | ") for line in (root / "docs" / "fewshot.md").read_text().splitlines()]
+    shown = [row for row in rows if len(row) == 7 and "±" in row[4]]
+    assert len(shown) == 32
+    for row in shown:
+        assert row[3:] == found[(row[0], row[1], row[2])], row

@@ -11,9 +11,8 @@ from patchcore_fast.scorers.noise import NoiseProposal
 from patchcore_fast.scoring import patch_scores
 
 SCORERS = ("distance", "reweighted", "influence", "noising")
-LEAST = (
-    0.1  # of the mean typical influence: less counts as so much, or a dimension that is always flat would decide alone
-)
+# Of the mean typical influence: less counts as so much, or a dimension that is always flat would decide alone.
+LEAST = 0.1
 
 
 class Scorer:

@@ -6,6 +6,7 @@ The driver is here, once; a backend gives the kernels by overriding the hooks of
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -52,7 +53,7 @@ def _room(block: int) -> int:
     return min(_ROOM * block, _MOST_ROOM)
 
 
-class DeviceKCenter:
+class DeviceKCenter(ABC):
     """See base.KCenterLeaves for the contract.
 
     Per row it holds 32 bytes (8 more with starting distances, 8 with weights); then the picks in the frame, and
@@ -94,25 +95,25 @@ class DeviceKCenter:
         least, most = BLOCK_SIZES
         self._allocate(min(max(1 << (job.tuning.block - 1).bit_length(), least), most))
 
+    @abstractmethod
     def _prepare(self) -> None:
         """Set what is declared above. The device is current."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _pack(self, norm: Tensor, out: Tensor | None = None, rows: Tensor | None = None, first: int = 0) -> None:
         """Write squared norms, and with `out` rows in the frame, of all features or of some. The device is current.
 
         norm [*] float32, out [*, P] float32 contiguous, P >= D (columns from D on become zero), rows [R] int64; the
         first goes to place `first`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _enqueue(self, levels: int) -> None:
         """A pass whose cut is decided by so many of layout.LEVELS. The device is current; nothing waits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _refresh_all(self) -> None:
         """Compare all rows with the picks given; nothing becomes a candidate. The device is current."""
-        raise NotImplementedError
 
     def _scratch(self) -> Shapes:
         """What the kernels of a pass hand to each other, by the name that it is kept under."""
