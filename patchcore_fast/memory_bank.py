@@ -40,6 +40,7 @@ class MemoryBank:
     projection : [D, d] float32 that the selection worked in (features @ projection), or None.
     config : what made the features, `PatchCoreConfig.to_dict()`; empty for a bank of foreign features.
     threshold : image score above which an image is anomalous, or None.
+    normal_scores : [n] float64, scores of training images by banks without them (the threshold's source), or None.
     images : names of the training images that `positions` counts, relative to their folder.
     grid : (h, w) of patches per image, or None when it differs between images.
     patches : number of training patches the bank was chosen from.
@@ -54,6 +55,7 @@ class MemoryBank:
     projection: torch.Tensor | None = None  # [D, d]
     config: dict[str, Any] = field(default_factory=dict)
     threshold: float | None = None
+    normal_scores: torch.Tensor | None = None  # [n]
     images: list[str] = field(default_factory=list)
     grid: tuple[int, int] | None = None
     patches: int = 0
@@ -83,6 +85,9 @@ class MemoryBank:
             raise ValueError(f"MemoryBank: projection must be finite [{f.shape[1]}, d], got {tuple(q.shape)}")
         if self.threshold is not None and not (isinstance(self.threshold, Real) and isfinite(self.threshold)):
             raise ValueError(f"MemoryBank: threshold must be a finite number or None, got {self.threshold!r}")
+        s = self.normal_scores
+        if s is not None and (s.ndim != 1 or s.dtype != torch.float64 or not bool(torch.isfinite(s).all())):
+            raise ValueError(f"MemoryBank: normal_scores must be finite [n] float64, got {tuple(s.shape)} {s.dtype}")
         for name, kind in (("config", dict), ("images", list), ("patches", int), ("weights", str), ("versions", dict)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"MemoryBank: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
@@ -117,6 +122,7 @@ class MemoryBank:
         tensors = {"features": self.features, "indices": self.indices}
         tensors |= {} if self.positions is None else {"positions": self.positions}
         tensors |= {} if self.projection is None else {"projection": self.projection}
+        tensors |= {} if self.normal_scores is None else {"normal_scores": self.normal_scores}
         facts = {name: getattr(self, name) for name in _FACTS} | {"versions": self.versions or _versions()}
         about_index, more = stored(self.searcher)
         tensors |= more
@@ -154,7 +160,8 @@ class MemoryBank:
             facts = {name: facts[name] for name in (*_FACTS, "versions")}
             facts["grid"] = None if facts["grid"] is None else (int(facts["grid"][0]), int(facts["grid"][1]))
             bank = cls(**{name: tensors[name] for name in ("features", "indices")},
-                       positions=tensors.get("positions"), projection=tensors.get("projection"), **facts)  # fmt: skip
+                       positions=tensors.get("positions"), projection=tensors.get("projection"),
+                       normal_scores=tensors.get("normal_scores"), **facts)  # fmt: skip
             if index is None:
                 return replace(bank, searcher=restored(metadata, tensors, bank.features))
         except (KeyError, TypeError, ValueError, IndexError) as error:

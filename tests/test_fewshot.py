@@ -158,17 +158,6 @@ def test_copies_enrich_what_the_selection_sees(tmp_path: Path) -> None:
     assert [p.score for p in again.predict(images)] == [p.score for p in model.predict(images)]
 
 
-def test_threshold_leaves_out_an_image_with_its_copies() -> None:
-    images = _images(4)
-    config = _config(sampler="identity", threshold_quantile=1.0)
-    model = PatchCore(config).fit(images, augment="rotate")
-    scores = []
-    for i in range(4):
-        others = torch.cat([torch.rot90(images[torch.arange(4) != i], q, (2, 3)) for q in range(4)])
-        scores.append(PatchCore(config).fit(others).predict(images[i : i + 1])[0].score)
-    assert model.threshold == pytest.approx(max(scores), rel=1e-4)
-
-
 def test_a_seed_gives_one_bank() -> None:
     images = _images()
     first = PatchCore(_config()).fit(images, shots=2, augment=_reseed).bank

@@ -17,7 +17,6 @@ from patchcore_fast import metrics
 from patchcore_fast.data import load_image, load_mask, make_loader, scan
 from patchcore_fast.errors import BankError, DataError
 from patchcore_fast.model import PatchCore, PatchCoreConfig
-from patchcore_fast.model.threshold import leave_out_scores, threshold_from
 from patchcore_fast.samplers import make_sampler
 
 from .pictures import write_mvtec
@@ -210,29 +209,6 @@ def test_one_image_gives_no_threshold() -> None:
     model = PatchCore(_config()).fit(torch.rand(1, 3, 64, 64))
     prediction = model.predict(torch.rand(1, 3, 64, 64))[0]
     assert model.threshold is None and prediction.is_anomalous is None
-
-
-def test_leave_out_scores_never_see_their_own_rows() -> None:
-    features = torch.arange(12.0).view(6, 2)
-    starts, owners = torch.tensor([0, 2, 4, 6]), torch.tensor([0, 0, 1, 2, 2, 2])
-    seen: list[list[int]] = []
-
-    def score(own: torch.Tensor, bank: torch.Tensor) -> float:
-        assert own.shape == (2, 2)
-        seen.append(bank[:, 0].int().tolist())
-        return float(len(bank))
-
-    assert leave_out_scores(features, starts, features, owners, score, smallest=4) == [4.0, 5.0]
-    assert seen == [[4, 6, 8, 10], [0, 2, 6, 8, 10]]
-
-
-@pytest.mark.parametrize(
-    ("scores", "quantile", "want"),
-    [([], 0.95, None), ([3.0], 0.95, 3.0), ([1.0, 2.0], 0.5, 2.0), ([float(i) for i in range(1, 101)], 0.95, 96.0)],
-    ids=["none", "one", "two", "hundred"],
-)
-def test_threshold_from(scores: list[float], quantile: float, want: float | None) -> None:
-    assert threshold_from(scores, quantile) == want
 
 
 def test_config_round_trip_and_presets() -> None:

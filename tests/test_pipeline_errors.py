@@ -117,7 +117,7 @@ CASES: dict[str, Case] = {
     "true neighbours": (_config(neighbours=True), TypeError, "neighbours must be an integer"),
     "b of one": (_config(reweight_neighbours=1), ValueError, "reweight_neighbours must be at least 2"),
     "negative sigma": (_config(sigma=-1), ValueError, "sigma must be finite"),
-    "quantile zero": (_config(threshold_quantile=0), ValueError, "threshold_quantile"),
+    "no false alarm at all": (_config(max_false_alarms=0), ValueError, "max_false_alarms"),
     "odd device": (_config(device="abacus"), ValueError, "device 'abacus'"),
     "number as backbone": (_config(backbone=18), TypeError, "backbone must be a non-empty string"),
     "unknown setting": (lambda p: PatchCoreConfig.from_dict({"colour": 1}), ValueError, "unknown fields colour"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 
@@ -60,3 +63,47 @@ class FeatureRows:
         width = torch.tensor([w for _, w in self.grids])[image]
         cell = indices - starts[image]
         return torch.stack([image, cell // width, cell % width], dim=1).int()
+
+    @contextmanager
+    def set_aside(self, images: torch.Tensor) -> Iterator[tuple[FeatureRows, FeatureRows, torch.Tensor]]:
+        """The rows of all other images, those of `images` [J], and the numbers of these in their order.
+
+        With one grid nothing is copied but the rows that change places: while the block runs `images` lie at the end of
+        the memory, both parts are views of it, and this object must not be used. Images that differ in grid are copied.
+        """
+        chosen = torch.zeros(len(self.grids), dtype=torch.bool)
+        chosen[images] = True
+        rest = len(chosen) - int(chosen.sum())
+        out = chosen[:rest].nonzero()[:, 0]  # these change places with as many of the last ones
+        back = rest + (~chosen[rest:]).nonzero()[:, 0]
+        order = torch.arange(len(chosen))
+        order[out], order[back] = back, out
+        if self.grid is None:
+            starts = self.starts
+            rows = torch.cat([torch.arange(int(starts[i]), int(starts[i + 1])) for i in order.tolist()])
+            cut = int((starts[1:] - starts[:-1])[order[:rest]].sum())
+            parts = self.features[rows[:cut]], self.features[rows[cut:]]
+            yield self._part(parts[0], order[:rest]), self._part(parts[1], order[rest:]), order[rest:]
+            return
+        cut = rest * self.grid[0] * self.grid[1]
+        pictures = self.features.view(len(chosen), -1, self._block.shape[1])
+        _exchange(pictures, out, back)
+        try:
+            parts = self.features[:cut], self.features[cut:]
+            yield self._part(parts[0], order[:rest]), self._part(parts[1], order[rest:]), order[rest:]
+        finally:
+            _exchange(pictures, out, back)
+
+    def _part(self, features: torch.Tensor, images: torch.Tensor) -> FeatureRows:
+        """Rows that are there already, of images of this object."""
+        part = FeatureRows(len(images))
+        part._block, part.used, part.grids = features, len(features), [self.grids[i] for i in images.tolist()]
+        return part
+
+
+def _exchange(pictures: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> None:
+    """Pictures [images, P, D] change places, one pair at a time."""
+    for a, b in zip(one.tolist(), other.tolist(), strict=True):
+        kept = pictures[a].clone()
+        pictures[a] = pictures[b]
+        pictures[b] = kept

@@ -54,7 +54,7 @@ class PatchCoreConfig:
     noise_scale, noise_draws : of "noising", see `scorers.NoiseProposal`; its seed is `seed`.
     index : how neighbours are searched, "exact" (ours), "faiss-flat" or "faiss-ivfpq"; see `search.build_index`.
     upsample, sigma, border : patch grid to score map; see `scoring.anomaly_map`. sigma is in input pixels.
-    threshold_quantile : the threshold of `fit` is this quantile of the left-out training scores.
+    max_false_alarms : share of new normal images that may exceed the threshold of `fit`, in (0, 1).
     batch_size, workers, device : how it runs; they change no result. device None means CUDA where there is one.
 
     Raises
@@ -82,7 +82,7 @@ class PatchCoreConfig:
     upsample: str = "bilinear"
     sigma: float = 4.0
     border: str = "reflect"
-    threshold_quantile: float = 0.95
+    max_false_alarms: float = 0.05
     batch_size: int = 16
     workers: int = 0
     device: str | None = None
@@ -130,8 +130,8 @@ class PatchCoreConfig:
             raise ValueError(
                 f"PatchCoreConfig: ratio must be in (0, 1), got {self.ratio}; sampler 'identity' keeps all"
             )
-        if not 0 < _real("threshold_quantile", self.threshold_quantile) <= 1:
-            raise ValueError(f"PatchCoreConfig: threshold_quantile must be in (0, 1], got {self.threshold_quantile}")
+        if not 0 < _real("max_false_alarms", self.max_false_alarms) < 1:
+            raise ValueError(f"PatchCoreConfig: max_false_alarms must be in (0, 1), got {self.max_false_alarms}")
         if not 0 <= _real("sigma", self.sigma) < float("inf"):
             raise ValueError(f"PatchCoreConfig: sigma must be finite and >= 0, got {self.sigma}")
         if self.noise_draws % 2:
@@ -198,6 +198,9 @@ class PatchCoreConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PatchCoreConfig:
         """Inverse of `to_dict`. ValueError names fields that this version does not know."""
+        values = dict(values)
+        if "threshold_quantile" in values:  # what banks of version 0.1 say; there 1 meant the largest score
+            values.setdefault("max_false_alarms", max(1 - values.pop("threshold_quantile"), 0.001))
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"PatchCoreConfig: unknown fields {', '.join(unknown)}")

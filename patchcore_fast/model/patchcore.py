@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +20,10 @@ from patchcore_fast.model.evaluation import evaluate_predictions
 from patchcore_fast.model.fewshot import Augmentation, settle
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.score import ImageScorer
-from patchcore_fast.model.threshold import leave_out_scores, threshold_from
+from patchcore_fast.model.selection import Selector
+from patchcore_fast.model.threshold import false_alarm_threshold
 from patchcore_fast.model.views import VIEWS, undone
 from patchcore_fast.progress import bar
-from patchcore_fast.samplers import make_sampler
 from patchcore_fast.scoring import anomaly_map
 
 
@@ -93,10 +92,10 @@ class PatchCore:
     def fit(self, data: Any, *, shots: int | None = None, augment: Any = None) -> PatchCore:
         """Fill the memory bank with patches of normal images.
 
-        The threshold comes from up to 64 training images, each scored against the bank without its own rows: it
-        is the smallest of these scores that reaches `threshold_quantile` (of fewer than 20 images the
-        largest). By default about 1 new normal image in 20 exceeds it. A single image gives none. Images of which the
-        sampler pruned patches that no other image supports are not asked.
+        The threshold comes from up to 200 training images, each scored by a bank that was selected without it: it is
+        the score that a new normal image exceeds with the probability `max_false_alarms`, 1 in 20 by default (see
+        `threshold.false_alarm_threshold` and docs/threshold.md). A single image gives none. Images of which the sampler
+        pruned patches that no other image supports are not asked.
 
         Parameters
         ----------
@@ -118,29 +117,27 @@ class PatchCore:
             images, or a coreset of fewer rows than `neighbours`.
         """
         config, augmentation = settle(self.config, shots, augment, self.sampler)
+        selector = Selector(config, self.sampler, self.device)
         batches = batches_of(data, config, "train", config.shots)
         clock = time.perf_counter()
-        rows, views = self._rows(batches, getattr(self.sampler, "instability", None) == "views", augmentation)
+        rows, views = self._rows(batches, selector.wants_views, augmentation)
         self.timings_ = {"features": time.perf_counter() - clock}
 
         clock = time.perf_counter()
-        indices, projection, trusted = self._select(rows, views)
+        with bar(None, "coreset", self.progress) as shown:
+            indices, projection, trusted = selector.select(rows, views, shown.at)
         self.timings_["selection"] = time.perf_counter() - clock
+        bank = rows.features[indices].to(self.device)
 
         clock = time.perf_counter()
-        bank = rows.features[indices]
-        if augmentation.copies:  # a copy is no image to be asked (and no sampler that doubts images was allowed)
-            trusted = augmentation.originals(rows)
-        on_device = bank.to(self.device)
-        scorer = ImageScorer(config, on_device)
-        scores = leave_out_scores(
-            rows.features, rows.starts, on_device, augmentation.owners(rows, indices),
-            lambda own, others: float(scorer(own, 1, others)[0]), self.config.neighbours, trusted,
-        )  # fmt: skip
+        with bar(None, "threshold", self.progress) as shown:
+            # With copies no sampler that doubts images is allowed, so `trusted` counts images.
+            scores = selector.held_out_scores(rows, views, trusted, augmentation.per_image, shown.at)
         self.timings_["threshold"] = time.perf_counter() - clock
-        self._scorer, self._bank = scorer, MemoryBank(
-            on_device, indices, augmentation.sources(rows, indices), projection,
-            config=config.to_dict(), threshold=threshold_from(scores, self.config.threshold_quantile),
+        self._scorer, self._bank = ImageScorer(config, bank), MemoryBank(
+            bank, indices, augmentation.sources(rows, indices), projection, config=config.to_dict(),
+            threshold=false_alarm_threshold(scores, config.max_false_alarms, config.distance == "squared"),
+            normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
             images=[batches.name(r.path) for r in batches.records or []], grid=rows.grid, patches=rows.used,
             weights=self.extractor.backbone.fingerprint(),
         ).with_index(config.index, config.seed)  # fmt: skip
@@ -197,7 +194,7 @@ class PatchCore:
         if config != self.config:
             stored = {**bank.config, **{name: getattr(config, name) for name in settings}}
             self.config, self._scorer = config, None
-            self._bank = replace(bank, config=stored, threshold=None)
+            self._bank = replace(bank, config=stored, threshold=None, normal_scores=None)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the memory bank, whole or not at all; see `MemoryBank.save`."""
@@ -263,38 +260,6 @@ class PatchCore:
             first += len(batch.images)
         return rows, more
 
-    def _select(
-        self, rows: FeatureRows, views: list[FeatureRows]
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Row numbers, the projection, and the images without a doubt of the sampler (None: it did not look)."""
-        c, features = self.config, rows.features
-        sampler = self.sampler or make_sampler(c.sampler, ratio=c.ratio, seed=c.seed, device=self.device)
-        where: dict[str, Any] = {}
-        if getattr(sampler, "uses_positions", False):
-            where["positions"] = rows.positions(torch.arange(rows.used))
-        if views:
-            where["views"] = [v.features for v in views]
-        with bar(None, "coreset", self.progress) as shown:
-            if getattr(sampler, "progress", False) is None:
-                with _set(sampler, "progress", shown.at):
-                    indices = sampler.select(features, **where)
-            else:
-                indices = sampler.select(features, **where)
-        indices = torch.as_tensor(indices).cpu().long()
-        if len(indices) < c.neighbours:
-            raise ValueError(
-                f"PatchCore.fit: the coreset has {len(indices)} of {len(features)} patches, at least {c.neighbours} "
-                "wanted: give more images or a larger ratio"
-            )
-        projection = getattr(sampler, "projection_", None)
-        unsupported = getattr(sampler, "pruned_", {}).get("support")
-        trusted = None
-        if unsupported is not None:
-            doubted = rows.positions(unsupported.nonzero()[:, 0])[:, 0].unique()
-            trusted = torch.arange(len(rows.starts) - 1)
-            trusted = trusted[~torch.isin(trusted, doubted)]
-        return indices, None if projection is None else projection.detach().float().cpu(), trusted
-
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
         c, bank = self.config, self.bank
         features, grid = self.extractor(batch.images.to(self.device))
@@ -322,13 +287,3 @@ class PatchCore:
             for batch in batches:
                 yield batch
                 shown.update(len(batch.images))
-
-
-@contextmanager
-def _set(thing: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(thing, name)
-    setattr(thing, name, value)
-    try:
-        yield
-    finally:
-        setattr(thing, name, before)

@@ -1,52 +1,68 @@
-"""A decision threshold from normal images alone."""
+"""A decision threshold from normal images alone (docs/threshold.md has the measurements behind it)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from scipy import stats
 
-LIMIT = 64  # images scored; more would cost time and hardly move the quantile
+PART = 10  # at most one image in so many is held out at a time, so that the others still make nearly the same bank
+ASKED = 200  # images held out in all; more would cost time and hardly move the threshold
+SPREAD, WEIGHT = 0.08, 4  # standard deviation of log scores to expect beforehand, and the images that this counts as
+CLIP = 4.0  # robust standard deviations from the median beyond which a score counts as if it lay there
+LEVEL = 0.95  # of the interval of the false-alarm rate
 
 
-def leave_out_scores(
-    features: torch.Tensor,
-    starts: torch.Tensor,
-    bank: torch.Tensor,
-    owners: torch.Tensor,
-    score: Callable[[torch.Tensor, torch.Tensor], float],
-    smallest: int = 1,
-    images: torch.Tensor | None = None,
-) -> list[float]:
-    """Scores of training images, each against the bank without its own rows.
+def held_out_folds(images: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
+    """The images to hold out together, fold by fold: each of `images` [J] once, or ASKED of them, evenly spread.
 
-    Scored against the whole bank a training image finds itself, and its score says nothing about new images.
-    Without its own rows the bank misses what only this image shows, so these scores err on the high side.
+    count : training images in all; a fold has at most count / PART of them, one where there are fewer than PART.
+    """
+    chosen = images[torch.linspace(0, len(images) - 1, min(ASKED, len(images))).round().long()]
+    number = -(-len(chosen) // max(count // PART, 1))
+    for k in range(number):
+        yield chosen[k::number]
+
+
+def false_alarm_threshold(scores: Sequence[float], share: float, squared: bool = False) -> float | None:
+    """The score that a share of new normal images exceeds, from held-out scores [n]; None for fewer than two.
+
+    Log scores are taken as normal, and the threshold is the upper limit of their one-sided prediction interval,
+    exp(m + t s sqrt(1 + 1/n)) with m the mean and t Student's quantile, so that few images give a wider margin. Scores
+    beyond CLIP robust standard deviations count as if they lay there, and the variance s^2 is averaged with SPREAD^2 as
+    if that came from WEIGHT more images (a conjugate prior; Gelman et al., Bayesian Data Analysis, 3rd ed., 2.6).
 
     Parameters
     ----------
-    features : [N, D].  starts : [images + 1], rows of image i are starts[i] to starts[i + 1].
-    bank : [M, D].  owners : [M] image of each bank row.
-    score : features of one image and a bank -> image score.
-    images : [J] numbers of those that may be scored, all when None.
-    smallest : images that would leave fewer bank rows than this are passed over.
-
-    Returns
-    -------
-    Up to LIMIT scores, of images spread evenly over the training set.
+    scores : finite.  share : of normal images to be called anomalous, in (0, 1).
+    squared : scores are squares of distances, whose logarithms spread twice as far.
     """
-    images = torch.arange(len(starts) - 1) if images is None or not len(images) else images
-    chosen = images[torch.linspace(0, len(images) - 1, min(LIMIT, len(images))).round().long().unique()]
-    scores = []
-    for image in chosen.tolist():
-        keep = (owners != image).to(bank.device)
-        if int(keep.sum()) >= smallest:
-            rows = features[int(starts[image]) : int(starts[image + 1])]
-            scores.append(score(rows.to(bank.device), bank[keep]))
-    return scores
+    if len(scores) < 2:
+        return None
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.maximum(np.asarray(scores, dtype=np.float64), 0.0))
+    middle = np.median(logs)
+    if not np.isfinite(middle):  # most images are copies of others
+        return float(max(scores))
+    n, expected = len(logs), SPREAD * (2 if squared else 1)
+    robust = float(stats.median_abs_deviation(logs, scale="normal"))
+    reach = CLIP * max(robust, expected)
+    logs = np.clip(logs, middle - reach, middle + reach)
+    freedom = WEIGHT + n - 1
+    variance = (WEIGHT * expected**2 + (n - 1) * logs.var(ddof=1)) / freedom
+    margin = stats.t.ppf(1 - share, freedom) * np.sqrt(variance * (1 + 1 / n))
+    return float(np.exp(logs.mean() + margin))
 
 
-def threshold_from(scores: list[float], quantile: float) -> float | None:
-    """The smallest of the scores that reaches the quantile; None without scores."""
-    return float(np.quantile(scores, quantile, method="higher")) if scores else None
+def false_alarm_interval(scores: Sequence[float], threshold: float) -> tuple[float, float] | None:
+    """What held-out scores [n] say of the false-alarm rate of a threshold: the exact interval of Clopper and Pearson.
+
+    LEVEL of it, from the number of scores above the threshold; None without scores.
+    """
+    if not len(scores):
+        return None
+    above = int((np.asarray(scores) > threshold).sum())
+    found = stats.binomtest(above, len(scores)).proportion_ci(LEVEL)
+    return float(found.low), float(found.high)
