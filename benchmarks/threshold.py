@@ -101,8 +101,8 @@ def measure(folder: str, config: PatchCoreConfig, trains: list[int], draws: int)
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: means over draws; "silent" counts draws that find nothing where the share asked for would find some."""
-    lines = ["| set | training images | false alarms, before | now | found, before | now | found at the share asked for |"
-             " silent draws, before | now |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    lines = ["| set | training images | false alarms, before | now | found, before | now | found at the share asked for "
+             "| silent draws, before | now |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     trains = sorted({r["train"] for r in rows})
     for name in [*dict.fromkeys(r["set"] for r in rows), "mean of sets"]:
         for train in trains:
@@ -118,8 +118,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             reach = np.mean([np.mean([r["reachable"] for r in g]) for g in groups])
             silent = [sum(r[w]["found"] == 0 < r["reachable"] for g in groups for r in g) for w in ("before", "now")]
             lines.append(
-                f"| {name} | {train} | {mean('false_alarms', 'before'):.3f} | {mean('false_alarms', 'now'):.3f} | "
-                f"{mean('found', 'before'):.2f} | {mean('found', 'now'):.2f} | {reach:.2f} | {silent[0]} | {silent[1]} |"
+                f"| {name} | {train} | {mean('false_alarms', 'before'):.3f} | {mean('false_alarms', 'now'):.3f} "
+                f"| {mean('found', 'before'):.2f} | {mean('found', 'now'):.2f} | {reach:.2f} "
+                f"| {silent[0]} | {silent[1]} |"
             )
     return "\n".join(lines)
 
