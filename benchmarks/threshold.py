@@ -100,7 +100,7 @@ def measure(folder: str, config: PatchCoreConfig, trains: list[int], draws: int)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: means over draws; "silent" counts draws that find nothing where the share asked for would find some."""
+    """Markdown: means over draws; silent draws find nothing where the share asked for would find some."""
     lines = ["| set | training images | false alarms, before | now | found, before | now | found at the share asked for "
              "| silent draws, before | now |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     trains = sorted({r["train"] for r in rows})

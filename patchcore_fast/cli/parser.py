@@ -80,6 +80,10 @@ SCORING = (
     Option("--noise-scale", float, 0.5, "of noising: how much noise", "X"),
     Option("--noise-draws", int, 4, "of noising: noisy copies of a patch, an even number", "N"),
 )
+DECISION = (
+    Option("--threshold", float, None, "image score above which an image is anomalous", "X"),
+    Option("--max-false-alarms", float, 0.05, "share of normal images that may lie above the threshold", "S"),
+)
 
 
 def _add(parser: argparse.ArgumentParser, title: str, options: tuple[Option, ...]) -> None:
@@ -184,6 +188,15 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--output", required=True, metavar="FILE", help="file to write, .pt2 (torch.export) or .onnx")
     export.add_argument("--images", metavar="IMAGES", help="compare on these (folder or file) instead of seeded ones")
     export.add_argument("--weights", default=argparse.SUPPRESS, metavar="W", help="where its weights are now")
+
+    decide = command("threshold", ("threshold", "threshold"), "show or change the threshold of a bank",
+                     "threshold bottles.safetensors 3.2")  # fmt: skip
+    decide.add_argument("bank", metavar="BANK", help="file written by fit")
+    decide.add_argument("value", nargs="?", type=float, metavar="VALUE",
+                        help="image score above which an image is anomalous; without it: what there is to choose from")  # fmt: skip
+    decide.add_argument("--max-false-alarms", type=float, metavar="S",
+                        help="instead of VALUE: share of normal images that may lie above it, 0.01 for 1 %%")  # fmt: skip
+    decide.add_argument("--output", metavar="FILE", help="write the bank here and leave BANK as it is")
 
     select = command("select", ("select", "select"), "pick a coreset from any feature matrix",
                      "select features.npy --ratio 0.1 --output coreset.npy")  # fmt: skip

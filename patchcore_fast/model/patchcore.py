@@ -21,7 +21,7 @@ from patchcore_fast.model.fewshot import Augmentation, settle
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.score import ImageScorer
 from patchcore_fast.model.selection import Selector
-from patchcore_fast.model.threshold import false_alarm_threshold
+from patchcore_fast.model.threshold import false_alarm_threshold, with_threshold
 from patchcore_fast.model.views import VIEWS, undone
 from patchcore_fast.progress import bar
 from patchcore_fast.scoring import anomaly_map
@@ -195,6 +195,16 @@ class PatchCore:
             stored = {**bank.config, **{name: getattr(config, name) for name in settings}}
             self.config, self._scorer = config, None
             self._bank = replace(bank, config=stored, threshold=None, normal_scores=None)
+
+    def decide(self, *, threshold: float | None = None, max_false_alarms: float | None = None) -> None:
+        """Call images anomalous from now on above a threshold, or so that a share of normal images exceeds it.
+
+        The share goes by the scores of training images that were held out in `fit`; errors as `threshold.with_threshold`.
+        """
+        bank = with_threshold(self._fitted("decide"), threshold=threshold, max_false_alarms=max_false_alarms)
+        if max_false_alarms is not None:
+            self.config = replace(self.config, max_false_alarms=float(max_false_alarms))
+        self._bank = bank
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the memory bank, whole or not at all; see `MemoryBank.save`."""

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import isfinite
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
+
+from patchcore_fast.memory_bank import MemoryBank
 
 PART = 10  # at most one image in so many is held out at a time, so that the others still make nearly the same bank
 ASKED = 200  # images held out in all; more would cost time and hardly move the threshold
@@ -66,3 +72,35 @@ def false_alarm_interval(scores: Sequence[float], threshold: float) -> tuple[flo
     above = int((np.asarray(scores) > threshold).sum())
     found = stats.binomtest(above, len(scores)).proportion_ci(LEVEL)
     return float(found.low), float(found.high)
+
+
+def with_threshold(
+    bank: MemoryBank, *, threshold: float | None = None, max_false_alarms: float | None = None
+) -> MemoryBank:
+    """The bank with another threshold: this one, or the one of a share of false alarms by its held-out scores.
+
+    Raises
+    ------
+    TypeError, ValueError : not one of both, no number, a share outside of (0, 1), or a bank without held-out scores.
+    """
+    if (threshold is None) == (max_false_alarms is None):
+        raise TypeError("with_threshold: either threshold or max_false_alarms is wanted, and not both")
+    if threshold is not None:
+        if isinstance(threshold, bool) or not isinstance(threshold, Real) or not isfinite(threshold):
+            raise ValueError(f"with_threshold: threshold must be a finite number, got {threshold!r}")
+        return replace(bank, threshold=float(threshold))
+    if isinstance(max_false_alarms, bool) or not isinstance(max_false_alarms, Real) or not 0 < max_false_alarms < 1:
+        raise ValueError(f"with_threshold: max_false_alarms must lie in (0, 1), got {max_false_alarms!r}")
+    found = false_alarm_threshold(held_out(bank), float(max_false_alarms), bank.config.get("distance") == "squared")
+    if found is None:
+        raise ValueError(
+            "with_threshold: the bank has no scores of held-out images (of one training image, of another scoring than "
+            "that of the fit, or fitted before version 0.2): give a threshold instead"
+        )
+    config: dict[str, Any] = bank.config | {"max_false_alarms": float(max_false_alarms)}
+    return replace(bank, threshold=found, config=config)
+
+
+def held_out(bank: MemoryBank) -> list[float]:
+    """The held-out scores of a bank, none where it has none."""
+    return [] if bank.normal_scores is None else [float(s) for s in bank.normal_scores]

@@ -1,0 +1,64 @@
+"""threshold: what a bank's threshold means, other values for it, and another one into the file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from patchcore_fast.cli.pipeline import writable_file
+from patchcore_fast.errors import DataError
+
+SHARES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)  # of false alarms, in the table
+
+
+def threshold(args: argparse.Namespace) -> None:
+    """Set VALUE, or the threshold of a share of false alarms; without either show what there is to choose from."""
+    from patchcore_fast.memory_bank import MemoryBank
+    from patchcore_fast.model.threshold import with_threshold
+
+    if args.value is not None and args.max_false_alarms is not None:
+        raise DataError("VALUE and --max-false-alarms: one of both is wanted")
+    bank = MemoryBank.load(args.bank)
+    if args.value is None and args.max_false_alarms is None:
+        if args.output is not None:
+            raise DataError("--output: there is nothing to write without VALUE or --max-false-alarms")
+        print(_choices(bank))
+        return
+    output = writable_file(args.output or args.bank)
+    changed = with_threshold(bank, threshold=args.value, max_false_alarms=args.max_false_alarms)
+    changed.save(output)
+    before = "none" if bank.threshold is None else f"{bank.threshold:.6g}"
+    print(f"Threshold {changed.threshold:.6g} (was {before}) in {Path(output)}.")
+    print(expected(changed))
+
+
+def expected(bank: Any) -> str:
+    """What the held-out training images say of the bank's threshold."""
+    from patchcore_fast.model.threshold import LEVEL, false_alarm_interval, held_out
+
+    scores = held_out(bank)
+    if bank.threshold is None or not scores:
+        return "No scores of held-out training images are there to tell its false alarms by."
+    above, between = sum(s > bank.threshold for s in scores), false_alarm_interval(scores, bank.threshold)
+    assert between is not None
+    return (f"{above:,} of {len(scores):,} held-out training images lie above it: expect {100 * between[0]:.1f} to "
+            f"{100 * between[1]:.1f} % false alarms ({100 * LEVEL:g} % interval).")  # fmt: skip
+
+
+def _choices(bank: Any) -> str:
+    from patchcore_fast.model.threshold import false_alarm_interval, held_out, with_threshold
+    from patchcore_fast.report import metrics_table
+
+    now = "none" if bank.threshold is None else f"{bank.threshold:.6g}"
+    lines = [f"Threshold in use: {now}.", expected(bank)]
+    scores = held_out(bank)
+    if len(scores) > 1:
+        rows = {}
+        for share in SHARES:
+            value = with_threshold(bank, max_false_alarms=share).threshold
+            low, high = false_alarm_interval(scores, value) or (0.0, 1.0)
+            rows[f"{100 * share:g} %"] = {"threshold": f"{value:.6g}", "held-out above": sum(s > value for s in scores),
+                                          "interval": f"{100 * low:.1f} to {100 * high:.1f} %"}  # fmt: skip
+        lines += ["", metrics_table(rows, corner="false alarms")]
+    return "\n".join([*lines, "", "To change it:  patchcore-fast threshold BANK VALUE"])
