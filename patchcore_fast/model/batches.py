@@ -36,6 +36,16 @@ class Batch:
     errors: list[str | None] = field(default_factory=list)
     mask_errors: list[str | None] = field(default_factory=list)
 
+    def without_errors(self) -> Batch:
+        """The images whose file could be read, and what belongs to them."""
+        if not any(self.errors):
+            return self
+        kept = [i for i, error in enumerate(self.errors) if error is None]
+        parts: dict[str, Any] = {"images": self.images[kept], "masks": None if self.masks is None else self.masks[kept]}
+        for name in ("records", "sizes", "labels", "has_mask", "errors", "mask_errors"):
+            parts[name] = [getattr(self, name)[i] for i in kept]
+        return Batch(**parts)
+
 
 @dataclass(frozen=True)
 class Batches:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from patchcore_fast.errors import BankError
+from patchcore_fast.errors import BankError, DataError
 from patchcore_fast.features import Backbone, FeatureExtractor
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.batches import Batch, Batches, batches_of
@@ -43,6 +46,7 @@ class PatchCore:
     ----------
     bank : the MemoryBank of fit or load; ValueError before.
     timings_ : seconds of the last fit: "features", "selection", "threshold".
+    unread_ : (file, why) of each training image that the last fit left out; empty unless it was told to.
 
     Examples
     --------
@@ -67,6 +71,7 @@ class PatchCore:
         self._bank: MemoryBank | None = None
         self._scorer: ImageScorer | None = None  # of this bank, made when it is first needed
         self.timings_: dict[str, float] = {}
+        self.unread_: list[tuple[Path, str]] = []
         self._extractor: FeatureExtractor | None = None
 
     @property
@@ -90,7 +95,9 @@ class PatchCore:
         """Image score above which an image is anomalous; None where it cannot be known."""
         return self._fitted("threshold").threshold
 
-    def fit(self, data: Any, *, shots: int | None = None, augment: Any = None) -> PatchCore:
+    def fit(
+        self, data: Any, *, shots: int | None = None, augment: Any = None, on_error: str = "raise"
+    ) -> PatchCore:
         """Fill the memory bank with patches of normal images.
 
         The threshold comes from up to 64 training images, each scored against the bank without its own rows: it
@@ -107,6 +114,7 @@ class PatchCore:
         augment : "none", "rotate", or a transform (torchvision.transforms.v2) of an image [3, H, W]: the patches of the
             config's `augmentations` copies of each image join its own before the selection; the config's when None.
             The threshold is of the images themselves, each without its own rows and those of its copies.
+        on_error : "raise" ends at the first file that cannot be read; "return" leaves it out and names it in `unread_`.
 
         Returns
         -------
@@ -114,11 +122,11 @@ class PatchCore:
 
         Raises
         ------
-        DataError : no images, or one that cannot be read.  ValueError, TypeError : tensors that are no
-            images, or a coreset of fewer rows than `neighbours`.
+        DataError : no images, or one that cannot be read (with "return": none that can).  ValueError, TypeError :
+            tensors that are no images, or a coreset of fewer rows than `neighbours`.
         """
         config, augmentation = settle(self.config, shots, augment, self.sampler)
-        batches = batches_of(data, config, "train", config.shots)
+        batches = batches_of(data, config, "train", config.shots, on_error)
         clock = time.perf_counter()
         rows, views = self._rows(batches, getattr(self.sampler, "instability", None) == "views", augmentation)
         self.timings_ = {"features": time.perf_counter() - clock}
@@ -141,7 +149,7 @@ class PatchCore:
         self._scorer, self._bank = scorer, MemoryBank(
             on_device, indices, augmentation.sources(rows, indices), projection,
             config=config.to_dict(), threshold=threshold_from(scores, self.config.threshold_quantile),
-            images=[batches.name(r.path) for r in batches.records or []], grid=rows.grid, patches=rows.used,
+            images=self._names(batches), grid=rows.grid, patches=rows.used,
             weights=self.extractor.backbone.fingerprint(),
         ).with_index(config.index, config.seed)  # fmt: skip
         return self
@@ -155,27 +163,32 @@ class PatchCore:
         config, augmentation = settle(self.config, None, None, self.sampler)
         return self._rows(batches_of(data, config, "train", config.shots), augmentation=augmentation)[0]
 
-    def predict(self, data: Any) -> list[Prediction]:
-        """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part."""
-        return list(self.iter_predict(data))
+    def predict(self, data: Any, *, on_error: str = "raise") -> list[Prediction]:
+        """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part.
 
-    def iter_predict(self, data: Any) -> Iterator[Prediction]:
+        on_error : "raise" ends at the first file that cannot be read; "return" gives a `Prediction` with its `error`.
+        """
+        return list(self.iter_predict(data, on_error=on_error))
+
+    def iter_predict(self, data: Any, *, on_error: str = "raise") -> Iterator[Prediction]:
         """`predict` one image at a time, holding one batch in memory."""
         self._fitted("predict")
-        batches = batches_of(data, self.config, "any")
+        batches = batches_of(data, self.config, "any", on_error=on_error)
         for batch in self._bar(batches, "predict"):
             yield from self._predict(batch)
 
-    def evaluate(self, data: Any) -> Evaluation:
+    def evaluate(self, data: Any, *, on_error: str = "raise") -> Evaluation:
         """Compare predictions with the truth; see `Evaluation`.
 
         Parameters
         ----------
         data : a folder in MVTec layout or an ImageSet (its test part), ImageRecords with labels, or a loader
             of dicts with "image", "label" and where known "mask" [B, H, W] and "has_mask".
+        on_error : "raise" ends at the first image or mask that cannot be used; "return" measures on the others and
+            lists it in `Evaluation.unread`, or beside its image where only the mask is broken.
         """
         self._fitted("evaluate")
-        batches = batches_of(data, self.config, "test")
+        batches = batches_of(data, self.config, "test", on_error=on_error)
         clock = time.perf_counter()
         predictions: list[Prediction] = []
         seen: list[Batch] = []
@@ -254,14 +267,32 @@ class PatchCore:
         augmentation = augmentation or Augmentation()
         count, first = None if batches.count is None else batches.count * augmentation.per_image, 0
         rows, more = FeatureRows(count), [FeatureRows(count) for _ in VIEWS if views]
+        self.unread_ = []
         for batch in self._bar(batches, "features"):
+            batch = self._readable(batch)
+            if not len(batch.images):
+                continue
             for images in augmentation.blocks(batch.images.to(self.device), first):
                 rows.add(*self.extractor(images))
                 for view, found in zip(VIEWS.values(), more, strict=False):
                     features, grid = self.extractor(view.change(images))
                     found.add(undone(view, features, grid), grid)
             first += len(batch.images)
+        if not rows.used:
+            raise DataError(f"PatchCore.fit: none of {len(self.unread_)} images can be read; {self.unread_[0][1]}")
         return rows, more
+
+    def _readable(self, batch: Batch) -> Batch:
+        """The batch without images that could not be read; they are written down."""
+        for record, error in zip(batch.records, batch.errors, strict=True):
+            if error is not None:
+                self.unread_.append((Path() if record is None else record.path, error))
+        return batch.without_errors()
+
+    def _names(self, batches: Batches) -> list[str]:
+        """Names of the training images that the rows come from."""
+        unread = {path for path, _ in self.unread_}
+        return [batches.name(r.path) for r in batches.records or [] if r.path not in unread]
 
     def _select(
         self, rows: FeatureRows, views: list[FeatureRows]
@@ -306,6 +337,10 @@ class PatchCore:
         maps = anomaly_map(patches.view(-1, *grid), size, c.sigma, c.upsample, c.border).cpu().numpy()
         for i, score in enumerate(scores.tolist()):
             record, original = batch.records[i], batch.sizes[i]
+            if batch.errors[i] is not None:
+                nothing = np.full_like(maps[i], np.nan)
+                yield Prediction(None if record is None else record.path, math.nan, nothing, error=batch.errors[i])
+                continue
             yield Prediction(
                 None if record is None else record.path, score, maps[i],
                 None if bank.threshold is None else score > bank.threshold,
@@ -321,7 +356,7 @@ class PatchCore:
         with bar(batches.count, what, self.progress) as shown:
             for batch in batches:
                 yield batch
-                shown.update(len(batch.images))
+                shown.update(len(batch.labels))
 
 
 @contextmanager
