@@ -95,9 +95,7 @@ class PatchCore:
         """Image score above which an image is anomalous; None where it cannot be known."""
         return self._fitted("threshold").threshold
 
-    def fit(
-        self, data: Any, *, shots: int | None = None, augment: Any = None, on_error: str = "raise"
-    ) -> PatchCore:
+    def fit(self, data: Any, *, shots: int | None = None, augment: Any = None, on_error: str = "raise") -> PatchCore:
         """Fill the memory bank with patches of normal images.
 
         The threshold comes from up to 64 training images, each scored against the bank without its own rows: it

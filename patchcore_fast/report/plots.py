@@ -120,6 +120,7 @@ def histogram_edges(scores: Any, threshold: float | None = None) -> NDArray[np.f
     anchor = float(scores.min()) if threshold is None else threshold
     low, high = min(scores.min(), anchor), max(scores.max(), anchor)
     width = (high - low) / np.clip(2 * np.sqrt(scores.size), 12, 60) or 0.1
+    width = max(width, 1e-9 * max(abs(low), abs(high)))  # edges must differ, however large the scores are
     edges = anchor + width * np.arange(np.floor((low - anchor) / width), np.floor((high - anchor) / width) + 2)
     return np.asarray(edges, dtype=np.float64)
 
