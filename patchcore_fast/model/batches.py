@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,16 @@ from patchcore_fast.errors import DataError
 from patchcore_fast.model.config import PatchCoreConfig
 from patchcore_fast.model.fewshot import draw_shots
 
+_ERRORS = ("error", "mask_error")  # of ImageDataset's items
+
 
 @dataclass(frozen=True)
 class Batch:
     """images [B, 3, H, W] in [0, 1] and, item by item, what is known of them.
 
     records and sizes ((height, width) of the file) hold None for images that came as tensors; labels -1 is
-    unknown; masks [B, H, W] bool is None when nothing came with the images.
+    unknown; masks [B, H, W] bool is None when nothing came with the images. errors and mask_errors say why the file of
+    an image or of its mask could not be used, None where it could: the image is then black, and its score says nothing.
     """
 
     images: torch.Tensor
@@ -30,6 +33,8 @@ class Batch:
     labels: list[int]
     masks: torch.Tensor | None
     has_mask: list[bool]
+    errors: list[str | None] = field(default_factory=list)
+    mask_errors: list[str | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,14 @@ class Batches:
         return path.name
 
 
-def batches_of(data: Any, config: PatchCoreConfig, part: str, shots: int | None = None) -> Batches:
+def batches_of(
+    data: Any, config: PatchCoreConfig, part: str, shots: int | None = None, on_error: str = "raise"
+) -> Batches:
     """Stream `data`; part is "train", "test", or "any".
 
     Of an ImageSet "any" is the test part; a folder it takes as it is, where the others scan it for its parts. With
-    `shots` only so many images, drawn by the config's seed (`fewshot.draw_shots`).
+    `shots` only so many images, drawn by the config's seed (`fewshot.draw_shots`). `on_error` is ImageDataset's, for
+    files; a loader that was given keeps its own.
     """
     root = None
     if isinstance(data, str | os.PathLike):
@@ -100,7 +108,7 @@ def batches_of(data: Any, config: PatchCoreConfig, part: str, shots: int | None 
         )
     if shots is not None:
         records = [records[i] for i in draw_shots(len(records), shots, config.seed).tolist()]
-    loader = make_loader(records, config.resize, config.crop, config.batch_size, config.workers)
+    loader = make_loader(records, config.resize, config.crop, config.batch_size, config.workers, on_error)
     return Batches(loader, len(records), records, root)
 
 
@@ -119,7 +127,7 @@ def _batch(item: Any, records: list[ImageRecord] | None) -> Batch:
         found = [records[int(i)] for i in extra["index"]]
     sizes: list[tuple[int, int] | None] = [None] * n
     if "size" in extra:
-        sizes = [(int(h), int(w)) for h, w in extra["size"]]
+        sizes = [(int(h), int(w)) if h else None for h, w in extra["size"]]
     masks = extra.get("mask")
     if masks is not None and masks.numel() != n * images.shape[2] * images.shape[3]:
         raise ValueError(f"PatchCore: masks of shape {tuple(masks.shape)} for images of shape {tuple(images.shape)}")
@@ -127,7 +135,7 @@ def _batch(item: Any, records: list[ImageRecord] | None) -> Batch:
     known = extra.get("has_mask", [masks is not None] * n)
     return Batch(
         images, found, sizes, labels, None if masks is None else masks.reshape(n, *images.shape[2:]).bool(),
-        [bool(v) for v in known],
+        [bool(v) for v in known], *([text or None for text in extra.get(key, [""] * n)] for key in _ERRORS),
     )  # fmt: skip
 
 
