@@ -20,10 +20,10 @@ _RARE = (".jfif", ".jpe", ".mpo", ".dib", ".pnm", ".tga", ".jp2", ".j2k", ".j2c"
 READABLE = frozenset(Image.registered_extensions())
 IMAGE_SUFFIXES = frozenset((*_COMMON, *(s for s in _RARE if s in READABLE)))
 # Pictures of some kind that are passed over and said aloud: what Pillow opens beside the above, and what it cannot.
-OTHER_PICTURES = (READABLE - IMAGE_SUFFIXES - {".h5", ".hdf", ".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".grib", ".bufr"}) | {
-    ".heic", ".heif", ".jxl", ".avif", ".exr", ".hdr", ".svg", ".dcm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf",
-    ".orf", ".rw2", ".raw", ".webm",
-} - IMAGE_SUFFIXES  # fmt: skip
+_DOCUMENTS = {".h5", ".hdf", ".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".grib", ".bufr"}
+_CAMERA = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"}
+_NEVER = {".heic", ".heif", ".jxl", ".exr", ".hdr", ".svg", ".dcm"}
+OTHER_PICTURES = (READABLE | frozenset(_RARE) | _CAMERA | _NEVER) - IMAGE_SUFFIXES - _DOCUMENTS
 
 
 class Convention(NamedTuple):

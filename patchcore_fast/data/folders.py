@@ -72,12 +72,15 @@ def tell(reckoning: Reckoning) -> None:
         warnings.warn(f"{reckoning.folder}: {line}", UserWarning, stacklevel=3)
 
 
-def read_folder(root: str | os.PathLike[str], strict: bool = True) -> ImageSet:
-    """`scan` without its warnings. Unless `strict`, a mask of another size is a finding and not an error."""
+def read_folder(root: str | os.PathLike[str], strict: bool = True, notes: Notes | None = None) -> ImageSet:
+    """`scan` without its warnings. Unless `strict`, a mask of another size is a finding and not an error.
+
+    notes : take the findings, for a caller who has more to add.
+    """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: not a folder" if root.exists() else f"{root}: no such folder")
-    notes = Notes(root)
+    notes = notes or Notes(root)
     try:
         parts = sorted(p for p in root.iterdir() if p.is_dir() and part_name(p.name))
     except OSError as error:

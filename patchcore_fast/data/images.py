@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from PIL import Image, ImageOps
 
 from patchcore_fast.data.conventions import is_image_name
@@ -45,7 +44,7 @@ def displayed_size(im: Image.Image) -> tuple[int, int]:
         width, height = int(tags[_WIDTH]), int(tags[_LENGTH])
         turned = tags.get(_ORIENTATION)
     elif im.format == "PNG":
-        if _late_chunks(im.fp):
+        if _late_chunks(im.fp):  # type: ignore[attr-defined]
             im.load()
         turned = Image.Image.getexif(im).get(_ORIENTATION)  # PNG's own would decode the whole image first
     else:
@@ -91,13 +90,22 @@ def load_image(path: str | os.PathLike[str], size: Size | None = None, crop: Siz
     DataError : missing, broken or truncated file, or values of no known scale; names the file.
     TypeError, ValueError : size or crop is no size, or the crop is larger than the image.
     """
+    return load_sized(path, size, crop)[0]
+
+
+def load_sized(
+    path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None
+) -> tuple[torch.Tensor, tuple[int, int]]:
+    """`load_image`, and the file's own (height, width) as displayed."""
     target, box = _pair("size", size), _pair("crop", crop)
     with opened(path) as im:
-        array = _pixels(_upright(im), path, target)
+        upright = _upright(im)
+        displayed = upright.height, upright.width
+        array = _pixels(upright, path, target)
     array = _centre(array, box)
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, axis=2)
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), displayed
 
 
 def load_mask(path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None) -> torch.Tensor:
