@@ -1,6 +1,6 @@
 """The command line. Heavy imports wait until a command needs them: `--help` answers at once.
 
-Exit codes: 0 done, 1 a bug or a broken machine (with a traceback), 2 something the user can mend (one line),
+Exit codes: 0 done, 3 done but something was found or left out that is named, 1 a bug or a broken machine (with a traceback), 2 something the user can mend (one line),
 130 Ctrl-C, 141 the reader of our output went away.
 """
 
@@ -11,7 +11,9 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from patchcore_fast.cli.parser import build_parser
 
@@ -36,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _start_logging(args.verbose)
     module, function = args.run
     try:
-        code = getattr(importlib.import_module(f"patchcore_fast.cli.{module}"), function)(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warned
+            code = getattr(importlib.import_module(f"patchcore_fast.cli.{module}"), function)(args)
         sys.stdout.flush()
         return int(code or 0)
     except KeyboardInterrupt:
@@ -74,6 +78,14 @@ def _one_line(error: Exception) -> str:
         named = error.filename2 or error.filename
         return f"{named}: {error.strerror}" if named else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _warned(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning meant for the user as one line; of others (deprecations) the usual two."""
+    if category is UserWarning:
+        logging.getLogger("patchcore_fast").warning("%s", " ".join(str(message).split()))
+    else:
+        print(warnings.formatwarning(message, category, *where[:2]), end="", file=sys.stderr)
 
 
 def _start_logging(verbose: bool) -> None:

@@ -133,6 +133,11 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", default=DEMO_OUTPUT, metavar="DIR", help="folder (default %(default)s)")
     demo.add_argument("--quick", action="store_true", help="one texture and a shorter timing")
 
+    check = command("check", ("check", "check"), "say what a folder holds and what looks wrong, without a network",
+                    "check bottles")  # fmt: skip
+    check.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout")
+    check.add_argument("--json", action="store_true", help="as JSON, for programs")
+
     fit = command("fit", ("pipeline", "fit"), "learn what normal images look like",
                   "fit bottles --output bottles.safetensors")  # fmt: skip
     fit.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")

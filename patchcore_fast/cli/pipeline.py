@@ -148,7 +148,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if not any(r.label == 0 for r in images.test) or not any(r.label == 1 for r in images.test):
         print("AUROC needs normal (test/good) and defective test images; here is one kind only.")
     if json_file is not None:
-        write_json(json_file, result.to_dict())
+        write_json(json_file, result.to_dict() | {"data": images.reckoning.to_dict()})
         print(f"All numbers: {json_file}")
     if output is not None:
         write_evaluation(output, name, images, result, model)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from patchcore_fast.data.folders import ImageRecord
-from patchcore_fast.data.images import Size, image_size, load_image, load_mask
+from patchcore_fast.data.images import Size, load_mask, load_sized
 from patchcore_fast.errors import DataError
 
 
@@ -55,7 +56,7 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         record = self.records[index]
         item: dict[str, Any] = {"label": record.label, "index": index, "error": "", "mask_error": ""}
         try:
-            image, size = load_image(record.path, self.size, self.crop), image_size(record.path)
+            image, size = load_sized(record.path, self.size, self.crop)
         except DataError as error:
             if self.on_error == "raise":
                 raise
@@ -66,7 +67,7 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         mask = None
         if not item["error"]:
             try:
-                mask = self._mask(record, image)
+                mask = load_truth(record, image.shape[1:], self.size, self.crop)
             except DataError as error:
                 if self.on_error == "raise":
                     raise
@@ -78,14 +79,28 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
             "size": torch.tensor(size),
         }
 
-    def _mask(self, record: ImageRecord, image: torch.Tensor) -> torch.Tensor | None:
-        """The truth of each pixel of `image`, None where nobody knows it."""
-        if record.mask is None:
-            return torch.zeros(image.shape[1:], dtype=torch.bool) if record.label == 0 else None
-        mask = load_mask(record.mask, self.size, self.crop)
-        if mask.shape != image.shape[1:]:
-            raise DataError(f"{record.mask}: {tuple(mask.shape)} is not the size of its image {record.path}")
-        return mask
+
+def load_truth(
+    record: ImageRecord, shape: Sequence[int], size: Size | None = None, crop: Size | None = None
+) -> torch.Tensor | None:
+    """Defective pixels [H, W] bool of a record's image, whose shape they must have; None where nobody knows them.
+
+    Of a normal image no pixel is defective. A defective image without a mask, or with one that marks nothing, is
+    not known pixel by pixel (the latter is warned of): else its defect would count as normal.
+
+    Raises
+    ------
+    DataError : a mask that cannot be read, or is not of the size of its image.
+    """
+    if record.mask is None:
+        return torch.zeros(tuple(shape), dtype=torch.bool) if record.label == 0 else None
+    mask = load_mask(record.mask, size, crop)
+    if mask.shape != tuple(shape):
+        raise DataError(f"{record.mask}: {tuple(mask.shape)} is not the size of its image {record.path}")
+    if record.label == 1 and not mask.any() and not load_mask(record.mask).any():
+        warnings.warn(f"{record.mask}: marks nothing, but its image is defective; it is not used", stacklevel=2)
+        return None
+    return mask
 
 
 def make_loader(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from patchcore_fast.model.config import PatchCoreConfig
 from patchcore_fast.model.fewshot import draw_shots
 
 _ERRORS = ("error", "mask_error")  # of ImageDataset's items
+_TENSORS = ("images", "masks")  # of a Batch; its other fields are lists
 
 
 @dataclass(frozen=True)
@@ -33,41 +35,58 @@ class Batch:
     labels: list[int]
     masks: torch.Tensor | None
     has_mask: list[bool]
-    errors: list[str | None] = field(default_factory=list)
-    mask_errors: list[str | None] = field(default_factory=list)
+    errors: list[str | None]
+    mask_errors: list[str | None]
 
-    def without_errors(self) -> Batch:
-        """The images whose file could be read, and what belongs to them."""
-        if not any(self.errors):
+    def only(self, kept: Sequence[int]) -> Batch:
+        """The images of these positions, and what belongs to them."""
+        if len(kept) == len(self.labels):
             return self
-        kept = [i for i, error in enumerate(self.errors) if error is None]
-        parts: dict[str, Any] = {"images": self.images[kept], "masks": None if self.masks is None else self.masks[kept]}
-        for name in ("records", "sizes", "labels", "has_mask", "errors", "mask_errors"):
-            parts[name] = [getattr(self, name)[i] for i in kept]
-        return Batch(**parts)
+        parts: dict[str, Any] = {f.name: [getattr(self, f.name)[i] for i in kept]
+                                 for f in fields(self) if f.name not in _TENSORS}  # fmt: skip
+        parts["masks"] = None if self.masks is None else self.masks[list(kept)]
+        return Batch(images=self.images[list(kept)], **parts)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """A stream of batches; count is the number of images, None when it cannot be known beforehand."""
+    """A stream of batches.
+
+    count : the number of images, None when it cannot be known beforehand.  records : theirs, in order.
+    indexed : the records that the items of a loader count by "index", where they are not `records`.
+    normal : leave out images that are labelled defective, and warn of it.
+    """
 
     source: Iterable[Any]
     count: int | None
     records: list[ImageRecord] | None
     root: Path | None = None
+    indexed: list[ImageRecord] | None = None
+    normal: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
-        """Checked batches; DataError when the source turns out empty."""
-        seen = False
+        """Checked batches; DataError when the source turns out empty, or without a normal image where those are wanted."""
+        seen, total, left_out = False, 0, list[str]()
         try:
             for item in self.source:
+                batch = _batch(item, self.indexed or self.records)
                 seen = True
-                yield _batch(item, self.records)
+                if self.normal:
+                    left_out += [
+                        f"image {total + i}" if record is None else self.name(record.path)
+                        for i, (label, record) in enumerate(zip(batch.labels, batch.records, strict=True))
+                        if label > 0
+                    ]
+                    total += len(batch.labels)
+                    batch = batch.only([i for i, label in enumerate(batch.labels) if label <= 0])
+                if len(batch.images):
+                    yield batch
         except DataError as error:
             # A loader's worker process sends its whole traceback as the message; the last part is what went wrong.
             raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from error
         if not seen:
             raise DataError("PatchCore: the source gave no images")
+        _tell_left_out(left_out, total)
 
     def name(self, path: Path) -> str:
         """How reports call a file: relative to the folder that was given, so that they tell nothing of the machine."""
@@ -110,16 +129,34 @@ def batches_of(
             )
         dataset = getattr(data, "dataset", None)
         known = dataset.records if isinstance(dataset, ImageDataset) else None
-        return Batches(data, None if known is None else len(known), known)
+        if known is None:
+            return Batches(data, None, None, normal=part == "train")
+        used = [r for r in known if r.label <= 0] if part == "train" else known
+        return Batches(data, len(used), used, indexed=known, normal=part == "train")
     else:
         raise TypeError(
             "PatchCore: images must be a folder, an ImageSet, paths, a tensor or an iterable of tensors, "
             f"got {type(data).__name__}"
         )
+    if part == "train":
+        names = Batches((), 0, None, root).name
+        _tell_left_out([names(r.path) for r in records if r.label > 0], len(records))
+        records = [r for r in records if r.label <= 0]
     if shots is not None:
         records = [records[i] for i in draw_shots(len(records), shots, config.seed).tolist()]
     loader = make_loader(records, config.resize, config.crop, config.batch_size, config.workers, on_error)
     return Batches(loader, len(records), records, root)
+
+
+def _tell_left_out(names: list[str], total: int) -> None:
+    """Warn of defective images that were left out; DataError when that is all of them."""
+    if not names:
+        return
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    told = f"{len(names):,} of {total:,} images are labelled defective ({', '.join(names[:3])}{more})"
+    if len(names) == total:
+        raise DataError(f"PatchCore.fit: {told}; none is left to learn what is normal from")
+    warnings.warn(f"PatchCore.fit: {told} and left out of training", UserWarning, stacklevel=4)
 
 
 def _batch(item: Any, records: list[ImageRecord] | None) -> Batch:

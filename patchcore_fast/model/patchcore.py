@@ -285,7 +285,7 @@ class PatchCore:
         for record, error in zip(batch.records, batch.errors, strict=True):
             if error is not None:
                 self.unread_.append((Path() if record is None else record.path, error))
-        return batch.without_errors()
+        return batch.only([i for i, error in enumerate(batch.errors) if error is None])
 
     def _names(self, batches: Batches) -> list[str]:
         """Names of the training images that the rows come from."""

@@ -143,7 +143,7 @@ def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any, mod
     if model is not None and model.bank.positions is not None and model.bank.grid is not None:
         _write_provenance(folder / "provenance.png", name, model.bank)
     write_scores_csv(folder / "scores.csv", result.images)
-    write_json(folder / "metrics.json", result.to_dict())
+    write_json(folder / "metrics.json", result.to_dict() | {"data": images.reckoning.to_dict()})
     write_record(folder, name, images, result, layers, (gallery.vmin, gallery.vmax), model)
 
 

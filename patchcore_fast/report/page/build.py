@@ -21,6 +21,7 @@ from patchcore_fast.report.page.charts import curves_chart, histogram_chart
 from patchcore_fast.report.page.read import Record, number, read_record
 from patchcore_fast.report.page.sections import (
     bank_section,
+    data_section,
     defects_section,
     fixed,
     metrics_section,
@@ -103,6 +104,7 @@ def render(record: Record, images: int = IMAGES) -> str:
         "defects": defects_section(record),
         "some": some,
         "bank": bank_section(record),
+        "data_held": data_section(record),
         "timings": timings_section(record),
         "settings": settings_section(record),
         "style": style,

@@ -185,6 +185,8 @@ FACTS = fields(
     )),
     intervals=fields(level=unit, resamples=count, metrics=dict_of(optional(list_of(number, 2)))),
     bank=optional(_bank),
+    data=optional(fields(images=dict_of(dict_of(count)), masks=count,
+                         findings=list_of(fields(text=text, warning=truth)))),
     seconds=dict_of(optional(number)),
     environment=dict_of(text),
 )  # fmt: skip

@@ -20,6 +20,7 @@ NAMES = {
 }
 STAGES = {"features": "fit: features", "selection": "fit: selection of the bank", "threshold": "fit: threshold",
           "predict": "evaluate: prediction", "metrics": "evaluate: metrics"}  # fmt: skip
+PARTS = {"train": "training images", "test": "test images"}
 LISTED = 12  # training images in the list of the bank's sources, and files that could not be used
 
 
@@ -169,6 +170,29 @@ def timings_section(record: Record) -> str:
     each = 1000 * seconds["predict"] / len(record.images) if "predict" in seconds else None
     note = "" if each is None else f"<p>{each:.0f} ms an image in prediction, reading files included.</p>"
     return f'<ol class="bars wide">{rows}</ol>{note}'
+
+
+def data_section(record: Record) -> str:
+    """What the scan of the folder used and what it found: warnings open, the rest folded away."""
+    data = record.facts["data"]
+    if data is None:
+        return '<p class="note">This evaluation did not write down what its folder held.</p>'
+    rows = "".join(
+        f'<tr><th scope="row">{escape(PARTS.get(part, part))}</th><td class="num">{sum(kinds.values()):,}</td>'
+        f"<td>{escape(', '.join(f'{name} {n:,}' for name, n in kinds.items()))}</td></tr>"
+        for part, kinds in data["images"].items()
+    )
+    rows += f'<tr><th scope="row">masks</th><td class="num">{data["masks"]:,}</td><td></td></tr>'
+    text = f"<table><tbody>{rows}</tbody></table>"
+    for loud in (True, False):
+        found = "".join(f"<li>{escape(f['text'])}</li>" for f in data["findings"] if f["warning"] is loud)
+        if found and loud:
+            text += f'<p class="wrong">To look at:</p><ul>{found}</ul>'
+        elif found:
+            text += f"<details><summary>Passed over, and other remarks</summary><ul>{found}</ul></details>"
+        elif loud:
+            text += '<p class="note">Nothing looks wrong.</p>'
+    return text
 
 
 def settings_section(record: Record) -> str:
