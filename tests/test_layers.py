@@ -15,6 +15,7 @@ LAYER = {
     "errors": 0,
     "files": 0,
     "names": 0,
+    "written": 0,
     "progress": 0,
     "inputs": 0,
     "kernels": 1,

@@ -146,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(fit, "scoring", SCORING)
     _add(fit, "running", RUNNING)
 
-    predict = command("predict", ("pipeline", "predict"), "score images and draw heat maps",
+    predict = command("predict", ("predict", "predict"), "score images and draw heat maps",
                       "predict bottles.safetensors photos --output out")  # fmt: skip
     predict.add_argument("bank", metavar="BANK", help="file written by fit")
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")

@@ -63,6 +63,7 @@ KINDS = {
     "modes": Kind(False, "images are of 1 colour mode", "images are of {n} colour modes"),
     "link": Kind(False, "1 folder was seen already under another name", "{n} folders were seen already under other "
                  "names"),
+    "written": Kind(False, "1 file was written by an earlier run", "{n} files were written by earlier runs"),
     "litter": Kind(False, "1 hidden or system entry", "{n} hidden or system entries"),
     "other": Kind(False, "1 file is no image", "{n} files are no images"),
 }  # fmt: skip

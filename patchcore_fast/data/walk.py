@@ -8,16 +8,19 @@ from pathlib import Path
 
 from patchcore_fast.data.conventions import IMAGE_SUFFIXES, OTHER_PICTURES, is_litter
 from patchcore_fast.data.reckoning import Notes
+from patchcore_fast.written import LIST, listed
 
 
 def walk(folder: Path, notes: Notes, shallow: bool = False) -> list[Path]:
     """Image files below `folder`, sorted by path.
 
     Links to folders are followed; each real folder is looked at once, by its own name where it has one below `folder`,
-    so loops end. Litter (hidden, of systems: `conventions.is_litter`), files of other kinds, links to nowhere, pipes
-    and folders that cannot be opened are noted. `shallow` leaves sub-folders alone.
+    so loops end. Litter (hidden, of systems: `conventions.is_litter`), what an earlier run wrote (heat maps and the
+    like: `written.listed`), files of other kinds, links to nowhere, pipes and folders that cannot be opened are noted.
+    `shallow` leaves sub-folders alone.
     """
     found: list[Path] = []
+    written: set[Path] = set()
     above = {_identity(p) for p in Path(os.path.realpath(folder)).parents}
     seen: set[tuple[int, int] | None] = set()
     folders, links = [folder], list[Path]()
@@ -36,10 +39,14 @@ def walk(folder: Path, notes: Notes, shallow: bool = False) -> list[Path]:
         except OSError as error:
             notes.add("closed", here, why=error.strerror or type(error).__name__)
             continue
+        if any(entry.name == LIST for entry in entries):
+            written |= {here / name for name in listed(here)} | {here / LIST}
         for entry in entries:
             path = Path(entry.path)
             suffix = path.suffix.lower()
-            if is_litter(entry.name):
+            if path in written:
+                notes.add("written", path)
+            elif is_litter(entry.name):
                 notes.add("litter", path)
             elif entry.is_dir():
                 if not shallow:
