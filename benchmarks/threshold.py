@@ -101,8 +101,8 @@ def measure(folder: str, config: PatchCoreConfig, trains: list[int], draws: int)
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: means over draws; silent draws find nothing where the share asked for would find some."""
-    lines = ["| set | training images | false alarms, before | now | found, before | now | found at the share asked for "
-             "| silent draws, before | now |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    lines = ["| set | training images | false alarms, before | now | found, before | now | found at the share "
+             "asked for | silent draws, before | now |", "| --- " * 9 + "|"]  # fmt: skip
     trains = sorted({r["train"] for r in rows})
     for name in [*dict.fromkeys(r["set"] for r in rows), "mean of sets"]:
         for train in trains:

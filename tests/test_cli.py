@@ -23,6 +23,7 @@ from patchcore_fast.cli.parser import MODEL, RUNNING, SCORING, build_parser
 from patchcore_fast.kernels import k_center_greedy, knn
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
+from patchcore_fast.written import LIST
 
 from .pictures import write_mvtec
 
@@ -123,7 +124,7 @@ def test_predict_writes_what_the_model_says(bank: Path, data: Path, tmp_path: Pa
     out = tmp_path / "new" / "out"
     assert main(["predict", str(bank), str(data / "test"), "--output", str(out)]) == 0
     stems = [f"{kind}/{i:03d}" for kind in ("good", "spot") for i in range(3)]
-    assert files(out) == {"scores.csv", "contact_sheet.png"} | {f"heatmaps/{s}.png" for s in stems}
+    assert files(out) == {"scores.csv", "contact_sheet.png", LIST} | {f"heatmaps/{s}.png" for s in stems}
     with (out / "scores.csv").open(newline="") as f:
         rows = list(csv.DictReader(f))
     expected = PatchCore.load(bank).predict(data / "test")
@@ -151,9 +152,9 @@ def test_predict_runs_as_told(bank: Path, data: Path, tmp_path: Path, monkeypatc
     seen = []
     whole = PatchCore.iter_predict
 
-    def watched(self: PatchCore, images: Any) -> Any:
+    def watched(self: PatchCore, images: Any, **more: Any) -> Any:
         seen.append(self.config)
-        return whole(self, images)
+        return whole(self, images, **more)
 
     monkeypatch.setattr(PatchCore, "iter_predict", watched)
     args = ["--batch-size", "2", "--device", "cpu", "--weights", "random"]
@@ -188,7 +189,7 @@ def test_evaluate_with_a_bank_equals_evaluate_from_scratch(
     assert first["metrics"] == second["metrics"] and first["images"] == second["images"]
     assert f"{first['metrics']['image_auroc']:.3f}" in text and "weave" in text
     top = {"contact_sheet.png", "roc.png", "pr.png", "histogram.png", "provenance.png", "scores.csv", "metrics.json",
-           "report.json"}  # fmt: skip
+           "report.json", LIST}  # fmt: skip
     # Of each of 6 images the heat map, the photograph and the layer of heat, of 3 the mask.
     assert top <= files(tmp_path / "o") and len(files(tmp_path / "o")) == len(top) + 3 * 6 + 3
     assert json.loads((tmp_path / "o/metrics.json").read_text())["metrics"] == first["metrics"]

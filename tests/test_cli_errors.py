@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 
 from patchcore_fast.cli import main
 
@@ -147,15 +146,3 @@ def test_a_full_disk_keeps_the_old_file(
     assert main(["select", str(place / "good.npy"), "--ratio", "0.5", "--output", str(tmp_path / "c.npy")]) == 2
     assert capsys.readouterr().err == "patchcore-fast: error: No space left on device\n"
     assert (tmp_path / "c.npy").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_broken_image_among_good_ones_stops_predict_with_its_name(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "in").mkdir()
-    Image.open(place / "data/test/good/000.png").save(tmp_path / "in/a.png")
-    (tmp_path / "in/b.png").write_bytes(b"\x89PNG broken")
-    out = tmp_path / "out"
-    assert main(["predict", str(place / "bank.safetensors"), str(tmp_path / "in"), "--output", str(out)]) == 2
-    assert "b.png: cannot be read as an image" in capsys.readouterr().err
-    assert not (out / "scores.csv").exists() and not list(out.rglob("*.part"))

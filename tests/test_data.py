@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from patchcore_fast.data import ImageRecord, image_size, load_image, load_mask, make_loader, scan, scan_images
+from patchcore_fast.data import (
+    ImageDataset,
+    ImageRecord,
+    image_size,
+    load_image,
+    load_mask,
+    make_loader,
+    scan,
+    scan_images,
+)
+from patchcore_fast.errors import DataError
+from patchcore_fast.model import PatchCoreConfig
+from patchcore_fast.model.batches import batches_of
 
 from .pictures import write_mvtec
 
@@ -175,3 +188,29 @@ def test_loader_keeps_order_and_global_random_state(workers: int, tmp_path: Path
     mask = torch.cat([b["mask"] for b in batches])
     assert mask.dtype == torch.bool and not mask[:3].any() and mask[3:].flatten(1).any(1).all()
     assert torch.equal(batches[0]["image"][0], load_image(found.test[0].path, 32, 24))
+
+
+def test_a_broken_file_can_be_returned_instead_of_raised(tmp_path: Path) -> None:
+    found = scan(write_mvtec(tmp_path / "set"))
+    broken, masked = found.test[1], found.test[4]
+    broken.path.write_bytes(broken.path.read_bytes()[:300])
+    assert masked.mask is not None
+    masked.mask.write_bytes(masked.mask.read_bytes()[:60])
+    with pytest.raises(DataError, match=broken.path.name):
+        list(make_loader(found.test, size=32))
+    loader = make_loader(found.test, size=32, crop=(24, 16), batch_size=4, on_error="return")
+    items = [{key: value[i] for key, value in b.items()} for b in loader for i in range(len(b["index"]))]
+    assert [bool(item["error"]) for item in items] == [i == 1 for i in range(6)]
+    assert [bool(item["mask_error"]) for item in items] == [i == 4 for i in range(6)]
+    assert broken.path.name in items[1]["error"] and masked.mask.name in items[4]["mask_error"]
+    assert items[1]["image"].shape == (3, 24, 16) and not items[1]["image"].any() and items[4]["image"].any()
+    assert [bool(item["has_mask"]) for item in items] == [True, False, True, True, False, True]
+    batch = next(iter(batches_of(found, PatchCoreConfig(image_size=32), "test", on_error="return")))
+    assert [e is None for e in batch.errors] == [i != 1 for i in range(6)] and batch.sizes[1] is None
+    assert [e is None for e in batch.mask_errors] == [i != 4 for i in range(6)]
+
+
+@pytest.mark.parametrize("settings", [{"on_error": "ignore", "size": 8}, {"on_error": "return"}])
+def test_what_to_do_with_a_broken_file_is_checked(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="on_error"):
+        ImageDataset([], **settings)

@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent / "patchcore_fast"
 LAYER = {
     "errors": 0,
     "files": 0,
+    "names": 0,
+    "written": 0,
     "progress": 0,
     "inputs": 0,
     "kernels": 1,

@@ -193,7 +193,7 @@ def damaged(out: Path, name: str, change: Any) -> None:
         (lambda o: damaged(o, "report.json", lambda d: d.pop("defects")), "'defects' is missing"),
         (lambda o: damaged(o, "report.json", lambda d: d["layers"].pop()), "12 images but 11 sets of layers"),
         (lambda o: damaged(o, "report.json", lambda d: d["layers"][0].update(photo="../weave/x")), "lies outside"),
-        (lambda o: damaged(o, "metrics.json", lambda d: d["images"][0].update(score=None)), "has score None"),
+        (lambda o: damaged(o, "metrics.json", lambda d: d["images"][0].update(score=None)), r"\[0\]\.score must be"),
         (lambda o: shutil.rmtree(o / "layers"), "missing; evaluate writes it"),
     ],
 )  # fmt: skip

@@ -1,19 +1,25 @@
 """The command line. Heavy imports wait until a command needs them: `--help` answers at once.
 
-Exit codes: 0 done, 1 a bug or a broken machine (with a traceback), 2 something the user can mend (one line),
-130 Ctrl-C, 141 the reader of our output went away.
+Exit codes: 0 done, 1 a bug or a broken machine (with a traceback), 2 something the user can mend (one line), 3 done, but
+something was found or left out that is named, 130 Ctrl-C, 141 the reader of our output went away.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from patchcore_fast.cli.parser import build_parser
+from patchcore_fast.names import shown
 
 PROGRAM = "patchcore-fast"
 
@@ -34,9 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     _start_logging(args.verbose)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file may be called what no terminal can show
     module, function = args.run
     try:
-        code = getattr(importlib.import_module(f"patchcore_fast.cli.{module}"), function)(args)
+        with warnings.catch_warnings(), _terminated_like_interrupted():
+            warnings.showwarning = _warned
+            code = getattr(importlib.import_module(f"patchcore_fast.cli.{module}"), function)(args)
         sys.stdout.flush()
         return int(code or 0)
     except KeyboardInterrupt:
@@ -72,8 +82,30 @@ def _is_users(error: Exception) -> bool:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         named = error.filename2 or error.filename
-        return f"{named}: {error.strerror}" if named else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+        return f"{shown(str(named))}: {error.strerror}" if named else error.strerror
+    return shown(" ".join(str(error).split())) or type(error).__name__
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: temporary files go, scores stay."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread: whoever runs us there decides
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _warned(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning meant for the user as one line; of others (deprecations) the usual two."""
+    if category is UserWarning:
+        logging.getLogger("patchcore_fast").warning("%s", " ".join(str(message).split()))
+    else:
+        print(warnings.formatwarning(message, category, *where[:2]), end="", file=sys.stderr)
 
 
 def _start_logging(verbose: bool) -> None:

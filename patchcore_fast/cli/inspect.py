@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.parser import MODEL, given_options
-from patchcore_fast.cli.pipeline import _load, output_folder
+from patchcore_fast.cli.pipeline import load_bank, output_folder
 from patchcore_fast.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def inspect(args: argparse.Namespace) -> None:
     if not images.train:
         raise DataError(f"{args.folder}: no training images (train/good)")
     names = [r.path.relative_to(images.root).as_posix() for r in images.train]
-    model = _load(args) if args.bank is not None else PatchCore(PatchCoreConfig(**given_options(args)))
+    model = load_bank(args) if args.bank is not None else PatchCore(PatchCoreConfig(**given_options(args)))
     if args.bank is not None:
         _check_names(args, model, names)
     _check_whole(model)

@@ -137,6 +137,11 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", default=DEMO_OUTPUT, metavar="DIR", help="folder (default %(default)s)")
     demo.add_argument("--quick", action="store_true", help="one texture and a shorter timing")
 
+    check = command("check", ("check", "check"), "say what a folder holds and what looks wrong, without a network",
+                    "check bottles")  # fmt: skip
+    check.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout")
+    check.add_argument("--json", action="store_true", help="as JSON, for programs")
+
     fit = command("fit", ("pipeline", "fit"), "learn what normal images look like",
                   "fit bottles --output bottles.safetensors")  # fmt: skip
     fit.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")
@@ -145,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(fit, "scoring", SCORING)
     _add(fit, "running", RUNNING)
 
-    predict = command("predict", ("pipeline", "predict"), "score images and draw heat maps",
+    predict = command("predict", ("predict", "predict"), "score images and draw heat maps",
                       "predict bottles.safetensors photos --output out")  # fmt: skip
     predict.add_argument("bank", metavar="BANK", help="file written by fit")
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")
@@ -193,9 +198,9 @@ def build_parser() -> argparse.ArgumentParser:
                      "threshold bottles.safetensors 3.2")  # fmt: skip
     decide.add_argument("bank", metavar="BANK", help="file written by fit")
     decide.add_argument("value", nargs="?", type=float, metavar="VALUE",
-                        help="image score above which an image is anomalous; without it: what there is to choose from")  # fmt: skip
+                        help="score above which an image is anomalous; without it: the choices")  # fmt: skip
     decide.add_argument("--max-false-alarms", type=float, metavar="S",
-                        help="instead of VALUE: share of normal images that may lie above it, 0.01 for 1 %%")  # fmt: skip
+                        help="instead: share of normal images that may lie above it, 0.01 for 1 %%")  # fmt: skip
     decide.add_argument("--output", metavar="FILE", help="write the bank here and leave BANK as it is")
 
     select = command("select", ("select", "select"), "pick a coreset from any feature matrix",

@@ -1,22 +1,22 @@
-"""fit, predict and evaluate: from the arguments to the model and from its answers to files and text."""
+"""fit and evaluate: from the arguments to the model and from its answers to files and text."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchcore_fast.cli.apart import check_apart, check_folder
 from patchcore_fast.cli.parser import MODEL, SCORING, given_options
 from patchcore_fast.cli.report import check_log, log_page
+from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 
 if TYPE_CHECKING:
+    from patchcore_fast.data import ImageSet
     from patchcore_fast.model import PatchCore
-
-SCALE_IMAGES = 64  # the colour scale is set by this many images, so that the others can be drawn as they come
 
 
 def writable_file(name: str) -> Path:
@@ -46,11 +46,11 @@ def _fit(args: argparse.Namespace, images: Any) -> PatchCore:
     from patchcore_fast.model import PatchCore, PatchCoreConfig
 
     model = PatchCore(PatchCoreConfig(**given_options(args)))
-    model.fit(images)
+    model.fit(images, on_error="return")
     return model
 
 
-def _load(args: argparse.Namespace) -> PatchCore:
+def load_bank(args: argparse.Namespace) -> PatchCore:
     """The bank of `args`; device, batch size and workers may differ from those of the fit."""
     from patchcore_fast.model import PatchCore
 
@@ -61,21 +61,23 @@ def _load(args: argparse.Namespace) -> PatchCore:
     return model
 
 
-def fit(args: argparse.Namespace) -> None:
-    """Fit on a folder, save the bank, say what to do next."""
+def fit(args: argparse.Namespace) -> int:
+    """Fit on a folder, save the bank, say what to do next. Images that cannot be read are left out and named."""
     from patchcore_fast.data import scan
 
     output = writable_file(args.output)
     images = scan(args.folder)
+    check_apart([("--output", output)], [("training image", r.path) for r in images.train] if output.exists() else [])
     model = _fit(args, images)
     model.save(output)
-    print(_bank_text(model, len(images.train)))
+    print(_bank_text(model, len(images.train) - len(model.unread_)))
     print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
     if images.test:
         print(f"Next, its accuracy:   patchcore-fast evaluate {args.folder} --bank {output} --output report")
     else:
         print(f"{args.folder} has no test images, so there is nothing to measure accuracy on.")
     print(f"Next, heat maps:      patchcore-fast predict {output} IMAGES --output out")
+    return tell(model.unread_)
 
 
 def _bank_text(model: PatchCore, count: int) -> str:
@@ -83,45 +85,15 @@ def _bank_text(model: PatchCore, count: int) -> str:
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in model.timings_.items())
     threshold = "no threshold" if bank.threshold is None else f"threshold {bank.threshold:.4g}"
     kept = f"{rows:,} of {bank.patches:,} patches of {dim} numbers kept"
-    return f"Fitted on {_count(count)}: {kept}, {threshold} ({spent})."
+    return f"Fitted on {counted(count)}: {kept}, {threshold} ({spent})."
 
 
-def predict(args: argparse.Namespace) -> None:
-    """Score images; write overlays, scores.csv and a contact sheet of the highest scores."""
-    from patchcore_fast.data import scan_images
-    from patchcore_fast.report import shared_scale, write_scores_csv
-    from patchcore_fast.report.gallery import Gallery
-
-    model = _load(args)
-    records = scan_images(args.images)
-    output = output_folder(args.output)
-    stream = zip(records, model.iter_predict(records), strict=True)
-    first = list(itertools.islice(stream, SCALE_IMAGES))
-    limits = shared_scale((p.anomaly_map for _, p in first), model.threshold)
-    root = Path(os.path.commonpath([r.path.absolute().parent for r in records]))
-    gallery = Gallery(output / "heatmaps", *limits, root)
-    rows = []
-    for record, prediction in itertools.chain(first, stream):
-        picture, _ = gallery.add(record, prediction)
-        rows.append({"path": str(record.path), "score": prediction.score, "is_anomalous": prediction.is_anomalous,
-                     "heatmap": picture.relative_to(output).as_posix()})  # fmt: skip
-    gallery.write_sheet(output / "contact_sheet.png", _count(len(rows)))
-    write_scores_csv(output / "scores.csv", rows)
-    print(f"{_count(len(rows))} scored{_verdicts(rows)}.")
-    print(f"Look at {output / 'contact_sheet.png'}; single pictures are in {output / 'heatmaps'}, "
-          f"numbers in {output / 'scores.csv'}.")  # fmt: skip
-
-
-def _count(n: int) -> str:
+def counted(n: int) -> str:
+    """1 image, 2 images."""
     return "1 image" if n == 1 else f"{n:,} images"
 
 
-def _verdicts(rows: list[dict[str, Any]]) -> str:
-    known = [r["is_anomalous"] for r in rows if r["is_anomalous"] is not None]
-    return f", {sum(known)} above the threshold" if known else ""
-
-
-def evaluate(args: argparse.Namespace) -> None:
+def evaluate(args: argparse.Namespace) -> int:
     """Measure on the test images of a folder; print a table, write JSON, plots and a contact sheet where asked."""
     from patchcore_fast.data import scan
     from patchcore_fast.report import metrics_table, write_json
@@ -139,25 +111,47 @@ def evaluate(args: argparse.Namespace) -> None:
         raise DataError(
             f"{args.folder}: no test images (wanted test/good and test/<defect>); use predict for images without labels"
         )
+    _check_outputs(args, images)
     output = None if args.output is None else output_folder(args.output)
-    model = _load(args) if args.bank is not None else _fit(args, images)
-    result = model.evaluate(images)
+    model = load_bank(args) if args.bank is not None else _fit(args, images)
+    result = model.evaluate(images, on_error="return")
     name = Path(args.folder).resolve().name
+    unread = [(r["path"], r["error"]) for r in [*result.unread, *result.images] if r["error"]]
     row = {"scorer": model.config.scorer_name} | _headline(result.metrics) | _shots(model)
     print(metrics_table({name: row}, corner="folder"))
     if not any(r.label == 0 for r in images.test) or not any(r.label == 1 for r in images.test):
         print("AUROC needs normal (test/good) and defective test images; here is one kind only.")
+    if result.unread:
+        print(
+            f"{counted(len(result.unread))} could not be read: these numbers are of the other {len(result.images):,}."
+        )
+    problems = None
     if json_file is not None:
-        write_json(json_file, result.to_dict())
+        write_json(json_file, result.to_dict() | {"data": images.reckoning.to_dict()})
         print(f"All numbers: {json_file}")
     if output is not None:
-        write_evaluation(output, name, images, result, model)
+        problems = write_evaluation(output, name, images, result, model)
         print(f"Pictures and scores: {output}")
-        print(f"Next, one page to look at:  patchcore-fast report {output}")
-        if args.log is not None:
-            log_page(args.log, output)
+        if (output / "report.json").is_file():
+            print(f"Next, one page to look at:  patchcore-fast report {output}")
+            if args.log is not None:
+                log_page(args.log, output)
     elif json_file is None:
         print("Add --output DIR for plots and a contact sheet, --json FILE for all numbers.")
+    return tell([*((path, why) for path, why in model.unread_ if args.bank is None), *unread], problems)
+
+
+def _check_outputs(args: argparse.Namespace, images: ImageSet) -> None:
+    """Refuse outputs on each other, on the bank, and on the images."""
+    read: list[tuple[str, str | Path] | None] = [None if args.bank is None else ("--bank", args.bank)]
+    for record in [*images.train, *images.test]:
+        read.append(("image", record.path))
+        read.append(None if record.mask is None else ("mask", record.mask))
+    json_file = None if args.json is None else ("--json", args.json)
+    if json_file is not None:
+        check_apart([json_file], read)
+    if args.output is not None:
+        check_folder(args.output, [json_file, *read], [("DIR", args.folder)])
 
 
 def _shots(model: PatchCore) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from patchcore_fast.cli.apart import check_apart
 from patchcore_fast.errors import DataError
 
 
@@ -16,6 +17,9 @@ def report(args: argparse.Namespace) -> None:
     if args.images < 1:
         raise DataError(f"--images must be at least 1, got {args.images}")
     output = None if args.output is None else writable_file(args.output)
+    if output is not None:
+        inputs = [p for p in Path(args.folder).rglob("*") if p.suffix != ".html"] if output.exists() else []
+        check_apart([("--output", output)], [("the evaluation's", p) for p in inputs])
     path = write_report(args.folder, output, images=args.images)
     print(f"Open {path} in a browser ({path.stat().st_size / 1e6:.1f} MB, complete: it needs no other file).")
     if path.parent.resolve() != Path(args.folder).resolve():

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from patchcore_fast.data.dataset import ImageDataset, make_loader
+from patchcore_fast.data.dataset import ImageDataset, load_truth, make_loader
 from patchcore_fast.data.folders import IMAGE_SUFFIXES, ImageRecord, ImageSet, scan, scan_images
 from patchcore_fast.data.images import image_size, load_image, load_mask
+from patchcore_fast.data.reckoning import Finding, Reckoning
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "Finding",
     "ImageDataset",
     "ImageRecord",
     "ImageSet",
+    "Reckoning",
     "image_size",
     "load_image",
     "load_mask",
+    "load_truth",
     "make_loader",
     "scan",
     "scan_images",

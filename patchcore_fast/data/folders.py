@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from patchcore_fast.data.images import image_size
+from patchcore_fast.data.conventions import DEFECTIVE, IMAGE_FOLDERS, IMAGE_SUFFIXES, MASK_FOLDERS, is_litter, is_normal
+from patchcore_fast.data.pairs import part_name, sort_files
+from patchcore_fast.data.reckoning import Notes, Reckoning
+from patchcore_fast.data.suspicion import Marks, look_at_headers, look_for_copies, marks_of
+from patchcore_fast.data.walk import walk
 from patchcore_fast.errors import DataError
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm"))
-MASKS = "ground_truth"
+_log = logging.getLogger(__name__)
+_PREDICTED = ("closed", "no file", "format", "mask beside", "points", "link", "litter", "other")  # what scoring is told
 
 
 @dataclass(frozen=True)
@@ -31,44 +38,64 @@ class ImageRecord:
 @dataclass(frozen=True)
 class ImageSet:
     """Images of a folder; layout is "mvtec" (train/, test/, ground_truth/) or "plain" (every image is for
-    training)."""
+    training). reckoning : what was used, what was not, and why."""
 
     root: Path
     train: list[ImageRecord] = field(default_factory=list)
     test: list[ImageRecord] = field(default_factory=list)
     layout: str = "plain"
+    reckoning: Reckoning = field(default_factory=Reckoning, repr=False, compare=False)
 
 
 def scan(root: str | os.PathLike[str]) -> ImageSet:
-    """Read what a folder holds.
+    """Read what a folder holds (docs/data.md has all the layouts that are understood).
 
-    With a `train` or `test` folder inside it is taken as MVTec layout: train/good (or images directly in
-    train), test/<defect>, ground_truth/<defect>/<stem>_mask.<ext> or <stem>.<ext>. Masks and either part may
-    be missing. Any other folder is plain: every image below it, sorted by path, is a normal training image.
+    With a `train` or `test` folder inside it is taken as MVTec layout: train/good (or images directly in train),
+    test/<defect>, masks by `conventions.CONVENTIONS`. Masks and either part may be missing. Any other folder is plain:
+    every image below it, sorted by path, is a normal training image, but for those whose mask or folder says
+    otherwise. The reckoning of it all is in the set; what may be a mistake is warned of (UserWarning), the whole goes
+    to the log. Headers of all images are read, masks of defects are decoded, files of equal size compared.
 
     Raises
     ------
     DataError : no such folder, no images, or a mask whose size is not its image's.
     """
+    found = read_folder(root)
+    tell(found.reckoning)
+    return found
+
+
+def tell(reckoning: Reckoning) -> None:
+    """Warn of what may be a mistake, one line a kind; the whole goes to the log."""
+    _log.debug("%s", reckoning.text())
+    for line in reckoning.warnings:
+        warnings.warn(f"{reckoning.folder}: {line}", UserWarning, stacklevel=3)
+
+
+def read_folder(root: str | os.PathLike[str], strict: bool = True, notes: Notes | None = None) -> ImageSet:
+    """`scan` without its warnings. Unless `strict`, a mask of another size is a finding and not an error.
+
+    notes : take the findings, for a caller who has more to add.
+    """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: not a folder" if root.exists() else f"{root}: no such folder")
-    if not any((root / part).is_dir() for part in ("train", "test")):
-        return ImageSet(root, [ImageRecord(p, 0, "good") for p in _some_below(root)])
-    train = [ImageRecord(p, 0, "good") for p in _train_images(root / "train")]
-    test = [
-        _test_record(root, folder.name, path)
-        for folder in (sorted((root / "test").iterdir()) if (root / "test").is_dir() else [])
-        if folder.is_dir()
-        for path in _images_below(folder)
-    ]
-    if not train and not test:
-        raise DataError(f"{root}: train and test hold no images")
-    return ImageSet(root, train, test, "mvtec")
+    notes = notes or Notes(root)
+    try:
+        parts = sorted(p for p in root.iterdir() if p.is_dir() and part_name(p.name))
+    except OSError as error:
+        raise DataError(f"{root}: cannot be opened ({error.strerror})") from error
+    found = _Reader(root, notes, strict)
+    train, test = found.mvtec(parts) if parts else (found.plain(), list[ImageRecord]())
+    layout = "mvtec" if parts else "plain"
+    look_for_copies([(r.path, part, r.label) for part, rs in (("train", train), ("test", test)) for r in rs], notes)
+    classes = {"train": [r.defect for r in train], "test": [r.defect for r in test]}
+    masks = sum(r.mask is not None for r in test)
+    return ImageSet(root, train, test, layout, notes.reckoning(layout, classes, masks))
 
 
 def scan_images(source: str | os.PathLike[str] | Iterable[Any]) -> list[ImageRecord]:
-    """Images to predict on: a file, a folder (recursive, sorted, `ground_truth` left out), or a list.
+    """Images to predict on: a file, a folder (recursive, sorted, masks left out as in `scan`), or a list.
 
     `ImageRecord`s in a list are kept as they are; everything else gets label -1.
 
@@ -79,7 +106,13 @@ def scan_images(source: str | os.PathLike[str] | Iterable[Any]) -> list[ImageRec
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if path.is_dir():
-            return [ImageRecord(p) for p in _some_below(path)]
+            notes = Notes(path)
+            photos = sort_files(_some_below(path, notes), path, notes).photos
+            reckoning = notes.reckoning("images", {"images": [""] * len(photos)}, 0)
+            tell(replace(reckoning, findings=tuple(f for f in reckoning.findings if f.kind in _PREDICTED)))
+            if not photos:
+                raise DataError(f"{path}: holds masks only")
+            return [ImageRecord(p) for p in photos]
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
         return [ImageRecord(path)]
@@ -96,49 +129,161 @@ def scan_images(source: str | os.PathLike[str] | Iterable[Any]) -> list[ImageRec
     return records
 
 
-def _test_record(root: Path, defect: str, path: Path) -> ImageRecord:
-    if defect == "good":
-        return ImageRecord(path, 0, defect)
-    mask = _find_mask(root / MASKS / defect, path.stem)
-    # Headers are cheap to read, and a mix-up found now does not spoil an evaluation at its end.
-    if mask is not None and (found := image_size(mask)) != (wanted := image_size(path)):
-        raise DataError(f"{mask}: mask of {found[0]} x {found[1]} pixels for {path} of {wanted[0]} x {wanted[1]}")
-    return ImageRecord(path, 1, defect, mask)
+class _Reader:
+    """Files of a folder to records; what is not used is noted."""
+
+    def __init__(self, root: Path, notes: Notes, strict: bool) -> None:
+        self.root, self.notes, self.strict = root, notes, strict
+        self.sizes: dict[Path, tuple[int, int]] = {}
+        self.mask_of: dict[Path, Path] = {}
+
+    def mvtec(self, parts: list[Path]) -> tuple[list[ImageRecord], list[ImageRecord]]:
+        """Training and test records of a folder with the parts train, test or both."""
+        files = [p for part in parts for p in walk(part, self.notes)]
+        self.notes.extend("not used", walk(self.root, self.notes, shallow=True))
+        for folder in sorted(p for p in self.root.iterdir() if p.is_dir() and p not in parts and not is_litter(p.name)):
+            below = walk(folder, self.notes if folder.name.casefold() in MASK_FOLDERS else Notes(self.root))
+            if folder.name.casefold() in MASK_FOLDERS:
+                files += below
+            elif below:
+                self.notes.add("not used", folder, why=_images(len(below)))
+        train, test = list[Path](), list[Path]()
+        for path in self._photos(files):
+            part = part_name(path.relative_to(self.root).parts[0])
+            if part:
+                (train if part == "train" else test).append(path)
+            else:
+                self.notes.add("not used", path)
+        train = self._training(train)
+        if not train and not test:
+            raise DataError(f"{self.root}: train and test hold no images")
+        self.sizes = look_at_headers([*train, *test], self.notes)
+        records = [r for p in test if (r := self._test_record(p)) is not None]
+        if any(r.mask for r in records):
+            noted = {r.path for r in records if r.path in self.mask_of}
+            missing = [r.path for r in records if r.label == 1 and r.mask is None and r.path not in noted]
+            self.notes.extend("mask missing", missing)
+        return self._normal(train), records
+
+    def plain(self) -> list[ImageRecord]:
+        """Training records: all images but those that are marked as defective."""
+        files = _some_below(self.root, self.notes)
+        self._no_sets_inside(files)
+        photos = self._photos(files)
+        folders = {p: p.relative_to(self.root).parts[:-1] for p in photos}
+        beside_normal = {f[:i] for f in folders.values() for i, name in enumerate(f) if is_normal(name)}
+        kept = []
+        for path in photos:
+            names = folders[path]
+            if any(name.casefold() in DEFECTIVE for name in names):
+                self.notes.add("left out", path)
+                continue
+            kept.append(path)
+            for i, name in enumerate(names):
+                if names[:i] in beside_normal and not is_normal(name):
+                    self.notes.add("not normal", self.root.joinpath(*names[: i + 1]))
+        self.sizes = look_at_headers(kept, self.notes)
+        records = self._normal(kept)
+        if not records:
+            raise DataError(f"{self.root}: all {_images(len(photos))} are marked as defective, by mask or folder")
+        return records
+
+    def _photos(self, files: list[Path]) -> list[Path]:
+        found = sort_files(files, self.root, self.notes)
+        self.mask_of = found.mask_of
+        return found.photos
+
+    def _training(self, train: list[Path]) -> list[Path]:
+        """Those in train/good; where there is no such folder, those in no folder."""
+        by: dict[str, list[Path]] = defaultdict(list)
+        for path in train:
+            name = self._class(path)
+            by["good" if is_normal(name) else name].append(path)
+        wanted = "good" if "good" in by else ""
+        if train and wanted not in by:
+            folder = self.root / train[0].relative_to(self.root).parts[0]
+            raise DataError(f"{folder}: holds images but no folder named good; training takes normal images only")
+        self.notes.extend("not good", (p for name in sorted(by) if name != wanted for p in by[name]))
+        return by[wanted]
+
+    def _class(self, path: Path) -> str:
+        """The folder below train or test, "" for none."""
+        folders = path.relative_to(self.root).parts[1:-1]
+        return next((f for f in folders if f.casefold() not in IMAGE_FOLDERS), "")
+
+    def _normal(self, paths: list[Path]) -> list[ImageRecord]:
+        """Training records; an image whose mask marks a defect is none."""
+        records = []
+        for path in paths:
+            marks = self._marks(path)
+            if marks is not None and marks.some:
+                self.notes.add("left out", path)
+            else:
+                records.append(ImageRecord(path, 0, "good"))
+        return records
+
+    def _test_record(self, path: Path) -> ImageRecord | None:
+        name, mask, marks = self._class(path), self.mask_of.get(path), self._marks(path)
+        if is_normal(name):
+            if marks is not None and marks.some:
+                self.notes.add("mask of good", path)
+            return ImageRecord(path, 0, "good")
+        if not name:  # in no folder of a class: its mask says what it is
+            if marks is None:
+                self.notes.add("no class", path)
+                return None
+            if not marks.some:
+                return ImageRecord(path, 0, "good")
+            name = "defect"
+        if mask is None or marks is None:
+            return ImageRecord(path, 1, name, mask)
+        if marks.size != (wanted := self.sizes.get(path, marks.size)):
+            text = f"mask of {marks.size[0]} x {marks.size[1]} pixels for {path} of {wanted[0]} x {wanted[1]}"
+            if self.strict:
+                raise DataError(f"{mask}: {text}")
+            self.notes.add("mask size", mask)
+            mask = None
+        elif not marks.some:
+            self.notes.add("mask empty", path)
+            mask = None
+        elif marks.all:
+            self.notes.add("mask full", mask)
+        return ImageRecord(path, 1, name, mask)
+
+    def _marks(self, image: Path) -> Marks | None:
+        mask = self.mask_of.get(image)
+        if mask is None:
+            return None
+        try:
+            return marks_of(mask)
+        except DataError:
+            self.notes.add("unreadable", mask)
+            return None
+
+    def _no_sets_inside(self, files: list[Path]) -> None:
+        """A folder of whole sets is not one: its test images are no normal ones."""
+        parts: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        for path in files:
+            folders = path.relative_to(self.root).parts[:-1]
+            for i, name in enumerate(folders[1:], 1):
+                if part := part_name(name):
+                    parts[folders[:i]].add(part)
+                    if part == "test" and i + 1 < len(folders) and is_normal(folders[i + 1]):
+                        parts[folders[:i]].add("train")
+        if sets := sorted("/".join(p) for p, found in parts.items() if len(found) == 2):
+            more = f" and {len(sets) - 3} more" if len(sets) > 3 else ""
+            raise DataError(f"{self.root}: holds sets with train and test ({', '.join(sets[:3])}{more}); give one of "
+                            f"them: {self.root / sets[0]}")  # fmt: skip
 
 
-def _train_images(train: Path) -> list[Path]:
-    if not train.is_dir():
-        return []
-    if (train / "good").is_dir():
-        return _images_below(train / "good")
-    direct = sorted(p for p in train.iterdir() if _is_image(p))
-    if not direct and _images_below(train):
-        raise DataError(f"{train}: holds images but no folder named good; training takes normal images only")
-    return direct
+def _images(n: int) -> str:
+    return "1 image" if n == 1 else f"{n:,} images"
 
 
-def _some_below(folder: Path) -> list[Path]:
-    if found := _images_below(folder):
+def _some_below(folder: Path, notes: Notes) -> list[Path]:
+    if found := walk(folder, notes):
         return found
-    raise DataError(f"{folder}: no images (looked for {' '.join(sorted(IMAGE_SUFFIXES))})")
-
-
-def _images_below(folder: Path) -> list[Path]:
-    found = []
-    for base, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if f != MASKS and not f.startswith(".")]
-        found += [path for name in files if _is_image(path := Path(base, name))]
-    return sorted(found)
-
-
-def _is_image(path: Path) -> bool:
-    # Files that begin with a dot are the side files of file managers ("._x.png").
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def _find_mask(folder: Path, stem: str) -> Path | None:
-    for name in (f"{stem}_mask", stem):
-        for suffix in (".png", *sorted(IMAGE_SUFFIXES - {".png"})):
-            if (candidate := folder / (name + suffix)).is_file():
-                return candidate
-    return None
+    others = "; ".join(f.text() for f in notes.findings() if f.kind in ("format", "closed", "no file", "litter"))
+    raise DataError(
+        f"{folder}: no images (looked for {' '.join(sorted(IMAGE_SUFFIXES))}){f'; {others}' if others else ''}"
+    )

@@ -3,31 +3,73 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 
+from patchcore_fast.data.conventions import is_image_name
+from patchcore_fast.data.marks import marked
 from patchcore_fast.errors import DataError
 
-try:
-    from PIL import Image, ImageOps
-except ImportError as error:
-    raise ImportError('patchcore_fast.data needs Pillow: pip install "patchcore_fast[pipeline]"') from error
-
 _ALPHA_MODES = frozenset(("LA", "La", "PA", "RGBA", "RGBa"))
-_ORIENTATION = 0x0112
+_WIDTH, _LENGTH, _ORIENTATION = 256, 257, 274  # TIFF and EXIF tags
 _SIDEWAYS = frozenset((5, 6, 7, 8))  # EXIF orientations that swap height and width
+
+NEAREST = Image.Resampling.NEAREST
 
 Size = int | tuple[int, int]
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) as displayed, from the header alone. DataError when unreadable."""
-    with _opened(path) as im:
-        width, height = im.size
-        return (width, height) if im.getexif().get(_ORIENTATION) in _SIDEWAYS else (height, width)
+    """(height, width) as displayed: the shape that `load_image` and `load_mask` give. From the header alone.
+
+    DataError when unreadable.
+    """
+    with opened(path) as im:
+        return displayed_size(im)
+
+
+def displayed_size(im: Image.Image) -> tuple[int, int]:
+    """(height, width) of an opened image once it is upright, whether this Pillow turns its format itself or not."""
+    width, height = im.size
+    if im.format == "TIFF":
+        # Since Pillow 12 `size` is turned already when a file is opened, before only once it is loaded.
+        tags = im.tag_v2  # type: ignore[attr-defined]
+        width, height = int(tags[_WIDTH]), int(tags[_LENGTH])
+        turned = tags.get(_ORIENTATION)
+    elif im.format == "PNG":
+        if _late_chunks(im.fp):  # type: ignore[attr-defined]
+            im.load()
+        turned = Image.Image.getexif(im).get(_ORIENTATION)  # PNG's own would decode the whole image first
+    else:
+        turned = im.getexif().get(_ORIENTATION)
+    return (width, height) if turned in _SIDEWAYS else (height, width)
+
+
+def _late_chunks(file: Any) -> bool:
+    """Whether a PNG has chunks behind its pixels, where its orientation might be. The position is kept."""
+    start = file.tell()
+    try:
+        file.seek(8)
+        seen = False
+        while len(head := file.read(8)) == 8:
+            kind = head[4:]
+            if kind == b"IDAT":
+                seen = True
+            elif kind == b"IEND":
+                return False
+            elif seen:
+                return True
+            file.seek(struct.unpack(">I", head[:4])[0] + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(start)
 
 
 def load_image(path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None) -> torch.Tensor:
@@ -48,39 +90,74 @@ def load_image(path: str | os.PathLike[str], size: Size | None = None, crop: Siz
     DataError : missing, broken or truncated file, or values of no known scale; names the file.
     TypeError, ValueError : size or crop is no size, or the crop is larger than the image.
     """
+    return load_sized(path, size, crop)[0]
+
+
+def load_sized(
+    path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None
+) -> tuple[torch.Tensor, tuple[int, int]]:
+    """`load_image`, and the file's own (height, width) as displayed."""
     target, box = _pair("size", size), _pair("crop", crop)
-    with _opened(path) as im:
-        array = _pixels(_upright(im), path, target)
+    with opened(path) as im:
+        upright = _upright(im)
+        displayed = upright.height, upright.width
+        array = _pixels(upright, path, target)
     array = _centre(array, box)
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, axis=2)
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), displayed
 
 
 def load_mask(path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None) -> torch.Tensor:
-    """Read a mask as [H, W] bool: non-zero pixels are defective (in JPEG, which blurs zero, those above 127).
+    """Read a mask as [H, W] bool: True where the image is defective (see `marks.marked` for what counts as that).
 
-    Resized with nearest neighbour, so that no pixel is half defective. Parameters and errors as `load_image`.
+    A folder is a mask in several files (MVTec LOCO), which are joined. Resized with nearest neighbour, so that no
+    pixel is half defective; a defect too small to be met by any sample keeps the pixels that it falls into. Parameters
+    and errors as `load_image`.
     """
     target, box = _pair("size", size), _pair("crop", crop)
-    with _opened(path) as im:
-        floor = 127 if im.format == "JPEG" else 0
-        im = _upright(im)
-        # A palette or label image counts by its index: class 3 may well be painted black.
-        if im.mode not in ("P", "L", "1", "F") and not im.mode.startswith("I"):
-            im = im.convert("RGB").convert("L")
-        mask = np.asarray(im).astype(np.float32) > floor
+    mask = mask_pixels(Path(path))
     if target is not None:
-        small = Image.fromarray(mask.astype(np.uint8) * 255).resize(target[::-1], Image.Resampling.NEAREST)
-        mask = np.asarray(small) > 0
+        small = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(target[::-1], NEAREST)) > 0
+        if mask.any() and not small.any():
+            rows, columns = mask.nonzero()
+            small[rows * target[0] // mask.shape[0], columns * target[1] // mask.shape[1]] = True
+        mask = small
     return torch.from_numpy(np.ascontiguousarray(_centre(mask, box)))
 
 
+def mask_files(path: Path) -> list[Path]:
+    """The files of a mask: itself, or those of a folder."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(p for p in path.iterdir() if is_image_name(p.name))
+    if not files:
+        raise DataError(f"{path}: a folder for a mask, without an image in it")
+    return files
+
+
+def mask_pixels(path: Path) -> np.ndarray:
+    """[H, W] bool at the size of the file."""
+    whole: np.ndarray | None = None
+    for file in mask_files(path):
+        with opened(file) as im:
+            mask = marked(_upright(im))
+        if whole is not None and whole.shape != mask.shape:
+            raise DataError(f"{file}: {mask.shape} is not the size of the other masks of its folder, {whole.shape}")
+        whole = mask if whole is None else whole | mask
+    assert whole is not None
+    return whole
+
+
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open with Pillow; what goes wrong inside the block becomes a DataError that names the file."""
+def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open with Pillow; what goes wrong inside the block becomes a DataError that names the file.
+
+    By a file object: of a path Pillow maps uncompressed files into memory, and some versions map a turned TIFF with its
+    sides exchanged (Pillow #7381).
+    """
     try:
-        with Image.open(path) as im:
+        with open(path, "rb") as file, Image.open(file) as im:
             yield im
     except FileNotFoundError:
         raise DataError(f"{os.fspath(path)}: no such file") from None
@@ -91,8 +168,11 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 
 def _upright(im: Image.Image) -> Image.Image:
+    """Loaded and turned, with the format that it had in its file."""
     im.load()
-    return ImageOps.exif_transpose(im)
+    upright = ImageOps.exif_transpose(im)
+    upright.format = im.format
+    return upright
 
 
 def _pixels(im: Image.Image, path: str | os.PathLike[str], size: tuple[int, int] | None) -> np.ndarray:

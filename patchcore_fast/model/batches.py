@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from patchcore_fast.errors import DataError
 from patchcore_fast.model.config import PatchCoreConfig
 from patchcore_fast.model.fewshot import draw_shots
 
+_ERRORS = ("error", "mask_error")  # of ImageDataset's items
+_TENSORS = ("images", "masks")  # of a Batch; its other fields are lists
+
 
 @dataclass(frozen=True)
 class Batch:
     """images [B, 3, H, W] in [0, 1] and, item by item, what is known of them.
 
     records and sizes ((height, width) of the file) hold None for images that came as tensors; labels -1 is
-    unknown; masks [B, H, W] bool is None when nothing came with the images.
+    unknown; masks [B, H, W] bool is None when nothing came with the images. errors and mask_errors say why the file of
+    an image or of its mask could not be used, None where it could: the image is then black, and its score says nothing.
     """
 
     images: torch.Tensor
@@ -30,29 +35,58 @@ class Batch:
     labels: list[int]
     masks: torch.Tensor | None
     has_mask: list[bool]
+    errors: list[str | None]
+    mask_errors: list[str | None]
+
+    def only(self, kept: Sequence[int]) -> Batch:
+        """The images of these positions, and what belongs to them."""
+        if len(kept) == len(self.labels):
+            return self
+        parts: dict[str, Any] = {f.name: [getattr(self, f.name)[i] for i in kept]
+                                 for f in fields(self) if f.name not in _TENSORS}  # fmt: skip
+        parts["masks"] = None if self.masks is None else self.masks[list(kept)]
+        return Batch(images=self.images[list(kept)], **parts)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """A stream of batches; count is the number of images, None when it cannot be known beforehand."""
+    """A stream of batches.
+
+    count : the number of images, None when it cannot be known beforehand.  records : theirs, in order.
+    indexed : the records that the items of a loader count by "index", where they are not `records`.
+    normal : leave out images that are labelled defective, and warn of it.
+    """
 
     source: Iterable[Any]
     count: int | None
     records: list[ImageRecord] | None
     root: Path | None = None
+    indexed: list[ImageRecord] | None = None
+    normal: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
-        """Checked batches; DataError when the source turns out empty."""
-        seen = False
+        """Checked batches; DataError when the source is empty, or has no normal image where those are wanted."""
+        seen, total, left_out = False, 0, list[str]()
         try:
             for item in self.source:
+                batch = _batch(item, self.indexed or self.records)
                 seen = True
-                yield _batch(item, self.records)
+                if self.normal:
+                    left_out += [
+                        f"image {total + i}" if record is None else self.name(record.path)
+                        for i, (label, record) in enumerate(zip(batch.labels, batch.records, strict=True))
+                        if label > 0
+                    ]
+                    total += len(batch.labels)
+                    batch = batch.only([i for i, label in enumerate(batch.labels) if label <= 0])
+                if len(batch.images):
+                    yield batch
         except DataError as error:
             # A loader's worker process sends its whole traceback as the message; the last part is what went wrong.
             raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from error
         if not seen:
             raise DataError("PatchCore: the source gave no images")
+        _tell_left_out(left_out, total)
 
     def name(self, path: Path) -> str:
         """How reports call a file: relative to the folder that was given, so that they tell nothing of the machine."""
@@ -61,11 +95,14 @@ class Batches:
         return path.name
 
 
-def batches_of(data: Any, config: PatchCoreConfig, part: str, shots: int | None = None) -> Batches:
+def batches_of(
+    data: Any, config: PatchCoreConfig, part: str, shots: int | None = None, on_error: str = "raise"
+) -> Batches:
     """Stream `data`; part is "train", "test", or "any".
 
     Of an ImageSet "any" is the test part; a folder it takes as it is, where the others scan it for its parts. With
-    `shots` only so many images, drawn by the config's seed (`fewshot.draw_shots`).
+    `shots` only so many images, drawn by the config's seed (`fewshot.draw_shots`). `on_error` is ImageDataset's, for
+    files; a loader that was given keeps its own.
     """
     root = None
     if isinstance(data, str | os.PathLike):
@@ -92,16 +129,34 @@ def batches_of(data: Any, config: PatchCoreConfig, part: str, shots: int | None 
             )
         dataset = getattr(data, "dataset", None)
         known = dataset.records if isinstance(dataset, ImageDataset) else None
-        return Batches(data, None if known is None else len(known), known)
+        if known is None:
+            return Batches(data, None, None, normal=part == "train")
+        used = [r for r in known if r.label <= 0] if part == "train" else known
+        return Batches(data, len(used), used, indexed=known, normal=part == "train")
     else:
         raise TypeError(
             "PatchCore: images must be a folder, an ImageSet, paths, a tensor or an iterable of tensors, "
             f"got {type(data).__name__}"
         )
+    if part == "train":
+        names = Batches((), 0, None, root).name
+        _tell_left_out([names(r.path) for r in records if r.label > 0], len(records))
+        records = [r for r in records if r.label <= 0]
     if shots is not None:
         records = [records[i] for i in draw_shots(len(records), shots, config.seed).tolist()]
-    loader = make_loader(records, config.resize, config.crop, config.batch_size, config.workers)
+    loader = make_loader(records, config.resize, config.crop, config.batch_size, config.workers, on_error)
     return Batches(loader, len(records), records, root)
+
+
+def _tell_left_out(names: list[str], total: int) -> None:
+    """Warn of defective images that were left out; DataError when that is all of them."""
+    if not names:
+        return
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    told = f"{len(names):,} of {total:,} images are labelled defective ({', '.join(names[:3])}{more})"
+    if len(names) == total:
+        raise DataError(f"PatchCore.fit: {told}; none is left to learn what is normal from")
+    warnings.warn(f"PatchCore.fit: {told} and left out of training", UserWarning, stacklevel=4)
 
 
 def _batch(item: Any, records: list[ImageRecord] | None) -> Batch:
@@ -119,7 +174,7 @@ def _batch(item: Any, records: list[ImageRecord] | None) -> Batch:
         found = [records[int(i)] for i in extra["index"]]
     sizes: list[tuple[int, int] | None] = [None] * n
     if "size" in extra:
-        sizes = [(int(h), int(w)) for h, w in extra["size"]]
+        sizes = [(int(h), int(w)) if h else None for h, w in extra["size"]]
     masks = extra.get("mask")
     if masks is not None and masks.numel() != n * images.shape[2] * images.shape[3]:
         raise ValueError(f"PatchCore: masks of shape {tuple(masks.shape)} for images of shape {tuple(images.shape)}")
@@ -127,7 +182,7 @@ def _batch(item: Any, records: list[ImageRecord] | None) -> Batch:
     known = extra.get("has_mask", [masks is not None] * n)
     return Batch(
         images, found, sizes, labels, None if masks is None else masks.reshape(n, *images.shape[2:]).bool(),
-        [bool(v) for v in known],
+        [bool(v) for v in known], *([text or None for text in extra.get(key, [""] * n)] for key in _ERRORS),
     )  # fmt: skip
 
 

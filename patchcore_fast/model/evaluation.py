@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from patchcore_fast import metrics
+from patchcore_fast.data import ImageRecord
 from patchcore_fast.errors import DataError
 from patchcore_fast.model.batches import Batch
 from patchcore_fast.model.config import PatchCoreConfig
@@ -29,24 +31,31 @@ def evaluate_predictions(
     """Build the Evaluation of predictions that came from `batches`, in the same order.
 
     `name` turns paths into names for the report. Image metrics take the images whose label is known, pixel metrics
-    those whose every pixel is known: normal images, and defective ones with a mask.
+    those whose every pixel is known: normal images, and defective ones with a mask. Images that could not be read are
+    listed apart and are in no metric.
     """
     clock = time.perf_counter()
-    labels = [label for batch in batches for label in batch.labels]
+    items = [item for batch in batches for item in _items(batch)]
+    rows, unread = [], []
+    for p, item in zip(predictions, items, strict=True):
+        row = {"path": name(p.path) if p.path else "", "label": item.label, "defect": item.defect}
+        if p.error is None:
+            rows.append(row | {"score": p.score, "predicted": p.is_anomalous, "error": item.mask_error})
+        else:
+            unread.append(row | {"error": p.error})
+    if unread and not rows:
+        raise DataError(f"PatchCore.evaluate: none of {len(unread)} test images can be read; {unread[0]['error']}")
+    read = [(p, item) for p, item in zip(predictions, items, strict=True) if p.error is None]
+    predictions, items = [p for p, _ in read], [item for _, item in read]
+    labels = [item.label for item in items]
     if not any(label >= 0 for label in labels):
         raise DataError("PatchCore.evaluate: no image has a label")
-    records = [record for batch in batches for record in batch.records]
-    rows = [
-        {"path": name(p.path) if p.path else "", "label": label, "defect": record.defect if record else "",
-         "score": p.score, "predicted": p.is_anomalous}
-        for p, label, record in zip(predictions, labels, records, strict=True)
-    ]  # fmt: skip
     known = [(p.score, label) for p, label in zip(predictions, labels, strict=True) if label >= 0]
     scores, truth = [score for score, _ in known], [label for _, label in known]
     values: dict[str, float] = {}
     curves: dict[str, Any] = {"scores": scores, "labels": truth}
     _binary("image", scores, truth, values, curves)
-    masks = [m for batch in batches for m in _masks(batch)]
+    masks = [item.mask for item in items]
     pairs = [(p.anomaly_map, m) for p, m in zip(predictions, masks, strict=True) if m is not None]
     maps = [m for m, _ in pairs]
     _binary("pixel", maps, [m for _, m in pairs], values, curves)
@@ -57,10 +66,11 @@ def evaluate_predictions(
     values["threshold"] = _NAN if threshold is None else threshold
     right = [(score > threshold) == bool(label) for score, label in known] if threshold is not None else []
     values["accuracy"] = float(np.mean(right)) if right else _NAN
-    values["n_test"] = len(predictions)
+    values["n_test"], values["n_unread"] = len(predictions), len(unread)
     values["n_masks"] = sum(bool(m.any()) for m in masks if m is not None)
     timings = {"predict": seconds, "metrics": time.perf_counter() - clock}
-    return Evaluation(values, rows, curves, config.to_dict(), timings, list(predictions))
+    records = [replace(r, mask=None) if r and item.mask_error else r for item in items for r in (item.record,)]
+    return Evaluation(values, rows, curves, config.to_dict(), timings, predictions, unread, records)
 
 
 def _binary(kind: str, scores: Any, truth: Any, values: dict[str, float], curves: dict[str, Any]) -> None:
@@ -75,7 +85,22 @@ def _binary(kind: str, scores: Any, truth: Any, values: dict[str, float], curves
         curves[f"{kind}_pr"] = dict(zip(("recall", "precision"), recall_precision, strict=True))
 
 
-def _masks(batch: Batch) -> list[np.ndarray | None]:
-    if batch.masks is None:
-        return [None] * len(batch.labels)
-    return [m.numpy() if has else None for m, has in zip(batch.masks.cpu(), batch.has_mask, strict=True)]
+class _Item(NamedTuple):
+    """The truth about one image; mask [H, W] bool is None where its pixels are not known."""
+
+    label: int
+    record: ImageRecord | None
+    mask: np.ndarray | None
+    mask_error: str | None
+
+    @property
+    def defect(self) -> str:
+        return self.record.defect if self.record else ""
+
+
+def _items(batch: Batch) -> Iterator[_Item]:
+    masks: list[np.ndarray | None] = [None] * len(batch.labels)
+    if batch.masks is not None:
+        masks = [m.numpy() if has else None for m, has in zip(batch.masks.cpu(), batch.has_mask, strict=True)]
+    for label, record, mask, error in zip(batch.labels, batch.records, masks, batch.mask_errors, strict=True):
+        yield _Item(label, record, mask, error)

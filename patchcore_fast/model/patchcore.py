@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from patchcore_fast.errors import BankError
+from patchcore_fast.errors import BankError, DataError
 from patchcore_fast.features import Backbone, FeatureExtractor
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.batches import Batch, Batches, batches_of
@@ -42,6 +45,7 @@ class PatchCore:
     ----------
     bank : the MemoryBank of fit or load; ValueError before.
     timings_ : seconds of the last fit: "features", "selection", "threshold".
+    unread_ : (file, why) of each training image that the last fit left out; empty unless it was told to.
 
     Examples
     --------
@@ -66,6 +70,7 @@ class PatchCore:
         self._bank: MemoryBank | None = None
         self._scorer: ImageScorer | None = None  # of this bank, made when it is first needed
         self.timings_: dict[str, float] = {}
+        self.unread_: list[tuple[Path, str]] = []
         self._extractor: FeatureExtractor | None = None
 
     @property
@@ -89,7 +94,7 @@ class PatchCore:
         """Image score above which an image is anomalous; None where it cannot be known."""
         return self._fitted("threshold").threshold
 
-    def fit(self, data: Any, *, shots: int | None = None, augment: Any = None) -> PatchCore:
+    def fit(self, data: Any, *, shots: int | None = None, augment: Any = None, on_error: str = "raise") -> PatchCore:
         """Fill the memory bank with patches of normal images.
 
         The threshold comes from up to 200 training images, each scored by a bank that was selected without it: it is
@@ -106,6 +111,7 @@ class PatchCore:
         augment : "none", "rotate", or a transform (torchvision.transforms.v2) of an image [3, H, W]: the patches of the
             config's `augmentations` copies of each image join its own before the selection; the config's when None.
             The threshold is of the images themselves, each without its own rows and those of its copies.
+        on_error : "raise" ends at the first file that cannot be read; "return" leaves it out and names it in `unread_`.
 
         Returns
         -------
@@ -113,12 +119,12 @@ class PatchCore:
 
         Raises
         ------
-        DataError : no images, or one that cannot be read.  ValueError, TypeError : tensors that are no
-            images, or a coreset of fewer rows than `neighbours`.
+        DataError : no images, or one that cannot be read (with "return": none that can).  ValueError, TypeError :
+            tensors that are no images, or a coreset of fewer rows than `neighbours`.
         """
         config, augmentation = settle(self.config, shots, augment, self.sampler)
         selector = Selector(config, self.sampler, self.device)
-        batches = batches_of(data, config, "train", config.shots)
+        batches = batches_of(data, config, "train", config.shots, on_error)
         clock = time.perf_counter()
         rows, views = self._rows(batches, selector.wants_views, augmentation)
         self.timings_ = {"features": time.perf_counter() - clock}
@@ -138,7 +144,7 @@ class PatchCore:
             bank, indices, augmentation.sources(rows, indices), projection, config=config.to_dict(),
             threshold=false_alarm_threshold(scores, config.max_false_alarms, config.distance == "squared"),
             normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
-            images=[batches.name(r.path) for r in batches.records or []], grid=rows.grid, patches=rows.used,
+            images=self._names(batches), grid=rows.grid, patches=rows.used,
             weights=self.extractor.backbone.fingerprint(),
         ).with_index(config.index, config.seed)  # fmt: skip
         return self
@@ -152,27 +158,32 @@ class PatchCore:
         config, augmentation = settle(self.config, None, None, self.sampler)
         return self._rows(batches_of(data, config, "train", config.shots), augmentation=augmentation)[0]
 
-    def predict(self, data: Any) -> list[Prediction]:
-        """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part."""
-        return list(self.iter_predict(data))
+    def predict(self, data: Any, *, on_error: str = "raise") -> list[Prediction]:
+        """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part.
 
-    def iter_predict(self, data: Any) -> Iterator[Prediction]:
+        on_error : "raise" ends at the first file that cannot be read; "return" gives a `Prediction` with its `error`.
+        """
+        return list(self.iter_predict(data, on_error=on_error))
+
+    def iter_predict(self, data: Any, *, on_error: str = "raise") -> Iterator[Prediction]:
         """`predict` one image at a time, holding one batch in memory."""
         self._fitted("predict")
-        batches = batches_of(data, self.config, "any")
+        batches = batches_of(data, self.config, "any", on_error=on_error)
         for batch in self._bar(batches, "predict"):
             yield from self._predict(batch)
 
-    def evaluate(self, data: Any) -> Evaluation:
+    def evaluate(self, data: Any, *, on_error: str = "raise") -> Evaluation:
         """Compare predictions with the truth; see `Evaluation`.
 
         Parameters
         ----------
         data : a folder in MVTec layout or an ImageSet (its test part), ImageRecords with labels, or a loader
             of dicts with "image", "label" and where known "mask" [B, H, W] and "has_mask".
+        on_error : "raise" ends at the first image or mask that cannot be used; "return" measures on the others and
+            lists it in `Evaluation.unread`, or beside its image where only the mask is broken.
         """
         self._fitted("evaluate")
-        batches = batches_of(data, self.config, "test")
+        batches = batches_of(data, self.config, "test", on_error=on_error)
         clock = time.perf_counter()
         predictions: list[Prediction] = []
         seen: list[Batch] = []
@@ -199,7 +210,7 @@ class PatchCore:
     def decide(self, *, threshold: float | None = None, max_false_alarms: float | None = None) -> None:
         """Call images anomalous from now on above a threshold, or so that a share of normal images exceeds it.
 
-        The share goes by the scores of training images that were held out in `fit`; errors as `threshold.with_threshold`.
+        The share goes by the scores of training images that `fit` held out; errors as `threshold.with_threshold`.
         """
         bank = with_threshold(self._fitted("decide"), threshold=threshold, max_false_alarms=max_false_alarms)
         if max_false_alarms is not None:
@@ -261,14 +272,32 @@ class PatchCore:
         augmentation = augmentation or Augmentation()
         count, first = None if batches.count is None else batches.count * augmentation.per_image, 0
         rows, more = FeatureRows(count), [FeatureRows(count) for _ in VIEWS if views]
+        self.unread_ = []
         for batch in self._bar(batches, "features"):
+            batch = self._readable(batch)
+            if not len(batch.images):
+                continue
             for images in augmentation.blocks(batch.images.to(self.device), first):
                 rows.add(*self.extractor(images))
                 for view, found in zip(VIEWS.values(), more, strict=False):
                     features, grid = self.extractor(view.change(images))
                     found.add(undone(view, features, grid), grid)
             first += len(batch.images)
+        if not rows.used:
+            raise DataError(f"PatchCore.fit: none of {len(self.unread_)} images can be read; {self.unread_[0][1]}")
         return rows, more
+
+    def _readable(self, batch: Batch) -> Batch:
+        """The batch without images that could not be read; they are written down."""
+        for record, error in zip(batch.records, batch.errors, strict=True):
+            if error is not None:
+                self.unread_.append((Path() if record is None else record.path, error))
+        return batch.only([i for i, error in enumerate(batch.errors) if error is None])
+
+    def _names(self, batches: Batches) -> list[str]:
+        """Names of the training images that the rows come from."""
+        unread = {path for path, _ in self.unread_}
+        return [batches.name(r.path) for r in batches.records or [] if r.path not in unread]
 
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
         c, bank = self.config, self.bank
@@ -281,6 +310,10 @@ class PatchCore:
         maps = anomaly_map(patches.view(-1, *grid), size, c.sigma, c.upsample, c.border).cpu().numpy()
         for i, score in enumerate(scores.tolist()):
             record, original = batch.records[i], batch.sizes[i]
+            if batch.errors[i] is not None:
+                nothing = np.full_like(maps[i], np.nan)
+                yield Prediction(None if record is None else record.path, math.nan, nothing, error=batch.errors[i])
+                continue
             yield Prediction(
                 None if record is None else record.path, score, maps[i],
                 None if bank.threshold is None else score > bank.threshold,
@@ -296,4 +329,4 @@ class PatchCore:
         with bar(batches.count, what, self.progress) as shown:
             for batch in batches:
                 yield batch
-                shown.update(len(batch.images))
+                shown.update(len(batch.labels))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from patchcore_fast.data import ImageRecord
 from patchcore_fast.scoring import map_to_image
 
 
@@ -24,6 +25,7 @@ class Prediction:
     is_anomalous : score > threshold, or None when the model has no threshold.
     original_size : (height, width) of the file as displayed, or None.
     resized_to : (height, width) before the centre crop; equals the map's size when there is no crop.
+    error : why the file could not be used, None where it could (on_error="return" only). Score and map are then NaN.
     """
 
     path: Path | None
@@ -32,15 +34,19 @@ class Prediction:
     is_anomalous: bool | None = None
     original_size: tuple[int, int] | None = None
     resized_to: tuple[int, int] | None = None
+    error: str | None = None
 
-    def full_map(self) -> np.ndarray:
-        """The map at the original image's size, [H0, W0] float32, for overlays.
+    def full_map(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The map laid over the whole image, [H0, W0] float32, for overlays.
 
         Pixels outside a centre crop were never looked at; they hold the map's minimum.
+
+        Parameters
+        ----------
+        size : (H0, W0), that of a smaller copy of the photograph; the file's own when None.
         """
-        if self.original_size is None:
-            return self.anomaly_map
-        return map_to_image(self.anomaly_map, self.original_size, self.resized_to)
+        size = size or self.original_size
+        return self.anomaly_map if size is None else map_to_image(self.anomaly_map, size, self.resized_to)
 
 
 @dataclass
@@ -51,15 +57,18 @@ class Evaluation:
     ----------
     metrics : image_auroc, image_ap, image_f1, image_f1_threshold, pixel_auroc, pixel_ap, pixel_f1,
         pixel_f1_threshold, aupro (fractions, not percent), threshold (the bank's, NaN without one), accuracy
-        (of that threshold; NaN without one), n_test, n_masks. A metric that needs both classes is NaN when
-        only one is there.
-    images : one row per test image: path (relative to the set's root, or its name), label (1 defective), defect, score,
-        predicted (bool or None, by the bank's threshold).
+        (of that threshold; NaN without one), n_test (images scored), n_unread (images that could not be), n_masks. A
+        metric that needs both classes is NaN when only one is there.
+    images : one row per image that was scored: path (relative to the set's root, or its name), label (1 defective),
+        defect, score, predicted (bool or None, by the bank's threshold), error (None, or why its mask could not be
+        used: its pixels are then in no metric).
     curves : "scores" and "labels" of the images; "image_roc", "pixel_roc" {"fpr", "tpr"}, "image_pr", "pixel_pr"
         {"recall", "precision"} and "pro" {"fpr", "pro"}, thinned to at most 1,000 points each; a curve that cannot be
         drawn is absent.
     timings : seconds by stage.
+    unread : one row per image that could not be read and is in no metric: path, label, defect, error.
     predictions : the predictions in the order of `images` (their maps are at the input size).
+    records : their ImageRecords, without a mask that could not be read; None for images given as tensors.
     """
 
     metrics: dict[str, float]
@@ -68,6 +77,8 @@ class Evaluation:
     config: dict[str, Any]
     timings: dict[str, float]
     predictions: list[Prediction] = field(repr=False, default_factory=list)
+    unread: list[dict[str, Any]] = field(default_factory=list)
+    records: list[ImageRecord | None] = field(repr=False, default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the maps, in types `json.dumps(..., allow_nan=False)` takes; NaN becomes None."""
@@ -75,7 +86,7 @@ class Evaluation:
         return plain
 
 
-_PLAIN = ("metrics", "images", "curves", "config", "timings")
+_PLAIN = ("metrics", "images", "unread", "curves", "config", "timings")
 
 
 def _plain(value: Any) -> Any:

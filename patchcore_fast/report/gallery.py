@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import heapq
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcore_fast.data import ImageRecord, ImageSet, load_image, load_mask
-from patchcore_fast.report.images import overlay, save_png, shared_scale
+from patchcore_fast.data import ImageRecord, ImageSet, load_mask
+from patchcore_fast.names import shown
+from patchcore_fast.report.files import PictureNames
+from patchcore_fast.report.images import drawn_size, overlay, photograph, save_png, shared_scale
 from patchcore_fast.report.layers import write_layers
 from patchcore_fast.report.plots import plot_histogram, plot_pr, plot_roc
+from patchcore_fast.report.problems import Problems
 from patchcore_fast.report.provenance import plot_provenance
-from patchcore_fast.report.record import write_record
+from patchcore_fast.report.record import FILE, write_record
 from patchcore_fast.report.sheet import SIDE, Panel, contact_sheet
 from patchcore_fast.report.tables import write_json, write_scores_csv
+from patchcore_fast.report.text import shorten
+from patchcore_fast.written import writing
 
 SHEET_LIMIT = 48
+SCORES = ("path", "label", "defect", "score", "predicted", "error")  # columns of scores.csv
 
 
 def _small(array: NDArray[Any], nearest: bool = False) -> NDArray[Any]:
     """Shrink [H, W] or [H, W, 3] so that its longer side is at most twice a sheet picture's."""
     from PIL import Image
 
-    scale = 2 * SIDE / max(array.shape[:2])
-    if scale >= 1:
+    size = drawn_size((array.shape[0], array.shape[1]), 2 * SIDE)
+    if size == array.shape[:2]:
         return array
-    size = (max(round(array.shape[1] * scale), 1), max(round(array.shape[0] * scale), 1))
     way = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(array).resize(size, way))
+    return np.asarray(Image.fromarray(array).resize(size[::-1], way))
 
 
 class Gallery:
@@ -40,29 +45,35 @@ class Gallery:
 
     Parameters
     ----------
-    folder : overlays go here, in sub-folders as below `root`.
+    folder : overlays go to heatmaps/ in it, in sub-folders as below `root`.
     vmin, vmax : the scale of all pictures.
-    root : pictures of files below it keep their sub-folders; others get their file name.
+    root : see `PictureNames`.
+    note : told the name of each file, relative to `folder`, before it is written.
     """
 
-    def __init__(self, folder: Path, vmin: float, vmax: float, root: Path) -> None:
-        self.folder, self.vmin, self.vmax, self.root = folder, vmin, vmax, root
+    def __init__(self, folder: Path, vmin: float, vmax: float, root: Path, note: Callable[[str], None]) -> None:
+        self.folder, self.vmin, self.vmax, self.note = folder, vmin, vmax, note
+        self._names = PictureNames(root)
         self._highest: list[tuple[float, int, Panel]] = []  # heap: memory does not grow with the number of images
-        self._taken: set[Path] = set()
         self.count = 0
 
-    def add(self, record: ImageRecord, prediction: Any) -> tuple[Path, Panel]:
-        """Write the overlay of one prediction; returns its path and the panel, shrunk for a contact sheet."""
-        image = (load_image(record.path).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-        full = np.asarray(prediction.full_map(), dtype=np.float32)
-        mask = None if record.mask is None else load_mask(record.mask).numpy()
-        name = self._name(record.path)
-        path = self.folder / name
+    def add(self, record: ImageRecord, prediction: Any) -> tuple[PurePosixPath, Panel]:
+        """Write the overlay of one prediction; returns its name below heatmaps/ and the panel of a contact sheet.
+
+        The picture is of `drawn_size`: photograph, map and mask are brought to it one by one.
+        """
+        name = self._names.of(record.path)
+        image = photograph(record.path)
+        size = image.shape[0], image.shape[1]
+        heat = np.asarray(prediction.full_map(size), dtype=np.float32)
+        mask = None if record.mask is None else load_mask(record.mask, size).numpy()
+        path = self.folder / "heatmaps" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(path, overlay(image, full, vmin=self.vmin, vmax=self.vmax, mask=mask))
+        self.note(f"heatmaps/{name}")
+        save_png(path, overlay(image, heat, vmin=self.vmin, vmax=self.vmax, mask=mask))
         panel = Panel(
             image=_small(image),
-            anomaly_map=_small(full),
+            anomaly_map=_small(heat),
             score=prediction.score,
             name=name.with_suffix("").as_posix(),
             label=record.label,
@@ -73,24 +84,15 @@ class Gallery:
         if len(self._highest) > SHEET_LIMIT:
             heapq.heappop(self._highest)
         self.count += 1
-        return path, panel
+        return name, panel
 
-    def _name(self, source: Path) -> Path:
-        name = Path(os.path.relpath(source, self.root))
-        name = (Path(source.name) if ".." in name.parts else name).with_suffix(".png")
-        stem, n = name.stem, 1
-        while name in self._taken:  # a.jpg beside a.png
-            n += 1
-            name = name.with_name(f"{stem}_{n}.png")
-        self._taken.add(name)
-        return name
-
-    def write_sheet(self, path: str | os.PathLike[str], title: str) -> None:
+    def write_sheet(self, name: str, title: str) -> None:
         """Contact sheet of the panels with the highest scores, highest first."""
         panels = [panel for _, _, panel in sorted(self._highest, key=lambda t: t[:2], reverse=True)]
         if len(panels) < self.count:
             title = f"{title}: the {len(panels)} highest scores"
-        contact_sheet(panels, path, vmin=self.vmin, vmax=self.vmax, title=title)
+        self.note(name)
+        contact_sheet(panels, self.folder / name, vmin=self.vmin, vmax=self.vmax, title=title)
 
 
 def _for_sheet(records: Sequence[ImageRecord], limit: int = SHEET_LIMIT) -> list[int]:
@@ -104,9 +106,11 @@ def _for_sheet(records: Sequence[ImageRecord], limit: int = SHEET_LIMIT) -> list
     return shown
 
 
-def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any, model: Any = None) -> None:
-    """Write pictures (heatmaps/, layers/, contact_sheet.png, roc.png, pr.png, histogram.png, provenance.png) and
-    numbers (scores.csv, metrics.json, report.json) into a folder: all that `patchcore-fast report` needs.
+def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any, model: Any = None) -> Problems:
+    """Write numbers (scores.csv, metrics.json), then pictures (heatmaps/, layers/, contact_sheet.png, roc.png, pr.png,
+    histogram.png, provenance.png) and report.json into a folder: all that `patchcore-fast report` needs.
+
+    What an earlier run wrote there and this one does not is removed (`written.writing`).
 
     Parameters
     ----------
@@ -115,36 +119,80 @@ def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any, mod
     images : the set that was evaluated.
     result : `model.Evaluation` of it, with its predictions. roc.png and pr.png need both kinds of images.
     model : the fitted `PatchCore`, for provenance.png and what report.json says of the bank.
+
+    Returns
+    -------
+    What could not be drawn or written after the numbers, which are whole.
+
+    Raises
+    ------
+    OSError : scores.csv or metrics.json cannot be written.
     """
+    images = replace(images, test=[r for r in result.records if r is not None])
+    problems = Problems()
+    # Beside new numbers an old record would be a lie, should this run not get as far as its own.
+    (folder / FILE).unlink(missing_ok=True)
+    with writing(folder) as note:
+        for file in ("scores.csv", "metrics.json"):
+            note(file)
+        write_scores_csv(folder / "scores.csv", _score_rows(result), SCORES)
+        write_json(folder / "metrics.json", result.to_dict() | {"data": images.reckoning.to_dict()})
+        name = shown(name)
+        gallery, layers = _write_pictures(folder, shorten(name, 60), images, result, note, problems)
+        if model is not None and model.bank.positions is not None and model.bank.grid is not None:
+            _plot(problems, note, folder / "provenance.png", lambda p: _write_provenance(p, name, model.bank))
+        with problems.attempt(FILE):
+            note(FILE)
+            write_record(folder, name, images, result, layers, (gallery.vmin, gallery.vmax), model)
+    return problems
+
+
+def _score_rows(result: Any) -> list[dict[str, Any]]:
+    unread = [row | {"score": None, "predicted": None} for row in result.unread]
+    return [*result.images, *unread]
+
+
+def _write_pictures(
+    folder: Path, name: str, images: ImageSet, result: Any, note: Callable[[str], None], problems: Problems
+) -> tuple[Gallery, list[dict[str, str | None]]]:
+    """Everything that shows images and scores; returns the gallery, and the layers of each image for report.json."""
     threshold = result.metrics["threshold"]
     known = threshold if np.isfinite(threshold) else None
-    gallery = Gallery(folder / "heatmaps", *shared_scale([p.anomaly_map for p in result.predictions], known),
-                      images.root / "test")  # fmt: skip
-    shown = dict.fromkeys(_for_sheet(images.test))
+    limits = shared_scale([p.anomaly_map for p in result.predictions], known)
+    gallery = Gallery(folder, *limits, images.root / "test", note)
+    shown_ones = dict.fromkeys(_for_sheet(images.test))
     panels: dict[int, Panel] = {}
     layers: list[dict[str, str | None]] = []
     for i, (record, prediction) in enumerate(zip(images.test, result.predictions, strict=True)):
-        path, panel = gallery.add(record, prediction)
-        stem = (Path("layers") / path.relative_to(gallery.folder).with_suffix("")).as_posix()
-        layers.append(write_layers(folder, stem, panel, gallery.vmin, gallery.vmax))
-        if i in shown:
-            panels[i] = panel
+        layers.append(dict.fromkeys(("photo", "heat", "mask")))
+        with problems.attempt(f"the pictures of {result.images[i]['path']}"):
+            path, panel = gallery.add(record, prediction)
+            if i in shown_ones:
+                panels[i] = panel
+            layers[i] = write_layers(folder, f"layers/{path.with_suffix('')}", panel, *limits, note)
     auroc = result.metrics["image_auroc"]
-    title = f"{name}: {gallery.count} test images" + (f", image AUROC {auroc:.3f}" if np.isfinite(auroc) else "")
-    if len(shown) < gallery.count:
-        title += f" ({len(shown)} shown)"
-    contact_sheet([panels[i] for i in shown], folder / "contact_sheet.png", vmin=gallery.vmin, vmax=gallery.vmax,
-                  title=title)  # fmt: skip
+    title = f"{name}: {len(images.test)} test images" + (f", image AUROC {auroc:.3f}" if np.isfinite(auroc) else "")
+    if len(panels) < len(images.test):
+        title += f" ({len(panels)} shown)"
+
+    def plot(file: str, draw: Callable[[Path], None]) -> None:
+        _plot(problems, note, folder / file, draw)
+
     labels, scores = result.curves["labels"], result.curves["scores"]
-    plot_histogram(scores, labels, folder / "histogram.png", threshold=known, title=f"{name}: image scores")
+    plot("contact_sheet.png", lambda p: contact_sheet([panels[i] for i in shown_ones if i in panels], p,
+                                                      vmin=limits[0], vmax=limits[1], title=title))  # fmt: skip
+    plot("histogram.png", lambda p: plot_histogram(scores, labels, p, threshold=known, title=f"{name}: image scores"))
     if len(set(labels)) == 2:
-        plot_roc({name: (labels, scores)}, folder / "roc.png", title="Finding defective images")
-        plot_pr({name: (labels, scores)}, folder / "pr.png", title="Finding defective images")
-    if model is not None and model.bank.positions is not None and model.bank.grid is not None:
-        _write_provenance(folder / "provenance.png", name, model.bank)
-    write_scores_csv(folder / "scores.csv", result.images)
-    write_json(folder / "metrics.json", result.to_dict())
-    write_record(folder, name, images, result, layers, (gallery.vmin, gallery.vmax), model)
+        curves = {name: (labels, scores)}
+        plot("roc.png", lambda p: plot_roc(curves, p, title="Finding defective images"))
+        plot("pr.png", lambda p: plot_pr(curves, p, title="Finding defective images"))
+    return gallery, layers
+
+
+def _plot(problems: Problems, note: Callable[[str], None], path: Path, draw: Callable[[Path], None]) -> None:
+    with problems.attempt(path.name):
+        note(path.name)
+        draw(path)
 
 
 def _write_provenance(path: Path, name: str, bank: Any) -> None:

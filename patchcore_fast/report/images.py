@@ -14,6 +14,8 @@ from patchcore_fast.files import atomic_write
 COLOURS = "inferno"  # perceptually even, and its order survives grey print and colour blindness
 OUTLINE = (64, 224, 255)  # cyan: the one hue that neither grey photographs nor the heat colours contain
 HIDE = 0.75  # how much of the photograph the hottest pixel covers
+LONGEST = 2048  # pixels of the longer side of any picture that is drawn: a small file can hold a very large photograph
+BAND = 256  # rows that are coloured at a time
 
 
 def shared_scale(maps: Iterable[Any], threshold: float | None = None) -> tuple[float, float]:
@@ -37,6 +39,20 @@ def shared_scale(maps: Iterable[Any], threshold: float | None = None) -> tuple[f
     if threshold is not None and np.isfinite(threshold):
         high = max(high, low + 1.5 * (threshold - low))
     return low, high if high > low else low + 1.0
+
+
+def drawn_size(size: tuple[int, int], longest: int = LONGEST) -> tuple[int, int]:
+    """(height, width) in the same proportions with no side above `longest`; smaller ones stay as they are."""
+    scale = longest / max(size)
+    return size if scale >= 1 else (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
+
+
+def photograph(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """A file as [H, W, 3] uint8, upright, shrunk to `drawn_size`; DataError as `data.load_image`."""
+    from patchcore_fast.data import image_size, load_image
+
+    image = load_image(path, drawn_size(image_size(path)))
+    return np.stack([np.rint(channel * 255).astype(np.uint8) for channel in image.numpy()], axis=2)
 
 
 def as_rgb(image: Any) -> NDArray[np.uint8]:
@@ -109,13 +125,16 @@ def overlay(
     if not vmax > vmin:
         raise ValueError(f"overlay: vmax must be above vmin, got {vmin} and {vmax}")
     base = as_rgb(image)
-    level = (np.asarray(anomaly_map, dtype=np.float32) - vmin) / (vmax - vmin)
-    if level.shape != base.shape[:2]:
-        raise ValueError(f"overlay: anomaly_map must be {base.shape[:2]} like its image, got {level.shape}")
-    level = np.nan_to_num(np.clip(level, 0, 1), nan=0.0)
-    colours = heat_colours()[np.rint(level * 255).astype(np.uint8)]
-    cover = cover_of(level)[..., None]
-    result = np.rint(base + (colours - base) * cover).astype(np.uint8)
+    heat, palette = np.asarray(anomaly_map, dtype=np.float32), heat_colours()
+    if heat.shape != base.shape[:2]:
+        raise ValueError(f"overlay: anomaly_map must be {base.shape[:2]} like its image, got {heat.shape}")
+    result = np.empty_like(base)
+    for top in range(0, len(base), BAND):  # in bands: floats of a whole picture take twenty times its own memory
+        rows = slice(top, top + BAND)
+        level = np.nan_to_num(np.clip((heat[rows] - vmin) / (vmax - vmin), 0, 1), nan=0.0)
+        colours = palette[np.rint(level * 255).astype(np.uint8)]
+        cover = cover_of(level)[..., None]
+        result[rows] = np.rint(base[rows] + (colours - base[rows]) * cover)
     return result if mask is None else outline(result, mask)
 
 

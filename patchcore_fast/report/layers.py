@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ LEVELS = 64  # of heat: a palette of these compresses to a third, and no step is
 HEAT_SIDE = 192  # pixels: maps are smooth, the browser enlarges them
 
 
-def write_layers(folder: Path, name: str, panel: Panel, vmin: float, vmax: float) -> dict[str, str | None]:
+def write_layers(
+    folder: Path,
+    name: str,
+    panel: Panel,
+    vmin: float,
+    vmax: float,
+    note: Callable[[str], None] = lambda name: None,
+) -> dict[str, str | None]:
     """Write NAME_photo.jpg, NAME_heat.png and, with a mask, NAME_mask.png below a folder.
 
     Parameters
@@ -24,6 +32,7 @@ def write_layers(folder: Path, name: str, panel: Panel, vmin: float, vmax: float
     folder : exists; `name` may have sub-folders, which are made.
     panel : photograph, map and mask in one size.
     vmin, vmax : the scale that all images of the set share.
+    note : told the name of each file, relative to `folder`, before it is written.
 
     Returns
     -------
@@ -40,12 +49,16 @@ def write_layers(folder: Path, name: str, panel: Panel, vmin: float, vmax: float
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     files: dict[str, str | None] = {"photo": f"{name}_photo.jpg", "heat": f"{name}_heat.png", "mask": None}
+    has_mask = panel.mask is not None and bool(np.asarray(panel.mask).any())
+    if has_mask:
+        files["mask"] = f"{name}_mask.png"
+    for file in filter(None, files.values()):
+        note(file)
     with atomic_write(folder / f"{name}_photo.jpg") as f:
         Image.fromarray(as_rgb(panel.image)).save(f, format="JPEG", quality=82, optimize=True)
     with atomic_write(folder / f"{name}_heat.png") as f:
         _save_palette(f, _heat(panel.anomaly_map, vmin, vmax), *_heat_palette())
-    if panel.mask is not None and np.asarray(panel.mask).any():
-        files["mask"] = f"{name}_mask.png"
+    if has_mask:
         with atomic_write(folder / f"{name}_mask.png") as f:
             _save_palette(f, _mask(np.asarray(panel.mask, dtype=bool)), *_mask_palette())
     return files

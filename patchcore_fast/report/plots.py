@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_fast.files import atomic_write
+from patchcore_fast.report.text import drawn, label
 
 NORMAL, DEFECTIVE, NEUTRAL, MISTAKE = "#3a7ca5", "#d1495b", "#5f6368", "#a85b00"
 LINES = ("#3a7ca5", "#d1495b", "#2a9d6f", "#8e5ea2", "#c98a1b", "#4b5d67")
@@ -31,8 +33,9 @@ def new_figure(
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
-    """Write as PNG, whole or not at all."""
-    with atomic_write(path) as f:
+    """Write as PNG, whole or not at all. Letters that the font lacks are drawn as boxes, without a warning of each."""
+    with atomic_write(path) as f, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(f, format="png")
 
 
@@ -76,8 +79,8 @@ def plot_roc(curves: Mapping[str, tuple[Any, Any]], path: str | os.PathLike[str]
         if (curve := binary_curve(scores, labels)) is None:
             raise ValueError(f"plot_roc: {name} needs normal and defective images, has one kind only")
         colour = LINES[i % len(LINES)]
-        axes.plot(curve.fpr, curve.tpr, color=colour, linewidth=2, label=f"{name}: {curve.auroc:.3f}")
-    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal", title=title)
+        axes.plot(curve.fpr, curve.tpr, color=colour, linewidth=2, label=f"{label(name)}: {curve.auroc:.3f}")
+    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal", title=drawn(title))
     axes.set_xlabel("false alarms: normal images called defective")
     axes.set_ylabel("found: defective images called defective")
     axes.legend(loc="lower right", title="area under the curve", frameon=False)
@@ -101,9 +104,9 @@ def plot_pr(curves: Mapping[str, tuple[Any, Any]], path: str | os.PathLike[str],
         if (curve := binary_curve(scores, labels)) is None:
             raise ValueError(f"plot_pr: {name} needs normal and defective images, has one kind only")
         recall, precision = curve.tpr, np.r_[curve.precision[:1], curve.precision]
-        colour, text = LINES[i % len(LINES)], f"{name}: {curve.average_precision:.3f}"
+        colour, text = LINES[i % len(LINES)], f"{label(name)}: {curve.average_precision:.3f}"
         axes.plot(recall, precision, color=colour, linewidth=2, drawstyle="steps-pre", label=text)
-    axes.set(xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal", title=title)
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal", title=drawn(title))
     axes.set_xlabel("recall: defective images called defective")
     axes.set_ylabel("precision: of those called defective, truly so")
     axes.legend(loc="lower left", title="average precision", frameon=False)
@@ -120,6 +123,7 @@ def histogram_edges(scores: Any, threshold: float | None = None) -> NDArray[np.f
     anchor = float(scores.min()) if threshold is None else threshold
     low, high = min(scores.min(), anchor), max(scores.max(), anchor)
     width = (high - low) / np.clip(2 * np.sqrt(scores.size), 12, 60) or 0.1
+    width = max(width, 1e-9 * max(abs(low), abs(high)))  # edges must differ, however large the scores are
     edges = anchor + width * np.arange(np.floor((low - anchor) / width), np.floor((high - anchor) / width) + 2)
     return np.asarray(edges, dtype=np.float64)
 
@@ -158,7 +162,7 @@ def plot_histogram(
     if threshold is not None:
         axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.5, label=f"threshold {threshold:.3g}")
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set(title=title, xlabel="image score (distance to the nearest normal patch)", ylabel="images")
+    axes.set(title=drawn(title), xlabel="image score (distance to the nearest normal patch)", ylabel="images")
     axes.legend(frameon=False)
     quiet(axes)
     save_figure(figure, path)

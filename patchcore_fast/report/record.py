@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from patchcore_fast.bootstrap import areas, image_counts, interval, pixel_counts, resample_weights
-from patchcore_fast.data import ImageSet, load_mask
+from patchcore_fast.data import ImageSet, load_truth
 from patchcore_fast.report.tables import write_json
 
 FILE, FORMAT, FORMAT_VERSION = "report.json", "patchcore_fast.report", 1
@@ -41,7 +41,7 @@ def write_record(
         "format": FORMAT, "format_version": FORMAT_VERSION, "name": name,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "intervals": intervals, "defects": defects, "layers": list(layers), "scale": list(limits),
-        "bank": None if model is None else bank_facts(model),
+        "bank": None if model is None else bank_facts(model), "data": images.reckoning.to_dict(),
         "seconds": ({} if model is None else dict(model.timings_)) | result.timings,
         "environment": _environment(model),
     })  # fmt: skip
@@ -100,10 +100,8 @@ def _masks(images: ImageSet, result: Any) -> list[Any]:
     size, crop = (tuple(v) if isinstance(v, list) else v for v in (result.config["image_size"], result.config["crop"]))
     found: list[Any] = []
     for record, prediction in zip(images.test, result.predictions, strict=True):
-        if record.mask is not None:
-            found.append(load_mask(record.mask, size, crop).numpy())
-        else:
-            found.append(np.zeros(prediction.anomaly_map.shape, bool) if record.label == 0 else None)
+        truth = load_truth(record, prediction.anomaly_map.shape, size, crop)
+        found.append(None if truth is None else truth.numpy())
     return found
 
 

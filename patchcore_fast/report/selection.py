@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_fast.report.plots import DEFECTIVE, NEUTRAL, new_figure, quiet, save_figure
+from patchcore_fast.report.text import drawn
 
 ALL, PICKED = "#c3ccd3", "#12507b"
 UNNAMED = "pruned"
@@ -134,7 +135,7 @@ def plot_score_distributions(
 
 def wrapped(title: str, inches: float) -> str:
     """A title of 12 points broken into lines that fit: names of folders can be long."""
-    return "\n".join(textwrap.fill(line, max(int(inches / 0.097), 12)) for line in title.splitlines())
+    return drawn("\n".join(textwrap.fill(line, max(int(inches / 0.097), 12)) for line in title.splitlines()))
 
 
 def headed_legend(figure: Any, title: str, handles: list[Any]) -> None:

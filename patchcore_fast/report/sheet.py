@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from patchcore_fast.report.images import COLOURS, as_rgb, outline, overlay
 from patchcore_fast.report.plots import DEFECTIVE, MISTAKE, NEUTRAL, NORMAL, new_figure, save_figure
+from patchcore_fast.report.text import drawn, label
 
 SIDE, GAP, PAD, HEAD = 192, 4, 20, 30  # pixels: picture, inside a pair, between pairs, caption line
 LEFT, LINE, RIGHT, DPI = 20, 30, 120, 120  # margins and title lines in pixels; the colour bar is on the right
@@ -113,7 +114,8 @@ def _draw(
 
     A hundred small axes, or an automatic layout, would take longer than the model.
     """
-    top = LEFT + LINE * len(title.splitlines())
+    title = drawn(title)
+    top = LEFT + LINE * (title.count("\n") + bool(title))
     width, height = page.shape[1] + LEFT + RIGHT, page.shape[0] + top + LEFT
     figure = new_figure(width / DPI, height / DPI, dpi=DPI, layout=None)
     axes = figure.add_axes((LEFT / width, LEFT / height, page.shape[1] / width, page.shape[0] / height))
@@ -123,7 +125,7 @@ def _draw(
         wrong = panel.verdict in ("missed", "false alarm")
         colour = MISTAKE if wrong else {None: NEUTRAL, True: DEFECTIVE, False: NORMAL}[panel.is_anomalous]
         weight = "bold" if wrong else "normal"
-        axes.text(x, y, _shorten(panel.name), fontsize=9, color="black")
+        axes.text(x, y, label(panel.name, 30), fontsize=9, color="black")
         caption = f"{panel.score:.2f}  {panel.verdict}".rstrip()
         axes.text(x + 2 * SIDE + GAP, y, caption, fontsize=9, color=colour, ha="right", weight=weight)
     figure.text(LEFT / width, 1 - LEFT / height, title, va="top", fontsize=12, linespacing=1.5)
@@ -132,11 +134,6 @@ def _draw(
     bar = figure.add_axes(((width - RIGHT + 24) / width, below / height, 18 / width, long / height))
     _colour_bar(figure, bar, *limits)
     save_figure(figure, path)
-
-
-def _shorten(name: str, most: int = 30) -> str:
-    """Keep the end of a long name: files differ there."""
-    return name if len(name) <= most else "..." + name[-most + 3 :]
 
 
 def _colour_bar(figure: Any, axes: Any, vmin: float, vmax: float) -> None:

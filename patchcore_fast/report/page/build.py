@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -15,18 +16,24 @@ from typing import Any
 import numpy as np
 
 from patchcore_fast.files import atomic_write
+from patchcore_fast.names import shown
 from patchcore_fast.report.page.charts import curves_chart, histogram_chart
 from patchcore_fast.report.page.read import Record, number, read_record
 from patchcore_fast.report.page.sections import (
     bank_section,
+    data_section,
     defects_section,
     fixed,
     metrics_section,
     settings_section,
     timings_section,
+    unread_section,
 )
 
 IMAGES = 400  # in the gallery unless asked for others: some 12 MB of page
+POLICY = (
+    "default-src 'none'; img-src data:; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'"
+)
 CHIPS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AUPRO"}
 
 
@@ -78,10 +85,13 @@ def render(record: Record, images: int = IMAGES) -> str:
     some = "" if len(shown) == total else few
     chips = [(name, fixed(record.metrics.get(key))) for key, name in CHIPS.items()
              if number(record.metrics.get(key)) is not None]  # fmt: skip
+    style, script = (here.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     values = {
+        "policy": POLICY.format(style=_digest(style), script=_digest(script)),
         "title": escape(record.name),
-        "created": escape(str(record.facts["created"]).replace("T", " ").replace("+00:00", " UTC")),
+        "created": escape(record.facts["created"].replace("T", " ").replace("+00:00", " UTC")),
         "summary": escape(_summary(record)),
+        "unread": unread_section(record),
         "chips": "".join(f"<li><b>{value}</b> {escape(name)}</li>" for name, value in chips),
         "metrics": metrics_section(record),
         "histogram": _histogram(record, threshold),
@@ -94,14 +104,20 @@ def render(record: Record, images: int = IMAGES) -> str:
         "defects": defects_section(record),
         "some": some,
         "bank": bank_section(record),
+        "data_held": data_section(record),
         "timings": timings_section(record),
         "settings": settings_section(record),
-        "style": here.joinpath("page.css").read_text(encoding="utf-8"),
-        "script": here.joinpath("page.js").read_text(encoding="utf-8"),
+        "style": style,
+        "script": script,
         # "<" could end the script element: a file may be called anything.
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
     return Template(here.joinpath("page.html").read_text(encoding="utf-8")).substitute(values)
+
+
+def _digest(text: str) -> str:
+    """What the policy calls the one script and the one style sheet: any other, and any style attribute, is refused."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"
 
 
 def _threshold(record: Record) -> tuple[float, str]:
@@ -124,14 +140,16 @@ def choose(record: Record, threshold: float, count: int) -> list[int]:
 
 def _image(record: Record, i: int) -> dict[str, Any]:
     row, layer = record.images[i], record.facts["layers"][i]
-    stem = Path(str(layer["photo"])).as_posix().removeprefix("layers/").removesuffix("_photo.jpg")
-    return {"name": stem, "path": row["path"], "defect": row["defect"], "label": row["label"], "score": row["score"],
-            "photo": _uri(record.folder / layer["photo"], "jpeg"), "heat": _uri(record.folder / layer["heat"], "png"),
-            "mask": None if layer["mask"] is None else _uri(record.folder / layer["mask"], "png")}  # fmt: skip
+    photo = layer["photo"] or row["path"]
+    stem = shown(Path(photo).as_posix().removeprefix("layers/").removesuffix("_photo.jpg"))
+    pictures = {part: _uri(record.folder, layer[part], "jpeg" if part == "photo" else "png") for part in layer}
+    return {"name": stem} | {key: row[key] for key in ("path", "defect", "label", "score")} | pictures
 
 
-def _uri(path: Path, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+def _uri(folder: Path, name: str | None, kind: str) -> str | None:
+    if name is None:
+        return None
+    return f"data:image/{kind};base64,{base64.b64encode((folder / name).read_bytes()).decode('ascii')}"
 
 
 def _summary(record: Record) -> str:
@@ -141,7 +159,9 @@ def _summary(record: Record) -> str:
     parts = [f"{good:,} normal and {bad:,} defective test images" + (f" of {kinds} kinds" if kinds > 1 else "")]
     config = record.config
     if "backbone" in config:
-        parts.append(f"{config['backbone']}, {config.get('sampler', '')} {100 * float(config.get('ratio', 0)):g} %")
+        ratio = number(config.get("ratio"))
+        share = "" if ratio is None else f" {100 * ratio:g} %"
+        parts.append(f"{config['backbone']}, {config.get('sampler', '')}{share}")
     if config.get("scorer", "distance") != "distance":
         parts.append(f"scored by {config['scorer']}")
     if config.get("shots"):
@@ -166,7 +186,7 @@ def _histogram(record: Record, threshold: float) -> str:
 
 def _curves(record: Record) -> str:
     """ROC, precision-recall and PRO, those that exist; a legend with the areas under each."""
-    found, m = record.curves, record.metrics
+    found, m = {name: curve for name, curve in record.curves.items() if curve is not None}, record.metrics
     kinds = ("image", "pixel")
 
     def figure(title: str, chart: str, legend: Sequence[tuple[str, str]]) -> str:

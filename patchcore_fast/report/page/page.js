@@ -127,7 +127,8 @@
     state.open = position;
     const image = data.images[state.shown[position]];
     layers(byId("v-stage"), image);
-    byId("v-stage").firstChild.alt = `${image.name}, ${image.defect}`;
+    if (image.photo) byId("v-stage").firstChild.alt = `${image.name}, ${image.defect}`;
+    else byId("v-stage").append(make("span", "none", "The pictures of this image could not be drawn."));
     byId("v-name").textContent = image.path || image.name;
     byId("v-text").textContent = `Score ${digits(image.score)}, threshold ${digits(state.threshold)}: ${image.what}. `
       + (image.mask ? "The true defect is outlined in cyan. " : "") + `${position + 1} of ${state.shown.length}.`;

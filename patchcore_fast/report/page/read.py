@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from patchcore_fast.errors import DataError
+from patchcore_fast.names import shown
+from patchcore_fast.report.page import schema
 from patchcore_fast.report.record import FILE, FORMAT, FORMAT_VERSION
 
 METRICS = "metrics.json"
+LARGEST_JSON, LARGEST_LAYER = 2**30, 2**25  # bytes: a million images, and far more than a picture of 384 pixels
 
 
 @dataclass(frozen=True)
 class Record:
     """What `evaluate` wrote into `folder`.
 
-    metrics, images, curves, config : of metrics.json, as `model.Evaluation.to_dict` gives them.
+    metrics, images, unread, curves, config : of metrics.json, as `model.Evaluation.to_dict` gives them.
     facts : report.json (`report.record.write_record`).
+
+    All of it has passed `schema`: numbers are finite numbers, text is printable, lists are as long as they should be.
     """
 
     folder: Path
@@ -28,6 +34,7 @@ class Record:
     curves: dict[str, Any]
     config: dict[str, Any]
     facts: dict[str, Any]
+    unread: list[dict[str, Any]]
 
     @property
     def name(self) -> str:
@@ -67,54 +74,48 @@ def read_record(folder: Path) -> Record:
     if facts.get("format_version") != FORMAT_VERSION:
         raise DataError(f"{folder / FILE}: format version {facts.get('format_version')!r}, this version reads "
                         f"{FORMAT_VERSION}")  # fmt: skip
-    try:
-        parts = {name: metrics[name] for name in ("metrics", "images", "curves", "config")}
-        record = Record(folder=folder, facts=facts, **parts)
-        _check(record)
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{folder}: {METRICS} and {FILE} do not hold what evaluate writes ({what})") from error
+    record = Record(folder=folder, facts=_checked(folder / FILE, facts, schema.FACTS),
+                    **_checked(folder / METRICS, metrics, schema.METRICS))  # fmt: skip
+    if not record.images:
+        raise DataError(f"{folder / METRICS}: no images")
+    layers = record.facts["layers"]
+    if len(layers) != len(record.images):
+        raise DataError(f"{folder}: {len(record.images)} images but {len(layers)} sets of layers")
+    for layer in layers:
+        for name in filter(None, layer.values()):
+            _check_layer(folder, name)
     return record
+
+
+def _checked(path: Path, content: dict[str, Any], check: schema.Check) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = check(content, "")
+    except (KeyError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{path}: does not hold what evaluate writes ({what})") from error
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path}: missing; give the folder that `patchcore-fast evaluate DATA --output DIR` wrote")
+    if path.stat().st_size > LARGEST_JSON:
+        raise DataError(f"{path}: damaged, {path.stat().st_size:,} bytes are more than evaluate writes")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError) as error:
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged, no JSON ({error})") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: a JSON object is wanted, got a {type(found).__name__}")
     return found
 
 
-def _check(record: Record) -> None:
-    layers = record.facts["layers"]
-    if not record.images:
-        raise ValueError("no images")
-    if len(layers) != len(record.images):
-        raise ValueError(f"{len(record.images)} images but {len(layers)} sets of layers")
-    for image, layer in zip(record.images, layers, strict=True):
-        if number(image["score"]) is None or image["label"] not in (-1, 0, 1):
-            raise ValueError(f"image {image['path']!r} has score {image['score']!r} and label {image['label']!r}")
-        if not isinstance(image["path"], str) or not isinstance(image["defect"], str):
-            raise ValueError(f"image {image['path']!r} has no text for its path or defect")
-        for part in ("photo", "heat"):
-            _inside(record.folder, layer[part])
-        if layer["mask"] is not None:
-            _inside(record.folder, layer["mask"])
-    record.facts["intervals"]["metrics"].items()
-    for key in ("name", "created", "defects", "bank", "seconds", "environment"):
-        record.facts[key]
-
-
-def _inside(folder: Path, name: Any) -> None:
+def _check_layer(folder: Path, name: str) -> None:
     """A layer is a file of this folder: a record from elsewhere must not pull other files of the reader into a page."""
-    path = (folder / str(name)).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"{name} lies outside of the folder")
-    if not path.is_file():
-        raise DataError(f"{folder / str(name)}: missing; evaluate writes it")
+    file, called = folder / name, shown(name if len(name) < 100 else name[:97] + "...")
+    if "\0" not in name and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
+        raise DataError(f"{folder}: the layer {called} lies outside of the folder")
+    if "\0" in name or not os.path.isfile(file):  # which is False for names that no file can have, and loops of links
+        raise DataError(f"{folder}: the layer {called} is missing; evaluate writes it")
+    if (size := file.stat().st_size) > LARGEST_LAYER:
+        raise DataError(f"{folder}: the layer {called} is damaged, {size:,} bytes are more than evaluate writes")

@@ -20,7 +20,8 @@ NAMES = {
 }
 STAGES = {"features": "fit: features", "selection": "fit: selection of the bank", "threshold": "fit: threshold",
           "predict": "evaluate: prediction", "metrics": "evaluate: metrics"}  # fmt: skip
-LISTED = 12  # training images in the list of the bank's sources
+PARTS = {"train": "training images", "test": "test images"}
+LISTED = 12  # training images in the list of the bank's sources, and files that could not be used
 
 
 def fixed(value: Any, digits: int = 3) -> str:
@@ -40,18 +41,21 @@ def metrics_section(record: Record) -> str:
         if between is not None:
             low, high = between
             text = f"{low:.3f} to {high:.3f}"
-            strip = f'<span class="span" style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></span>'
+            x, wide = _percent(low), _percent(high - low)
+            strip = f'<rect class="span" x="{x}" y="4" width="{wide}" height="6" rx="3"/>'
         rows.append(
             f'<tr><th scope="row">{name}<small>{meaning}</small></th><td class="num big">{value:.3f}</td>'
-            f'<td class="num">{text}</td><td class="strip-cell"><span class="strip" aria-hidden="true">{strip}'
-            f'<span class="dot" style="left:{100 * value:.2f}%"></span></span></td></tr>'
+            f'<td class="num">{text}</td><td class="strip-cell"><svg class="strip" aria-hidden="true">'
+            f'<rect class="rail" y="6" width="100%" height="2"/>{strip}'
+            f'<circle class="dot" cx="{_percent(value)}" cy="7" r="5"/></svg></td></tr>'
         )
     facts = record.facts["intervals"]
     good = sum(i["label"] == 0 for i in record.images)
     bad = sum(i["label"] == 1 for i in record.images)
     percent = f"{100 * facts['level']:g} %"
+    masks = record.metrics.get("n_masks") or 0.0
     note = (f"{percent} percentile intervals of {facts['resamples']:,} bootstrap resamples of whole test images within "
-            f"each kind ({good:,} normal, {bad:,} defective, {record.metrics['n_masks']:,} with a mask).")  # fmt: skip
+            f"each kind ({good:,} normal, {bad:,} defective, {masks:,.0f} with a mask).")  # fmt: skip
     if min(good, bad) < 30:
         note += (
             " With fewer than 30 images of a kind these intervals are rough; where the kinds are separated without "
@@ -74,9 +78,9 @@ def defects_section(record: Record) -> str:
     for row in record.facts["defects"]:
         between = row.get("image_auroc_interval")
         found = row.get("found")
-        share = 0.0 if found is None else found / row["images"]
+        share = 0.0 if found is None else found / max(row["images"], 1)
         cells = [
-            f'<th scope="row">{escape(str(row["defect"]))}</th>',
+            f'<th scope="row">{escape(row["defect"])}</th>',
             _cell(row["images"], str(row["images"])),
             _cell(share, "n/a" if found is None else f"{found} of {row['images']}"),
             _cell(row.get("image_auroc"), fixed(row.get("image_auroc"))),
@@ -120,8 +124,7 @@ def bank_section(record: Record) -> str:
     order = sorted(range(m), key=lambda i: (-per_image[i], i))
     top = max(per_image) or 1
     bars = "".join(
-        f'<li><span class="name">{escape(str(names[i]))}</span><span class="bar-box" aria-hidden="true">'
-        f'<span style="width:{100 * per_image[i] / top:.1f}%"></span></span><b>{per_image[i]:,}</b></li>'
+        f'<li><span class="name">{escape(names[i])}</span>{_bar(per_image[i] / top)}<b>{per_image[i]:,}</b></li>'
         for i in order[:LISTED]
     )
     more = f" ({LISTED} of {m:,})" if m > LISTED else ""
@@ -130,13 +133,22 @@ def bank_section(record: Record) -> str:
             f'<ol class="bars">{bars}</ol></figure></div>')  # fmt: skip
 
 
+def _bar(share: float) -> str:
+    """Attributes of SVG, for the page's policy takes no styles."""
+    return f'<svg class="bar-box" aria-hidden="true"><rect width="{_percent(share)}" height="100%"/></svg>'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
+
+
 def _grid(counts: Sequence[Sequence[int]]) -> str:
     """A cell a place, the darker the more; empty places hatched by their own colour, for none is no low count."""
     h, w = len(counts), len(counts[0])
     top = max(max(row) for row in counts) or 1
     cells = "".join(
         f'<rect x="{x}" y="{y}" width="1" height="1" class="{"some" if n else "none"}"'
-        + (f' style="fill-opacity:{0.15 + 0.85 * n / top:.3f}"' if n else "")
+        + (f' fill-opacity="{0.15 + 0.85 * n / top:.3f}"' if n else "")
         + f"><title>row {y}, column {x}: {n}</title></rect>"
         for y, row in enumerate(counts)
         for x, n in enumerate(row)
@@ -152,13 +164,35 @@ def timings_section(record: Record) -> str:
     seconds = {key: value for key, value in record.facts["seconds"].items() if number(value) is not None}
     top = max(seconds.values(), default=0) or 1
     rows = "".join(
-        f'<li><span class="name">{escape(STAGES.get(key, str(key)))}</span><span class="bar-box" aria-hidden="true">'
-        f'<span style="width:{100 * value / top:.1f}%"></span></span><b>{value:.2f} s</b></li>'
+        f'<li><span class="name">{escape(STAGES.get(key, key))}</span>{_bar(value / top)}<b>{value:.2f} s</b></li>'
         for key, value in seconds.items()
     )
     each = 1000 * seconds["predict"] / len(record.images) if "predict" in seconds else None
     note = "" if each is None else f"<p>{each:.0f} ms an image in prediction, reading files included.</p>"
     return f'<ol class="bars wide">{rows}</ol>{note}'
+
+
+def data_section(record: Record) -> str:
+    """What the scan of the folder used and what it found: warnings open, the rest folded away."""
+    data = record.facts["data"]
+    if data is None:
+        return '<p class="note">This evaluation did not write down what its folder held.</p>'
+    rows = "".join(
+        f'<tr><th scope="row">{escape(PARTS.get(part, part))}</th><td class="num">{sum(kinds.values()):,}</td>'
+        f"<td>{escape(', '.join(f'{name} {n:,}' for name, n in kinds.items()))}</td></tr>"
+        for part, kinds in data["images"].items()
+    )
+    rows += f'<tr><th scope="row">masks</th><td class="num">{data["masks"]:,}</td><td></td></tr>'
+    text = f"<table><tbody>{rows}</tbody></table>"
+    for loud in (True, False):
+        found = "".join(f"<li>{escape(f['text'])}</li>" for f in data["findings"] if f["warning"] is loud)
+        if found and loud:
+            text += f'<p class="wrong">To look at:</p><ul>{found}</ul>'
+        elif found:
+            text += f"<details><summary>Passed over, and other remarks</summary><ul>{found}</ul></details>"
+        elif loud:
+            text += '<p class="note">Nothing looks wrong.</p>'
+    return text
 
 
 def settings_section(record: Record) -> str:
@@ -180,3 +214,18 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "none" if value is None else str(value)
+
+
+def unread_section(record: Record) -> str:
+    """Files that could not be used: images that are in no number of the page, and masks whose pixels are in none."""
+    masks = [row for row in record.images if row["error"]]
+    if not record.unread and not masks:
+        return ""
+    parts = []
+    for rows, what in ((record.unread, "test images could not be read and are in no number of this page"),
+                       (masks, "masks could not be used; the pixels of their images are in no number")):  # fmt: skip
+        if rows:
+            items = "".join(f"<li>{escape(row['path'])}: {escape(row['error'])}</li>" for row in rows[:LISTED])
+            more = f"<li>and {len(rows) - LISTED:,} more</li>" if len(rows) > LISTED else ""
+            parts.append(f'<p class="wrong">{len(rows):,} {what}:</p><ul>{items}{more}</ul>')
+    return f'<div class="unread" role="note">{"".join(parts)}</div>'

@@ -1,0 +1,121 @@
+"""predict: scores of images first, pictures of them as far as they can be drawn."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patchcore_fast.cli.apart import check_folder
+from patchcore_fast.cli.pipeline import counted, load_bank, output_folder
+from patchcore_fast.cli.unusable import tell
+from patchcore_fast.errors import DataError
+from patchcore_fast.names import shown
+
+if TYPE_CHECKING:
+    from patchcore_fast.data import ImageRecord
+    from patchcore_fast.model import Prediction
+    from patchcore_fast.report.gallery import Gallery
+
+Row = Mapping[str, Any]
+
+SCALE_IMAGES = 64  # the colour scale is set by this many images, so that the others can be drawn as they come
+COLUMNS = ("path", "score", "is_anomalous", "heatmap", "error")
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Score images; write scores.csv, overlays and a contact sheet of the highest scores.
+
+    The rows of scores.csv are written as the scores come, whatever happens to the pictures; the file is in place also
+    when the run is stopped. Memory does not grow with the number of images.
+    """
+    from patchcore_fast.data import scan_images
+    from patchcore_fast.report.tables import score_rows
+    from patchcore_fast.written import writing
+
+    model = load_bank(args)
+    records = scan_images(args.images)
+    check_folder(args.output, [("the bank", args.bank), *(("image", r.path) for r in records)],
+                 [("IMAGES", folder) for folder in args.images])  # fmt: skip
+    output = output_folder(args.output)
+    table = output / "scores.csv"
+    room = sum(2 * len(os.fsencode(r.path)) + 80 for r in records)
+    root = Path(os.path.commonpath([r.path.absolute().parent for r in records]))
+    with writing(output) as note:
+        run = _Run(output, root, model.threshold, note)
+        note(table.name)
+        try:
+            with score_rows(table, COLUMNS, room) as add:
+                run.score(zip(records, model.iter_predict(records, on_error="return"), strict=True), add)
+        except BaseException:
+            if run.scored and table.is_file():
+                print(f"patchcore-fast: stopped, but the scores of {run.scored:,} of {counted(len(records))} are in "
+                      f"{shown(table)}", file=sys.stderr)  # fmt: skip
+            raise
+        if not run.scored:
+            raise DataError(f"none of {counted(len(records))} can be read; {run.unread[0][1]}")
+        if run.gallery is not None and run.gallery.count:
+            with run.problems.attempt("contact_sheet.png"):
+                run.gallery.write_sheet("contact_sheet.png", counted(run.scored))
+    verdicts = "" if model.threshold is None else f", {run.anomalous} above the threshold"
+    print(f"{counted(run.scored)} scored{verdicts}.")
+    print(f"Look at {output / 'contact_sheet.png'}; single pictures are in {output / 'heatmaps'}, numbers in {table}.")
+    return tell(run.unread, run.problems)
+
+
+class _Run:
+    """Predictions to rows and pictures, one by one.
+
+    scored, anomalous : counts.  unread : (file, why) of images without a score.  problems : of pictures.
+    """
+
+    def __init__(self, output: Path, root: Path, threshold: float | None, note: Callable[[str], None]) -> None:
+        from patchcore_fast.report.problems import Problems
+
+        self._output, self._root, self._threshold, self._note = output, root, threshold, note
+        self._waiting: deque[tuple[ImageRecord, Prediction]] = deque()  # for the scale, then one by one
+        self.gallery: Gallery | None = None
+        self.problems = Problems()
+        self.unread: list[tuple[Path, str]] = []
+        self.scored = self.anomalous = 0
+
+    def score(self, stream: Iterable[tuple[ImageRecord, Prediction]], add: Callable[[Row], None]) -> None:
+        """Take all there are. However it ends, each prediction that came has its row."""
+        try:
+            for pair in stream:
+                self._waiting.append(pair)
+                if self.gallery is not None or len(self._waiting) == SCALE_IMAGES:
+                    self._draw(add)
+            self._draw(add)
+        finally:
+            while self._waiting:
+                self._row(add, "")
+
+    def _draw(self, add: Callable[[Row], None]) -> None:
+        from patchcore_fast.report import shared_scale
+        from patchcore_fast.report.gallery import Gallery
+
+        maps = [p.anomaly_map for _, p in self._waiting if p.error is None]
+        if self.gallery is None and maps:
+            self.gallery = Gallery(self._output, *shared_scale(maps, self._threshold), self._root, self._note)
+        while self._waiting:
+            record, prediction = self._waiting[0]
+            picture = ""
+            if self.gallery is not None and prediction.error is None:
+                with self.problems.attempt(f"the heat map of {record.path}"):
+                    picture = f"heatmaps/{self.gallery.add(record, prediction)[0]}"
+            self._row(add, picture)
+
+    def _row(self, add: Callable[[Row], None], picture: str) -> None:
+        record, prediction = self._waiting.popleft()
+        add({"path": str(record.path), "score": prediction.score, "is_anomalous": prediction.is_anomalous,
+             "heatmap": picture, "error": prediction.error})  # fmt: skip
+        if prediction.error is None:
+            self.scored += 1
+            self.anomalous += bool(prediction.is_anomalous)
+        else:
+            self.unread.append((record.path, prediction.error))

@@ -1,0 +1,42 @@
+"""What a run could not use or draw, said at its end; exit code 3."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from os import PathLike
+
+from patchcore_fast.names import shown
+from patchcore_fast.report.problems import Problems
+
+NAMED, CODE = 10, 3  # files named on the screen (scores.csv has all of them), and the exit code
+
+
+def tell(unread: Iterable[tuple[str | PathLike[str], str]], problems: Problems | None = None) -> int:
+    """Name files that could not be used and pictures that could not be drawn, on stderr.
+
+    unread : (file, why); the reasons name their files themselves.
+
+    Returns
+    -------
+    Exit code: 0 without any, else CODE.
+    """
+    files = [shown(why) for _, why in unread]
+    drawn = [f"{name} ({why})" for name, why in (problems.found if problems else [])]
+    _list(files, "file could not be used", "files could not be used")
+    _list(
+        drawn,
+        "output could not be written, the scores are complete",
+        "outputs could not be written, the scores are complete",
+    )
+    return CODE if files or drawn else 0
+
+
+def _list(lines: Sequence[str], one: str, many: str) -> None:
+    if not lines:
+        return
+    print(f"patchcore-fast: {len(lines):,} {one if len(lines) == 1 else many}:", file=sys.stderr)
+    for line in lines[:NAMED]:
+        print(f"  {line}", file=sys.stderr)
+    if len(lines) > NAMED:
+        print(f"  and {len(lines) - NAMED:,} more", file=sys.stderr)

@@ -1,0 +1,36 @@
+"""All that can be said of a folder without a network: what `scan` says, and every image decoded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from patchcore_fast.data.folders import read_folder
+from patchcore_fast.data.images import opened
+from patchcore_fast.data.marks import looks_drawn
+from patchcore_fast.data.reckoning import Notes, Reckoning
+from patchcore_fast.errors import DataError
+from patchcore_fast.progress import Progress, bar
+
+
+def check_folder(root: str | os.PathLike[str], progress: Progress = None) -> Reckoning:
+    """Reckoning of a folder with every image decoded; a mask of another size than its image's is a finding here.
+
+    Raises
+    ------
+    DataError : a folder that `scan` refuses for another reason.
+    """
+    notes = Notes(Path(root))
+    found = read_folder(root, strict=False, notes=notes)
+    records = [*found.train, *found.test]
+    with bar(len(records), "images", progress) as shown:
+        for record in records:
+            try:
+                with opened(record.path) as im:
+                    if looks_drawn(im):
+                        notes.add("drawn", record.path)
+            except DataError:
+                notes.add("unreadable", record.path)
+            shown.update()
+    return replace(found.reckoning, findings=notes.findings())

@@ -1,0 +1,100 @@
+"""What looks wrong in a set, found cheaply: headers, masks once decoded, and hashes of files of equal size."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from patchcore_fast.data.images import displayed_size, mask_pixels, opened
+from patchcore_fast.data.marks import looks_drawn
+from patchcore_fast.data.reckoning import Notes
+from patchcore_fast.errors import DataError
+
+PIECE = 1 << 16  # bytes hashed before whole files are
+DENSE = 0.03  # bytes a pixel: photographs, compressed as they may be, have more, drawings less
+
+
+class Marks(NamedTuple):
+    """What a mask marks: its size (height, width), whether any pixel, whether all."""
+
+    size: tuple[int, int]
+    some: bool
+    all: bool
+
+
+def marks_of(mask: Path) -> Marks:
+    """Decode a mask and look; DataError when it cannot be read."""
+    pixels = mask_pixels(mask)
+    return Marks((pixels.shape[0], pixels.shape[1]), bool(pixels.any()), bool(pixels.all()))
+
+
+def look_at_headers(images: Sequence[Path], notes: Notes) -> dict[Path, tuple[int, int]]:
+    """Sizes (height, width) of those that can be opened; others, and drawings that pose as photographs, are noted.
+
+    Only files with very few bytes a pixel are decoded.
+    """
+    sizes: dict[Path, tuple[int, int]] = {}
+    modes = defaultdict[str, int](int)
+    for path in images:
+        try:
+            with opened(path) as im:
+                height, width = displayed_size(im)
+                modes[im.mode] += 1
+                sizes[path] = (height, width)
+                if os.path.getsize(path) < DENSE * height * width + 512 and looks_drawn(im):
+                    notes.add("drawn", path)
+        except (DataError, OSError):
+            notes.add("unreadable", path)
+    counted = defaultdict[str, int](int)
+    for height, width in sizes.values():
+        counted[f"{height} x {width}"] += 1
+    for kind, found in (("sizes", counted), ("modes", modes)):
+        if len(found) > 1:
+            for name, n in sorted(found.items(), key=lambda item: -item[1]):
+                notes.add(kind, name, why=f"{n:,}")
+    return sizes
+
+
+def look_for_copies(groups: Iterable[tuple[Path, str, int]], notes: Notes) -> None:
+    """Note files with the same content. `groups` gives (file, part, label) of each image."""
+    where = {path: (part, label) for path, part, label in groups}
+    for paths in _equal(list(where), [_size, _piece, _whole]):
+        parts = {where[p][0] for p in paths}
+        labels = {where[p][1] for p in paths} - {-1}
+        kind = "same class" if len(labels) > 1 else "same split" if len(parts) > 1 else "same"
+        first, *others = sorted(paths)
+        notes.add(kind, first, why="also " + ", ".join(notes.name(p) for p in others[:2]))
+
+
+def _equal(paths: list[Path], keys: list[Callable[[Path], object]]) -> list[list[Path]]:
+    """Groups of two and more with all keys equal; a later, dearer key is asked only of those that agree so far."""
+    if not keys:
+        return [paths]
+    by: dict[object, list[Path]] = defaultdict(list)
+    for path in paths:
+        try:
+            by[keys[0](path)].append(path)
+        except OSError:
+            continue
+    return [found for group in by.values() if len(group) > 1 for found in _equal(group, keys[1:])]
+
+
+def _size(path: Path) -> int:
+    return os.path.getsize(path)
+
+
+def _piece(path: Path) -> bytes:
+    with open(path, "rb") as f:
+        return hashlib.blake2b(f.read(PIECE)).digest()
+
+
+def _whole(path: Path) -> bytes:
+    found = hashlib.blake2b()
+    with open(path, "rb") as f:
+        while piece := f.read(1 << 20):
+            found.update(piece)
+    return found.digest()

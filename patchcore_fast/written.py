@@ -1,0 +1,74 @@
+"""What this program wrote into an output folder: so that it is not read as data, and goes when it is out of date.
+
+`LIST` has one name a line, relative to the folder. A name is appended before its file is written, so that the list
+holds all files even when a run is killed; a line that is cut off is ignored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from patchcore_fast.files import atomic_write
+
+LIST = ".patchcore_fast_files"
+FOLDERS = ("heatmaps", "layers")
+FILES = frozenset((
+    "scores.csv", "metrics.json", "report.json", "contact_sheet.png", "roc.png", "pr.png", "histogram.png",
+    "provenance.png",
+))  # fmt: skip
+
+
+def listed(folder: Path) -> set[str]:
+    """Names of the list of a folder, without those that no run writes; empty without a list."""
+    try:
+        lines = (folder / LIST).read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return set()
+    return {line for line in lines[:-1] if _possible(PurePosixPath(line))}
+
+
+def _possible(name: PurePosixPath) -> bool:
+    if name.is_absolute() or ".." in name.parts:
+        return False
+    if len(name.parts) == 1:
+        return name.name in FILES
+    return len(name.parts) > 1 and name.parts[0] in FOLDERS and name.suffix in (".png", ".jpg")
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Callable[[str], None]]:
+    """Gives a function that takes the name of each file of this run before it is written.
+
+    When the block ends without an error, files of earlier runs that this one did not name are removed: only those that
+    the list has, and never through a link. After an error the list holds both.
+    """
+    before, now = listed(folder), dict[str, None]()
+    with (folder / LIST).open("a", encoding="utf-8", newline="\n") as file:
+
+        def note(name: str) -> None:
+            if name not in now:
+                file.write(name + "\n")
+                file.flush()
+                now[name] = None
+
+        if before:
+            file.write("\n")  # the line before may have been cut off
+        yield note
+    for name in sorted(before - now.keys()):
+        _remove(folder, folder / name)
+    with atomic_write(folder / LIST, "w", encoding="utf-8", newline="\n") as whole:
+        whole.writelines(f"{name}\n" for name in now)
+
+
+def _remove(folder: Path, path: Path) -> None:
+    root, above = Path(os.path.realpath(folder)), Path(os.path.realpath(path.parent))
+    if above != root / path.parent.relative_to(folder) or path.is_dir():
+        return
+    with suppress(OSError):
+        path.unlink()
+        while above != root:  # folders that are empty now
+            above.rmdir()
+            above = above.parent
