@@ -116,6 +116,16 @@ def best_f1(scores: Any, labels: Any) -> tuple[float, float]:
     return (float("nan"), float("nan")) if curve is None else curve.best_f1
 
 
+def verdict_counts(scores: Any, labels: Any, threshold: float) -> dict[str, int]:
+    """Images by label and verdict: "found" and "missed" defects, "false_alarms" and "passed" of normal images.
+
+    scores, labels : [n]; anomalous is what lies above the threshold.
+    """
+    called, bad = _flat("scores", scores) > threshold, _flat("labels", labels) != 0
+    kinds = {"found": called & bad, "missed": ~called & bad, "false_alarms": called & ~bad, "passed": ~called & ~bad}
+    return {name: int(chosen.sum()) for name, chosen in kinds.items()}
+
+
 def pro_curve(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """Per-region overlap against false positive rate (Bergmann et al., "The MVTec Anomaly Detection Dataset",
     2021).

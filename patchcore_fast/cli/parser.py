@@ -81,8 +81,8 @@ SCORING = (
     Option("--noise-draws", int, 4, "of noising: noisy copies of a patch, an even number", "N"),
 )
 DECISION = (
-    Option("--threshold", float, None, "image score above which an image is anomalous", "X"),
-    Option("--max-false-alarms", float, 0.05, "share of normal images that may lie above the threshold", "S"),
+    Option("--threshold", float, None, "image score above which an image is anomalous, instead of the fit's", "X"),
+    Option("--max-false-alarms", float, 0.05, "share of normal images that may lie above it", "S"),
 )
 
 
@@ -148,6 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--output", required=True, metavar="FILE", help="memory bank to write (.safetensors)")
     _add(fit, "model", MODEL)
     _add(fit, "scoring", SCORING)
+    _add(fit, "decision", DECISION)
     _add(fit, "running", RUNNING)
 
     predict = command("predict", ("predict", "predict"), "score images and draw heat maps",
@@ -156,6 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")
     predict.add_argument("--output", required=True, metavar="DIR", help="folder for heat maps, scores.csv and sheet")
     _add(predict, "scoring (other than the fit's: there is then no threshold)", SCORING)
+    _add(predict, "decision (other than the bank's)", DECISION)
     _add(predict, "running", RUNNING)
 
     evaluate = command("evaluate", ("pipeline", "evaluate"), "measure accuracy on a folder in MVTec layout",
@@ -168,6 +170,7 @@ def build_parser() -> argparse.ArgumentParser:
                           help="log metrics and figures below --output too (wandb: offline)")  # fmt: skip
     _add(evaluate, "model (not together with --bank)", MODEL)
     _add(evaluate, "scoring", SCORING)
+    _add(evaluate, "decision", DECISION)
     _add(evaluate, "running", RUNNING)
 
     page = command("report", ("report", "report"), "make one HTML page of what evaluate wrote, to look at or to send",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.apart import check_apart, check_folder
+from patchcore_fast.cli.decision import expected, given_threshold, verdicts
 from patchcore_fast.cli.parser import MODEL, SCORING, given_options
 from patchcore_fast.cli.report import check_log, log_page
 from patchcore_fast.cli.unusable import tell
@@ -45,8 +46,12 @@ def output_folder(name: str) -> Path:
 def _fit(args: argparse.Namespace, images: Any) -> PatchCore:
     from patchcore_fast.model import PatchCore, PatchCoreConfig
 
-    model = PatchCore(PatchCoreConfig(**given_options(args)))
+    share = {"max_false_alarms": args.max_false_alarms} if hasattr(args, "max_false_alarms") else {}
+    threshold = given_threshold(args)
+    model = PatchCore(PatchCoreConfig(**given_options(args), **share))
     model.fit(images, on_error="return")
+    if threshold is not None:
+        model.decide(threshold=threshold)
     return model
 
 
@@ -58,6 +63,10 @@ def load_bank(args: argparse.Namespace) -> PatchCore:
     model = PatchCore.load(args.bank, given.pop("device", None), weights=given.pop("weights", None))
     model.rescore(**{o.field: given.pop(o.field) for o in SCORING if o.field in given})
     model.config = dataclasses.replace(model.config, **given)
+    if (threshold := given_threshold(args)) is not None:
+        model.decide(threshold=threshold)
+    elif hasattr(args, "max_false_alarms"):
+        model.decide(max_false_alarms=args.max_false_alarms)
     return model
 
 
@@ -83,9 +92,12 @@ def fit(args: argparse.Namespace) -> int:
 def _bank_text(model: PatchCore, count: int) -> str:
     bank, (rows, dim) = model.bank, model.bank.features.shape
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in model.timings_.items())
-    threshold = "no threshold" if bank.threshold is None else f"threshold {bank.threshold:.4g}"
     kept = f"{rows:,} of {bank.patches:,} patches of {dim} numbers kept"
-    return f"Fitted on {counted(count)}: {kept}, {threshold} ({spent})."
+    if bank.threshold is None:
+        said = "No threshold: one image, or too few patches, says nothing about others. Set one with --threshold."
+    else:
+        said = f"Threshold {bank.threshold:.4g}: {expected(bank)}"
+    return f"Fitted on {counted(count)}: {kept} ({spent}).\n{said}"
 
 
 def counted(n: int) -> str:
@@ -119,6 +131,7 @@ def evaluate(args: argparse.Namespace) -> int:
     unread = [(r["path"], r["error"]) for r in [*result.unread, *result.images] if r["error"]]
     row = {"scorer": model.config.scorer_name} | _headline(result.metrics) | _shots(model)
     print(metrics_table({name: row}, corner="folder"))
+    print(verdicts(result.metrics, model.bank))
     if not any(r.label == 0 for r in images.test) or not any(r.label == 1 for r in images.test):
         print("AUROC needs normal (test/good) and defective test images; here is one kind only.")
     if result.unread:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from patchcore_fast.cli.decision import expected
 from patchcore_fast.cli.pipeline import writable_file
 from patchcore_fast.errors import DataError
 
@@ -29,29 +30,15 @@ def threshold(args: argparse.Namespace) -> None:
     changed = with_threshold(bank, threshold=args.value, max_false_alarms=args.max_false_alarms)
     changed.save(output)
     before = "none" if bank.threshold is None else f"{bank.threshold:.6g}"
-    print(f"Threshold {changed.threshold:.6g} (was {before}) in {Path(output)}.")
-    print(expected(changed))
-
-
-def expected(bank: Any) -> str:
-    """What the held-out training images say of the bank's threshold."""
-    from patchcore_fast.model.threshold import LEVEL, false_alarm_interval, held_out
-
-    scores = held_out(bank)
-    if bank.threshold is None or not scores:
-        return "No scores of held-out training images are there to tell its false alarms by."
-    above, between = sum(s > bank.threshold for s in scores), false_alarm_interval(scores, bank.threshold)
-    assert between is not None
-    return (f"{above:,} of {len(scores):,} held-out training images lie above it: expect {100 * between[0]:.1f} to "
-            f"{100 * between[1]:.1f} % false alarms ({100 * LEVEL:g} % interval).")  # fmt: skip
+    print(f"Threshold {changed.threshold:.6g} (was {before}) in {Path(output)}: {expected(changed)}")
 
 
 def _choices(bank: Any) -> str:
     from patchcore_fast.model.threshold import false_alarm_interval, held_out, with_threshold
     from patchcore_fast.report import metrics_table
 
-    now = "none" if bank.threshold is None else f"{bank.threshold:.6g}"
-    lines = [f"Threshold in use: {now}.", expected(bank)]
+    now = "No threshold" if bank.threshold is None else f"Threshold in use {bank.threshold:.6g}"
+    lines = [f"{now}: {expected(bank)}"]
     scores = held_out(bank)
     if len(scores) > 1:
         rows = {}

@@ -25,6 +25,7 @@ def evaluate_predictions(
     batches: Sequence[Batch],
     name: Callable[[Path], str],
     threshold: float | None,
+    expected: tuple[float, float] | None,
     config: PatchCoreConfig,
     seconds: float,
 ) -> Evaluation:
@@ -32,7 +33,7 @@ def evaluate_predictions(
 
     `name` turns paths into names for the report. Image metrics take the images whose label is known, pixel metrics
     those whose every pixel is known: normal images, and defective ones with a mask. Images that could not be read are
-    listed apart and are in no metric.
+    listed apart and are in no metric. `expected` is what `threshold.false_alarm_interval` says of the threshold.
     """
     clock = time.perf_counter()
     items = [item for batch in batches for item in _items(batch)]
@@ -64,8 +65,12 @@ def evaluate_predictions(
     if pro is not None:
         curves["pro"] = dict(zip(("fpr", "pro"), metrics.thin(*pro), strict=True))
     values["threshold"] = _NAN if threshold is None else threshold
-    right = [(score > threshold) == bool(label) for score, label in known] if threshold is not None else []
-    values["accuracy"] = float(np.mean(right)) if right else _NAN
+    values["expected_low"], values["expected_high"] = expected or (_NAN, _NAN)
+    counts = dict.fromkeys(("found", "missed", "false_alarms", "passed"), _NAN)
+    if threshold is not None:
+        counts |= metrics.verdict_counts(scores, truth, threshold)
+    values |= counts
+    values["accuracy"] = (counts["found"] + counts["passed"]) / len(known)
     values["n_test"], values["n_unread"] = len(predictions), len(unread)
     values["n_masks"] = sum(bool(m.any()) for m in masks if m is not None)
     timings = {"predict": seconds, "metrics": time.perf_counter() - clock}

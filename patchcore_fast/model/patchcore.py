@@ -24,7 +24,7 @@ from patchcore_fast.model.fewshot import Augmentation, settle
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.score import ImageScorer
 from patchcore_fast.model.selection import Selector
-from patchcore_fast.model.threshold import false_alarm_threshold, with_threshold
+from patchcore_fast.model.threshold import false_alarm_interval, false_alarm_threshold, held_out, with_threshold
 from patchcore_fast.model.views import VIEWS, undone
 from patchcore_fast.progress import bar
 from patchcore_fast.scoring import anomaly_map
@@ -191,7 +191,9 @@ class PatchCore:
             predictions += self._predict(batch)
             seen.append(replace(batch, images=batch.images[:0]))  # only the truth is wanted later
         taken = time.perf_counter() - clock
-        return evaluate_predictions(predictions, seen, batches.name, self.threshold, self.config, taken)
+        bank = self.bank
+        expected = None if bank.threshold is None else false_alarm_interval(held_out(bank), bank.threshold)
+        return evaluate_predictions(predictions, seen, batches.name, bank.threshold, expected, self.config, taken)
 
     def rescore(self, **settings: Any) -> None:
         """Score from now on with other `scorer`, `score`, `neighbours`, `noise_scale` or `noise_draws`; the bank stays.

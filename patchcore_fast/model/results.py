@@ -56,9 +56,10 @@ class Evaluation:
     Attributes
     ----------
     metrics : image_auroc, image_ap, image_f1, image_f1_threshold, pixel_auroc, pixel_ap, pixel_f1,
-        pixel_f1_threshold, aupro (fractions, not percent), threshold (the bank's, NaN without one), accuracy
-        (of that threshold; NaN without one), n_test (images scored), n_unread (images that could not be), n_masks. A
-        metric that needs both classes is NaN when only one is there.
+        pixel_f1_threshold, aupro (fractions, not percent); threshold (the bank's) and at that threshold the counts
+        found, missed, false_alarms and passed, accuracy, and the interval expected_low to expected_high of the share of
+        false alarms by the held-out training images; n_test (images scored), n_unread (images that could not be),
+        n_masks. What is not known is NaN, as a metric that needs both classes is when only one is there.
     images : one row per image that was scored: path (relative to the set's root, or its name), label (1 defective),
         defect, score, predicted (bool or None, by the bank's threshold), error (None, or why its mask could not be
         used: its pixels are then in no metric).

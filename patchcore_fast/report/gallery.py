@@ -184,7 +184,7 @@ def _write_pictures(
     plot("histogram.png", lambda p: plot_histogram(scores, labels, p, threshold=known, title=f"{name}: image scores"))
     if len(set(labels)) == 2:
         curves = {name: (labels, scores)}
-        plot("roc.png", lambda p: plot_roc(curves, p, title="Finding defective images"))
+        plot("roc.png", lambda p: plot_roc(curves, p, threshold=known, title="Finding defective images"))
         plot("pr.png", lambda p: plot_pr(curves, p, title="Finding defective images"))
     return gallery, layers
 

@@ -55,13 +55,20 @@ def _two_classes(name: str, labels: Any, scores: Any) -> tuple[Any, Any]:
     return labels.astype(bool), scores
 
 
-def plot_roc(curves: Mapping[str, tuple[Any, Any]], path: str | os.PathLike[str], *, title: str = "ROC") -> None:
+def plot_roc(
+    curves: Mapping[str, tuple[Any, Any]],
+    path: str | os.PathLike[str],
+    *,
+    threshold: float | None = None,
+    title: str = "ROC",
+) -> None:
     """Receiver operating characteristic, one line per entry, with its area in the legend.
 
     Parameters
     ----------
     curves : name -> (labels [n] of 0 and 1, scores [n]).
     path : PNG to write.
+    threshold : marks on each line what lies above it.
 
     Raises
     ------
@@ -80,6 +87,10 @@ def plot_roc(curves: Mapping[str, tuple[Any, Any]], path: str | os.PathLike[str]
             raise ValueError(f"plot_roc: {name} needs normal and defective images, has one kind only")
         colour = LINES[i % len(LINES)]
         axes.plot(curve.fpr, curve.tpr, color=colour, linewidth=2, label=f"{label(name)}: {curve.auroc:.3f}")
+        if threshold is not None:
+            at = (scores[~labels] > threshold).mean(), (scores[labels] > threshold).mean()
+            axes.plot(*at, "o", color=colour, markersize=9, markeredgecolor="white", clip_on=False, zorder=3,
+                      label=f"at the threshold: {at[1]:.0%} found, {at[0]:.0%} false alarms")  # fmt: skip
     axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal", title=drawn(title))
     axes.set_xlabel("false alarms: normal images called defective")
     axes.set_ylabel("found: defective images called defective")
@@ -161,8 +172,14 @@ def plot_histogram(
             axes.hist(chosen, edges, label=f"{name} ({chosen.size})", **style)
     if threshold is not None:
         axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.5, label=f"threshold {threshold:.3g}")
+        parts = [(labels, "found", "defective"), (~labels, "false alarms", "normal")]
+        said = [
+            f"{(scores[kind] > threshold).sum():,} of {kind.sum():,} {word}" for kind, word, _ in parts if kind.any()
+        ]
+        axes.set_title(f"at the threshold: {', '.join(said)}", loc="right", fontsize=9, color=NEUTRAL)
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set(title=drawn(title), xlabel="image score (distance to the nearest normal patch)", ylabel="images")
+    axes.set_title(drawn(title), loc="left")
+    axes.set(xlabel="image score (distance to the nearest normal patch)", ylabel="images")
     axes.legend(frameon=False)
     quiet(axes)
     save_figure(figure, path)

@@ -96,7 +96,7 @@ def render(record: Record, images: int = IMAGES) -> str:
         "metrics": metrics_section(record),
         "histogram": _histogram(record, threshold),
         "threshold_note": {
-            "bank": "The dashed line starts at the bank's threshold, set on normal training images.",
+            "bank": "The dashed line starts at the bank's threshold." + _expected(record),
             "f1": "The bank has no threshold: the dashed line starts where F1 is largest on these very test images.",
             "none": "There is no threshold: the dashed line starts at the median score.",
         }[kind],
@@ -125,6 +125,14 @@ def _threshold(record: Record) -> tuple[float, str]:
         return record.threshold, "bank"
     best = number(record.metrics.get("image_f1_threshold"))
     return (best, "f1") if best is not None else (float(np.median([i["score"] for i in record.images])), "none")
+
+
+def _expected(record: Record) -> str:
+    """What the training images that were held out say of the bank's threshold; nothing where none were."""
+    low, high = (number(record.metrics.get(f"expected_{end}")) for end in ("low", "high"))
+    if low is None or high is None:
+        return ""
+    return f" Training images that were held out let expect {100 * low:.1f} to {100 * high:.1f} % false alarms (95 %)."
 
 
 def choose(record: Record, threshold: float, count: int) -> list[int]:

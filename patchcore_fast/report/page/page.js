@@ -160,6 +160,8 @@
   function setThreshold(value) {
     state.threshold = value;
     byId("threshold-value").textContent = digits(value);
+    // All digits: the verdict of an image whose score is the threshold itself would turn on rounding.
+    byId("threshold-command").textContent = `patchcore-fast threshold BANK ${value}`;
     slider.setAttribute("aria-valuetext", digits(value));
     if (line) {
       const x = Number(plot.dataset.left) + (value - low) / (high - low) * (plot.dataset.right - plot.dataset.left);
@@ -188,6 +190,13 @@
   });
   const reset = () => { slider.value = data.threshold; setThreshold(data.threshold); };
   byId("threshold-reset").addEventListener("click", reset);
+  byId("threshold-copy").addEventListener("click", () => {
+    const range = document.createRange();
+    range.selectNodeContents(byId("threshold-command"));
+    getSelection().removeAllRanges();
+    getSelection().addRange(range);  // so that it can be copied by hand where the browser forbids a page from a disk to
+    if (navigator.clipboard) navigator.clipboard.writeText(byId("threshold-command").textContent).catch(() => {});
+  });
 
   // A click on a heading sorts a table, a second one the other way round; rows without a number stay last.
   for (const table of document.querySelectorAll("table.sortable")) {

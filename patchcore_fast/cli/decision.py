@@ -1,0 +1,54 @@
+"""What the command line takes and says of a threshold."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from patchcore_fast.errors import DataError
+
+
+def given_threshold(args: argparse.Namespace) -> float | None:
+    """The value of --threshold; DataError where --max-false-alarms is given too."""
+    if hasattr(args, "threshold") and hasattr(args, "max_false_alarms"):
+        raise DataError("--threshold and --max-false-alarms: one of both is wanted")
+    return getattr(args, "threshold", None)
+
+
+def expected(bank: Any) -> str:
+    """What the held-out training images say of the bank's threshold."""
+    from patchcore_fast.model.threshold import LEVEL, false_alarm_interval, held_out
+
+    scores = held_out(bank)
+    if bank.threshold is None or (between := false_alarm_interval(scores, bank.threshold)) is None:
+        return "there are no scores of held-out training images to tell its false alarms by."
+    above = sum(s > bank.threshold for s in scores)
+    return (f"{above:,} of {len(scores):,} held-out training images lie above it, so expect {100 * between[0]:.1f} to "
+            f"{100 * between[1]:.1f} % false alarms ({100 * LEVEL:g} % interval).")  # fmt: skip
+
+
+def verdicts(metrics: Mapping[str, float], bank: Any) -> str:
+    """Found, missed and false alarms of an evaluation at the threshold in use, and what it might be instead."""
+    if bank.threshold is None:
+        return "No threshold, so no verdicts: set one with --threshold, or patchcore-fast threshold BANK VALUE."
+    found, missed, alarms, passed = (int(metrics[k]) for k in ("found", "missed", "false_alarms", "passed"))
+    parts = []
+    if found + missed:
+        parts.append(f"{found:,} of {found + missed:,} defective images found, {missed:,} missed")
+    if alarms + passed:
+        parts.append(f"{alarms:,} of {alarms + passed:,} normal images are false alarms ({_share(alarms, passed)})")
+    lines = [f"At the threshold in use, {bank.threshold:.4g}: {'; '.join(parts)}.", f"  By training: {expected(bank)}"]
+    best, f1 = metrics["image_f1_threshold"], metrics["image_f1"]
+    hit = 2 * found / (2 * found + missed + alarms) if found else 0.0
+    if f1 > hit + 0.005:
+        lines.append(f"  F1 there is {hit:.3f}; the best F1, {f1:.3f}, has the threshold {best:.6g}, chosen with the "
+                     "labels of these test images.")  # fmt: skip
+    return "\n".join(lines)
+
+
+def _share(part: int, rest: int) -> str:
+    from scipy import stats
+
+    between = stats.binomtest(part, part + rest).proportion_ci(0.95)
+    return f"{100 * part / (part + rest):.1f} %, 95 % interval {100 * between.low:.1f} to {100 * between.high:.1f} %"
