@@ -44,6 +44,7 @@ def _choices(bank: Any) -> str:
         rows = {}
         for share in SHARES:
             value = with_threshold(bank, max_false_alarms=share).threshold
+            assert value is not None
             low, high = false_alarm_interval(scores, value) or (0.0, 1.0)
             rows[f"{100 * share:g} %"] = {"threshold": f"{value:.6g}", "held-out above": sum(s > value for s in scores),
                                           "interval": f"{100 * low:.1f} to {100 * high:.1f} %"}  # fmt: skip
