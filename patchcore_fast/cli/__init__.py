@@ -1,7 +1,7 @@
 """The command line. Heavy imports wait until a command needs them: `--help` answers at once.
 
-Exit codes: 0 done, 3 done but something was found or left out that is named, 1 a bug or a broken machine (with a traceback), 2 something the user can mend (one line),
-130 Ctrl-C, 141 the reader of our output went away.
+Exit codes: 0 done, 1 a bug or a broken machine (with a traceback), 2 something the user can mend (one line), 3 done,
+but something was found or could not be used and is named, 130 Ctrl-C, 141 the reader of our output went away.
 """
 
 from __future__ import annotations

@@ -141,12 +141,25 @@ def mask_pixels(path: Path) -> np.ndarray:
     whole: np.ndarray | None = None
     for file in mask_files(path):
         with opened(file) as im:
-            mask = marked(_upright(im))
+            mask = marked(_upright(im), im.format == "WEBP" and _lossy_webp(file))
         if whole is not None and whole.shape != mask.shape:
             raise DataError(f"{file}: {mask.shape} is not the size of the other masks of its folder, {whole.shape}")
         whole = mask if whole is None else whole | mask
     assert whole is not None
     return whole
+
+
+def _lossy_webp(path: Path) -> bool:
+    """Whether a WebP file's first picture is in the lossy coding ("VP8 ", not "VP8L")."""
+    with open(path, "rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            if head[:4] in (b"VP8 ", b"VP8L"):
+                return head[:4] == b"VP8 "
+            size = struct.unpack("<I", head[4:])[0]
+            # Frames of an animation hold their picture behind 16 bytes of their own; chunks are padded to even sizes.
+            file.seek(16 if head[:4] == b"ANMF" else size + size % 2, os.SEEK_CUR)
+    return True
 
 
 @contextmanager

@@ -109,6 +109,12 @@ def _check(record: Record) -> None:
     record.facts["intervals"]["metrics"].items()
     for key in ("name", "created", "defects", "bank", "seconds", "environment"):
         record.facts[key]
+    if (data := record.facts.get("data")) is not None:
+        counts = [n for kinds in data["images"].values() for n in kinds.values()]
+        if not all(isinstance(n, int) for n in (data["masks"], *counts)):
+            raise ValueError("counts of images and masks must be integers")
+        for finding in data["findings"]:
+            finding["text"], finding["warning"]
 
 
 def _inside(folder: Path, name: Any) -> None:

@@ -168,7 +168,7 @@ def data_section(record: Record) -> str:
     if not isinstance(data, dict):
         return '<p class="note">This evaluation did not write down what its folder held.</p>'
     rows = "".join(
-        f'<tr><th scope="row">{escape(PARTS.get(str(part), str(part)))}</th><td class="num">{sum(kinds.values()):,}</td>'
+        f'<tr><th scope="row">{escape(PARTS.get(part, part))}</th><td class="num">{sum(kinds.values()):,}</td>'
         f"<td>{escape(', '.join(f'{name} {n:,}' for name, n in kinds.items()))}</td></tr>"
         for part, kinds in data["images"].items()
     )
