@@ -18,7 +18,7 @@ from patchcore_fast.data.marks import marked
 from patchcore_fast.errors import DataError
 
 _ALPHA_MODES = frozenset(("LA", "La", "PA", "RGBA", "RGBa"))
-_WIDTH, _LENGTH, _ORIENTATION = 256, 257, 274  # TIFF and EXIF tags
+_WIDTH, _LENGTH, _ORIENTATION, _XMP = 256, 257, 274, 700  # TIFF and EXIF tags
 _SIDEWAYS = frozenset((5, 6, 7, 8))  # EXIF orientations that swap height and width
 
 NEAREST = Image.Resampling.NEAREST
@@ -39,8 +39,11 @@ def displayed_size(im: Image.Image) -> tuple[int, int]:
     """(height, width) of an opened image once it is upright, whether this Pillow turns its format itself or not."""
     width, height = im.size
     if im.format == "TIFF":
-        # Since Pillow 12 `size` is turned already when a file is opened, before only once it is loaded.
+        # Newer versions of Pillow turn `size` when a file is opened, older ones when it is loaded.
         tags = im.tag_v2  # type: ignore[attr-defined]
+        if _XMP in tags and _ORIENTATION not in tags:  # whether that counts depends on the version
+            im.load()
+            return im.height, im.width
         width, height = int(tags[_WIDTH]), int(tags[_LENGTH])
         turned = tags.get(_ORIENTATION)
     elif im.format == "PNG":
@@ -183,6 +186,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 def _upright(im: Image.Image) -> Image.Image:
     """Loaded and turned, with the format that it had in its file."""
     im.load()
+    if im.format == "TIFF":  # turned by Pillow while loading; not all versions then forget the tag
+        return im
     upright = ImageOps.exif_transpose(im)
     upright.format = im.format
     return upright

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SHOWN, STORED = 3, 200  # names of a finding in a line of text, and in JSON
+SHOWN, LISTED, STORED = 3, 5, 200  # names of a finding: in a line, in a list, in JSON
 
 
 class Kind(NamedTuple):
@@ -80,12 +80,19 @@ class Finding:
         """Whether people are told unasked."""
         return KINDS[self.kind].loud
 
-    def text(self, shown: int = SHOWN) -> str:
-        """One line with at most `shown` names."""
+    def said(self) -> str:
+        """What was found, without names."""
         n = len(self.names)
-        said = KINDS[self.kind].one if n == 1 else KINDS[self.kind].many.format(n=f"{n:,}")
-        more = f", and {n - shown:,} more" if n > shown else ""
-        return f"{said}: {', '.join(self.names[:shown])}{more}"
+        return KINDS[self.kind].one if n == 1 else KINDS[self.kind].many.format(n=f"{n:,}")
+
+    def some(self, shown: int = LISTED) -> list[str]:
+        """The first names, and how many there are beside."""
+        more = len(self.names) - shown
+        return [*self.names[:shown], *([f"and {more:,} more"] if more > 0 else [])]
+
+    def text(self) -> str:
+        """One line."""
+        return f"{self.said()}: {', '.join(self.some(SHOWN))}"
 
 
 @dataclass(frozen=True)
@@ -119,9 +126,8 @@ class Reckoning:
         if "test" in self.images or self.masks:
             lines.append(f"  {'masks':<16} {self.masks:>6,}")
         told = [f for f in self.findings if f.loud]
-        lines += [f"  ! {f.text()}" for f in told]
-        if verbose:
-            lines += [f"  - {f.text()}" for f in self.findings if not f.loud]
+        for finding in (*told, *(f for f in self.findings if verbose and not f.loud)):
+            lines += [f"  {'!' if finding.loud else '-'} {finding.said()}", *(f"      {n}" for n in finding.some())]
         if not told:
             lines.append("  nothing looks wrong")
         return "\n".join(lines)
