@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from patchcore_fast.data.conventions import is_image_name
 from patchcore_fast.data.marks import marked
@@ -180,7 +180,14 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     except (DataError, MemoryError):
         raise
     except Exception as error:  # decoders of broken files raise anything: OSError, SyntaxError, struct.error, ...
-        raise DataError(f"{os.fspath(path)}: cannot be read as an image ({type(error).__name__}: {error})") from error
+        raise DataError(f"{os.fspath(path)}: cannot be read as an image ({reason(error)})") from error
+
+
+def reason(error: BaseException | None) -> str:
+    """What a decoder had to say, in one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "of no format that is known"  # Pillow's text only repeats the path
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _upright(im: Image.Image) -> Image.Image:

@@ -52,13 +52,13 @@ KINDS = {
     "same class": Kind(True, "1 file is among the normal and among the defective images",
                        "{n} files are among the normal and among the defective images"),
     "closed": Kind(True, "1 folder cannot be opened", "{n} folders cannot be opened"),
-    "no file": Kind(True, "1 name of an image is a link to nowhere, or no file",
-                    "{n} names of images are links to nowhere, or no files"),
+    "no file": Kind(True, "1 image is a link to nowhere, or no file",
+                    "{n} images are links to nowhere, or no files"),
     "format": Kind(True, "1 picture is of a format that is not read", "{n} pictures are of formats that are not read"),
     # what is worth knowing
     "same": Kind(False, "1 file is there twice", "{n} files are there more than once"),
     "points": Kind(False, "1 depth image is passed over", "{n} depth images are passed over"),
-    "mask beside": Kind(False, "1 mask is no image to be scored", "{n} masks are no images to be scored"),
+    "mask beside": Kind(False, "1 mask lies beside its image", "{n} masks lie beside their images"),
     "sizes": Kind(False, "images are of 1 size", "images are of {n} sizes"),
     "modes": Kind(False, "images are of 1 colour mode", "images are of {n} colour modes"),
     "link": Kind(False, "1 folder was seen already under another name", "{n} folders were seen already under other "
@@ -158,12 +158,11 @@ class Notes:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._names: dict[str, dict[str, None]] = {}  # ordered sets
+        self._names: dict[str, dict[str, str]] = {}  # kind -> name -> a word on it
 
     def add(self, kind: str, path: Path | str, *, why: str = "") -> None:
-        """Note a file or folder, with a word on it."""
-        name = self.name(path) + (f" ({why})" if why else "")
-        self._names.setdefault(kind, {})[name] = None
+        """Note a file or folder, with a word on it; once."""
+        self._names.setdefault(kind, {}).setdefault(self.name(path), shown_name(why, self.root))
 
     def name(self, path: Path | str) -> str:
         """How a file is called here."""
@@ -176,7 +175,11 @@ class Notes:
 
     def findings(self) -> tuple[Finding, ...]:
         """All of them in the order of KINDS."""
-        return tuple(Finding(kind, tuple(self._names[kind])) for kind in KINDS if kind in self._names)
+        return tuple(
+            Finding(kind, tuple(f"{name} ({why})" if why else name for name, why in self._names[kind].items()))
+            for kind in KINDS
+            if kind in self._names
+        )
 
     def reckoning(self, layout: str, images: Mapping[str, Iterable[str]], masks: int) -> Reckoning:
         """The whole; `images` are the classes of the images used, by part."""

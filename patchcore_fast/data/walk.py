@@ -10,19 +10,21 @@ from patchcore_fast.data.conventions import IMAGE_SUFFIXES, OTHER_PICTURES, is_l
 from patchcore_fast.data.reckoning import Notes
 
 
-def walk(folder: Path, notes: Notes, shallow: bool = False) -> list[Path]:
+def walk(folder: Path, notes: Notes, shallow: bool = False, most: int | None = None) -> list[Path]:
     """Image files below `folder`, sorted by path.
 
     Links to folders are followed; each real folder is looked at once, by its own name where it has one below `folder`,
     so loops end. Litter (hidden, of systems: `conventions.is_litter`), files of other kinds, links to nowhere, pipes
-    and folders that cannot be opened are noted. `shallow` leaves sub-folders alone.
+    and folders that cannot be opened are noted. `shallow` leaves sub-folders alone; after `most` entries no further
+    folder is opened.
     """
     found: list[Path] = []
     above = {_identity(p) for p in Path(os.path.realpath(folder)).parents}
     seen: set[tuple[int, int] | None] = set()
     folders, links = [folder], list[Path]()
     other: dict[str, list[Path]] = defaultdict(list)
-    while folders or links:
+    entered = 0
+    while (folders or links) and (most is None or entered < most):
         # Links come last: a folder that lies here itself keeps its own name.
         linked = not folders
         here = folders.pop() if folders else links.pop(0)
@@ -36,6 +38,7 @@ def walk(folder: Path, notes: Notes, shallow: bool = False) -> list[Path]:
         except OSError as error:
             notes.add("closed", here, why=error.strerror or type(error).__name__)
             continue
+        entered += len(entries)
         for entry in entries:
             path = Path(entry.path)
             suffix = path.suffix.lower()
