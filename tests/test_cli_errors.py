@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 
 from patchcore_fast.cli import main
 
