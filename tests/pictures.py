@@ -31,3 +31,26 @@ def write_mvtec(root: Path, train: int = 6, good: int = 3, bad: int = 3, side: i
                 Image.fromarray(mask).save(root / f"ground_truth/spot/{i:03d}_mask.png")
             Image.fromarray(picture).save(root / part / f"{i:03d}.png")
     return root
+
+
+def write_photos(root: Path, *names: str, side: int = 24) -> Path:
+    """Textures that all differ, in whatever format the suffix says."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(list(name.encode()))
+        Image.fromarray(texture(rng, side)).save(path)
+    return root
+
+
+def write_masks(root: Path, *names: str, side: int = 24, empty: bool = False) -> Path:
+    """Masks with a square that differs from file to file, or with nothing."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = np.zeros((side, side), np.uint8)
+        if not empty:
+            top = sum(name.encode()) % (side // 2)
+            mask[top : top + side // 4, 3:9] = 255
+        Image.fromarray(mask).save(path)
+    return root

@@ -13,9 +13,7 @@ from PIL import Image
 from patchcore_fast.data import (
     ImageDataset,
     ImageRecord,
-    image_size,
     load_image,
-    load_mask,
     make_loader,
     scan,
     scan_images,
@@ -78,56 +76,11 @@ def test_sixteen_bits_keep_their_steps(tmp_path: Path) -> None:
     assert torch.equal(load_image(tmp_path / "a.png")[0], torch.from_numpy(ramp.astype(np.float32) / 65535))
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation_is_applied(orientation: int, tmp_path: Path) -> None:
-    shown = np.zeros((8, 16, 3), np.uint8)
-    shown[:4, :4] = 255  # white at the top left as displayed
-    undo = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # Pillow's transpose that stores it so
-    stored = Image.fromarray(shown)
-    stored = stored if undo is None else stored.transpose(Image.Transpose(undo))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored.save(tmp_path / "a.png", exif=exif)
-    assert image_size(tmp_path / "a.png") == (8, 16)
-    assert torch.equal(load_image(tmp_path / "a.png"), torch.from_numpy(shown).permute(2, 0, 1) / 255)
-    assert load_mask(tmp_path / "a.png").nonzero().amax(0).tolist() == [3, 3]
-
-
 def test_resize_and_crop(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (50, 31, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     whole = load_image(tmp_path / "a.png", size=(40, 20))
     assert torch.equal(load_image(tmp_path / "a.png", size=(40, 20), crop=(10, 15)), whole[:, 15:25, 2:17])
-
-
-MASKS = {
-    "0 and 255": ("a.png", lambda m: Image.fromarray(m * 255)),
-    "0 and 1": ("a.png", lambda m: Image.fromarray(m)),
-    "one bit": ("a.png", lambda m: Image.fromarray(m * 255).convert("1")),
-    "palette whose colours are black": ("a.png", lambda m: _painted_black(m)),
-    "rgb": ("a.png", lambda m: Image.fromarray(np.stack([m * 255, m * 0, m * 0], 2))),
-    "16 bit": ("a.png", lambda m: Image.fromarray(m.astype(np.uint16))),
-    "jpeg": ("a.jpg", lambda m: Image.fromarray(m * 255)),
-}
-
-
-def _painted_black(m: np.ndarray) -> Image.Image:
-    im = Image.frombytes("P", m.shape[::-1], m.tobytes())
-    im.putpalette([0] * 6)
-    return im
-
-
-@pytest.mark.parametrize("kind", MASKS)
-def test_masks_are_binary(kind: str, tmp_path: Path) -> None:
-    truth = np.zeros((32, 48), np.uint8)
-    truth[8:24, 16:40] = 1
-    name, make = MASKS[kind]
-    make(truth).save(tmp_path / name)
-    mask = load_mask(tmp_path / name)
-    assert mask.dtype == torch.bool
-    assert torch.equal(mask, torch.from_numpy(truth > 0))
-    half = load_mask(tmp_path / name, size=(16, 24), crop=(16, 16))
-    assert torch.equal(half, torch.from_numpy(truth[::2, ::2] > 0)[:, 4:20])
 
 
 def test_scan_mvtec(tmp_path: Path) -> None:

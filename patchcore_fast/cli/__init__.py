@@ -1,7 +1,7 @@
 """The command line. Heavy imports wait until a command needs them: `--help` answers at once.
 
 Exit codes: 0 done, 1 a bug or a broken machine (with a traceback), 2 something the user can mend (one line), 3 done,
-but something was found or left out that is named, 130 Ctrl-C, 141 the reader of our output went away.
+but something was found or could not be used and is named, 130 Ctrl-C, 141 the reader of our output went away.
 """
 
 from __future__ import annotations
@@ -108,10 +108,17 @@ def _warned(message: Warning | str, category: type[Warning], *where: Any, **more
         print(warnings.formatwarning(message, category, *where[:2]), end="", file=sys.stderr)
 
 
+class _ToStderr(logging.Handler):
+    """Writes to what stderr is now: main may be called more than once in a process."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def _start_logging(verbose: bool) -> None:
     logger = logging.getLogger("patchcore_fast")
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
-    if not logger.handlers:  # main may be called more than once in a process
-        handler = logging.StreamHandler()
+    if not logger.handlers:
+        handler = _ToStderr()
         handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(levelname)s: %(message)s"))
         logger.addHandler(handler)

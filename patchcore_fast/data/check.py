@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from patchcore_fast.data.folders import read_folder
-from patchcore_fast.data.images import opened
+from patchcore_fast.data.images import opened, reason
 from patchcore_fast.data.marks import looks_drawn
 from patchcore_fast.data.reckoning import Notes, Reckoning
 from patchcore_fast.errors import DataError
@@ -30,7 +30,7 @@ def check_folder(root: str | os.PathLike[str], progress: Progress = None) -> Rec
                 with opened(record.path) as im:
                     if looks_drawn(im):
                         notes.add("drawn", record.path)
-            except DataError:
-                notes.add("unreadable", record.path)
+            except DataError as error:
+                notes.add("unreadable", record.path, why=reason(error.__cause__ or error))
             shown.update()
     return replace(found.reckoning, findings=notes.findings())

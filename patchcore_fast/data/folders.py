@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from patchcore_fast.data.conventions import DEFECTIVE, IMAGE_FOLDERS, IMAGE_SUFFIXES, MASK_FOLDERS, is_litter, is_normal
+from patchcore_fast.data.images import image_size, mask_files, reason
 from patchcore_fast.data.pairs import part_name, sort_files
 from patchcore_fast.data.reckoning import Notes, Reckoning
 from patchcore_fast.data.suspicion import Marks, look_at_headers, look_for_copies, marks_of
@@ -19,6 +20,7 @@ from patchcore_fast.data.walk import walk
 from patchcore_fast.errors import DataError
 
 _log = logging.getLogger(__name__)
+BESIDE = 100_000  # files looked at in a folder that is not used: enough to say that images are there
 _PREDICTED = ("closed", "no file", "format", "mask beside", "points", "link", "litter", "other")  # what scoring is told
 
 
@@ -66,10 +68,14 @@ def scan(root: str | os.PathLike[str]) -> ImageSet:
 
 
 def tell(reckoning: Reckoning) -> None:
-    """Warn of what may be a mistake, one line a kind; the whole goes to the log."""
+    """Warn of what may be a mistake, one line a kind; the whole goes to the log.
+
+    Not of files that cannot be read: whoever wants one of them will say so, or be ended by it.
+    """
     _log.debug("%s", reckoning.text())
-    for line in reckoning.warnings:
-        warnings.warn(f"{reckoning.folder}: {line}", UserWarning, stacklevel=3)
+    for finding in reckoning.findings:
+        if finding.loud and finding.kind != "unreadable":
+            warnings.warn(f"{reckoning.folder}: {finding.text()}", UserWarning, stacklevel=3)
 
 
 def read_folder(root: str | os.PathLike[str], strict: bool = True, notes: Notes | None = None) -> ImageSet:
@@ -135,17 +141,16 @@ class _Reader:
     def __init__(self, root: Path, notes: Notes, strict: bool) -> None:
         self.root, self.notes, self.strict = root, notes, strict
         self.sizes: dict[Path, tuple[int, int]] = {}
-        self.mask_of: dict[Path, Path] = {}
+        self.mask_of: dict[Path, Path | None] = {}
 
     def mvtec(self, parts: list[Path]) -> tuple[list[ImageRecord], list[ImageRecord]]:
         """Training and test records of a folder with the parts train, test or both."""
         files = [p for part in parts for p in walk(part, self.notes)]
         self.notes.extend("not used", walk(self.root, self.notes, shallow=True))
         for folder in sorted(p for p in self.root.iterdir() if p.is_dir() and p not in parts and not is_litter(p.name)):
-            below = walk(folder, self.notes if folder.name.casefold() in MASK_FOLDERS else Notes(self.root))
             if folder.name.casefold() in MASK_FOLDERS:
-                files += below
-            elif below:
+                files += walk(folder, self.notes)
+            elif below := walk(folder, Notes(self.root), most=BESIDE):
                 self.notes.add("not used", folder, why=_images(len(below)))
         train, test = list[Path](), list[Path]()
         for path in self._photos(files):
@@ -190,7 +195,7 @@ class _Reader:
 
     def _photos(self, files: list[Path]) -> list[Path]:
         found = sort_files(files, self.root, self.notes)
-        self.mask_of = found.mask_of
+        self.mask_of = {**found.mask_of}
         return found.photos
 
     def _training(self, train: list[Path]) -> list[Path]:
@@ -223,7 +228,9 @@ class _Reader:
         return records
 
     def _test_record(self, path: Path) -> ImageRecord | None:
-        name, mask, marks = self._class(path), self.mask_of.get(path), self._marks(path)
+        name = self._class(path)
+        marks = self._marks(path, strict=self.strict and not is_normal(name))
+        mask = self.mask_of.get(path)
         if is_normal(name):
             if marks is not None and marks.some:
                 self.notes.add("mask of good", path)
@@ -237,28 +244,31 @@ class _Reader:
             name = "defect"
         if mask is None or marks is None:
             return ImageRecord(path, 1, name, mask)
-        if marks.size != (wanted := self.sizes.get(path, marks.size)):
-            text = f"mask of {marks.size[0]} x {marks.size[1]} pixels for {path} of {wanted[0]} x {wanted[1]}"
-            if self.strict:
-                raise DataError(f"{mask}: {text}")
-            self.notes.add("mask size", mask)
-            mask = None
-        elif not marks.some:
+        if not marks.some:
             self.notes.add("mask empty", path)
             mask = None
         elif marks.all:
             self.notes.add("mask full", mask)
         return ImageRecord(path, 1, name, mask)
 
-    def _marks(self, image: Path) -> Marks | None:
+    def _marks(self, image: Path, strict: bool = False) -> Marks | None:
+        """What the mask of an image marks; one of another size (an error if `strict`) is forgotten before it is
+        decoded."""
         mask = self.mask_of.get(image)
         if mask is None:
             return None
         try:
-            return marks_of(mask)
-        except DataError:
-            self.notes.add("unreadable", mask)
+            size = image_size(mask_files(mask)[0])
+            if size == (wanted := self.sizes.get(image, size)):
+                return marks_of(mask)
+        except DataError as error:
+            self.notes.add("unreadable", mask, why=reason(error.__cause__ or error))
             return None
+        if strict:
+            raise DataError(f"{mask}: mask of {size[0]} x {size[1]} pixels for {image} of {wanted[0]} x {wanted[1]}")
+        self.notes.add("mask size", mask)
+        self.mask_of[image] = None
+        return None
 
     def _no_sets_inside(self, files: list[Path]) -> None:
         """A folder of whole sets is not one: its test images are no normal ones."""

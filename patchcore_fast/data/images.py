@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from patchcore_fast.data.conventions import is_image_name
 from patchcore_fast.data.marks import marked
 from patchcore_fast.errors import DataError
 
 _ALPHA_MODES = frozenset(("LA", "La", "PA", "RGBA", "RGBa"))
-_WIDTH, _LENGTH, _ORIENTATION = 256, 257, 274  # TIFF and EXIF tags
+_WIDTH, _LENGTH, _ORIENTATION, _XMP = 256, 257, 274, 700  # TIFF and EXIF tags
 _SIDEWAYS = frozenset((5, 6, 7, 8))  # EXIF orientations that swap height and width
 
 NEAREST = Image.Resampling.NEAREST
@@ -39,8 +39,11 @@ def displayed_size(im: Image.Image) -> tuple[int, int]:
     """(height, width) of an opened image once it is upright, whether this Pillow turns its format itself or not."""
     width, height = im.size
     if im.format == "TIFF":
-        # Since Pillow 12 `size` is turned already when a file is opened, before only once it is loaded.
+        # Newer versions of Pillow turn `size` when a file is opened, older ones when it is loaded.
         tags = im.tag_v2  # type: ignore[attr-defined]
+        if _XMP in tags and _ORIENTATION not in tags:  # whether that counts depends on the version
+            im.load()
+            return im.height, im.width
         width, height = int(tags[_WIDTH]), int(tags[_LENGTH])
         turned = tags.get(_ORIENTATION)
     elif im.format == "PNG":
@@ -141,12 +144,25 @@ def mask_pixels(path: Path) -> np.ndarray:
     whole: np.ndarray | None = None
     for file in mask_files(path):
         with opened(file) as im:
-            mask = marked(_upright(im))
+            mask = marked(_upright(im), im.format == "WEBP" and _lossy_webp(file))
         if whole is not None and whole.shape != mask.shape:
             raise DataError(f"{file}: {mask.shape} is not the size of the other masks of its folder, {whole.shape}")
         whole = mask if whole is None else whole | mask
     assert whole is not None
     return whole
+
+
+def _lossy_webp(path: Path) -> bool:
+    """Whether a WebP file's first picture is in the lossy coding ("VP8 ", not "VP8L")."""
+    with open(path, "rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            if head[:4] in (b"VP8 ", b"VP8L"):
+                return head[:4] == b"VP8 "
+            size = struct.unpack("<I", head[4:])[0]
+            # Frames of an animation hold their picture behind 16 bytes of their own; chunks are padded to even sizes.
+            file.seek(16 if head[:4] == b"ANMF" else size + size % 2, os.SEEK_CUR)
+    return True
 
 
 @contextmanager
@@ -164,12 +180,23 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     except (DataError, MemoryError):
         raise
     except Exception as error:  # decoders of broken files raise anything: OSError, SyntaxError, struct.error, ...
-        raise DataError(f"{os.fspath(path)}: cannot be read as an image ({type(error).__name__}: {error})") from error
+        raise DataError(f"{os.fspath(path)}: cannot be read as an image ({reason(error)})") from error
+
+
+def reason(error: BaseException | None) -> str:
+    """What a decoder had to say, in one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "of no format that is known"  # Pillow's text only repeats the path
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _upright(im: Image.Image) -> Image.Image:
     """Loaded and turned, with the format that it had in its file."""
     im.load()
+    if im.format == "TIFF":  # turned by Pillow while loading; not all versions then forget the tag
+        return im
+    if im.getexif().get(_ORIENTATION, 1) == 1:
+        return im  # exif_transpose would copy it, and a large image twice is twice the memory
     upright = ImageOps.exif_transpose(im)
     upright.format = im.format
     return upright
@@ -192,7 +219,8 @@ def _pixels(im: Image.Image, path: str | os.PathLike[str], size: tuple[int, int]
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             im = Image.alpha_composite(white, rgba).convert("RGB")
         else:
-            im = im.convert("L" if im.mode in ("1", "L") else "RGB")
+            mode = "L" if im.mode in ("1", "L") else "RGB"
+            im = im if im.mode == mode else im.convert(mode)  # which would copy one that is
     if size is not None and im.size != size[::-1]:
         im = im.resize(size[::-1], Image.Resampling.BILINEAR)
     return np.asarray(im, dtype=np.float32) / scale

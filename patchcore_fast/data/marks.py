@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageFilter
 
-LOSSY = frozenset(("JPEG", "MPO"))  # formats that always blur; of the others the pixels tell
-NEAR, SIDE, MOST = 24, 8, 0.7  # of `_blurred`
-FAINT = 0.15  # of the largest value: a flat area below is noise of the compression and no class
+LOSSY = frozenset(("JPEG", "MPO", "AVIF"))  # formats that blur; of WebP its header tells, of the others the pixels
+NEAR, SIDE, MOST = 24, 3, 0.65  # of `_blurred`: values around a class, how many of them, share of what is no class
+CLASSES, AREA = 5, 0.005  # even areas of a lossy mask at most, and the share of the image that makes one
+FAINT = 0.3  # of the largest value: an even area below is noise of the compression and no class
 FEW_GREYS = 32  # a drawing has no more
 
 
-def marked(im: Image.Image) -> np.ndarray:
+def marked(im: Image.Image, lossy: bool = False) -> np.ndarray:
     """The defective pixels of a loaded mask, [H, W] bool.
 
     - Grey, 16-bit, 32-bit and float values count when they are not 0; of colours, any channel that is not 0.
@@ -21,11 +22,13 @@ def marked(im: Image.Image) -> np.ndarray:
       alone: on white, on black, in one colour), it is the mark.
     - Values that a lossy compression has blurred (JPEG always; else by the pixels, so that a PNG made of a JPEG
       counts too) are marked above half of the lowest class, for zero is no longer zero.
+
+    lossy : the file is known to be so, though its format need not be.
     """
     if im.mode == "1" or im.mode == "F" or im.mode.startswith("I"):
         values = np.asarray(im)
         return np.asarray((values != 0) & (values == values))  # NaN marks nothing
-    lossy = im.format in LOSSY
+    lossy = lossy or im.format in LOSSY
     alpha = None
     if im.mode in ("P", "PA"):
         if "transparency" not in im.info and im.mode == "P" and (indexed := _by_index(im)) is not None:
@@ -95,26 +98,39 @@ def _floor(level: np.ndarray, lossy: bool) -> float:
     """The value above which a pixel is marked."""
     if not (lossy or _blurred(level)):
         return 0.0
-    top = float(level.max())
     # Compression leaves even areas even, and what it smears lies along edges.
+    top = float(level.max())
+    areas = level[_even(level) & (level > FAINT * top)]
+    return (float(np.quantile(areas, 0.01)) if areas.size else top) / 2
+
+
+def _even(level: np.ndarray) -> np.ndarray:
+    """Pixels that are like all their neighbours, [H, W] bool."""
     im = Image.fromarray(level)
-    low, high = (np.asarray(im.filter(f(3))) for f in (ImageFilter.MinFilter, ImageFilter.MaxFilter))
-    even = level[(high.astype(np.int16) - low <= 1) & (level > max(FAINT * top, 0.5))]
-    return min(float(np.quantile(even, 0.01)), top) / 2 if even.size else top / 2
+    low, high = (np.asarray(im.filter(kind(3))) for kind in (ImageFilter.MinFilter, ImageFilter.MaxFilter))
+    return np.asarray(low == high)
 
 
 def _blurred(level: np.ndarray) -> bool:
-    """Whether nearly all values between black and the brightest hug one of the two, as a lossy compression leaves them.
+    """Whether values are those that a lossy compression leaves of a mask: a few even areas (classes), and what is left
+    hugs their values and the brightest from both sides.
 
     Edges that were drawn smooth spread over all values between, and so do the numbers of many classes.
     """
-    counts = np.bincount(level.reshape(-1), minlength=256)
+    im = Image.fromarray(level)
+    counts = np.asarray(im.histogram())
     top = int(level.max())
-    between = counts[1:top]
-    if top < 128 or not between.any():
+    if top < 128 or not counts[1:top].any():
         return False
-    low, high = counts[1 : NEAR + 1], counts[top - NEAR : top]
+    areas = np.asarray(im.histogram(Image.fromarray(_even(level).astype(np.uint8))))
+    classes = np.flatnonzero(areas >= AREA * level.size)
+    if len(classes) > CLASSES:
+        return False
+    left = counts.copy()
+    left[classes] = left[0] = left[top] = 0
+    low, high = left[1 : NEAR + 1], left[top - NEAR : top]
     if min((low > 0).sum(), (high > 0).sum()) < SIDE:
         return False
-    ends = counts[: NEAR + 1].sum() + counts[top - NEAR :].sum()
-    return bool(low.sum() + high.sum() >= MOST * between.sum() and ends >= 0.9 * level.size)
+    ends = np.append(classes, (0, top))
+    near = np.abs(np.arange(256)[:, None] - ends).min(1) <= NEAR
+    return bool(left[near].sum() >= MOST * left.sum())

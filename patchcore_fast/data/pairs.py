@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,8 +35,8 @@ class Place(NamedTuple):
     stem: str
 
     def folded(self) -> Place:
-        """For comparisons without regard to case."""
-        return Place(self.part, tuple(f.casefold() for f in self.folders), self.stem.casefold())
+        """For comparisons without regard to case, or to how accents are put together (macOS takes them apart)."""
+        return Place(self.part, tuple(map(folded, self.folders)), folded(self.stem))
 
     def loose(self) -> Place:
         """Without the words that only say "photograph"."""
@@ -49,6 +50,11 @@ class Sorted:
 
     photos: list[Path] = field(default_factory=list)
     mask_of: dict[Path, Path] = field(default_factory=dict)
+
+
+def folded(text: str) -> str:
+    """A name for comparisons."""
+    return unicodedata.normalize("NFC", text.casefold())
 
 
 def place_of(path: Path, root: Path) -> Place:
@@ -121,18 +127,18 @@ def _beside(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """Photographs, and masks that lie beside them."""
     by_stem: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in files:
-        by_stem[path.parent, path.stem.casefold()].append(path)
-        if (loose := photo_stem(path.stem).casefold()) != path.stem.casefold():
+        by_stem[path.parent, folded(path.stem)].append(path)
+        if (loose := folded(photo_stem(path.stem))) != folded(path.stem):
             by_stem[path.parent, loose].append(path)
     photos, masks = [], []
     for path in files:
-        stems = [s.casefold() for s in stems_of_mask(path.stem)]
+        stems = [folded(s) for s in stems_of_mask(path.stem)]
         others = any((path.parent, s) in by_stem for s in stems)
         # Without its image a name like a mask's is no proof: photographs may be called so.
         if others or (stems and drawn(path)):
             masks.append(path)
             continue
-        twins = [p for p in by_stem[path.parent, path.stem.casefold()] if p.stem.casefold() == path.stem.casefold()]
+        twins = [p for p in by_stem[path.parent, folded(path.stem)] if folded(p.stem) == folded(path.stem)]
         if len(twins) > 1 and drawn(path) and not all(map(drawn, twins)):
             masks.append(path)
         else:

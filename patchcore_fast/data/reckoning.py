@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SHOWN, STORED = 3, 200  # names of a finding in a line of text, and in JSON
+SHOWN, LISTED, STORED = 3, 5, 200  # names of a finding: in a line, in a list, in JSON
 
 
 class Kind(NamedTuple):
@@ -52,13 +52,13 @@ KINDS = {
     "same class": Kind(True, "1 file is among the normal and among the defective images",
                        "{n} files are among the normal and among the defective images"),
     "closed": Kind(True, "1 folder cannot be opened", "{n} folders cannot be opened"),
-    "no file": Kind(True, "1 name of an image is a link to nowhere, or no file",
-                    "{n} names of images are links to nowhere, or no files"),
+    "no file": Kind(True, "1 image is a link to nowhere, or no file",
+                    "{n} images are links to nowhere, or no files"),
     "format": Kind(True, "1 picture is of a format that is not read", "{n} pictures are of formats that are not read"),
     # what is worth knowing
     "same": Kind(False, "1 file is there twice", "{n} files are there more than once"),
     "points": Kind(False, "1 depth image is passed over", "{n} depth images are passed over"),
-    "mask beside": Kind(False, "1 mask is no image to be scored", "{n} masks are no images to be scored"),
+    "mask beside": Kind(False, "1 mask lies beside its image", "{n} masks lie beside their images"),
     "sizes": Kind(False, "images are of 1 size", "images are of {n} sizes"),
     "modes": Kind(False, "images are of 1 colour mode", "images are of {n} colour modes"),
     "link": Kind(False, "1 folder was seen already under another name", "{n} folders were seen already under other "
@@ -81,12 +81,19 @@ class Finding:
         """Whether people are told unasked."""
         return KINDS[self.kind].loud
 
-    def text(self, shown: int = SHOWN) -> str:
-        """One line with at most `shown` names."""
+    def said(self) -> str:
+        """What was found, without names."""
         n = len(self.names)
-        said = KINDS[self.kind].one if n == 1 else KINDS[self.kind].many.format(n=f"{n:,}")
-        more = f", and {n - shown:,} more" if n > shown else ""
-        return f"{said}: {', '.join(self.names[:shown])}{more}"
+        return KINDS[self.kind].one if n == 1 else KINDS[self.kind].many.format(n=f"{n:,}")
+
+    def some(self, shown: int = LISTED) -> list[str]:
+        """The first names, and how many there are beside."""
+        more = len(self.names) - shown
+        return [*self.names[:shown], *([f"and {more:,} more"] if more > 0 else [])]
+
+    def text(self) -> str:
+        """One line."""
+        return f"{self.said()}: {', '.join(self.some(SHOWN))}"
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,8 @@ class Reckoning:
         if "test" in self.images or self.masks:
             lines.append(f"  {'masks':<16} {self.masks:>6,}")
         told = [f for f in self.findings if f.loud]
-        lines += [f"  ! {f.text()}" for f in told]
-        if verbose:
-            lines += [f"  - {f.text()}" for f in self.findings if not f.loud]
+        for finding in (*told, *(f for f in self.findings if verbose and not f.loud)):
+            lines += [f"  {'!' if finding.loud else '-'} {finding.said()}", *(f"      {n}" for n in finding.some())]
         if not told:
             lines.append("  nothing looks wrong")
         return "\n".join(lines)
@@ -153,12 +159,11 @@ class Notes:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._names: dict[str, dict[str, None]] = {}  # ordered sets
+        self._names: dict[str, dict[str, str]] = {}  # kind -> name -> a word on it
 
     def add(self, kind: str, path: Path | str, *, why: str = "") -> None:
-        """Note a file or folder, with a word on it."""
-        name = self.name(path) + (f" ({why})" if why else "")
-        self._names.setdefault(kind, {})[name] = None
+        """Note a file or folder, with a word on it; once."""
+        self._names.setdefault(kind, {}).setdefault(self.name(path), shown_name(why, self.root))
 
     def name(self, path: Path | str) -> str:
         """How a file is called here."""
@@ -171,7 +176,11 @@ class Notes:
 
     def findings(self) -> tuple[Finding, ...]:
         """All of them in the order of KINDS."""
-        return tuple(Finding(kind, tuple(self._names[kind])) for kind in KINDS if kind in self._names)
+        return tuple(
+            Finding(kind, tuple(f"{name} ({why})" if why else name for name, why in self._names[kind].items()))
+            for kind in KINDS
+            if kind in self._names
+        )
 
     def reckoning(self, layout: str, images: Mapping[str, Iterable[str]], masks: int) -> Reckoning:
         """The whole; `images` are the classes of the images used, by part."""

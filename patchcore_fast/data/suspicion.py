@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from patchcore_fast.data.images import displayed_size, mask_pixels, opened
+from patchcore_fast.data.images import displayed_size, mask_pixels, opened, reason
 from patchcore_fast.data.marks import looks_drawn
 from patchcore_fast.data.reckoning import Notes
 from patchcore_fast.errors import DataError
 
 PIECE = 1 << 16  # bytes hashed before whole files are
+LOOKED = 1 << 25  # pixels of an image that is decoded for its look alone
 DENSE = 0.03  # bytes a pixel: photographs, compressed as they may be, have more, drawings less
 
 
 class Marks(NamedTuple):
-    """What a mask marks: its size (height, width), whether any pixel, whether all."""
+    """What a mask marks: whether any pixel, whether all."""
 
-    size: tuple[int, int]
     some: bool
     all: bool
 
@@ -29,7 +29,7 @@ class Marks(NamedTuple):
 def marks_of(mask: Path) -> Marks:
     """Decode a mask and look; DataError when it cannot be read."""
     pixels = mask_pixels(mask)
-    return Marks((pixels.shape[0], pixels.shape[1]), bool(pixels.any()), bool(pixels.all()))
+    return Marks(bool(pixels.any()), bool(pixels.all()))
 
 
 def look_at_headers(images: Sequence[Path], notes: Notes) -> dict[Path, tuple[int, int]]:
@@ -45,10 +45,11 @@ def look_at_headers(images: Sequence[Path], notes: Notes) -> dict[Path, tuple[in
                 height, width = displayed_size(im)
                 modes[im.mode] += 1
                 sizes[path] = (height, width)
-                if os.path.getsize(path) < DENSE * height * width + 512 and looks_drawn(im):
+                sparse = os.path.getsize(path) < DENSE * height * width + 512
+                if sparse and height * width <= LOOKED and looks_drawn(im):
                     notes.add("drawn", path)
-        except (DataError, OSError):
-            notes.add("unreadable", path)
+        except (DataError, OSError) as error:
+            notes.add("unreadable", path, why=reason(error.__cause__ or error))
     counted = defaultdict[str, int](int)
     for height, width in sizes.values():
         counted[f"{height} x {width}"] += 1

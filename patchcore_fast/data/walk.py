@@ -11,13 +11,13 @@ from patchcore_fast.data.reckoning import Notes
 from patchcore_fast.written import LIST, listed
 
 
-def walk(folder: Path, notes: Notes, shallow: bool = False) -> list[Path]:
+def walk(folder: Path, notes: Notes, shallow: bool = False, most: int | None = None) -> list[Path]:
     """Image files below `folder`, sorted by path.
 
     Links to folders are followed; each real folder is looked at once, by its own name where it has one below `folder`,
     so loops end. Litter (hidden, of systems: `conventions.is_litter`), what an earlier run wrote (heat maps and the
     like: `written.listed`), files of other kinds, links to nowhere, pipes and folders that cannot be opened are noted.
-    `shallow` leaves sub-folders alone.
+    `shallow` leaves sub-folders alone; after `most` entries no further folder is opened.
     """
     found: list[Path] = []
     written: set[Path] = set()
@@ -25,7 +25,8 @@ def walk(folder: Path, notes: Notes, shallow: bool = False) -> list[Path]:
     seen: set[tuple[int, int] | None] = set()
     folders, links = [folder], list[Path]()
     other: dict[str, list[Path]] = defaultdict(list)
-    while folders or links:
+    entered = 0
+    while (folders or links) and (most is None or entered < most):
         # Links come last: a folder that lies here itself keeps its own name.
         linked = not folders
         here = folders.pop() if folders else links.pop(0)
@@ -41,6 +42,7 @@ def walk(folder: Path, notes: Notes, shallow: bool = False) -> list[Path]:
             continue
         if any(entry.name == LIST for entry in entries):
             written |= {here / name for name in listed(here)} | {here / LIST}
+        entered += len(entries)
         for entry in entries:
             path = Path(entry.path)
             suffix = path.suffix.lower()

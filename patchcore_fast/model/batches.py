@@ -65,7 +65,7 @@ class Batches:
     normal: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
-        """Checked batches; DataError when the source is empty, or has no normal image where those are wanted."""
+        """Checked batches; DataError when the source turns out empty, or has no normal image where one is wanted."""
         seen, total, left_out = False, 0, list[str]()
         try:
             for item in self.source:

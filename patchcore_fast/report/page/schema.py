@@ -134,12 +134,12 @@ def _wrong(value: Any, where: str, wanted: str) -> ValueError:
 
 def _coverage(value: Any, where: str) -> dict[str, Any]:
     found: dict[str, Any] = fields(
-        grid=list_of(count, 2), counts=list_of(list_of(count)), per_image=list_of(count), share=unit, entropy=unit,
-        effective_images=number, empty_images=count,
+        counts=list_of(list_of(count)), per_image=list_of(count), share=unit, entropy=unit, effective_images=number,
+        empty_images=count,
     )(value, where)  # fmt: skip
-    h, w = found["grid"]
-    if not 1 <= h * w <= CELLS or len(found["counts"]) != h or any(len(row) != w for row in found["counts"]):
-        raise ValueError(f"{where}: counts are no grid of {h} x {w}")
+    sides = {len(row) for row in found["counts"]}
+    if len(sides) != 1 or not 1 <= len(found["counts"]) * max(sides) <= CELLS:
+        raise ValueError(f"{where}.counts must be rows of one length, at most {CELLS:,} cells")
     if not found["per_image"]:
         raise ValueError(f"{where}: per_image is empty")
     return found

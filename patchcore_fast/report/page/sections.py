@@ -115,7 +115,7 @@ def bank_section(record: Record) -> str:
     kept += f", chosen of {bank['patches']:,} patches" if bank["patches"] else ""
     if (cover := bank["coverage"]) is None:
         return f"<p>{kept}. The bank does not say which images and places its rows come from.</p>"
-    h, w = cover["grid"]
+    h, w = len(cover["counts"]), len(cover["counts"][0])
     names, per_image = bank["images"], cover["per_image"]
     m = len(per_image)
     text = (f"<p>{kept} of {m:,} training images. {100 * cover['share']:.1f} % of the {h} &times; {w} places of the "
