@@ -15,6 +15,7 @@ import torch
 
 from patchcore_fast.errors import BankError
 from patchcore_fast.files import atomic_write
+from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.search import ExactSearch, SearchIndex, build_index, load_index, restored, stored
 
 try:
@@ -61,6 +62,7 @@ class MemoryBank:
     versions: dict[str, str] = field(default_factory=dict)
     searcher: SearchIndex | None = None
 
+    @undisturbed
     def __post_init__(self) -> None:
         """Check that the parts belong together: ValueError says which does not."""
         f, i, p = self.features, self.indices, self.positions
@@ -91,6 +93,7 @@ class MemoryBank:
         """M, the number of rows."""
         return len(self.features)
 
+    @undisturbed
     def search(self, query: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Euclidean distances [Q, k] float32, ascending, and bank rows [Q, k] int64 of query [Q, D]'s
         neighbours; an approximate index may miss some, see `search.SearchIndex`."""

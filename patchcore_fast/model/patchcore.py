@@ -13,6 +13,7 @@ import torch
 
 from patchcore_fast.errors import BankError
 from patchcore_fast.features import Backbone, FeatureExtractor
+from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.batches import Batch, Batches, batches_of
 from patchcore_fast.model.collect import FeatureRows
@@ -90,6 +91,7 @@ class PatchCore:
         """Image score above which an image is anomalous; None where it cannot be known."""
         return self._fitted("threshold").threshold
 
+    @undisturbed
     def fit(self, data: Any, *, shots: int | None = None, augment: Any = None) -> PatchCore:
         """Fill the memory bank with patches of normal images.
 
@@ -146,6 +148,7 @@ class PatchCore:
         ).with_index(config.index, config.seed)  # fmt: skip
         return self
 
+    @undisturbed
     def training_features(self, data: Any) -> FeatureRows:
         """The patch features that `fit` would choose from: `.features` [N, D], `.positions(indices)`, `.grid`.
 
@@ -159,6 +162,7 @@ class PatchCore:
         """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part."""
         return list(self.iter_predict(data))
 
+    @undisturbed
     def iter_predict(self, data: Any) -> Iterator[Prediction]:
         """`predict` one image at a time, holding one batch in memory."""
         self._fitted("predict")
@@ -166,6 +170,7 @@ class PatchCore:
         for batch in self._bar(batches, "predict"):
             yield from self._predict(batch)
 
+    @undisturbed
     def evaluate(self, data: Any) -> Evaluation:
         """Compare predictions with the truth; see `Evaluation`.
 
