@@ -57,13 +57,13 @@ def cgroup_quota(root: str | os.PathLike[str] = "/") -> float:
             continue
         group = groups.get("" if kind[0] == "cgroup2" else "cpu")
         if group is not None:
-            least = min(least, _least(base, *map(_plain, fields[3:5]), group, kind[0] == "cgroup2"))
+            least = min(least, _least(base, _plain(fields[3]), _plain(fields[4]), group, kind[0] == "cgroup2"))
     return least
 
 
 def _groups(text: str) -> dict[str, str]:
     """Controller -> path of this process's group; the controller of version 2 is ""."""
-    found = {}
+    found: dict[str, str] = {}
     for line in text.splitlines():
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         found |= dict.fromkeys(controllers.split(","), path)

@@ -107,6 +107,7 @@ class MemoryBank:
         """The same bank with another search, made anew; `kind` and `seed` as `search.build_index` takes them."""
         return replace(self, searcher=None if kind == "exact" else build_index(kind, self.features, seed))
 
+    @undisturbed
     def to(self, device: str | torch.device) -> MemoryBank:
         """The same bank with its features on a device; what is only looked up stays where it is."""
         features, index = self.features.to(device), self.searcher
@@ -114,6 +115,7 @@ class MemoryBank:
             index = load_index(index.kind, features, index.to_bytes())
         return replace(self, features=features, searcher=index)
 
+    @undisturbed
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all. OSError is the file system's (a full disk, no
         folder)."""
@@ -134,6 +136,7 @@ class MemoryBank:
             f.write(content)
 
     @classmethod
+    @undisturbed
     def load(cls, path: str | os.PathLike[str], index: str | None = None) -> MemoryBank:
         """Read what `save` wrote; with `index` that search is made anew, whatever the file has.
 

@@ -209,6 +209,7 @@ class PatchCore:
         self._fitted("save").save(path)
 
     @classmethod
+    @undisturbed
     def load(
         cls,
         path: str | os.PathLike[str],

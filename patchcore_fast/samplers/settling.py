@@ -35,7 +35,10 @@ def settled(
         drawn = torch.randperm(rows.shape[0], generator=torch.Generator().manual_seed(seed))[:_ROWS]
         rows = rows[drawn.sort().values]
     bank = x[picks]
-    cell = torch.cat([knn(x[part.to(x.device)], bank, 1)[1][:, 0].cpu() for part in rows.split(_CHUNK)])
+    cell = torch.empty(rows.shape[0], dtype=torch.int64)
+    for lo in range(0, rows.shape[0], _CHUNK):
+        part = rows[lo : lo + _CHUNK].to(x.device)
+        cell[lo : lo + _CHUNK] = knn(x[part], bank, 1)[1][:, 0]
     inside = cell >= k - late
     rows, cell = rows[inside], cell[inside] - (k - late)
     order = cell.argsort(stable=True)

@@ -67,7 +67,9 @@ class NoiseProposal:
         self.radii: Tensor = _radii(found.distances, found.labels, count).to(bank.device)
         self.spacing: float = 0.0
         if len(bank) > 1:
-            nearest = torch.cat([dist[:, 0] for _, dist, _ in others(bank, 1)])
+            nearest = torch.empty(len(bank), dtype=torch.float32, device=bank.device)
+            for part, dist, _ in others(bank, 1):
+                nearest[part] = dist[:, 0]
             self.spacing = float(nearest.double().median())
         generator = torch.Generator().manual_seed(seed)
         self.table: Tensor = torch.randn(draws // 2, bank.shape[1], generator=generator, dtype=torch.float32).to(

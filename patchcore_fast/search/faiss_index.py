@@ -102,7 +102,6 @@ class IvfPqSearch(_FaissSearch):
         self.index = _where(index, bank.device)
 
     @classmethod
-    @undisturbed
     def build(cls, bank: torch.Tensor, seed: int) -> IvfPqSearch:
         """Train on the rows, by k-means from `seed`, and add them. ValueError: fewer than two rows."""
         rows, dim = bank.shape
