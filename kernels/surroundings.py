@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -22,6 +23,7 @@ from .processors import usable_processors
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DEVICES = ("cpu", "cuda")  # whose autocast could reach us
 _LEAST_NORMAL = 2.0**-1022
+_FORKED = 0x40  # PF_FORKNOEXEC in Linux: include/linux/sched.h
 _A_THREAD = 1 << 15  # elements from which torch gives an elementwise operator another thread
 _log = logging.getLogger("patchcore_fast")
 
@@ -143,8 +145,17 @@ class _Threads(threading.local):
         self.count = 0
 
 
+def _forked_with_torch() -> bool:
+    """Whether this process was forked, and runs no other program since, from one that has loaded torch."""
+    try:
+        flags = int(Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[6])  # proc_pid_stat(5)
+        return bool(flags & _FORKED) and b"libtorch" in Path(f"/proc/{os.getppid()}/maps").read_bytes()
+    except (OSError, ValueError, IndexError):  # no Linux, or the parent is another's or gone
+        return False
+
+
 _threads = _Threads()
-_here = os.getpid()
+_here = 0 if _forked_with_torch() else os.getpid()  # the process whose torch has its threads, as far as we know
 _inherited = 0  # in a child of a fork: torch's number of threads when it was first asked
 
 
@@ -156,12 +167,13 @@ def _after_fork() -> int:
     """
     global _here, _inherited
     if os.getpid() != _here:
-        _here, _inherited = os.getpid(), max(_inherited, torch.get_num_threads())
-        if _inherited > 1:
+        _here, count = os.getpid(), torch.get_num_threads()
+        _inherited = max(_inherited, count)
+        if count > 1:
             _log.warning(
                 "this process was forked: torch runs on one thread in it, as its %d threads did not come along "
                 '(multiprocessing.get_context("spawn") gives processes that have them)',
-                _inherited,
+                count,
             )
     if _inherited > 1 and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
