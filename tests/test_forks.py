@@ -1,4 +1,4 @@
-"""Children of a fork, after the parent has used torch's threads: nothing waits for them, and answers are the parent's."""
+"""Children of a fork, after the parent has used torch's threads: nobody waits for them, and answers are the same."""
 
 from __future__ import annotations
 
@@ -135,7 +135,8 @@ def test_every_entry_answers_in_a_child(tmp_path):
 
 def test_every_kind_of_child_answers_and_says_that_torch_has_one_thread():
     lines, errors = run(FAMILIES)
-    assert lines == ["child 0", "child of a child 0", "pool True", "futures True", "sampler 45", "loader True", "parent 2 True"], errors  # fmt: skip
+    kinds = ["child 0", "child of a child 0", "pool True", "futures True", "sampler 45", "loader True"]
+    assert lines == [*kinds, "parent 2 True"], errors
     told = [line for line in errors.splitlines() if "this process was forked" in line]
     # Once each: two children, two and two of the pools if both got work, the sampler's. In a child of a child, and in a
     # loader's worker, torch has one thread as it is.

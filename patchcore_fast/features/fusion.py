@@ -58,6 +58,7 @@ def align_layers(maps: Sequence[torch.Tensor], patch_size: int = 3, mode: str = 
     return torch.cat(parts, dim=1)
 
 
+@undisturbed
 def channel_projection(channels: int, dim: int, seed: int = 0) -> torch.Tensor:
     """P [dim, channels] float32 with independent N(0, 1 / dim) entries, drawn on the CPU from `seed`.
 

@@ -12,6 +12,7 @@ _CHUNK_BYTES = 64 << 20
 _UNIT = 2.0**-53
 
 
+@undisturbed
 def random_projection(dim: int, target: int, seed: int) -> Tensor:
     """A [dim, target] float32 matrix of independent uniform entries in +-1/sqrt(dim).
 

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from ..kernels import knn
 from ..kernels.exact import halving_sum, squared_distance
+from ..kernels.surroundings import undisturbed
 
 _ROWS = 1 << 18  # whose cells are looked at, at most: as many as a middle needs
 _CHUNK = 1 << 16
 
 
+@undisturbed
 def settled(
     x: Tensor,  # [N, D]
     picks: Tensor,  # [k] in selection order

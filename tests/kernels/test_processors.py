@@ -81,8 +81,11 @@ CASES = {
         3.0,
     ),
     "a mount with a blank in its name": (
-        "0::/\n", [(UNIFIED, "/", "/my\\040groups")], {"my groups/cpu.max": "200000 100000"}, 2.0
-    ),  # fmt: skip
+        "0::/\n",
+        [(UNIFIED, "/", "/my\\040groups")],
+        {"my groups/cpu.max": "200000 100000"},
+        2.0,
+    ),
     "nonsense": ("x\n0::/\n", V2, {"sys/fs/cgroup/cpu.max": "many"}, math.inf),
     "a period of zero": ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "100000 0"}, math.inf),
     "no mount": ("0::/\n", [], {}, math.inf),
