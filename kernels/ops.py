@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .backends import choose_backend
 from .exact import root
-from .rounding import full_float32
+from .surroundings import undisturbed
 from .tuning import Budget
 
 _LIBRARY = torch.library.Library("patchcore_fast", "DEF")
@@ -19,6 +19,7 @@ _LIBRARY.define(
 )
 
 
+@undisturbed
 def _knn(
     query: Tensor,
     bank: Tensor,
@@ -30,9 +31,8 @@ def _knn(
     budget = Budget.checked("knn", precision, memory_limit)
     if query.shape[0] == 0:
         return _knn_fake(query, bank, k)
-    with full_float32(query.device):
-        chosen = choose_backend("knn", backend, query.device, "knn")
-        squared, rows = chosen.knn(query, bank, k, budget)
+    chosen = choose_backend("knn", backend, query.device, "knn")
+    squared, rows = chosen.knn(query, bank, k, budget)
     return root(squared).float(), rows
 
 
@@ -75,5 +75,7 @@ def _k_center_greedy_fake(features: Tensor, k: int, **options: object) -> tuple[
 
 _LIBRARY.impl("knn", _knn, "CompositeExplicitAutograd")
 _LIBRARY.impl("k_center_greedy", _k_center_greedy, "CompositeExplicitAutograd")
+for _name in ("knn", "k_center_greedy"):  # neighbours and picks have no gradient: results do not ask for one
+    _LIBRARY.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 torch.library.register_fake("patchcore_fast::knn", _knn_fake, lib=_LIBRARY)
 torch.library.register_fake("patchcore_fast::k_center_greedy", _k_center_greedy_fake, lib=_LIBRARY)

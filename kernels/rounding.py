@@ -17,10 +17,8 @@ not blur the others. Both directions follow by one formula, `widen`:
 from __future__ import annotations
 
 import math
-import threading
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -161,54 +159,3 @@ def _look_over(name: str, what: str, x: Tensor) -> _Look:
     if not float(largest) <= LARGEST:
         raise_unusable(name, what, x)
     return _Look(norms, float(largest), integral)
-
-
-_lock = threading.Lock()
-_inside = 0
-_restore: list[tuple[Any, str]] = []
-
-
-@contextmanager
-def full_float32(device: torch.device) -> Iterator[None]:
-    """Matrix products in true float32 inside the block: no TF32, no bfloat16, no autocast, no graph.
-
-    The bounds above assume it. torch's switches are global to the process, so they are left alone unless they allow
-    less than float32; then the first of several threads changes them and the last one to leave puts them back.
-    """
-    global _inside
-    with _lock:
-        if _inside == 0:
-            _forbid_reduced_precision()
-        _inside += 1
-    try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if _inside == 0:
-                _allow_what_was_allowed()
-
-
-def _forbid_reduced_precision() -> None:
-    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    switches = [b for b in backends if hasattr(b, "fp32_precision")]
-    for b in switches:
-        if b.fp32_precision not in ("none", "ieee"):
-            _restore.append((b, b.fp32_precision))
-            b.fp32_precision = "ieee"
-    if not switches and torch.get_float32_matmul_precision() != "highest":  # torch before 2.9
-        _restore.append((None, torch.get_float32_matmul_precision()))
-        torch.set_float32_matmul_precision("highest")
-
-
-def _allow_what_was_allowed() -> None:
-    for switch, value in _restore:
-        if switch is None:
-            torch.set_float32_matmul_precision(value)
-            continue
-        # "none" inherits from the parent switch; the value is pinned only where it was set here itself.
-        switch.fp32_precision = "none"
-        if switch.fp32_precision != value:
-            switch.fp32_precision = value
-    _restore.clear()

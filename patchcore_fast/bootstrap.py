@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcore_fast.inputs import as_numbers
+
 BINS = 4096
 MAX_FPR = 0.3  # of AUPRO, as in metrics.aupro
 _SAMPLE = 2_000_000  # pixels of each class that set the bins' edges
@@ -70,7 +72,7 @@ def resample_weights(strata: Sequence[Any], resamples: int = 1000, seed: int = 0
 
 def image_counts(scores: Any, labels: Any) -> Counts:
     """Image scores [n] with labels [n] (1 defective, 0 normal, others count as neither) in one bin a distinct score."""
-    s, y = np.asarray(scores, dtype=np.float64).ravel(), np.asarray(labels).ravel()
+    s, y = np.asarray(as_numbers(scores), dtype=np.float64).ravel(), as_numbers(labels).ravel()
     if s.shape != y.shape or not len(s):
         raise ValueError(f"image_counts: one label a score is needed, got {len(s)} scores, {len(y)} labels")
     if not np.isfinite(s).all():
@@ -100,7 +102,7 @@ def pixel_counts(maps: Sequence[Any], masks: Sequence[Any], bins: int = BINS) ->
 
     if len(maps) != len(masks):
         raise ValueError(f"pixel_counts: one mask a map is needed, got {len(maps)} maps, {len(masks)} masks")
-    pairs = [(np.asarray(m, dtype=np.float32), None if t is None else np.asarray(t) != 0)
+    pairs = [(np.asarray(as_numbers(m), dtype=np.float32), None if t is None else as_numbers(t) != 0)
              for m, t in zip(maps, masks, strict=True)]  # fmt: skip
     for i, (score, truth) in enumerate(pairs):
         if score.ndim != 2 or (truth is not None and truth.shape != score.shape):

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchcore_fast.kernels.surroundings import undisturbed
+
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
@@ -51,6 +53,7 @@ class Coverage:
         }
 
 
+@undisturbed
 def spatial_coverage(positions: Any, images: int, grid: tuple[int, int]) -> Coverage:
     """How a bank spreads over the patch grid and over the images; the formulas are those of `Coverage`.
 

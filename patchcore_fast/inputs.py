@@ -39,6 +39,22 @@ def as_rows(name: str, features: Any, what: str = "features") -> Tensor:
     return features.detach()
 
 
+def as_numbers(values: Any) -> np.ndarray:
+    """An array of what may be an array, a tensor of any type and device, a number, or a list of these of one shape.
+
+    Half-precision tensors become float32, of which bfloat16 is a part and NumPy has a type. ValueError where the items
+    of a list differ in shape.
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().resolve_conj().resolve_neg()
+        return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
+    if isinstance(values, (list, tuple)) and any(isinstance(v, Tensor) for v in values):
+        values = [as_numbers(v) for v in values]
+        if len(shapes := {v.shape for v in values}) > 1:
+            raise ValueError(f"a list must hold items of one shape, got {' and '.join(map(str, sorted(shapes)))}")
+    return np.asarray(values)
+
+
 def as_tensor(array: np.ndarray) -> Tensor:
     """A tensor on the array's memory, which is only read. torch has no negative strides: such views are copied."""
     with warnings.catch_warnings():

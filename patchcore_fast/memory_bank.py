@@ -15,6 +15,7 @@ import torch
 
 from patchcore_fast.errors import BankError
 from patchcore_fast.files import atomic_write
+from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.search import ExactSearch, SearchIndex, build_index, load_index, restored, stored
 
 try:
@@ -63,6 +64,7 @@ class MemoryBank:
     versions: dict[str, str] = field(default_factory=dict)
     searcher: SearchIndex | None = None
 
+    @undisturbed
     def __post_init__(self) -> None:
         """Check that the parts belong together: ValueError says which does not."""
         f, i, p = self.features, self.indices, self.positions
@@ -96,6 +98,7 @@ class MemoryBank:
         """M, the number of rows."""
         return len(self.features)
 
+    @undisturbed
     def search(self, query: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Euclidean distances [Q, k] float32, ascending, and bank rows [Q, k] int64 of query [Q, D]'s
         neighbours; an approximate index may miss some, see `search.SearchIndex`."""
@@ -109,6 +112,7 @@ class MemoryBank:
         """The same bank with another search, made anew; `kind` and `seed` as `search.build_index` takes them."""
         return replace(self, searcher=None if kind == "exact" else build_index(kind, self.features, seed))
 
+    @undisturbed
     def to(self, device: str | torch.device) -> MemoryBank:
         """The same bank with its features on a device; what is only looked up stays where it is."""
         features, index = self.features.to(device), self.searcher
@@ -116,6 +120,7 @@ class MemoryBank:
             index = load_index(index.kind, features, index.to_bytes())
         return replace(self, features=features, searcher=index)
 
+    @undisturbed
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all. OSError is the file system's (a full disk, no
         folder)."""
@@ -137,6 +142,7 @@ class MemoryBank:
             f.write(content)
 
     @classmethod
+    @undisturbed
     def load(cls, path: str | os.PathLike[str], index: str | None = None) -> MemoryBank:
         """Read what `save` wrote; with `index` that search is made anew, whatever the file has.
 

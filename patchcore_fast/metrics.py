@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from patchcore_fast.inputs import as_numbers
+
 try:
     from scipy import ndimage
     from sklearn.metrics import auc, roc_curve
@@ -148,7 +150,7 @@ def pro_curve(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray] | None:
     scores, gains = [], []
     regions = 0
     for score, mask in zip(maps, masks, strict=True):
-        score, mask = _array(score), _array(mask) != 0
+        score, mask = as_numbers(score), as_numbers(mask) != 0
         if score.shape != mask.shape or score.ndim != 2:
             raise ValueError(f"pro_curve: map of shape {score.shape} for a mask of shape {mask.shape}")
         labels, found = ndimage.label(mask, structure=np.ones((3, 3)))
@@ -211,14 +213,11 @@ def thin(*curves: np.ndarray, points: int = 1000) -> list[list[float]]:
     return [np.asarray(c, dtype=float)[wanted].tolist() for c in curves]
 
 
-def _array(values: Any) -> np.ndarray:
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-
-
 def _flat(name: str, values: Any) -> np.ndarray:
-    if isinstance(values, Sequence) and not isinstance(values, str) and len(values) and np.ndim(values[0]):
-        return np.concatenate([_array(v).ravel() for v in values])
-    array = _array(values).ravel()
+    if isinstance(values, Sequence) and any(getattr(v, "ndim", None) or isinstance(v, Sequence) for v in values):
+        array = np.concatenate([as_numbers(v).ravel() for v in values])  # maps, which may differ in size
+    else:
+        array = as_numbers(values).ravel()
     if array.dtype.kind not in "fiub":
         raise TypeError(f"metrics: {name} must be numbers, got {array.dtype}")
     return array

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from patchcore_fast.kernels import knn  # importing it registers torch.ops.patchcore_fast.knn
+from patchcore_fast.kernels.surroundings import undisturbed
 
 
 def patch_scores(dist: torch.Tensor, squared: bool = False) -> torch.Tensor:
@@ -23,6 +24,7 @@ def patch_scores(dist: torch.Tensor, squared: bool = False) -> torch.Tensor:
     """
     if dist.ndim != 2 or dist.shape[1] == 0:
         raise ValueError(f"patch_scores: dist must be [P, k] with k >= 1, got shape {tuple(dist.shape)}")
+    dist = dist.detach()
     return (dist.square() if squared else dist).mean(dim=1)
 
 
@@ -41,6 +43,7 @@ def score_patches(query: torch.Tensor, bank: torch.Tensor, k: int = 1, squared: 
     return patch_scores(dist, squared)
 
 
+@undisturbed
 def image_score(
     patches: torch.Tensor,
     method: str = "max",
@@ -95,6 +98,7 @@ def image_score(
     return top * (e[:, 1:].sum(dim=1) / e.sum(dim=1))
 
 
+@undisturbed
 def anomaly_map(
     patches: torch.Tensor,
     size: tuple[int, int],
@@ -125,6 +129,7 @@ def anomaly_map(
     return gaussian_blur(maps, sigma, border)
 
 
+@undisturbed
 def gaussian_blur(maps: torch.Tensor, sigma: float, border: str = "reflect") -> torch.Tensor:
     """Separable Gaussian over the last two axes of [B, H, W]; see `anomaly_map` for sigma and border."""
     if border not in ("reflect", "mirror"):
@@ -143,6 +148,7 @@ def gaussian_blur(maps: torch.Tensor, sigma: float, border: str = "reflect") -> 
     return maps.contiguous()
 
 
+@undisturbed
 def map_to_image(
     anomaly: np.ndarray, original_size: tuple[int, int], resized_to: tuple[int, int] | None = None
 ) -> np.ndarray:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from patchcore_fast import metrics
+from patchcore_fast.bootstrap import image_counts, pixel_counts
 
 RNG = np.random.default_rng(7)
 LABELS = RNG.random(400) < 0.2
@@ -131,3 +132,59 @@ def test_thinned_curves_keep_their_ends_and_shape() -> None:
     thin_x, thin_y = metrics.thin(x, np.sqrt(x))
     assert len(thin_x) <= 1000 and (thin_x[0], thin_x[-1]) == (0.0, 1.0)
     assert np.trapezoid(thin_y, thin_x) == pytest.approx(2 / 3, abs=1e-3)
+
+
+Y = [0, 1, 0, 1, 1]
+S = [0.125, 0.875, 0.75, 0.25, 0.5]  # which bfloat16 holds too
+FORMS = {
+    "array": np.array(S),
+    "tuple": tuple(S),
+    "float32": torch.tensor(S),
+    "bfloat16": torch.tensor(S).bfloat16(),
+    "float16": torch.tensor(S).half(),
+    "gradient": torch.tensor(S, requires_grad=True),
+    "of a gradient": torch.tensor(S, requires_grad=True) * 1,
+    "negated view": torch._neg_view(-torch.tensor(S)),
+    "scalars": [torch.tensor(s) for s in S],
+    "scalars with gradients": [torch.tensor(s, requires_grad=True) for s in S],
+    "a mixture": [torch.tensor(S[0]).bfloat16(), S[1], np.float32(S[2]), torch.tensor(S[3], requires_grad=True), S[4]],
+    "parts": [torch.tensor(S[:2], requires_grad=True), np.array(S[2:4]), S[4:]],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_scores_in_any_form(form: str) -> None:
+    for labels in (
+        Y,
+        torch.tensor(Y),
+        torch.tensor(Y).bool(),
+        torch.tensor(Y).bfloat16(),
+        [torch.tensor(y) for y in Y],
+    ):
+        assert metrics.image_auroc(FORMS[form], labels) == metrics.image_auroc(S, Y)
+        assert metrics.average_precision(FORMS[form], labels) == metrics.average_precision(S, Y)
+        assert metrics.best_f1(FORMS[form], labels) == metrics.best_f1(S, Y)
+    counts = image_counts(FORMS[form] if form != "parts" else S, Y)
+    assert np.array_equal(counts.positives, image_counts(S, Y).positives)
+
+
+def test_maps_in_any_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randint(0, 100, (3, 6, 8), generator=generator) / 128
+    masks = torch.rand(3, 6, 8, generator=generator) > 0.7
+    wanted = metrics.aupro(maps.numpy(), masks.numpy()), metrics.pixel_auroc(maps.numpy(), masks.numpy())
+    for form in (maps.clone().requires_grad_(), maps.bfloat16(), list(maps.bfloat16()), list(maps.half().numpy())):
+        for truth in (masks, list(masks), masks.bfloat16(), list(masks.numpy())):
+            assert (metrics.aupro(form, truth), metrics.pixel_auroc(form, truth)) == wanted
+    sizes = [maps[0].requires_grad_(), maps[1, :3].bfloat16()], [masks[0], masks[1, :3]]
+    assert 0 <= metrics.pixel_auroc(*sizes) <= 1
+    assert pixel_counts(*sizes) is not None
+
+
+@pytest.mark.parametrize("bad, error", [
+    (torch.tensor(S).to(torch.complex64), TypeError), (["a"] * 5, TypeError), ([None] * 5, TypeError),
+    ([torch.tensor(1.0), torch.tensor([1.0, 2.0])], ValueError),
+], ids=["complex", "text", "none", "too few"])  # fmt: skip
+def test_scores_that_are_none(bad: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="metrics: "):
+        metrics.image_auroc(bad, Y)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..checks import LARGEST, raise_unusable
 from ..ranking import Picks, Rank
+from ..surroundings import engine_threads
 from ..tuning import Budget
 from .base import Backend, KCenterJob, KCenterLeaves
 from .native_library import native, native_refusal
@@ -22,6 +23,7 @@ _SAMPLE, _SAMPLE_ELEMENTS = 256, 1 << 18  # rows that place the centre
 _SAMPLE_DIRECTIONS = 1024  # rows that the leading directions come from
 _DIRECTIONS, _SPREAD = (31, 63, 127, 255), 0.95  # as few as hold that much of the spread
 _WIDEST_PARTIAL = 4096  # columns up to which finding them costs little
+_TRACE = 2.0**-20  # of the random start, beside directions of up to 1
 _PARTIAL_PICKS = 512  # picks from which comparing along them can pay
 _LONGEST_INTEGERS = 31999.0  # just below the norm that 16-bit products stand (csrc/cpu/tile_vnni.cpp)
 _COARSE = 2.0**-8  # mean relative error from which rounding to integers leaves too much to settle
@@ -35,7 +37,7 @@ class NativeKCenter:
         # The engine works in the memory of these tensors: they must outlive it.
         features = addressable(job.features)
         self.features, self._squared, self._weight = features, job.initial, job.weight
-        threads = torch.get_num_threads()
+        threads = engine_threads()
         (look,) = look_over(job.name, threads, features=features)
         address = 0 if job.weight is None else job.weight.data_ptr()
         prune, capacity = job.tuning.prune, job.given + job.k
@@ -85,20 +87,37 @@ class NativeKCenter:
 def leading_directions(x: Tensor) -> Tensor | None:
     """Orthonormal rows [R, D] float32 that span most of the spread of some rows of x; None if D is small or very large.
 
-    Two steps of subspace iteration (Halko, Martinsson and Tropp 2011) from a fixed start.
+    Two steps of subspace iteration (Halko, Martinsson and Tropp 2011) from a fixed start. Picks do not depend on them.
     """
     most = max((c for c in _DIRECTIONS if 2 * c <= x.shape[1]), default=0)
     if most == 0 or x.shape[1] > _WIDEST_PARTIAL:
         return None
     sample = x[:: -(-x.shape[0] // _SAMPLE_DIRECTIONS)].float()
     sample = sample - sample.mean(0)
-    span = torch.randn(x.shape[1], most, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
+    spread = float(sample.square().sum())
+    if not 0 < spread < math.inf:  # equal rows; NaN, which the look over the rows has told already; beyond float32
+        return None
+    start = torch.randn(most, x.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
+    rows = start
     for _ in range(2):
-        span = torch.linalg.qr(sample.t() @ (sample @ span)).Q
-    span = torch.linalg.qr(span.double()).Q.float()
-    held = (sample @ span).square().sum(0).cumsum(0) / sample.square().sum()
+        # A trace of the start keeps the directions apart where the rows span fewer.
+        rows = _orthonormal((rows @ sample.t() @ sample).div_(spread).add_(start, alpha=_TRACE))
+    held = (sample @ rows.t()).square().sum(0).cumsum(0) / spread
     count = next((c for c in _DIRECTIONS if c <= most and held[c - 1] >= _SPREAD), most)
-    return span[:, :count].t().contiguous() if bool(span.isfinite().all()) else None
+    return rows[:count].contiguous() if bool(rows.isfinite().all()) else None
+
+
+def _orthonormal(rows: Tensor) -> Tensor:  # [R, D] -> [R, D] float32
+    """Orthonormal rows of the same span: Cholesky's QR, twice (Yamamoto et al. 2015).
+
+    LAPACK's QR enters thousands of parallel regions: where processors are fewer than threads, or have other work, each
+    waits for a turn. This is a few products and the factor of an R x R matrix.
+    """
+    wide = rows.double()
+    for _ in range(2):
+        factor = torch.linalg.cholesky_ex(wide @ wide.t()).L
+        wide = torch.linalg.solve_triangular(factor, wide, upper=False)
+    return wide.float()
 
 
 def addressable(x: Tensor) -> Tensor:
@@ -157,7 +176,7 @@ def look_over(name: str, threads: int, **matrices: Tensor) -> list[Any]:
 def _knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, Tensor]:
     # Nothing of the budget applies: host memory, a few tiles a thread.
     query, bank = addressable(query), addressable(bank)
-    threads = torch.get_num_threads()
+    threads = engine_threads()
     of_bank, of_query = look_over("knn", threads, bank=bank, query=query)
     squared = torch.empty(query.shape[0], k, dtype=torch.float64, device="cpu")
     rows = torch.empty(query.shape[0], k, dtype=torch.int64, device="cpu")

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..backends import KCenterJob, choose_backend
 from ..checks import check_int, check_matrix, check_rows, check_vector
 from ..exact import paired_squared, squared_weights
-from ..rounding import full_float32
+from ..surroundings import undisturbed
 from ..tuning import Budget, Tuning
 from .traversal import Traversal
 
@@ -37,6 +37,7 @@ class KCenterResult:
     distances: int
 
 
+@undisturbed
 def k_center_greedy(
     features: Tensor,  # [N, D]
     k: int,
@@ -121,15 +122,14 @@ def k_center_greedy(
     budget = Budget.checked(_NAME, precision, memory_limit)
     chosen = choose_backend(_NAME, backend, device)
 
-    with full_float32(device):
-        if start is None and initial_min_dist is None and rows.shape[0] == 0:
-            start = _first_row(n, weight, generator)
-        first = None if start is None else (start, _start_squared(features, initial, rows, start))
-        job = KCenterJob(_NAME, features, initial, weight, rows.shape[0], k, tuning or Tuning(), budget)
-        leaves = chosen.k_center(job)
-        leaves.append(rows)
-        traversal = Traversal(leaves, k)
-        picks = traversal.run(first, progress)
+    if start is None and initial_min_dist is None and rows.shape[0] == 0:
+        start = _first_row(n, weight, generator)
+    first = None if start is None else (start, _start_squared(features, initial, rows, start))
+    job = KCenterJob(_NAME, features, initial, weight, rows.shape[0], k, tuning or Tuning(), budget)
+    leaves = chosen.k_center(job)
+    leaves.append(rows)
+    traversal = Traversal(leaves, k)
+    picks = traversal.run(first, progress)
     indices = torch.tensor(picks.rows, dtype=torch.int64, device=device)
     radii = torch.tensor([math.sqrt(s) for s in picks.squared], dtype=torch.float64, device="cpu")
     return KCenterResult(indices, radii.to(device=device, dtype=torch.float32), traversal.passes, leaves.distances)

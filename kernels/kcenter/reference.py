@@ -12,8 +12,10 @@ from ..exact import squared_distance, squared_weights
 
 def squared_to(x: Tensor, row: int) -> Tensor:  # [N, D] -> [N] float64
     """Canonical squared distances of all rows to one row."""
-    # Chunks of rows, so that the float64 copy stays small.
-    return torch.cat([squared_distance(part, x[row]) for part in x.split(2048)])
+    out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+    for lo in range(0, x.shape[0], 2048):  # so that the float64 copy stays small
+        out[lo : lo + 2048] = squared_distance(x[lo : lo + 2048], x[row])
+    return out
 
 
 def first_largest(key: Tensor) -> int:

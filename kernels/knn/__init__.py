@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import ops  # noqa: F401  (registers torch.ops.patchcore_fast)
 from ..checks import check_int, check_matrix, check_rows
+from ..surroundings import undisturbed
 from ..tuning import Budget
 
 __all__ = ["knn", "knn_rarity"]
@@ -71,6 +72,7 @@ def knn(
     return torch.ops.patchcore_fast.knn(query, bank, k, backend, budget.precision, budget.memory_limit)
 
 
+@undisturbed
 def knn_rarity(
     features: Tensor,  # [N, D]
     k: int,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from patchcore_fast.features.weights import bundled_path, match_names, read_state_dict
+from patchcore_fast.kernels.surroundings import undisturbed
 
 try:
     import timm
@@ -46,6 +47,7 @@ class Backbone(torch.nn.Module):
     ConnectionError : timm could not download the weights.
     """
 
+    @undisturbed
     def __init__(
         self,
         name: str = "tf_efficientnet_lite0",
@@ -67,15 +69,20 @@ class Backbone(torch.nn.Module):
         cfg = self.net.pretrained_cfg
         self.fixed_size = tuple(cfg["input_size"][1:]) if cfg.get("fixed_input_size") else None
         self._channels_last = str(getattr(self.net, "output_fmt", "")).endswith("NHWC")
-        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(cfg["mean"], dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(cfg["std"], dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.mean: torch.Tensor
         self.std: torch.Tensor
         self.requires_grad_(False).eval().to(memory_format=torch.channels_last).to(device)
 
+    @undisturbed
     @torch.inference_mode()
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Maps [B, C, h, w] of images [B, 3, H, W] float in [0, 1], shallowest first."""
+    def forward(self, images: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+        """Maps [B, C, h, w] of images [B, 3, H, W] float in [0, 1], shallowest first.
+
+        With the `dtype` float16 or bfloat16 under torch.autocast, where the device computes in it: a processor that
+        does not would emulate it, many times slower, and computes in float32.
+        """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"Backbone: images must be [B, 3, H, W], got shape {tuple(images.shape)}")
         if not images.is_floating_point():
@@ -83,7 +90,9 @@ class Backbone(torch.nn.Module):
         if self.fixed_size is not None and tuple(images.shape[2:]) != self.fixed_size:
             raise ValueError(f"Backbone: {self.name} takes {self.fixed_size} pixels, got {tuple(images.shape[2:])}")
         x = (images.to(self.mean) - self.mean) / self.std
-        maps = self.net(x.contiguous(memory_format=torch.channels_last))
+        reduced = dtype != torch.float32 and computes_in(dtype, x.device)
+        with torch.autocast(x.device.type, dtype=dtype) if reduced else nullcontext():
+            maps = self.net(x.contiguous(memory_format=torch.channels_last))
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else list(maps)
 
     def train(self, mode: bool = True) -> Backbone:
@@ -97,6 +106,25 @@ class Backbone(torch.nn.Module):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the device's own instructions multiply float16 or bfloat16, as far as torch and oneDNN may use them."""
+    if device.type == "cuda":
+        return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    names, library = {
+        torch.float16: (
+            ("_is_amx_fp16_supported", "_is_avx512_fp16_supported"),
+            torch.ops.mkldnn._is_mkldnn_fp16_supported,
+        ),
+        torch.bfloat16: (
+            ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
+            torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        ),
+    }[dtype]
+    return any(getattr(torch.cpu, name, bool)() for name in names) and library()
 
 
 def _stage_numbers(name: str, layers: Sequence[int] | Sequence[str]) -> tuple[int, ...]:
@@ -167,7 +195,12 @@ def _create(name: str, **kwargs: Any) -> Any:
 
 @contextmanager
 def _own_random_state(seed: int) -> Iterator[None]:
-    """Initialisation draws from torch's global generator; give it a seed and put the caller's state back."""
+    """Initialisation draws from torch's global generator, in its default type; both are put back afterwards."""
+    kind = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the CUDA generators too
-        yield
+        try:
+            torch.set_default_dtype(torch.float32)
+            yield
+        finally:
+            torch.set_default_dtype(kind)

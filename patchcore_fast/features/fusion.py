@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from patchcore_fast.kernels.surroundings import undisturbed
+
 REDUCTIONS = ("project", "pool")
 
 
+@undisturbed
 def align_layers(maps: Sequence[torch.Tensor], patch_size: int = 3, mode: str = "bilinear") -> torch.Tensor:
     """Average each map over its neighbourhoods, resize all to the largest map, concatenate.
 
@@ -55,6 +58,7 @@ def align_layers(maps: Sequence[torch.Tensor], patch_size: int = 3, mode: str = 
     return torch.cat(parts, dim=1)
 
 
+@undisturbed
 def channel_projection(channels: int, dim: int, seed: int = 0) -> torch.Tensor:
     """P [dim, channels] float32 with independent N(0, 1 / dim) entries, drawn on the CPU from `seed`.
 
@@ -68,6 +72,7 @@ def channel_projection(channels: int, dim: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(dim, channels, generator=generator, dtype=torch.float32) * dim**-0.5
 
 
+@undisturbed
 def reduce_channels(
     x: torch.Tensor, dim: int, method: str = "project", projection: torch.Tensor | None = None
 ) -> torch.Tensor:

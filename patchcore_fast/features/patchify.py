@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 
 from patchcore_fast.features.backbone import Backbone
 from patchcore_fast.features.fusion import REDUCTIONS, align_layers, channel_projection, reduce_channels
+from patchcore_fast.kernels.surroundings import undisturbed
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _UNFOLD_BYTES = 64 << 20  # largest unfolded block held at a time
@@ -39,8 +39,9 @@ class FeatureExtractor:
     resize : "bilinear" or "nearest" for "concat" and "interpolated". anomalib took "nearest" before its release 1.0,
         "bilinear" since.
     reduction, seed : how "interpolated" gets to `dim`, "project" or "pool", and the seed of the projection.
-    precision : "float32"; or "float16" or "bfloat16": the backbone runs under torch.autocast with that type, maps are
-        fused in float32, and the finished rows are rounded to it once.
+    precision : "float32"; or "float16" or "bfloat16": the backbone runs under torch.autocast with that type where the
+        device computes in it (`Backbone.forward`), maps are fused in float32, and the finished rows are rounded to it
+        once. An autocast around the call changes nothing.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class FeatureExtractor:
         projected = fusion == "interpolated" and reduction == "project" and self.dim < channels
         self.projection = channel_projection(channels, self.dim, seed).to(backbone.mean.device) if projected else None
 
+    @undisturbed
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> PatchFeatures:
         """Features of images [B, 3, H, W], float in [0, 1]; runs and stays on the backbone's device.
@@ -89,9 +91,7 @@ class FeatureExtractor:
         ValueError where a value leaves the range of float16, which ends at 65,504 (bfloat16's is float32's).
         """
         reduced = self.dtype != torch.float32
-        device = self.backbone.mean.device.type
-        with torch.autocast(device, dtype=self.dtype) if reduced else nullcontext():
-            maps = self.backbone(images)
+        maps = self.backbone(images, self.dtype) if reduced else self.backbone(images)
         fused = self.fuse([m.float() for m in maps] if reduced else maps)
         rows = fused.permute(0, 2, 3, 1).reshape(-1, fused.shape[1]).float().to(self.dtype).contiguous()
         if reduced and not bool(torch.isfinite(rows).all()):
@@ -101,6 +101,7 @@ class FeatureExtractor:
             )
         return PatchFeatures(rows, (fused.shape[2], fused.shape[3]))
 
+    @undisturbed
     def fuse(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """[B, D, h, w] of the backbone's maps, before they become rows."""
         if self.fusion == "interpolated":

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.model.collect import FeatureRows
 from patchcore_fast.model.config import PatchCoreConfig
 
@@ -32,6 +33,7 @@ def draw_shots(count: int, shots: int | None, seed: int) -> torch.Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:shots].sort().values
 
 
+@undisturbed
 def rotate(images: torch.Tensor, degrees: float) -> torch.Tensor:
     """Images [B, 3, H, W] turned counter-clockwise about their centre; same shape.
 

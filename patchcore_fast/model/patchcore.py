@@ -15,6 +15,7 @@ import torch
 
 from patchcore_fast.errors import BankError, DataError
 from patchcore_fast.features import Backbone, FeatureExtractor
+from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.batches import Batch, Batches, batches_of
 from patchcore_fast.model.collect import FeatureRows
@@ -94,6 +95,7 @@ class PatchCore:
         """Image score above which an image is anomalous; None where it cannot be known."""
         return self._fitted("threshold").threshold
 
+    @undisturbed
     def fit(self, data: Any, *, shots: int | None = None, augment: Any = None, on_error: str = "raise") -> PatchCore:
         """Fill the memory bank with patches of normal images.
 
@@ -149,6 +151,7 @@ class PatchCore:
         ).with_index(config.index, config.seed)  # fmt: skip
         return self
 
+    @undisturbed
     def training_features(self, data: Any) -> FeatureRows:
         """The patch features that `fit` would choose from: `.features` [N, D], `.positions(indices)`, `.grid`.
 
@@ -165,6 +168,7 @@ class PatchCore:
         """
         return list(self.iter_predict(data, on_error=on_error))
 
+    @undisturbed
     def iter_predict(self, data: Any, *, on_error: str = "raise") -> Iterator[Prediction]:
         """`predict` one image at a time, holding one batch in memory."""
         self._fitted("predict")
@@ -172,6 +176,7 @@ class PatchCore:
         for batch in self._bar(batches, "predict"):
             yield from self._predict(batch)
 
+    @undisturbed
     def evaluate(self, data: Any, *, on_error: str = "raise") -> Evaluation:
         """Compare predictions with the truth; see `Evaluation`.
 
@@ -224,6 +229,7 @@ class PatchCore:
         self._fitted("save").save(path)
 
     @classmethod
+    @undisturbed
     def load(
         cls,
         path: str | os.PathLike[str],

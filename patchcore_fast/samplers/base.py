@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..inputs import Features, as_rows
 from ..inputs import as_tensor as as_tensor  # compat/ takes it from here
+from ..kernels.surroundings import undisturbed
 
 
 class Sampler(ABC):
@@ -53,12 +54,14 @@ class Sampler(ABC):
         """
         return self._choose(features)
 
+    @undisturbed
     def _choose(self, features: Features, **where: Any) -> Tensor:
         """What `select` does, for samplers whose `select` takes more than features."""
         self.indices_ = self.radii_ = self.projection_ = None
         self.indices_ = self._select(as_rows(type(self).__name__, features), **where).cpu()
         return self.indices_
 
+    @undisturbed
     def run(self, features: Features, *args: Any, **named: Any) -> Features:
         """The selected rows, in selection order, as what came in: ndarray or Tensor, same dtype and device.
 

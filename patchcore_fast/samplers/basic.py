@@ -23,7 +23,7 @@ class IdentitySampler(Sampler):
     def run(self, features: Features) -> Features:
         """The features themselves, not a copy."""
         self.select(features)
-        return features
+        return features.detach() if isinstance(features, Tensor) and features.requires_grad else features
 
 
 class RandomSampler(Sampler):

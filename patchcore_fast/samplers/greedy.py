@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..kernels import KCenterResult, k_center_greedy
 from ..kernels.exact import halving_sum, root, squared_distance
+from ..kernels.surroundings import undisturbed
 from .base import Sampler, check_count, check_percentage, check_seed
 from .projection import project, random_projection
 
@@ -107,6 +108,7 @@ class ApproximateGreedyCoresetSampler(GreedyCoresetSampler):
         return k_center_greedy(reduced, count, initial_min_dist=initial, backend=self.backend, progress=self.progress)
 
 
+@undisturbed
 def farthest_from_mean(x: Tensor) -> int:
     """The row with the largest distance to the mean of all rows, the lowest among equals; NaN rows are left to greedy.
 
@@ -118,14 +120,20 @@ def farthest_from_mean(x: Tensor) -> int:
     total = torch.zeros(dim, dtype=torch.float64, device=x.device)
     for part in x.split(step):  # in a fixed order of summation, so that the start does not depend on the device
         total += halving_sum(part.t().double().contiguous())
-    rough = torch.cat([(part.double() * n - total).square_().sum(1) for part in x.split(step)])
+    # Into one tensor: small results between large temporaries would keep the allocator from using those again.
+    rough = torch.empty(n, dtype=torch.float64, device=x.device)
+    for lo in range(0, n, step):
+        rough[lo : lo + step] = (x[lo : lo + step].double() * n - total).square_().sum(1)
     if bool(rough.isnan().any()):
         return 0
     near = (rough >= rough.max() * (1 - 4 * (dim + 4) * _UNIT)).nonzero().squeeze(1)
-    value = torch.cat([squared_distance(x[rows].double() * n, total) for rows in near.split(step)])
+    value = torch.empty(near.shape[0], dtype=torch.float64, device=x.device)
+    for lo in range(0, near.shape[0], step):
+        value[lo : lo + step] = squared_distance(x[near[lo : lo + step]].double() * n, total)
     return int(near[(value == value.max()).nonzero()[0]])
 
 
+@undisturbed
 def mean_distance(x: Tensor, points: Tensor) -> Tensor:
     """Mean distance of each row to the points, rounded to float32 unless x is float64: [N, D], [P, D] -> [N] float64.
 

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from ..kernels.exact import halving_sum
+from ..kernels.surroundings import undisturbed
 
 _CHUNK_BYTES = 64 << 20
 _UNIT = 2.0**-53
 
 
+@undisturbed
 def random_projection(dim: int, target: int, seed: int) -> Tensor:
     """A [dim, target] float32 matrix of independent uniform entries in +-1/sqrt(dim).
 
@@ -23,6 +25,7 @@ def random_projection(dim: int, target: int, seed: int) -> Tensor:
     return torch.empty(target, dim, dtype=torch.float32).uniform_(-bound, bound, generator=generator).t()
 
 
+@undisturbed
 def project(
     features: Tensor,  # [N, D] anywhere
     matrix: Tensor,  # [D, d]
@@ -39,13 +42,12 @@ def project(
     unit = (features.shape[1] + 2) * _UNIT
     out = torch.empty(features.shape[0], matrix.shape[1], dtype=torch.float32, device=device)
     step = max(1, _CHUNK_BYTES // (8 * features.shape[1]))
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        for lo in range(0, features.shape[0], step):
-            part = features[lo : lo + step].to(device).double()
-            value = part @ matrix
-            error = part.square().sum(1).sqrt_()[:, None] * (unit * column)
-            i, j = ((value - error).float() != (value + error).float()).nonzero(as_tuple=True)
-            if i.shape[0]:
-                value[i, j] = halving_sum(part[i] * matrix.t()[j])
-            out[lo : lo + step] = value.float()
+    for lo in range(0, features.shape[0], step):
+        part = features[lo : lo + step].to(device).double()
+        value = part @ matrix
+        error = part.square().sum(1).sqrt_()[:, None] * (unit * column)
+        i, j = ((value - error).float() != (value + error).float()).nonzero(as_tuple=True)
+        if i.shape[0]:
+            value[i, j] = halving_sum(part[i] * matrix.t()[j])
+        out[lo : lo + step] = value.float()
     return out

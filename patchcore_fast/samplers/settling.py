@@ -7,11 +7,13 @@ from torch import Tensor
 
 from ..kernels import knn
 from ..kernels.exact import halving_sum, squared_distance
+from ..kernels.surroundings import undisturbed
 
 _ROWS = 1 << 18  # whose cells are looked at, at most: as many as a middle needs
 _CHUNK = 1 << 16
 
 
+@undisturbed
 def settled(
     x: Tensor,  # [N, D]
     picks: Tensor,  # [k] in selection order
@@ -35,7 +37,10 @@ def settled(
         drawn = torch.randperm(rows.shape[0], generator=torch.Generator().manual_seed(seed))[:_ROWS]
         rows = rows[drawn.sort().values]
     bank = x[picks]
-    cell = torch.cat([knn(x[part.to(x.device)], bank, 1)[1][:, 0].cpu() for part in rows.split(_CHUNK)])
+    cell = torch.empty(rows.shape[0], dtype=torch.int64)
+    for lo in range(0, rows.shape[0], _CHUNK):
+        part = rows[lo : lo + _CHUNK].to(x.device)
+        cell[lo : lo + _CHUNK] = knn(x[part], bank, 1)[1][:, 0]
     inside = cell >= k - late
     rows, cell = rows[inside], cell[inside] - (k - late)
     order = cell.argsort(stable=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from patchcore_fast.kernels.checks import check_int, check_matrix
+from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.scorers.influence import CHUNK_SIZE, Search, gradient, search_chunks, typical_influence
 from patchcore_fast.scorers.noise import NoiseProposal
 from patchcore_fast.scoring import patch_scores
@@ -28,6 +29,7 @@ class Scorer:
         """k neighbours; `squared` scores with squared distances."""
         self.k, self.squared = check_int("Scorer", "k", k, 1, 2**31 - 1), bool(squared)
 
+    @undisturbed
     def __call__(self, features: Tensor, bank: Tensor, search: Search | None = None) -> tuple[Tensor, Tensor]:
         """Scores [Q] and nearest rows [Q]; TypeError and ValueError are those of `knn`."""
         scores = torch.empty(len(features), dtype=torch.float32, device=features.device)
@@ -97,6 +99,7 @@ class NoisingScorer(Scorer):
         return (total / self.proposal.draws).float()
 
 
+@undisturbed
 def make_scorer(
     name: str,
     bank: Tensor,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.checks import check_int, check_matrix
+from patchcore_fast.kernels.surroundings import undisturbed
 
 CHUNK_SIZE = 2048  # query rows whose neighbours are looked up together; beside the results, memory is 2 such blocks
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # query [Q, D], k -> distances [Q, k], bank rows [Q, k]
@@ -33,6 +34,7 @@ class Influence(NamedTuple):
     rows: Tensor
 
 
+@undisturbed
 def influence(
     query: Tensor,
     bank: Tensor,
@@ -129,6 +131,7 @@ def others(bank: Tensor, k: int, chunk_size: int = CHUNK_SIZE) -> Iterator[tuple
         yield part, dist[kept].view(-1, k), near[kept].view(-1, k)
 
 
+@undisturbed
 def typical_influence(bank: Tensor, k: int = 1) -> Tensor:
     """Mean influence of each dimension over the bank rows, each scored against the others: [D] float64.
 

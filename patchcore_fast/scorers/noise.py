@@ -11,6 +11,7 @@ from torch import Tensor
 
 from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.checks import check_int, check_matrix
+from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.scorers.influence import others
 from patchcore_fast.scores import k_means
 
@@ -45,6 +46,7 @@ class NoiseProposal:
     TypeError, ValueError : an argument of the wrong type, shape or range; bank rows that are not finite.
     """
 
+    @undisturbed
     def __init__(self, bank: Tensor, scale: float = 0.5, draws: int = 4, seed: int = 0) -> None:
         """Cluster the bank and draw the table."""
         name = "NoiseProposal"
@@ -65,16 +67,22 @@ class NoiseProposal:
         self.radii: Tensor = _radii(found.distances, found.labels, count).to(bank.device)
         self.spacing: float = 0.0
         if len(bank) > 1:
-            nearest = torch.cat([dist[:, 0] for _, dist, _ in others(bank, 1)])
+            nearest = torch.empty(len(bank), dtype=torch.float32, device=bank.device)
+            for part, dist, _ in others(bank, 1):
+                nearest[part] = dist[:, 0]
             self.spacing = float(nearest.double().median())
         generator = torch.Generator().manual_seed(seed)
-        self.table: Tensor = torch.randn(draws // 2, bank.shape[1], generator=generator).to(bank.device)
+        self.table: Tensor = torch.randn(draws // 2, bank.shape[1], generator=generator, dtype=torch.float32).to(
+            bank.device
+        )
 
+    @undisturbed
     def sigma(self, x: Tensor) -> Tensor:
         """Noise scale of rows [Q, D]: [Q] float32, in the unit of the features."""
         dist, cluster = knn(x, self.centers, 1)
         return self.scale * self.spacing * dist[:, 0] / self.radii[cluster[:, 0]]
 
+    @undisturbed
     def spread(self, x: Tensor, gradient: Tensor) -> Tensor:
         """sigma(x) * a(x), the standard deviation of the noise in each dimension: [Q, D] float32.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..inputs import Features
 from ..kernels import knn
 from ..kernels.checks import check_int
-from ..kernels.rounding import full_float32
+from ..kernels.surroundings import undisturbed
 from ..progress import Progress, bar
 from .rows import CHUNK_SIZE, SERIAL, Rows, check_seed, read_rows
 
@@ -32,6 +32,7 @@ class KMeans:
     distances: Tensor
 
 
+@undisturbed
 def k_means(
     features: Features,
     clusters: int,
@@ -99,23 +100,22 @@ def cluster(
     n = rows.shape[0]
     drawn = torch.randperm(n, generator=generator)[: clusters * sample]
     sampled = rows.take(drawn.sort().values)  # in order: kind to memory-mapped files
-    with full_float32(rows.device):
-        start = _start(rows.take(drawn[: clusters * min(sample, _SEEDING)]).cpu(), clusters, generator)
-        centers = start.to(rows.device).float()
-        for iteration in range(iterations):
-            moved = _update(sampled, centers)
-            if torch.equal(moved, centers):
-                tick((iterations - iteration) * sampled.shape[0])
-                break
-            centers = moved
-            tick(sampled.shape[0])
-        del sampled
-        labels = torch.empty(n, dtype=torch.int64)
-        distances = torch.empty(n, dtype=torch.float32)
-        for part, chunk in rows.chunks():
-            distance, label = knn(chunk, centers, 1)
-            labels[part], distances[part] = label[:, 0].cpu(), distance[:, 0].cpu()
-            tick(chunk.shape[0])
+    start = _start(rows.take(drawn[: clusters * min(sample, _SEEDING)]).cpu(), clusters, generator)
+    centers = start.to(rows.device).float()
+    for iteration in range(iterations):
+        moved = _update(sampled, centers)
+        if torch.equal(moved, centers):
+            tick((iterations - iteration) * sampled.shape[0])
+            break
+        centers = moved
+        tick(sampled.shape[0])
+    del sampled
+    labels = torch.empty(n, dtype=torch.int64)
+    distances = torch.empty(n, dtype=torch.float32)
+    for part, chunk in rows.chunks():
+        distance, label = knn(chunk, centers, 1)
+        labels[part], distances[part] = label[:, 0].cpu(), distance[:, 0].cpu()
+        tick(chunk.shape[0])
     return KMeans(centers.cpu(), labels, distances)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..inputs import Features
 from ..kernels import knn
 from ..kernels.checks import check_int, check_rows
+from ..kernels.surroundings import undisturbed
 from ..progress import Progress, bar
 from .clustering import KMeans, cluster, work
 from .rows import CHUNK_SIZE, Rows, check_seed, distances, moments, read_rows
@@ -18,6 +19,7 @@ from .rows import CHUNK_SIZE, Rows, check_seed, distances, moments, read_rows
 _ITERATIONS, _SAMPLE = 10, 256  # of k-means
 
 
+@undisturbed
 def rarity(
     features: Features,
     *,
@@ -65,7 +67,7 @@ def rarity(
     k = check_int(name, "k", k, 1, chosen.shape[0] - 1, f" ({chosen.shape[0]} anchors, a row's own not counted)")
     bank, chosen = rows.take(chosen), chosen.to(rows.device)
     out = torch.empty(n, dtype=torch.float32)
-    with torch.no_grad(), bar(n, name, progress) as done:
+    with bar(n, name, progress) as done:
         for part, chunk in rows.chunks():
             distance, index = knn(chunk, bank, k + 1)
             own = chosen[index] == torch.arange(part.start, part.stop, device=rows.device)[:, None]
@@ -76,6 +78,7 @@ def rarity(
     return out
 
 
+@undisturbed
 def representativeness(
     features: Features,
     *,
@@ -139,7 +142,7 @@ def representativeness(
 def _to_mean(name: str, rows: Rows, progress: Progress) -> Tensor:
     mean, squares = moments(rows)
     distance = torch.empty(rows.shape[0], dtype=torch.float64)
-    with torch.no_grad(), bar(rows.shape[0], name, progress) as done:
+    with bar(rows.shape[0], name, progress) as done:
         for part, chunk in rows.chunks():
             distance[part] = distances(chunk, mean).cpu()
             done.update(chunk.shape[0])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..inputs import Features
 from ..kernels.checks import check_int, check_rows
-from ..kernels.rounding import full_float32
+from ..kernels.surroundings import undisturbed
 from ..progress import Progress, bar
 from .clustering import cluster, work
 from .rows import CHUNK_SIZE, SERIAL, Rows, check_number, check_seed, moments, read_rows
@@ -40,6 +40,7 @@ class Difficulty:
         return -self.aum
 
 
+@undisturbed
 def difficulty(
     features: Features,
     *,
@@ -111,9 +112,8 @@ def difficulty(
         values, targets = given.unique(return_inverse=True)
         if values.shape[0] < 2:
             raise ValueError(f"{name}: at least two classes are wanted, got {values.shape[0]} in {n} rows")
-        with full_float32(rows.device):
-            head = Head(rows.shape[1], hidden, values.shape[0], rate, generator, rows.device)
-            return _train(rows, targets, head, epochs, early, batch, generator, done.update)
+        head = Head(rows.shape[1], hidden, values.shape[0], rate, generator, rows.device)
+        return _train(rows, targets, head, epochs, early, batch, generator, done.update)
 
 
 def _check_labels(name: str, labels: Tensor | np.ndarray, n: int) -> Tensor:

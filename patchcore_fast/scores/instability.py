@@ -10,12 +10,14 @@ from torch import Tensor
 
 from ..inputs import Features
 from ..kernels.checks import check_int
+from ..kernels.surroundings import undisturbed
 from ..progress import Progress, bar
 from .rows import CHUNK_SIZE, check_number, check_seed, distances, read_rows
 
 _BLOCK = 1024  # rows that a draw of noise covers, whatever the chunk
 
 
+@undisturbed
 def instability(
     features: Features,
     views: Features | Sequence[Features],
@@ -57,7 +59,7 @@ def instability(
     if not listed:
         raise ValueError(f"{name}: views must hold at least one view, got none")
     total = torch.zeros(n, dtype=torch.float64)
-    with torch.no_grad(), bar(n * len(listed), name, progress) as done:
+    with bar(n * len(listed), name, progress) as done:
         for i, view in enumerate(listed):
             other = read_rows(name, view, rows.device, chunk_size, f"views[{i}]")
             if other.shape != rows.shape:
@@ -70,6 +72,7 @@ def instability(
     return (total / len(listed)).float()
 
 
+@undisturbed
 def noise_instability(
     features: Features,
     std: float,
@@ -106,7 +109,7 @@ def noise_instability(
     std, draws = check_number(name, "std", std), check_int(name, "draws", draws, 1, 2**31 - 1)
     generator = torch.Generator().manual_seed(check_seed(name, seed))
     out = torch.empty(rows.shape[0], dtype=torch.float32)
-    with torch.no_grad(), bar(rows.shape[0], name, progress) as done:
+    with bar(rows.shape[0], name, progress) as done:
         for part, chunk in rows.chunks(_BLOCK):
             for lo in range(0, chunk.shape[0], _BLOCK):
                 x = chunk[lo : lo + _BLOCK].double()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..inputs import Features, as_rows
+from ..kernels.surroundings import undisturbed
 
 _SIDES = range(4, 513)  # of a patch grid
 _CONTRAST, _SIGMAS = 1.02, 8.0  # how much larger, and how surely, a step is where a line of the grid or an image ends
@@ -44,6 +45,7 @@ class Layout:
         return {"positions": torch.column_stack([ids, self.row, self.column])}
 
     @classmethod
+    @undisturbed
     def of(cls, name: str, n: int, image_ids: Any = None, positions: Any = None) -> Layout | None:
         """From image numbers [N], or (image, row, column) [N, 3]; None where neither is given.
 
@@ -65,6 +67,7 @@ class Layout:
         return cls(image, names, *(() if where is None else (where[:, 1].contiguous(), where[:, 2].contiguous())))
 
     @classmethod
+    @undisturbed
     def inferred(cls, features: Features) -> Layout | None:
         """The layout of rows that are ordered image by image, line by line, on one common grid; None without such.
 

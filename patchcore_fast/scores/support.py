@@ -14,6 +14,7 @@ from ..inputs import Features
 from ..kernels import k_center_greedy, knn
 from ..kernels.checks import check_int
 from ..kernels.exact import root
+from ..kernels.surroundings import undisturbed
 from ..progress import Progress, bar
 from .layout import Layout
 from .rows import CHUNK_SIZE, Rows, check_seed, read_rows
@@ -79,10 +80,12 @@ class Support:
     layout: Layout
     bank: Bank | None = field(default=None, repr=False, compare=False)
 
+    @undisturbed
     def outlying(self, deviation: float = 3.0) -> float:
         """Share of images that deviate by more before concentration."""
         return float((self.raw_deviation > deviation).double().mean())
 
+    @undisturbed
     def unsupported(self, high: float, low: float, radius: int = _RADIUS) -> Tensor:
         """[N] bool: in images that deviate by more than `high`, the rows that deviate by more than `low`, and around.
 
@@ -95,6 +98,7 @@ class Support:
             return image
         return _around(image & (_deviation(self.distance, self.image_distance) > low), where, radius)
 
+    @undisturbed
     def missed(self, gone: Tensor, deviation: float = 1.0) -> float:
         """How much the images that deviate by at most `deviation` would miss the rows `gone` [N] bool.
 
@@ -121,6 +125,7 @@ class Support:
         return float(ratio.log().mean())
 
 
+@undisturbed
 def support(
     features: Features,
     *,
@@ -172,7 +177,7 @@ def support(
         raise ValueError(f"{name}: image_ids or positions are wanted; the order of the {n} rows shows no images")
     if layout.images < 3:
         raise ValueError(f"{name}: at least 3 images are wanted, got {layout.images}")
-    with torch.no_grad(), bar(2 * layout.images + 1 + _STEPS, name, progress) as done:
+    with bar(2 * layout.images + 1 + _STEPS, name, progress) as done:
         chosen, own = _represent(rows, layout, representatives, done.update)
         features_of = rows.take(chosen)
         image = layout.image[chosen]
@@ -183,6 +188,7 @@ def support(
     return _result(raw, last, own, image, layout, bank)
 
 
+@undisturbed
 def deviations(distance: Tensor) -> Tensor:
     """Robust deviations of image distances [I]: (log d - median) / s, s the RMS of those below the median; [I] float64.
 

@@ -8,6 +8,7 @@ import torch
 
 from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.exact import paired_squared, root
+from patchcore_fast.kernels.surroundings import undisturbed
 
 INDEXES = ("exact", "faiss-flat", "faiss-ivfpq")
 _BLOCK_BYTES = 16 << 20  # differences of queries and candidates held at a time
@@ -57,6 +58,7 @@ class ExactSearch:
         return None
 
 
+@undisturbed
 def settle(
     query: torch.Tensor, bank: torch.Tensor, candidates: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:

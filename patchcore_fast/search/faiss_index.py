@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from patchcore_fast.kernels import knn
+from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.search.base import settle
 
 try:
@@ -38,6 +39,7 @@ class _FaissSearch:
             rows[lo : lo + len(part)] = self.index.search(part, count)[1]
         return torch.from_numpy(rows).to(query.device)
 
+    @undisturbed
     def _search(self, query: torch.Tensor, k: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         if query.ndim != 2 or query.shape[1] != self.bank.shape[1] or not query.is_floating_point():
             raise ValueError(

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 
 import torch
 
+from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.search.base import INDEXES, ExactSearch, SearchIndex
 
 
+@undisturbed
 def build_index(kind: str, bank: torch.Tensor, seed: int = 0) -> SearchIndex:
     """An index over bank rows.
 
@@ -35,6 +37,7 @@ def build_index(kind: str, bank: torch.Tensor, seed: int = 0) -> SearchIndex:
     return faiss_index.FlatSearch(bank) if kind == "faiss-flat" else faiss_index.IvfPqSearch.build(bank, seed)
 
 
+@undisturbed
 def load_index(kind: str, bank: torch.Tensor, content: torch.Tensor | None = None) -> SearchIndex:
     """The index that `to_bytes` described, over the same rows.
 

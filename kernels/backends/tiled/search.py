@@ -29,12 +29,11 @@ def search(
     squared = torch.empty(query.shape[0], k, dtype=torch.float64, device=query.device)
     rows = torch.empty(query.shape[0], k, dtype=torch.int64, device=query.device)
     step = max(1, min(tiles.tile_rows, _KEPT_ELEMENTS // k))
-    left: list[Tensor] = []
+    left = torch.zeros(query.shape[0], dtype=torch.bool, device=query.device)
     for lo in range(0, query.shape[0], step):
         part = slice(lo, lo + step)
-        squared[part], rows[part], crowded = _search_tile(tiles, query[part], bank, k)
-        left.append(crowded + lo)
-    again = torch.cat(left)
+        squared[part], rows[part], left[part] = _search_tile(tiles, query[part], bank, k)
+    again = left.nonzero().squeeze(1)
     if again.shape[0] == 0:
         return squared, rows
     keep = _without_surplus_twins(bank, k) if thin else None
@@ -57,7 +56,7 @@ def _without_surplus_twins(bank: Tensor, k: int) -> Tensor:
 
 
 def _search_tile(tiles: KnnTiles, query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared distances and rows [Q, k], and which queries [C] are crowded, their results void."""
+    """Squared distances and rows [Q, k], and whether each query [Q] is crowded, its results void."""
     tile = tiles.frame.rows(query)
     sq_norm = row_norms(tile)
     keep = min(bank.shape[0], k + _SPARE)
@@ -73,7 +72,7 @@ def _search_tile(tiles: KnnTiles, query: Tensor, bank: Tensor, k: int) -> tuple[
     exact = torch.full(ids.shape, torch.inf, dtype=torch.float64, device=query.device)
     exact[i, slot] = paired_squared(query, i, bank, ids[i, slot])
     exact, order = exact.sort(dim=1, stable=True)
-    return exact[:, :k], ids.gather(1, order[:, :k]), crowded.nonzero().squeeze(1)
+    return exact[:, :k], ids.gather(1, order[:, :k]), crowded
 
 
 def _search_all(tiles: KnnTiles, query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
