@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from patchcore_fast.data import ImageSet, load_mask, scan, scan_images
 from patchcore_fast.data.conventions import CONVENTIONS
@@ -139,6 +139,31 @@ def test_folder_with_the_name_of_masks_may_hold_photographs(tmp_path: Path) -> N
     assert {r.defect for r in _quiet(tmp_path).test} == {"good", "label", "mask"}
     assert len(scan_images(tmp_path / "test")) == 4
     assert not _kinds(tmp_path)
+
+
+def test_photographs_that_are_called_like_masks_stay_images_and_are_named(tmp_path: Path) -> None:
+    write_photos(
+        tmp_path, *GOOD, "test/crack/a.png", "test/crack/a_label.png", "test/cut/rgb/b.png", "test/cut/gt/b.png"
+    )
+    with pytest.warns(UserWarning, match="2 files and folders are called like masks but hold photographs"):
+        assert len(scan(tmp_path).test) == 5
+    with pytest.warns(UserWarning, match=r"test/cut/gt, test/crack/a_label.png|test/crack/a_label.png, test/cut/gt"):
+        assert len(scan_images(tmp_path)) == 6
+
+
+def test_soft_masks_beside_their_images(tmp_path: Path) -> None:
+    write_photos(tmp_path, *GOOD, "test/crack/a.png", side=64)
+    write_masks(tmp_path, "test/crack/a_mask.png", side=64)
+    path = tmp_path / "test/crack/a_mask.png"
+    Image.open(path).filter(ImageFilter.GaussianBlur(2)).save(path)
+    assert _pairs(tmp_path) == {"crack/a.png": "test/crack/a_mask.png"}
+
+
+def test_a_folder_of_good_images_outweighs_their_masks(tmp_path: Path) -> None:
+    write_photos(tmp_path, *GOOD)
+    write_masks(tmp_path, "train/good/000_mask.png")
+    found = _quiet(tmp_path)
+    assert len(found.train) == 1 and _kinds(tmp_path) == {"mask of good"}
 
 
 def test_masks_of_good_images_are_no_images(tmp_path: Path) -> None:
