@@ -113,6 +113,16 @@ def test_names_that_differ_in_case_keep_their_own(tmp_path: Path) -> None:
     assert _pairs(tmp_path) == {f"crack/{n}.png": f"ground_truth/crack/{n}_mask.png" for n in "aA"}
 
 
+def test_a_mask_that_fits_but_for_case_gives_way_and_is_named(tmp_path: Path) -> None:
+    write_photos(tmp_path, *GOOD, "test/crack/0.png")
+    write_masks(tmp_path, "ground_truth/crack/0_mask.png", "ground_truth/Crack/0_mask.png")
+    if len(list((tmp_path / "ground_truth").iterdir())) < 2:
+        pytest.skip("this file system does not tell case")
+    assert _pairs(tmp_path) == {"crack/0.png": "ground_truth/crack/0_mask.png"}
+    with pytest.warns(UserWarning, match=r"1 mask belongs to no image: ground_truth/Crack/0_mask.png"):
+        scan(tmp_path)
+
+
 def test_several_masks_count_only_when_they_agree(tmp_path: Path) -> None:
     write_photos(tmp_path, *GOOD, "test/crack/000.png", "test/crack/001.png")
     write_masks(tmp_path, "ground_truth/crack/000_mask.png", "ground_truth/crack/000.png")

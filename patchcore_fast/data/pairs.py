@@ -210,8 +210,10 @@ def _paired(index: _Index, masks: Sequence[Path], notes: Notes) -> dict[Path, Pa
         claims[images[0]][target] = bool(exact)
     found: dict[Path, Path] = {}
     for image, targets in claims.items():
-        best_targets = [t for t, exact in targets.items() if exact] if len(targets) > 1 else list(targets)
-        choice = _only(best_targets or list(targets))
+        to_the_letter = [t for t, exact in targets.items() if exact]
+        if to_the_letter:
+            notes.extend("mask unused", (t for t, exact in targets.items() if not exact))
+        choice = _only(to_the_letter or list(targets))
         if choice is None:
             notes.add("masks", image, why=", ".join(sorted(t.name for t in targets)[:3]))
         else:
