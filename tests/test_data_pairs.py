@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from patchcore_fast.data import ImageSet, load_mask, scan, scan_images
 from patchcore_fast.data.conventions import CONVENTIONS
@@ -113,6 +113,16 @@ def test_names_that_differ_in_case_keep_their_own(tmp_path: Path) -> None:
     assert _pairs(tmp_path) == {f"crack/{n}.png": f"ground_truth/crack/{n}_mask.png" for n in "aA"}
 
 
+def test_a_mask_that_fits_but_for_case_gives_way_and_is_named(tmp_path: Path) -> None:
+    write_photos(tmp_path, *GOOD, "test/crack/0.png")
+    write_masks(tmp_path, "ground_truth/crack/0_mask.png", "ground_truth/Crack/0_mask.png")
+    if len(list((tmp_path / "ground_truth").iterdir())) < 2:
+        pytest.skip("this file system does not tell case")
+    assert _pairs(tmp_path) == {"crack/0.png": "ground_truth/crack/0_mask.png"}
+    with pytest.warns(UserWarning, match=r"1 mask belongs to no image: ground_truth/Crack/0_mask.png"):
+        scan(tmp_path)
+
+
 def test_several_masks_count_only_when_they_agree(tmp_path: Path) -> None:
     write_photos(tmp_path, *GOOD, "test/crack/000.png", "test/crack/001.png")
     write_masks(tmp_path, "ground_truth/crack/000_mask.png", "ground_truth/crack/000.png")
@@ -139,6 +149,31 @@ def test_folder_with_the_name_of_masks_may_hold_photographs(tmp_path: Path) -> N
     assert {r.defect for r in _quiet(tmp_path).test} == {"good", "label", "mask"}
     assert len(scan_images(tmp_path / "test")) == 4
     assert not _kinds(tmp_path)
+
+
+def test_photographs_that_are_called_like_masks_stay_images_and_are_named(tmp_path: Path) -> None:
+    write_photos(
+        tmp_path, *GOOD, "test/crack/a.png", "test/crack/a_label.png", "test/cut/rgb/b.png", "test/cut/gt/b.png"
+    )
+    with pytest.warns(UserWarning, match="2 files and folders are called like masks but hold photographs"):
+        assert len(scan(tmp_path).test) == 5
+    with pytest.warns(UserWarning, match=r"test/cut/gt, test/crack/a_label.png|test/crack/a_label.png, test/cut/gt"):
+        assert len(scan_images(tmp_path)) == 6
+
+
+def test_soft_masks_beside_their_images(tmp_path: Path) -> None:
+    write_photos(tmp_path, *GOOD, "test/crack/a.png", side=64)
+    write_masks(tmp_path, "test/crack/a_mask.png", side=64)
+    path = tmp_path / "test/crack/a_mask.png"
+    Image.open(path).filter(ImageFilter.GaussianBlur(2)).save(path)
+    assert _pairs(tmp_path) == {"crack/a.png": "test/crack/a_mask.png"}
+
+
+def test_a_folder_of_good_images_outweighs_their_masks(tmp_path: Path) -> None:
+    write_photos(tmp_path, *GOOD)
+    write_masks(tmp_path, "train/good/000_mask.png")
+    found = _quiet(tmp_path)
+    assert len(found.train) == 1 and _kinds(tmp_path) == {"mask of good"}
 
 
 def test_masks_of_good_images_are_no_images(tmp_path: Path) -> None:

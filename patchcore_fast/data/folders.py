@@ -21,7 +21,17 @@ from patchcore_fast.errors import DataError
 
 _log = logging.getLogger(__name__)
 BESIDE = 100_000  # files looked at in a folder that is not used: enough to say that images are there
-_PREDICTED = ("closed", "no file", "format", "mask beside", "points", "link", "litter", "other")  # what scoring is told
+_PREDICTED = (
+    "closed",
+    "no file",
+    "format",
+    "mask name",
+    "mask beside",
+    "points",
+    "link",
+    "litter",
+    "other",
+)  # what scoring is told
 
 
 @dataclass(frozen=True)
@@ -217,14 +227,16 @@ class _Reader:
         return next((f for f in folders if f.casefold() not in IMAGE_FOLDERS), "")
 
     def _normal(self, paths: list[Path]) -> list[ImageRecord]:
-        """Training records; an image whose mask marks a defect is none."""
+        """Training records; where no folder says "good", an image whose mask marks a defect is none."""
         records = []
         for path in paths:
             marks = self._marks(path)
             if marks is not None and marks.some:
-                self.notes.add("left out", path)
-            else:
-                records.append(ImageRecord(path, 0, "good"))
+                good = any(map(is_normal, path.relative_to(self.root).parts[:-1]))
+                self.notes.add("mask of good" if good else "left out", path)
+                if not good:
+                    continue
+            records.append(ImageRecord(path, 0, "good"))
         return records
 
     def _test_record(self, path: Path) -> ImageRecord | None:

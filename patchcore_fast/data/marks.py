@@ -77,6 +77,20 @@ def looks_drawn(im: Image.Image) -> bool:
     return bool(steps < 0.02 and level.min() == 0)
 
 
+def may_be_mask(im: Image.Image) -> bool:
+    """Whether an image that is called like a mask can be one: it looks drawn, or is mostly even, with much black.
+
+    Photographs that only have such a name (of a label, of a face mask) are not.
+    """
+    if looks_drawn(im):
+        return True
+    level = np.asarray(im.convert("RGB")).max(2)
+    if len(np.unique(level)) <= 2:
+        return True
+    even = _even(level)
+    return bool((even & (level == 0)).mean() >= 0.2 and even.mean() >= 0.5)
+
+
 def _greys(im: Image.Image) -> int:
     return sum(n > 0 for n in im.histogram()[:256])
 

@@ -20,7 +20,7 @@ from patchcore_fast.data.conventions import (
     stems_of_mask,
 )
 from patchcore_fast.data.images import load_mask, opened
-from patchcore_fast.data.marks import looks_drawn
+from patchcore_fast.data.marks import looks_drawn, may_be_mask
 from patchcore_fast.data.reckoning import Notes
 from patchcore_fast.errors import DataError
 
@@ -74,19 +74,23 @@ def sort_files(files: Sequence[Path], root: Path, notes: Notes) -> Sorted:
     """Tell photographs from masks and pair them; what does not fit is noted.
 
     A mask is what lies in a folder that holds nothing else (ground_truth); in a folder with another mask's name (gt,
-    label, ...) if any file there pairs with an image outside or all look drawn; beside an image of the same stem with a
-    word like "_mask"; or beside one of the same stem and another suffix, if it alone looks drawn.
+    label, ...) if any file there pairs with an image outside and may be one by its look, or all look drawn; beside an
+    image of the same stem with a word like "_mask", if it may be one by its look; or beside one of the same stem and
+    another suffix, if it alone looks drawn.
     """
     photos, masks, unsure = _by_folder(files, root, notes)
-    photos, beside = _beside(photos)
+    photos, beside = _beside(photos, notes)
     index = _Index(photos, root)
-    for group in unsure.values():
-        if any(next(index.images_of(p), None) for p in group) or all(map(drawn, group[:LOOKED])):
+    for folders, group in unsure.items():
+        fits = any(next(index.images_of(p), None) for p in group)
+        if any(map(maybe, group[:LOOKED])) if fits else all(map(drawn, group[:LOOKED])):
             masks += group
-        else:
-            photos += group
+            continue
+        photos += group
+        if fits:
+            notes.add("mask name", root.joinpath(*folders))
     if len(photos) > len(index.photos):
-        photos, more = _beside(sorted(photos))
+        photos, more = _beside(sorted(photos), notes)
         beside += more
         index = _Index(photos, root)
     masks += beside
@@ -101,6 +105,16 @@ def drawn(path: Path) -> bool:
             return looks_drawn(im)
     except DataError:
         return False
+
+
+def maybe(path: Path) -> bool:
+    """Whether a file that is called like a mask may be one; of one that cannot be read the name decides."""
+    try:
+        with opened(path) as im:
+            im.load()
+            return may_be_mask(im)
+    except DataError:
+        return True
 
 
 def _by_folder(
@@ -123,7 +137,7 @@ def _by_folder(
     return photos, masks, unsure
 
 
-def _beside(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+def _beside(files: Iterable[Path], notes: Notes) -> tuple[list[Path], list[Path]]:
     """Photographs, and masks that lie beside them."""
     by_stem: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in files:
@@ -133,11 +147,13 @@ def _beside(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     photos, masks = [], []
     for path in files:
         stems = [folded(s) for s in stems_of_mask(path.stem)]
+        # A name like a mask's is no proof, and without its image still less: photographs may be called so.
         others = any((path.parent, s) in by_stem for s in stems)
-        # Without its image a name like a mask's is no proof: photographs may be called so.
-        if others or (stems and drawn(path)):
+        if stems and (maybe(path) if others else drawn(path)):
             masks.append(path)
             continue
+        if others:
+            notes.add("mask name", path)
         twins = [p for p in by_stem[path.parent, folded(path.stem)] if folded(p.stem) == folded(path.stem)]
         if len(twins) > 1 and drawn(path) and not all(map(drawn, twins)):
             masks.append(path)
@@ -194,8 +210,10 @@ def _paired(index: _Index, masks: Sequence[Path], notes: Notes) -> dict[Path, Pa
         claims[images[0]][target] = bool(exact)
     found: dict[Path, Path] = {}
     for image, targets in claims.items():
-        best_targets = [t for t, exact in targets.items() if exact] if len(targets) > 1 else list(targets)
-        choice = _only(best_targets or list(targets))
+        to_the_letter = [t for t, exact in targets.items() if exact]
+        if to_the_letter:
+            notes.extend("mask unused", (t for t, exact in targets.items() if not exact))
+        choice = _only(to_the_letter or list(targets))
         if choice is None:
             notes.add("masks", image, why=", ".join(sorted(t.name for t in targets)[:3]))
         else:

@@ -47,6 +47,8 @@ KINDS = {
                          "{n} images in folders of normal ones have masks that mark defects"),
     "mask size": Kind(True, "1 mask is not of the size of its image", "{n} masks are not of the size of their images"),
     "unreadable": Kind(True, "1 file cannot be read as an image", "{n} files cannot be read as images"),
+    "mask name": Kind(True, "1 file or folder is called like masks but holds photographs, which are used as images",
+                      "{n} files and folders are called like masks but hold photographs, which are used as images"),
     "drawn": Kind(True, "1 image has the look of a mask", "{n} images have the look of masks"),
     "same split": Kind(True, "1 file is in train and in test", "{n} files are in train and in test"),
     "same class": Kind(True, "1 file is among the normal and among the defective images",
