@@ -30,8 +30,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_rates_are_those_of_fit(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_mvtec(tmp_path / "weave", train=6, good=4, bad=4, side=64)
     monkeypatch.setattr(script, "FEWEST", 4)
-    monkeypatch.setattr(sys, "argv", ["threshold", str(folder), "--weights", "random", "--image-size", "64", "--ratio",
-                                      "0.1", "--train", "5", "--draws", "2", "--json", str(tmp_path / "r.json")])  # fmt: skip
+    arguments = ["--weights", "random", "--image-size", "64", "--ratio", "0.1", "--train", "5", "--draws", "2"]
+    monkeypatch.setattr(sys, "argv", ["threshold", str(folder), *arguments, "--json", str(tmp_path / "r.json")])
     script.main()
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["environment"]["commit"] and not any(str(tmp_path) in str(v) for v in result["options"].values())
