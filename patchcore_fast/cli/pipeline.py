@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchcore_fast.cli.outputs import EVALUATED, check_outputs_differ, output_folder, writable_file
 from patchcore_fast.cli.parser import MODEL, SCORING, given_options
 from patchcore_fast.cli.report import check_log, log_page
 from patchcore_fast.errors import DataError
@@ -17,29 +18,6 @@ if TYPE_CHECKING:
     from patchcore_fast.model import PatchCore
 
 SCALE_IMAGES = 64  # the colour scale is set by this many images, so that the others can be drawn as they come
-
-
-def writable_file(name: str) -> Path:
-    """Refuse an output file that cannot be made, before the long work and not after it."""
-    path = Path(name)
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder, a file name is wanted")
-    if not path.parent.is_dir():
-        raise DataError(f"{path}: the folder {path.parent} does not exist")
-    if not os.access(path.parent, os.W_OK):
-        raise DataError(f"{path}: the folder {path.parent} is not writable")
-    return path
-
-
-def output_folder(name: str) -> Path:
-    """Make an output folder now, for the same reason."""
-    path = Path(name)
-    if path.exists() and not path.is_dir():
-        raise DataError(f"{path}: is a file, a folder is wanted")
-    path.mkdir(parents=True, exist_ok=True)
-    if not os.access(path, os.W_OK):
-        raise DataError(f"{path}: the folder is not writable")
-    return path
 
 
 def _fit(args: argparse.Namespace, images: Any) -> PatchCore:
@@ -134,6 +112,9 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.log is not None:
         check_log(args.log, args.output)
     json_file = None if args.json is None else writable_file(args.json)
+    if json_file is not None and args.output is not None:
+        taken = {f"{name} of --output": Path(args.output, name) for name in EVALUATED}
+        check_outputs_differ({"--json": json_file, **taken})
     images = scan(args.folder)
     if not images.test:
         raise DataError(
