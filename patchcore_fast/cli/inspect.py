@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchcore_fast.cli.outputs import output_folder
 from patchcore_fast.cli.parser import MODEL, given_options
-from patchcore_fast.cli.pipeline import load_bank, output_folder
+from patchcore_fast.cli.pipeline import load_bank
 from patchcore_fast.errors import DataError
 
 if TYPE_CHECKING:
