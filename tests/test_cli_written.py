@@ -1,4 +1,4 @@
-"""What predict and evaluate write: scores whatever happens to pictures, whatever files are called, nothing twice."""
+"""What predict and evaluate write: scores whatever happens to pictures, and nothing twice or out of date."""
 
 from __future__ import annotations
 
@@ -14,39 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from patchcore_fast.cli import main
-from patchcore_fast.report.files import PictureNames
 from patchcore_fast.report.page import write_report
 from patchcore_fast.written import LIST
 
 from .evaluated import TINY
-from .pictures import texture, write_mvtec
-
-HOSTILE = {
-    "long": b"x" * 251 + b".png",
-    "long-unicode": "\N{LATIN SMALL LETTER E WITH ACUTE}".encode() * 125 + b".png",
-    "not-utf8": b"bad\xff\xfe.png",
-    "formula": b"=cmd|' '!A1.png",
-    "plus": b"+1.png",
-    "at": b"@SUM(A1).png",
-    "dash": b"-rf.png",
-    "mathtext": b"$x^{$.png",
-    "dollars": b"a$b$c.png",
-    "newline": b"a\n=1+1\tb.png",
-    "escape": b"\x1b[31mred\x07.png",
-    "quotes": b"\"a';,.png",
-    "right-to-left": "a\u202egnp.png".encode(),
-    "percent": b"%s%n{}{0}.png",
-    "backslash": b"a\\b\\xff.png",
-    "html": b"<img src=x onerror=alert(1)>.png",
-    "underscore": b"_a.png",
-    "spaces": b"  a  .png",
-    "unicode": "\u65e5\u672c \N{GRINNING FACE}.png".encode(),
-}
+from .pictures import write_mvtec
 
 
 @pytest.fixture(scope="module")
@@ -73,76 +49,6 @@ def files(root: Path) -> set[str]:
 
 def predict(place: Path, images: Any, out: Path, *more: str) -> int:
     return main(["predict", str(place / "bank.safetensors"), str(images), "--output", str(out), *more])
-
-
-# names
-
-
-def test_hostile_names_in_predict(place: Path, data: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for i, name in enumerate(HOSTILE.values()):
-        Image.fromarray(texture(np.random.default_rng(i))).save(tmp_path / "t.png")
-        os.rename(tmp_path / "t.png", os.fsencode(folder) + b"/" + name)
-    monkeypatch.chdir(folder)
-    assert predict(place, ".", tmp_path / "out") == 0
-    said = capsys.readouterr()
-    assert said.err == "", "no warning of a glyph, of a name"
-    rows = rows_of(tmp_path / "out/scores.csv")
-    assert len(rows) == len(HOSTILE)
-    raw = (tmp_path / "out/scores.csv").read_bytes().decode("utf-8")
-    for row in rows:
-        assert not row["path"].startswith(("=", "+", "-", "@", "\t"))
-        assert (tmp_path / "out" / row["heatmap"]).is_file() and row["heatmap"].isprintable()
-    assert not any(line.startswith(("=", "+", "-", "@")) for line in raw.replace("a\n=1+1", "").split("\n"))
-    usable = [r["path"] for r in rows if Path(r["path"]).is_file()]
-    assert len(usable) == len(HOSTILE) - 1, "every path that is UTF-8 opens as it is written"
-    (other,) = {r["path"] for r in rows} - set(usable)
-    assert other == r"bad\xff\xfe.png"
-    assert (tmp_path / "out/contact_sheet.png").is_file()
-
-
-SOME = list(HOSTILE)
-
-
-@pytest.mark.parametrize("first", range(0, len(SOME), 3), ids=lambda i: "+".join((SOME + SOME)[i : i + 3]))
-def test_hostile_names_of_a_set_a_kind_and_an_image(
-    place: Path, data: Path, first: int, tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
-    files_of = [HOSTILE[(SOME + SOME)[first + i]] for i in range(3)]
-    top, kind = (name[:-4][:200].strip() for name in files_of[:2])
-    root = os.fsencode(tmp_path) + b"/" + top
-    os.rename(os.fsencode(data), root)
-    os.rename(root + b"/test/spot", root + b"/test/" + kind)
-    os.rename(root + b"/ground_truth/spot", root + b"/ground_truth/" + kind)
-    os.rename(root + b"/test/good/000.png", root + b"/test/good/" + files_of[2])
-    out = tmp_path / "out"
-    args = ["evaluate", os.fsdecode(root), "--bank", str(place / "bank.safetensors"), "--output", str(out)]
-    assert main(args) == 0
-    said = capsys.readouterr()
-    assert said.err == "" and "\x1b" not in said.out and "\n=1+1" not in said.out
-    for file in ("metrics.json", "report.json"):
-        content = (out / file).read_bytes().decode("ascii")
-        json.dumps(json.loads(content), ensure_ascii=False).encode("utf-8")  # no lone surrogates
-    assert len(rows_of(out / "scores.csv")) == 6
-    assert {"roc.png", "pr.png", "histogram.png", "contact_sheet.png", "provenance.png"} <= files(out)
-    assert len([f for f in files(out) if f.startswith("heatmaps/")]) == 6
-    assert all(f.isprintable() for f in files(out))
-    write_report(out).read_text(encoding="utf-8")
-
-
-def test_pictures_never_share_a_name(tmp_path: Path) -> None:
-    names = PictureNames(tmp_path)
-    sources = ["a.png", "A.PNG", "a.jpg", "b/a.png", "B/a.png", "a.png/c.jpg", "e\u0301.png", "\u00e9.png", "a_2.png",
-               "x" * 250 + ".png", "x" * 250 + ".jpg", "x" * 249 + "y.png", "q\n.png", "q\t.png"]  # fmt: skip
-    found = [names.of(tmp_path / s) for s in sources]
-    keys = {str(n).casefold() for n in found}
-    assert len(keys) == len(sources)
-    for name in found:
-        target = tmp_path / "out" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.with_name(f".{target.name}.0123456789ab.part").write_bytes(b"")
-        target.write_bytes(b"")
 
 
 # scores before pictures
@@ -383,7 +289,28 @@ def test_the_page_does_not_fall_on_what_it_is_made_of(place: Path, data: Path, t
     assert main(["report", str(out), "--output", str(out / "report.html")]) == 0
 
 
+def test_pictures_of_a_selection_are_no_images_and_stay(place: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    photos = data / "train/good"
+    assert main(["inspect", str(photos), "--output", str(photos / "out"), *TINY]) == 0
+    before = files(photos / "out")
+    assert predict(place, photos, photos / "out") == 0
+    assert main(["fit", str(photos), "--output", str(tmp_path / "b.safetensors"), *TINY]) == 0
+    assert "Fitted on 6 images" in capsys.readouterr().out
+    assert before < files(photos / "out"), "predict replaces what predict wrote"
+    assert main(["inspect", str(photos), "--output", str(photos / "out"), *TINY]) == 0
+    assert "scores.csv" in files(photos / "out")
+
+
 # large pictures
+
+
+def test_help_tells_the_bound() -> None:
+    from patchcore_fast.cli.parser import DRAWN
+    from patchcore_fast.report.images import LONGEST, drawn_size
+
+    assert DRAWN == LONGEST
+    assert drawn_size((9000, 4500)) == (2048, 1024) and drawn_size((2048, 5)) == (2048, 5)
+    assert drawn_size((1, 80_000_000)) == (1, 2048)
 
 
 def test_pictures_of_large_photographs_are_bounded(place: Path, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
