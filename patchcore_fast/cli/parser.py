@@ -157,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("bank", metavar="BANK", help="file written by fit")
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")
     predict.add_argument("--output", required=True, metavar="DIR",
-                         help=f"folder for scores.csv, a sheet, and heat maps of at most {DRAWN:,} pixels a side")  # fmt: skip
+                         help=f"folder for scores.csv, sheet, heat maps (at most {DRAWN:,} pixels a side)")  # fmt: skip
     _add(predict, "scoring (other than the fit's: there is then no threshold)", SCORING)
     _add(predict, "decision (other than the bank's)", DECISION)
     _add(predict, "running", RUNNING)
