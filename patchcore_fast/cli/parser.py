@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 PRECISIONS = ("float32", "ieee", "tf32x3", "tf32", "bf16")  # kernels.tuning's (a test compares)
 DEMO_OUTPUT = "patchcore_fast_demo"
 PAGE_IMAGES = 400  # report.page's (a test compares)
+DRAWN = 2048  # report.images' LONGEST (a test compares)
 
 
 def side(text: str) -> int | tuple[int, int]:
@@ -155,7 +156,8 @@ def build_parser() -> argparse.ArgumentParser:
                       "predict bottles.safetensors photos --output out")  # fmt: skip
     predict.add_argument("bank", metavar="BANK", help="file written by fit")
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")
-    predict.add_argument("--output", required=True, metavar="DIR", help="folder for heat maps, scores.csv and sheet")
+    predict.add_argument("--output", required=True, metavar="DIR",
+                         help=f"folder for scores.csv, sheet, heat maps (at most {DRAWN:,} pixels a side)")  # fmt: skip
     _add(predict, "scoring (other than the fit's: there is then no threshold)", SCORING)
     _add(predict, "decision (other than the bank's)", DECISION)
     _add(predict, "running", RUNNING)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchcore_fast.cli.apart import check_folder
-from patchcore_fast.cli.pipeline import counted, load_bank, output_folder
+from patchcore_fast.cli.outputs import check_folder, output_folder
+from patchcore_fast.cli.pipeline import counted, load_bank
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 from patchcore_fast.names import shown

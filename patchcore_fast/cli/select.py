@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from patchcore_fast.cli.pipeline import writable_file
+from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
 from patchcore_fast.errors import DataError
 from patchcore_fast.files import atomic_write
 from patchcore_fast.progress import bar
@@ -56,6 +56,7 @@ def select(args: argparse.Namespace) -> None:
     """Pick rows, write them (and their numbers), say how long it took and how far the picks reach."""
     output = writable_file(args.output)
     numbers = None if args.indices is None else writable_file(args.indices)
+    check_outputs_differ({"--output": output, "--indices": numbers}, [("FEATURES", args.features)])
     array = read_features(args.features)
     if not 0 < args.ratio < 1:
         raise DataError(f"--ratio must lie in (0, 1), got {args.ratio}")

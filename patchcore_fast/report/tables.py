@@ -88,7 +88,7 @@ def score_rows(
     """
     stopped: BaseException | None = None
     with atomic_write(path) as f:
-        _take_room(f.fileno(), expected)
+        taken = _take_room(f.fileno(), expected)
         f.write(_csv_line(dict(zip(columns, columns, strict=True)), columns))
         rows = 0
 
@@ -103,19 +103,23 @@ def score_rows(
             if not rows:
                 raise
             stopped = error
-        f.flush()
-        os.ftruncate(f.fileno(), f.tell())
+        if taken:
+            f.flush()
+            os.ftruncate(f.fileno(), f.tell())
     if stopped is not None:
         raise stopped
 
 
-def _take_room(file: int, size: int) -> None:
-    if size and hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file, 0, size)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise  # others: the file system cannot, or a limit that the real size may keep
+def _take_room(file: int, size: int) -> bool:
+    if not size or not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False  # the file system cannot, or there is a limit that the real size may keep
+    return True
 
 
 def _csv_line(row: Mapping[str, Any], columns: Sequence[str]) -> bytes:
