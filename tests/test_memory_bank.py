@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from patchcore_fast.bank_file import digest
 from patchcore_fast.errors import BankError
 from patchcore_fast.memory_bank import FORMAT_VERSION, MemoryBank
 
@@ -22,13 +23,13 @@ def _bank(**changes: Any) -> MemoryBank:
     facts: dict[str, Any] = {
         "features": torch.randn(12, 5, generator=generator),
         "indices": torch.arange(12) * 3,
-        "positions": torch.arange(36, dtype=torch.int32).reshape(12, 3),
+        "positions": torch.stack([torch.arange(12) % 2, torch.arange(12) % 8, torch.arange(12) % 9], 1).int(),
         "projection": torch.randn(5, 3, generator=generator),
         "config": {"layers": [2, 3], "ratio": 0.1},
         "threshold": 1.25,
-        "images": ["train/good/ä b.png"],
+        "images": ["train/good/ä b.png", "train/good/c.png"],
         "grid": (8, 9),
-        "patches": 72,
+        "patches": 144,
         "weights": "abc",
     }
     return MemoryBank(**(facts | changes))
@@ -63,6 +64,8 @@ def _rewrite(path: Path, metadata: dict[str, str | None] | None = None, **tensor
         meta = f.metadata()
     held = {k: v for k, v in (held | tensors).items() if v is not None}
     meta = {k: v for k, v in (meta | (metadata or {})).items() if v is not None}
+    if "digest" in meta and "digest" not in (metadata or {}):
+        meta["digest"] = digest(held, meta)  # as a stranger would who knows how
     path.write_bytes(safetensors.torch.save(held, meta))
 
 
@@ -99,10 +102,12 @@ DAMAGE = {
     "half precision rows": (lambda p: _rewrite(p, features=torch.ones(12, 5).half()), "float32"),
     "rows of one axis": (lambda p: _rewrite(p, features=torch.ones(12)), r"\[M, D\]"),
     "too few indices": (lambda p: _rewrite(p, indices=torch.arange(11)), r"indices must be \[12\]"),
-    "indices out of range": (lambda p: _rewrite(p, indices=torch.arange(12) + 70), r"lie in \[0, 72\)"),
+    "indices out of range": (lambda p: _rewrite(p, indices=torch.arange(12) + 140), r"lie in \[0, 144\)"),
     "positions of another bank": (lambda p: _rewrite(p, positions=torch.ones(3, 3).int()), "positions"),
     "projection of another width": (lambda p: _rewrite(p, projection=torch.ones(4, 3)), "projection"),
     "NaN projection": (lambda p: _rewrite(p, projection=NAN[:5, :3].contiguous()), "projection must be finite"),
+    "another digest": (lambda p: _rewrite(p, {"digest": "0" * 64}), "not those that were written"),
+    "no digest": (lambda p: _rewrite(p, {"digest": None}), "not those that were written"),
 }
 
 
