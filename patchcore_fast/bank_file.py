@@ -1,7 +1,7 @@
-"""Bank files as bytes (docs/bank-file.md): safetensors, read into memory of our own, and a digest over all that is in it.
+"""Bank files as bytes (docs/bank-file.md): safetensors read into our own memory, and a digest over all that is in it.
 
-A mapped file would change under a running model, or kill it, when somebody writes over it or cuts it: so nothing is mapped,
-and the header is held against the size of the file before memory is asked for.
+A mapped file would change under a running model, or kill it, when somebody writes over it or cuts it: so nothing is
+mapped, and the header is held against the size of the file before memory is asked for.
 """
 
 from __future__ import annotations

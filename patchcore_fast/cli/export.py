@@ -19,7 +19,10 @@ def export(args: argparse.Namespace) -> None:
     output = writable_file(args.output)
     if output.suffix not in SUFFIXES:
         raise DataError(f"--output must end in {' or '.join(SUFFIXES)}, got {output.name}")
-    model = PatchCore.load(args.bank, "cpu", weights=getattr(args, "weights", None), index="exact", progress=False)
+    given = getattr(args, "weights", None)
+    model = PatchCore.load(
+        args.bank, "cpu", weights=given, allow_download=args.allow_download, index="exact", progress=False
+    )
     images = None
     if args.images is not None:
         import torch
