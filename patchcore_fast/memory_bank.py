@@ -202,7 +202,7 @@ class MemoryBank:
                 metadata, entries, start = read_header(f, path)
                 version = _check_format(path, metadata)
                 tensors = read_tensors(f, entries, start, path)
-            if version > 1 and metadata.get("digest") != digest(tensors, metadata):
+            if (version > 1 or "digest" in metadata) and metadata.get("digest") != digest(tensors, metadata):
                 raise bank_error(path, "its bytes are not those that were written: it was damaged or changed")
             return _assembled(path, metadata, tensors, version, index)
         except OSError as error:
