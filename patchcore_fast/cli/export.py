@@ -20,7 +20,10 @@ def export(args: argparse.Namespace) -> None:
     if output.suffix not in SUFFIXES:
         raise DataError(f"--output must end in {' or '.join(SUFFIXES)}, got {output.name}")
     check_outputs_differ({"BANK": args.bank, "--output": output})
-    model = PatchCore.load(args.bank, "cpu", weights=getattr(args, "weights", None), index="exact", progress=False)
+    given = getattr(args, "weights", None)
+    model = PatchCore.load(
+        args.bank, "cpu", weights=given, allow_download=args.allow_download, index="exact", progress=False
+    )
     images = None
     if args.images is not None:
         import torch

@@ -96,6 +96,11 @@ def _add(parser: argparse.ArgumentParser, title: str, options: tuple[Option, ...
         group.add_argument(o.flag, type=o.kind, default=argparse.SUPPRESS, metavar=o.metavar, help=text)
 
 
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--allow-download", action="store_true",
+                        help="let timm fetch the backbone that the bank names, where its weights are not here")  # fmt: skip
+
+
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The model settings that the user typed, by PatchCoreConfig field."""
     return {o.field: getattr(args, o.field) for o in MODEL + SCORING + RUNNING if hasattr(args, o.field)}
@@ -161,6 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(predict, "scoring (other than the fit's: there is then no threshold)", SCORING)
     _add(predict, "decision (other than the bank's)", DECISION)
     _add(predict, "running", RUNNING)
+    _add_download(predict)
 
     evaluate = command("evaluate", ("pipeline", "evaluate"), "measure accuracy on a folder in MVTec layout",
                        "evaluate bottles --output report")  # fmt: skip
@@ -174,6 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(evaluate, "scoring", SCORING)
     _add(evaluate, "decision", DECISION)
     _add(evaluate, "running", RUNNING)
+    _add_download(evaluate)
 
     page = command("report", ("report", "report"), "make one HTML page of what evaluate wrote, to look at or to send",
                    "report results")  # fmt: skip
@@ -191,6 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
                       help="map of all patches (default pca; umap wants umap-learn)")  # fmt: skip
     _add(look, "model (not together with --bank)", MODEL)
     _add(look, "running", RUNNING)
+    _add_download(look)
 
     export = command("export", ("export", "export"), "write the model as one file that runs without this package",
                      "export bottles.safetensors --output bottles.onnx")  # fmt: skip
@@ -198,6 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--output", required=True, metavar="FILE", help="file to write, .pt2 (torch.export) or .onnx")
     export.add_argument("--images", metavar="IMAGES", help="compare on these (folder or file) instead of seeded ones")
     export.add_argument("--weights", default=argparse.SUPPRESS, metavar="W", help="where its weights are now")
+    _add_download(export)
 
     decide = command("threshold", ("threshold", "threshold"), "show or change the threshold of a bank",
                      "threshold bottles.safetensors 3.2")  # fmt: skip

@@ -36,7 +36,9 @@ def load_bank(args: argparse.Namespace) -> PatchCore:
     from patchcore_fast.model import PatchCore
 
     given = given_options(args)
-    model = PatchCore.load(args.bank, given.pop("device", None), weights=given.pop("weights", None))
+    model = PatchCore.load(
+        args.bank, given.pop("device", None), weights=given.pop("weights", None), allow_download=args.allow_download
+    )
     model.rescore(**{o.field: given.pop(o.field) for o in SCORING if o.field in given})
     model.config = dataclasses.replace(model.config, **given)
     if (threshold := given_threshold(args)) is not None:
