@@ -51,7 +51,7 @@ def digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
     facts = sorted(item for item in metadata.items() if item[0] != "digest")
     found = hashlib.blake2b(json.dumps([described, facts]).encode(), digest_size=32)
     for name in names:
-        found.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

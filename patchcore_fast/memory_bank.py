@@ -36,6 +36,8 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 class MemoryBank:
     """Patch features of normal images.
 
+    The parts are held against each other when one is made: what does not fit is a ValueError or TypeError.
+
     Attributes
     ----------
     features : [M, D] of the type that config["precision"] names, float32 where it names none; never projected.
@@ -45,9 +47,9 @@ class MemoryBank:
     config : what made the features, `PatchCoreConfig.to_dict()`; empty for a bank of foreign features.
     threshold : image score above which an image is anomalous, or None.
     normal_scores : [n] float64, scores of training images by banks without them (the threshold's source), or None.
-    images : names of the training images that `positions` counts, relative to their folder.
-    grid : (h, w) of patches per image, or None when it differs between images.
-    patches : number of training patches the bank was chosen from.
+    images : names of the training images that `positions` counts, relative to their folder; empty when unknown.
+    grid : (h, w) of patches per image, or None when it differs between images; at most SIDE each and CELLS in all.
+    patches : number of training patches the bank was chosen from, 0 when unknown.
     weights : fingerprint of the backbone's weights, "" when unknown.
     versions : package -> version at the time of writing.
     searcher : the index over `features` that `search` asks, None for our exact search; see `with_index`.
@@ -226,9 +228,8 @@ def _assembled(
         facts = read_json(metadata["facts"])
         facts = {name: facts[name] for name in (*_FACTS, "versions")}
         facts["grid"] = tuple(facts["grid"]) if isinstance(facts["grid"], list) else facts["grid"]
-        bank = MemoryBank(**{name: tensors[name] for name in ("features", "indices")},
-                          positions=tensors.get("positions"), projection=tensors.get("projection"),
-                          normal_scores=tensors.get("normal_scores"), **facts)  # fmt: skip
+        optional: dict[str, Any] = {n: tensors.get(n) for n in ("positions", "projection", "normal_scores")}
+        bank = MemoryBank(tensors["features"], tensors["indices"], **optional, **facts)
         if index is None:
             return replace(bank, searcher=_stored_index(bank, metadata, tensors, version))
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:

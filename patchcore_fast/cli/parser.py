@@ -97,8 +97,8 @@ def _add(parser: argparse.ArgumentParser, title: str, options: tuple[Option, ...
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--allow-download", action="store_true",
-                        help="let timm fetch the backbone that the bank names, where its weights are not here")  # fmt: skip
+    text = "let timm fetch the backbone that the bank names, where its weights are not here"
+    parser.add_argument("--allow-download", action="store_true", help=text)
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:

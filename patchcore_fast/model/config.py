@@ -239,8 +239,8 @@ class PatchCoreConfig:
 def _integer(name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"PatchCoreConfig: {name} must be an integer, got {value!r}")
-    if not low <= value <= high:
-        bound = f"at least {low}" if value < low else f"at most {high}"
+    if not low <= int(value) <= high:
+        bound = f"at least {low}" if int(value) < low else f"at most {high}"
         raise ValueError(f"PatchCoreConfig: {name} must be {bound}, got {value}")
 
 

@@ -144,11 +144,14 @@ class PatchCore:
             # With copies no sampler that doubts images is allowed, so `trusted` counts images.
             scores = selector.held_out_scores(rows, views, trusted, augmentation.per_image, shown.at)
         self.timings_["threshold"] = time.perf_counter() - clock
+        names = self._names(batches)
+        if len(names) != len(augmentation.originals(rows)):
+            names = []  # a loader that leaves images out, or repeats some: nobody says which they were
         self._scorer, self._bank = ImageScorer(config, bank), MemoryBank(
             bank, indices, augmentation.sources(rows, indices), projection, config=config.to_dict(),
             threshold=false_alarm_threshold(scores, config.max_false_alarms, config.distance == "squared"),
             normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
-            images=self._names(batches), grid=rows.grid, patches=rows.used,
+            images=names, grid=rows.grid, patches=rows.used,
             weights=self.extractor.backbone.fingerprint(),
         ).with_index(config.index, config.seed)  # fmt: skip
         return self
