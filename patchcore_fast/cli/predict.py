@@ -63,7 +63,8 @@ def predict(args: argparse.Namespace) -> int:
                 run.gallery.write_sheet("contact_sheet.png", counted(run.scored))
     verdicts = "" if model.threshold is None else f", {run.anomalous} above the threshold"
     print(f"{counted(run.scored)} scored{verdicts}.")
-    print(f"Look at {output / 'contact_sheet.png'}; single pictures are in {output / 'heatmaps'}, numbers in {table}.")
+    look = f"Look at {sheet}; single" if (sheet := output / "contact_sheet.png").is_file() else "Single"
+    print(f"{look} pictures are in {output / 'heatmaps'}, numbers in {table}.")
     return tell(run.unread, run.problems)
 
 
