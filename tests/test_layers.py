@@ -14,7 +14,9 @@ ROOT = Path(__file__).parent.parent / "patchcore_fast"
 LAYER = {
     "errors": 0,
     "files": 0,
+    "memory": 0,
     "names": 0,
+    "npy": 0,
     "written": 0,
     "progress": 0,
     "inputs": 0,

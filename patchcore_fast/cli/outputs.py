@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from patchcore_fast.errors import DataError
+from patchcore_fast.files import own_descriptor
 from patchcore_fast.written import FILES, FOLDERS, LIST
 
 # Of a folder that `evaluate --output` wrote (a test compares): no other output may take one of these places.
@@ -17,7 +18,8 @@ Named = tuple[str, str | os.PathLike[str]]  # what messages call a file, and its
 
 
 def writable_file(name: str | os.PathLike[str]) -> Path:
-    """The path of an output file that can be made; links are followed, devices and pipes are taken as they are.
+    """The path of an output file that can be made; links are followed, devices, pipes and descriptors of this process
+    (/dev/stdout) are taken as they are.
 
     Raises
     ------
@@ -25,6 +27,8 @@ def writable_file(name: str | os.PathLike[str]) -> Path:
     OSError : a name that the file system refuses (too long, a loop of links).
     """
     path = Path(name)
+    if own_descriptor(path) is not None:
+        return path
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

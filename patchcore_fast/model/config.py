@@ -199,7 +199,7 @@ class PatchCoreConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> PatchCoreConfig:
         """Inverse of `to_dict`. ValueError names fields that this version does not know."""
         values = dict(values)
-        if "threshold_quantile" in values:  # what banks of version 0.1 say; there 1 meant the largest score
+        if "threshold_quantile" in values:  # older banks; there 1 meant the largest score
             values.setdefault("max_false_alarms", max(1 - values.pop("threshold_quantile"), 0.001))
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):

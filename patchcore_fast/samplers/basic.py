@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..npy import read_npy
 from .base import Features, Sampler, check_percentage, check_seed
 
 
@@ -64,8 +64,8 @@ class PrecomputedSampler(Sampler):
         if isinstance(indices, (str, os.PathLike)):
             source = str(indices)
             try:
-                indices = np.load(Path(indices), allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
+                indices = read_npy(indices)
+            except (OSError, DataError) as error:
                 raise DataError(f"PrecomputedSampler: {source} is not a readable .npy file: {error}") from error
         try:
             array = indices.cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)

@@ -1,0 +1,198 @@
+"""What surrounds a command: memory that runs out, full disks, closed and full streams, signals, names of any bytes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from patchcore_fast.cli import main, select
+from patchcore_fast.cli.explain import explain
+from patchcore_fast.cli.process import Terminated, signals
+from patchcore_fast.errors import DataError
+
+BUFFERED = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+RUN = "import sys; from patchcore_fast.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> Path:
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).random((50, 4), dtype=np.float32))
+    return tmp_path / "f.npy"
+
+
+def run(*args: str, **more: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-c", RUN, *args], capture_output=True, check=False, timeout=100, **more)  # type: ignore[call-overload, no-any-return]
+
+
+def raised(action: object) -> BaseException:
+    with pytest.raises(BaseException) as found:
+        action()  # type: ignore[operator]
+    return found.value
+
+
+TORCH = (
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+    "4096000000 bytes. Error code 12 (Cannot allocate memory)"
+)
+CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 7.79 GiB of which 1 MiB is free."
+EXPLAINED: dict[str, tuple[BaseException, str | None]] = {
+    "memory": (MemoryError(), "s.npy: out of memory"),
+    "memory-named": (MemoryError("f.npy: out of memory, 12 bytes wanted"), "f.npy: out of memory, 12 bytes wanted"),
+    "numpy": (raised(lambda: np.empty((10**13, 10))), "s.npy: out of memory, 800,000,000,000,000 bytes wanted"),
+    "torch": (RuntimeError(TORCH), "s.npy: out of memory, 4,096,000,000 bytes wanted"),
+    "cuda": (torch.OutOfMemoryError(CUDA), "s.npy: out of GPU memory, 20.00 MiB wanted"),
+    "cuda-bare": (RuntimeError("CUDA error: out of memory\nCompile with..."), "s.npy: out of GPU memory"),
+    "enomem": (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "s.npy: out of memory"),
+    "loader": (ImportError("libx.so: failed to map segment from shared object"), "s.npy: out of memory"),
+    "thread": (RuntimeError("can't start new thread"), "s.npy: out of memory or of threads"),
+    "full": (OSError(errno.ENOSPC, "No space left on device", "o"), "o: No space left on device: the disk is full"),
+    "quota": (OSError(errno.EDQUOT, "Disk quota exceeded", "o"),
+              "o: Disk quota exceeded: the quota of the disk is used up"),
+    "no-number": (OSError("25600 requested and 16352 written"), "25600 requested and 16352 written"),
+    "os-bare": (OSError(), "OSError"),
+    "bytes": (OSError(errno.ENOENT, "No such file", b"a\xff"), "a\\xff: No such file"),
+    "line": (DataError("a\nb\x1b[31m\udcff: is bad"), "a\\nb\\x1b[31m\\xff: is bad"),
+    "runtime": (RuntimeError("shape"), None),
+    "foreign-value": (raised(lambda: np.zeros(3).reshape(2)), None),
+    "import": (ImportError("no module"), None),
+    "extra": (ImportError("x needs y:\n pip install z"), "x needs y: pip install z"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_explain(name: str) -> None:
+    error, text = EXPLAINED[name]
+    assert explain(error, "s.npy") == text
+
+
+def test_really_out_of_memory_in_torch() -> None:
+    text = explain(raised(lambda: torch.empty(2**50)), "f")
+    assert text == "f: out of memory, 4,503,599,627,370,496 bytes wanted"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(TORCH)], ids=["python", "torch"])
+def test_memory_on_the_command_line(
+    features: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(select, "_floating", fail)
+    assert main(["select", str(features), "--ratio", "0.5", "--output", str(features.parent / "o")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"patchcore-fast: error: {features}: out of memory") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("arguments", ["select", "wrong", "none"])
+def test_closed_streams(features: Path, closed: tuple[int, ...], arguments: str) -> None:
+    output = features.parent / "o.npy"
+    name = str(features) if arguments == "select" else "nowhere.npy"
+    command = [] if arguments == "none" else ["select", name, "--ratio", "0.5", "--output", str(output)]
+    shell = " ".join(["exec", '"$0" -c "$1" "${@:2}"', *(f"{n}>&-" for n in closed)])
+    done = subprocess.run(["bash", "-c", shell, sys.executable, RUN, *command], capture_output=True, check=False)
+    assert done.returncode == (0 if arguments == "select" else 2)
+    assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+    if arguments == "select":
+        assert np.load(output).shape == (25, 4)  # and nothing that was printed is in it
+        assert output.stat().st_size == 128 + 25 * 4 * 4
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("what", ["select", "wrong"])
+def test_full_streams(features: Path, stream: str, what: str) -> None:
+    name = str(features) if what == "select" else "nowhere.npy"
+    command = ["select", name, "--ratio", "0.5", "--output", str(features.parent / "o.npy")]
+    pipe = subprocess.PIPE
+    with open("/dev/full", "wb") as full:
+        out, err = (full, pipe) if stream == "stdout" else (pipe, full)
+        done = subprocess.run([sys.executable, "-c", RUN, *command], stdout=out, stderr=err, check=False, env=BUFFERED)
+    assert done.returncode == (0 if (stream, what) == ("stderr", "select") else 2)
+    if (stream, what) == ("stdout", "select"):
+        assert done.stderr == b"patchcore-fast: error: stdout: No space left on device: the disk is full\n"
+
+
+@pytest.mark.parametrize("name", [b"a\xff.npy", b"a\nb.npy", "é画.npy".encode(), b"$HOME `x`.npy"])
+def test_names_of_any_bytes_on_a_plain_terminal(features: Path, name: bytes) -> None:
+    output = os.fsencode(features.parent) + b"/" + name
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    command = [
+        sys.executable.encode(),
+        b"-c",
+        RUN.encode(),
+        b"select",
+        os.fsencode(features),
+        b"--ratio",
+        b"0.5",
+        b"--output",
+    ]
+    done = subprocess.run([*command, output], capture_output=True, check=False, env=environment)
+    assert done.returncode == 0 and os.path.exists(output), done.stderr
+    command[4] = output + b"x"
+    done = subprocess.run([*command, b"o"], capture_output=True, check=False, env=environment)
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1 and done.stderr.endswith(b": no such file\n")
+
+
+SLOW = """
+import os, sys, time
+from patchcore_fast.cli import main, select
+def wait(*_):
+    try:
+        print("in", flush=True)
+        time.sleep(100)
+    finally:
+        time.sleep(0.3)
+        open("clean", "w").close()
+select.read_features = wait
+sys.exit(main(["select", "f.npy", "--ratio", "0.5", "--output", "o.npy"]))
+"""
+
+
+TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "ignored"), [(TERM, 143, False), (HUP, 129, False), (INT, 130, False), (HUP, 143, True)]
+)
+def test_signals(tmp_path: Path, number: signal.Signals, code: int, ignored: bool) -> None:
+    shell = "trap '' HUP; exec \"$@\"" if ignored else 'exec "$@"'
+    command = ["bash", "-c", shell, "-", sys.executable, "-c", SLOW]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"in\n"
+        process.send_signal(number)
+        if ignored:
+            time.sleep(0.2)
+            number = signal.SIGTERM
+            process.send_signal(number)
+        if code != 130:
+            time.sleep(0.1)
+            process.send_signal(number)  # as timeout(1) does, which sends two
+        assert process.wait(30) == code
+        assert (tmp_path / "clean").exists()
+        (line,) = [line for line in process.stderr.read().splitlines() if line]
+    assert line.endswith(b"files are written whole, none is half-written")
+
+
+def test_a_forked_child_ends_without_clean_up(tmp_path: Path) -> None:
+    with pytest.raises(Terminated, match="SIGTERM"), signals():
+        child = os.fork()
+        if not child:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
