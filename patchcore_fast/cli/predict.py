@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.outputs import check_folder, output_folder
 from patchcore_fast.cli.pipeline import counted, load_bank
+from patchcore_fast.cli.process import PROGRAM, say
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 from patchcore_fast.names import shown
@@ -53,8 +53,8 @@ def predict(args: argparse.Namespace) -> int:
                 run.score(zip(records, model.iter_predict(records, on_error="return"), strict=True), add)
         except BaseException:
             if run.scored and table.is_file():
-                print(f"patchcore-fast: stopped, but the scores of {run.scored:,} of {counted(len(records))} are in "
-                      f"{shown(table)}", file=sys.stderr)  # fmt: skip
+                say(f"{PROGRAM}: stopped, but the scores of {run.scored:,} of {counted(len(records))} are in "
+                    f"{shown(table)}")  # fmt: skip
             raise
         if not run.scored:
             raise DataError(f"none of {counted(len(records))} can be read; {run.unread[0][1]}")
