@@ -6,9 +6,11 @@ holds all files even when a run is killed; a line that is cut off is ignored.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path, PurePosixPath
 
 from patchcore_fast.files import atomic_write
@@ -54,22 +56,32 @@ def writing(folder: Path, replaces: frozenset[str] = SCORED) -> Iterator[Callabl
     replaces : names of files and folders that a run of this kind writes; others that are listed stay.
     """
     before, now = listed(folder), dict[str, None]()
-    with (folder / LIST).open("a", encoding="utf-8", newline="\n") as file:
+    with (folder / LIST).open("a+b", buffering=0) as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)  # a line that was cut off goes
 
         def note(name: str) -> None:
             if name not in now:
-                file.write(name + "\n")
-                file.flush()
+                _append(file, f"{name}\n".encode())
                 now[name] = None
 
-        if before:
-            file.write("\n")  # the line before may have been cut off
         yield note
     others = {name for name in before if PurePosixPath(name).parts[0] not in replaces}
     for name in sorted(before - others - now.keys()):
         _remove(folder, folder / name)
-    with atomic_write(folder / LIST, "w", encoding="utf-8", newline="\n") as whole:
-        whole.writelines(f"{name}\n" for name in sorted(others | now.keys()))
+    with suppress(OSError), atomic_write(folder / LIST) as whole:  # of a full disk the longer list stays
+        whole.writelines(f"{name}\n".encode() for name in sorted(others | now.keys()))
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    """A whole line or none."""
+    end = os.fstat(file.fileno()).st_size
+    try:
+        if file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), LIST)
+    except OSError:
+        file.truncate(end)
+        raise
 
 
 def _remove(folder: Path, path: Path) -> None:

@@ -130,6 +130,28 @@ def test_a_disk_that_cannot_hold_the_scores(
     assert files(tmp_path / "out") <= {LIST}
 
 
+def test_a_list_that_cannot_grow(place: Path, data: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    import patchcore_fast.written as written
+
+    whole, out = written._append, tmp_path / "out"
+
+    def full(file: Any, line: bytes) -> None:
+        if b"heatmaps" in line:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(file, line)
+
+    monkeypatch.setattr(written, "_append", full)
+    assert predict(place, data / "test", out) == 3
+    assert len(rows_of(out / "scores.csv")) == 6 and not list(out.rglob("heatmaps/*/*.png"))
+    monkeypatch.undo()
+    with (out / LIST).open("ab") as file:
+        file.write(b"heatmaps/mine.png")  # a line that was cut off
+    (out / "heatmaps").mkdir(exist_ok=True)
+    (out / "heatmaps/mine.png").write_bytes(b"mine")
+    assert predict(place, data / "test", out) == 0
+    assert (out / "heatmaps/mine.png").read_bytes() == b"mine" and "mine" not in (out / LIST).read_text()
+
+
 def test_a_file_system_without_room_to_reserve(place: Path, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     def unknown(*_: Any) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -184,7 +206,7 @@ def test_a_run_that_is_stopped_keeps_its_scores(
     time.sleep(0.2)
     job.send_signal(number)
     _, err = job.communicate(timeout=120)
-    assert job.returncode == 130 and "Traceback" not in err
+    assert job.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number] and "Traceback" not in err
     rows = rows_of(tmp_path / "out/scores.csv")
     assert len(rows) == (4 if where == "scoring" else 6) and all(r["score"] for r in rows)
     assert f"the scores of {len(rows)} of 6 images are in {tmp_path / 'out/scores.csv'}" in err
