@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import psutil
 
-LIMIT = 60  # seconds until a run counts as hanging; the longest takes about 2
+LIMIT = 30  # seconds until a run counts as hanging; the longest takes about 2
 
 
 @dataclass(frozen=True)

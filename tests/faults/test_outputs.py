@@ -67,7 +67,7 @@ def with_reader(root: Path, command: Command) -> Iterator[None]:
     reader = threading.Thread(target=lambda: got.append((root / command.output).read_bytes()), daemon=True)
     reader.start()
     yield
-    reader.join(5)
+    reader.join(2)
     assert got and why_broken(command.output, got[0]) is None, "what came through the pipe is not whole"
 
 

@@ -45,10 +45,13 @@ def serve(template: str) -> None:
 
 
 def _warm() -> None:
+    from tqdm import tqdm
+
     from patchcore_fast.cli import main
 
     from .commands import COMMANDS
 
+    tqdm.monitor_interval = 0  # no thread for bars that nobody sees
     scratch = tempfile.mkdtemp()
     for command in COMMANDS:
         argv = [part if part not in command.outputs else os.path.join(scratch, part) for part in command.argv]
