@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -81,8 +82,11 @@ def child(
         if name == "RLIMIT_AS":
             size += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(which, (size, resource.getrlimit(which)[1]))
+    from tqdm import tqdm
+
     from patchcore_fast.cli import main
 
+    tqdm.set_lock(threading.RLock())  # its own is shared with later children: one that dies would lock it for good
     if strike is None:
         sys.exit(main(argv))
     from .moments import Strike
