@@ -59,12 +59,16 @@ COMMANDS = (
     Command("select", SELECT, ("made.npy",), moments=FILE),
     Command("select-random", (*SELECT, "--method", "random"), ("made.npy",), moments=FILE),
     Command("select-indices", (*SELECT, "--indices", "rows.npy"), ("made.npy", "rows.npy"), moments=FILE),
+    Command("threshold", ("threshold", "bank.safetensors", "0.3"), ("bank.safetensors",), moments=FILE, bank=True),
+    Command("threshold-copy", ("threshold", "bank.safetensors", "0.3", "--output", "made.safetensors"),
+            ("made.safetensors",), moments=FILE, bank=True),
     Command("check", ("check", "data"), moments=("decode",), image="data/train/good/b.png"),
     Command("doctor", ("doctor",)),
 )  # fmt: skip
 BY_NAME = {command.name: command for command in COMMANDS}
 WRITERS = tuple(command for command in COMMANDS if command.outputs)
 FILES = tuple(command for command in WRITERS if not command.folder)
+NEW = tuple(command for command in FILES if command.output not in command.argv[:2])  # not in place of what it reads
 FOLDERS = tuple(command for command in WRITERS if command.folder)
 
 

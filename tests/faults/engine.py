@@ -26,7 +26,7 @@ class Fault:
     """What breaks, and how the command has to end.
 
     codes : exit codes that are right.
-    says : each of these is on stderr, in any case of letters.
+    says : each of these is on stderr, in any case of letters; OUTPUT stands for the output's name without its suffix.
     prepare, mend : change the surroundings before the run, and back before the later one.
     during : context of a run in this process; what it gives has `fired`, true once the fault was met.
     child : settings of a run in a process of its own (`zygote`), for faults that this one would not survive.
@@ -70,7 +70,7 @@ def run_cell(root: Path, command: Command, fault: Fault, zygote: Any = None) -> 
         met = getattr(strike, "fired", True) or not getattr(strike, "moment", "")
     assert met, f"the fault was never met: {result}"
     after = snapshot(root)
-    check_end(result, fault)
+    check_end(result, fault, Path(command.output).stem if command.outputs else "")
     check_files(root, command, fault, result, before, after)
     if fault.mend is not None:
         fault.mend(root, command)
@@ -79,7 +79,7 @@ def run_cell(root: Path, command: Command, fault: Fault, zygote: Any = None) -> 
     return result
 
 
-def check_end(result: run.Result, fault: Fault) -> None:
+def check_end(result: run.Result, fault: Fault, output: str) -> None:
     """Exit code and words."""
     assert not result.hung, f"no end: {result}"
     assert "Traceback" not in result.err and "Exception ignored" not in result.err, result
@@ -90,6 +90,7 @@ def check_end(result: run.Result, fault: Fault) -> None:
         assert ".part" not in result.err, f"the name of a temporary file: {result}"
     if result.code in (2, 3) and not fault.silent:
         for words in fault.says:
+            words = words.replace("OUTPUT", output)
             assert words.lower() in result.err.lower(), f"does not say {words!r}: {result}"
 
 

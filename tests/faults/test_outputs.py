@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .commands import BY_NAME, FILES, FOLDERS, Command, replaced
+from .commands import BY_NAME, FOLDERS, NEW, Command, replaced
 from .engine import Fault, run_cell
 from .place import why_broken
 from .rights import locked, make_device
@@ -105,7 +105,7 @@ OF_FILES = (
     Fault("full", (2,), ("no space left", "made"), prepare=device(7), old=False, again=False),
     Fault("pipe", (0,), prepare=pipe, during=with_reader, old=False, again=False),
 )  # fmt: skip
-FILE_CELLS = [(c, f) for c in FILES for f in OF_FILES if not c.costly or f.name in ("locked", "link", "pipe", "null")]
+FILE_CELLS = [(c, f) for c in NEW for f in OF_FILES if not c.costly or f.name in ("locked", "link", "pipe", "null")]
 
 
 @pytest.mark.parametrize(("command", "fault"), FILE_CELLS, ids=[f"{c.name}-{f.name}" for c, f in FILE_CELLS])

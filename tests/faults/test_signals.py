@@ -29,7 +29,7 @@ def killed(number: int, codes: tuple[int, ...], moment: str) -> Fault:
 
 CELLS = [
     (BY_NAME[name], killed(number, codes, moment))
-    for name in ("fit", "predict", "evaluate-json", "report", "select", "select-indices")
+    for name in ("fit", "predict", "evaluate-json", "report", "select", "select-indices", "threshold")
     for number, codes, moments in KILLED
     for moment in moments
     if moment in BY_NAME[name].moments

@@ -29,12 +29,12 @@ def refuse(number: int) -> Callable[[Any], None]:
     return act
 
 
-def broken(moment: str, code: int | None, nth: int = 1, again: bool = True) -> Fault:
+def broken(moment: str, code: int | None, nth: int = 1, again: bool = True, output: str = "OUTPUT") -> Fault:
     """The file system refuses at a moment; None: the file that was opened then is on a full disk."""
     name = f"{moment}{nth}-{'full' if code is None else errno.errorcode[code]}"
     says = os.strerror(code or errno.ENOSPC)
     act = None if code is None else refuse(code)
-    return Fault(name, (2,), (says, "made"), during=lambda *_: Strike(moment, nth, act).active(), again=again)
+    return Fault(name, (2,), (says, output), during=lambda *_: Strike(moment, nth, act).active(), again=again)
 
 
 CODES: dict[str, tuple[int | None, ...]] = {
@@ -53,7 +53,7 @@ CELLS: list[tuple[Command, Fault]] = [
 ]
 SECOND = (("create", None), ("flush", errno.EIO), ("rename", errno.EACCES))
 CELLS += [(command, broken(moment, code, 2, again=False)) for command in FOLDERS for moment, code in SECOND]
-CELLS += [(BY_NAME["select-indices"], broken(moment, code, 2)) for moment, code in SECOND]
+CELLS += [(BY_NAME["select-indices"], broken(moment, code, 2, output="rows")) for moment, code in SECOND]
 
 
 @pytest.mark.parametrize(("command", "fault"), CELLS, ids=[f"{c.name}-{f.name}" for c, f in CELLS])
@@ -68,7 +68,7 @@ LIMITED = [command for command in FILES if command.name != "export"]  # the firs
 @pytest.mark.parametrize("command", LIMITED, ids=lambda c: c.name)
 def test_a_file_that_may_not_grow(root: Path, command: Command, limit: int) -> None:
     # Unlike a full disk this stops in the middle of a file, whoever writes it; Python ignores the signal (SIGXFSZ).
-    run_cell(root, command, Fault(f"limit-{limit}", (2,), (os.strerror(errno.EFBIG), "made"), during=limited(limit)))
+    run_cell(root, command, Fault(f"limit-{limit}", (2,), (os.strerror(errno.EFBIG), "OUTPUT"), during=limited(limit)))
 
 
 def limited(size: int) -> Callable[[Path, Command], AbstractContextManager[None]]:
