@@ -86,7 +86,11 @@ def check_end(result: run.Result, fault: Fault, output: str) -> None:
     assert result.code in fault.codes, f"exit code {result.code}, wanted one of {fault.codes}: {result}"
     assert not result.children, f"processes left behind: {result.children}"
     if result.code == 2 and not fault.silent:
-        assert result.err.startswith("patchcore-fast: error: ") and result.err.count("\n") == 1, result
+        *notes, error = result.err.splitlines(keepends=True)  # a note may say what is there all the same
+        assert error.startswith("patchcore-fast: error: ") and error.endswith("\n"), result
+        assert all(n.startswith("patchcore-fast: ") and not n.startswith("patchcore-fast: error") for n in notes), (
+            result
+        )
         assert ".part" not in result.err, f"the name of a temporary file: {result}"
     if result.code in (2, 3) and not fault.silent:
         for words in fault.says:

@@ -14,13 +14,15 @@ from unittest.mock import patch
 import torch
 from PIL import Image
 
+from .place import MARKER
+
 MOMENTS = ("decode", "network", "folder", "create", "flush", "rename")
 Step = Callable[[str, Any], None]  # called with the moment and the path (None: unknown), before the real function
 
 
 def _inside(path: Any) -> bool:
-    """Whether a path is in the cell's folder, which is the cwd, and not among its temporary files."""
-    if not isinstance(path, str | bytes | os.PathLike):
+    """Whether a path is in the cell's folder, which is the cwd, and neither temporary nor the optional marker."""
+    if not isinstance(path, str | bytes | os.PathLike) or MARKER in os.fsdecode(path):
         return False
     full, here = os.path.abspath(os.fsdecode(path)), os.getcwd()
     return full.startswith(here + os.sep) and not full.startswith(os.path.join(here, "tmp") + os.sep)

@@ -106,10 +106,13 @@ def below(path: str, tops: Iterable[str]) -> bool:
     return any(path == top or path.startswith(top + "/") for top in tops)
 
 
+MARKER = ".patchcore_fast_files"  # says of a folder that it holds results, on purpose
+
+
 def is_litter(path: str) -> bool:
     """Names that only something unfinished has."""
     name = path.rsplit("/", 1)[-1]
-    return name.startswith(".") or name.endswith((".part", ".tmp"))
+    return (name.startswith(".") and name != MARKER) or name.endswith((".part", ".tmp"))
 
 
 def _no_constant(text: str) -> float:

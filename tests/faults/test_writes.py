@@ -34,7 +34,8 @@ def broken(moment: str, code: int | None, nth: int = 1, again: bool = True, outp
     name = f"{moment}{nth}-{'full' if code is None else errno.errorcode[code]}"
     says = os.strerror(code or errno.ENOSPC)
     act = None if code is None else refuse(code)
-    return Fault(name, (2,), (says, output), during=lambda *_: Strike(moment, nth, act).active(), again=again)
+    # A picture that cannot be written is named at the end, and the rest is there: 3.
+    return Fault(name, (2, 3), (says, output), during=lambda *_: Strike(moment, nth, act).active(), again=again)
 
 
 CODES: dict[str, tuple[int | None, ...]] = {
