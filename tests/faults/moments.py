@@ -25,7 +25,7 @@ def _inside(path: Any) -> bool:
     if not isinstance(path, str | bytes | os.PathLike) or MARKER in os.fsdecode(path):
         return False
     full, here = os.path.abspath(os.fsdecode(path)), os.getcwd()
-    return full.startswith(here + os.sep) and not full.startswith(os.path.join(here, "tmp") + os.sep)
+    return (full + os.sep).startswith(here + os.sep) and not (full + os.sep).startswith(os.path.join(here, "tmp", ""))
 
 
 @contextmanager
@@ -44,7 +44,10 @@ def hooked(step: Step, full: Callable[[], bool] = lambda: False) -> Iterator[Non
             os.close(device)
 
     def os_open(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
-        writes = bool(flags & (os.O_WRONLY | os.O_RDWR)) and _inside(path)
+        nameless = (
+            flags & os.O_TMPFILE == os.O_TMPFILE
+        )  # a file in the folder `path`, which gets a name when it is whole
+        writes = bool(flags & os.O_CREAT or nameless) and _inside(path)
         if writes:
             step("create", path)
         fd = real_os_open(path, flags, *args, **kwargs)
@@ -85,19 +88,22 @@ def hooked(step: Step, full: Callable[[], bool] = lambda: False) -> Iterator[Non
 
 
 class Strike:
-    """Do `act` when `moment` is met for the `number`-th time (from 1), once.
+    """Do `act` when `moment` is met for the `number`-th time (from 1).
 
     act : given the path, raises or sends a signal; None fills the disk for the file that is then opened.
+    lasting : every time from then on, as a read-only file system is; else once.
     """
 
-    def __init__(self, moment: str, number: int, act: Callable[[Any], None] | None) -> None:
-        self.moment, self.number, self.act = moment, number, act
+    def __init__(self, moment: str, number: int, act: Callable[[Any], None] | None, lasting: bool = False) -> None:
+        self.moment, self.number, self.act, self.lasting = moment, number, act, lasting
         self.seen: Counter[str] = Counter()
         self.due = self.fired = False
 
     def __call__(self, moment: str, path: Any) -> None:
         self.seen[moment] += 1
-        if moment == self.moment and self.seen[moment] == self.number and not self.fired:
+        if moment != self.moment:
+            return
+        if self.seen[moment] == self.number or (self.lasting and self.seen[moment] > self.number):
             self.fired = True
             if self.act is None:
                 self.due = True
