@@ -35,8 +35,10 @@ def broken(moment: str, code: int | None, nth: int = 1, again: bool = True, outp
     says = os.strerror(code or errno.ENOSPC)
     act = None if code is None else refuse(code)
     # A picture that cannot be written is named at the end, and the rest is there: 3.
-    return Fault(name, (2, 3), (says, output), again=again,
-                 during=lambda *_: Strike(moment, nth, act, lasting=moment == "create" and act is not None).active())  # fmt: skip
+    lasting = moment == "create" and act is not None  # another way to make the file is refused as well
+    return Fault(
+        name, (2, 3), (says, output), during=lambda *_: Strike(moment, nth, act, lasting).active(), again=again
+    )
 
 
 CODES: dict[str, tuple[int | None, ...]] = {
