@@ -89,7 +89,7 @@ class MemoryBank:
         precision = self.config.get("precision", "float32")
         if f.ndim != 2 or 0 in f.shape or not isinstance(precision, str) or f.dtype != _DTYPES.get(precision):
             raise ValueError(f"MemoryBank: features must be [M, D] {precision}, got {tuple(f.shape)} {f.dtype}")
-        if not bool(torch.isfinite(f).all()):
+        if not all(torch.isfinite(x) for x in f.aminmax()):  # NaN is either's; torch.isfinite(f) copies f
             bad = int((~torch.isfinite(f).all(dim=1)).sum())
             raise ValueError(f"MemoryBank: {bad} of {len(f)} feature rows are not finite")
         if i.shape != (len(f),) or i.dtype != torch.int64:
