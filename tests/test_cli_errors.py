@@ -144,5 +144,8 @@ def test_a_full_disk_keeps_the_old_file(
 
     monkeypatch.setattr(os, {"rename": "replace", "fsync": "fsync"}[failing], full)
     assert main(["select", str(place / "good.npy"), "--ratio", "0.5", "--output", str(tmp_path / "c.npy")]) == 2
-    assert capsys.readouterr().err == "patchcore-fast: error: No space left on device: the disk is full\n"
+    assert (
+        capsys.readouterr().err
+        == f"patchcore-fast: error: {tmp_path / 'c.npy'}: No space left on device: the disk is full\n"
+    )
     assert (tmp_path / "c.npy").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1

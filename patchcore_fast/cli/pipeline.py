@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from patchcore_fast.cli.parser import MODEL, SCORING, given_options
 from patchcore_fast.cli.report import check_log, log_page
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
+from patchcore_fast.files import own_descriptor
 
 if TYPE_CHECKING:
     from patchcore_fast.data import ImageSet
@@ -21,14 +23,35 @@ if TYPE_CHECKING:
 
 
 def writable_file(name: str) -> Path:
-    """Refuse an output file that cannot be made, before the long work and not after it."""
+    """Refuse an output file that cannot be made, before the long work and not after it.
+
+    Links are followed; devices, pipes and descriptors of this process (/dev/stdout) are taken as they are.
+
+    Raises
+    ------
+    DataError : a folder, a socket, something that may not be written to, or in a folder that is not there.
+    OSError : a name that the file system refuses (too long, a loop of links).
+    """
     path = Path(name)
-    if path.is_dir():
+    if own_descriptor(path) is not None:
+        return path
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = 0  # a new file, or a link to one
+    if stat.S_ISDIR(mode):
         raise DataError(f"{path}: is a folder, a file name is wanted")
-    if not path.parent.is_dir():
-        raise DataError(f"{path}: the folder {path.parent} does not exist")
-    if not os.access(path.parent, os.W_OK):
-        raise DataError(f"{path}: the folder {path.parent} is not writable")
+    if stat.S_ISSOCK(mode):
+        raise DataError(f"{path}: is a socket, a file name is wanted")
+    if mode and not stat.S_ISREG(mode):
+        if not os.access(path, os.W_OK):
+            raise DataError(f"{path}: is not writable")
+        return path
+    folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
+    if not folder.is_dir():
+        raise DataError(f"{path}: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"{path}: the folder {folder} is not writable")
     return path
 
 

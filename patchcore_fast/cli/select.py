@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from patchcore_fast.cli.apart import check_apart
 from patchcore_fast.cli.pipeline import writable_file
 from patchcore_fast.errors import DataError
-from patchcore_fast.files import atomic_write
+from patchcore_fast.files import atomic_write, is_stream
 from patchcore_fast.memory import available_memory
 from patchcore_fast.npy import STEP, NpyFile
 from patchcore_fast.progress import bar
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+HEADER = 128  # bytes of a .npy file before its numbers
 PROJECTION = 128  # dimensions that distances are measured in
 MEASURE_WORK = 2 * 10**11  # multiplications: seconds on two cores
 
@@ -50,7 +52,7 @@ def read_features(name: str) -> NpyFile:
 
 
 def _write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:
-    with atomic_write(path) as f:
+    with atomic_write(path, size=array.nbytes + HEADER) as f:
         np.save(f, array, allow_pickle=False)
 
 
@@ -58,6 +60,9 @@ def select(args: argparse.Namespace) -> None:
     """Pick rows, write them (and their numbers), say how long it took and how far the picks reach."""
     output = writable_file(args.output)
     numbers = None if args.indices is None else writable_file(args.indices)
+    # The null device, a terminal or a pipe takes two files; the file that is read must not be written over.
+    outputs = [(flag, p) for flag, p in (("--output", output), ("--indices", numbers)) if p and not is_stream(p)]
+    check_apart(outputs, [("FEATURES", args.features)])
     with read_features(args.features) as features:
         _select(args, features, output, numbers)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -87,8 +86,7 @@ def score_rows(
     OSError : the disk has not that much room, or what the file system says.
     """
     stopped: BaseException | None = None
-    with atomic_write(path) as f:
-        _take_room(f.fileno(), expected)
+    with atomic_write(path, room=expected) as f:
         f.write(_csv_line(dict(zip(columns, columns, strict=True)), columns))
         rows = 0
 
@@ -103,19 +101,8 @@ def score_rows(
             if not rows:
                 raise
             stopped = error
-        f.flush()
-        os.ftruncate(f.fileno(), f.tell())
     if stopped is not None:
         raise stopped
-
-
-def _take_room(file: int, size: int) -> None:
-    if size and hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file, 0, size)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise  # others: the file system cannot, or a limit that the real size may keep
 
 
 def _csv_line(row: Mapping[str, Any], columns: Sequence[str]) -> bytes:
