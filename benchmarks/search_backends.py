@@ -80,7 +80,7 @@ def measure(model: PatchCore, bank: torch.Tensor, query: torch.Tensor, grid: tup
     for kind in INDEXES:
         patches = distance[kind].view(len(labels), -1)
         maps = anomaly_map(patches.view(-1, *grid), model.config.input_size, model.config.sigma).numpy()
-        content = made[kind].to_bytes()
+        content = made[kind].to_tensors().values()
         rows[kind] = {
             "recall": float((distance[kind] <= distance["exact"]).double().mean()),
             "largest_excess": float(((distance[kind] - distance["exact"]) / distance["exact"].clamp(min=1e-12)).max()),
@@ -88,7 +88,7 @@ def measure(model: PatchCore, bank: torch.Tensor, query: torch.Tensor, grid: tup
             "pixel_auroc": None if masks is None else pixel_auroc(maps, masks),
             "build_s": built[kind],
             "search_s": seconds[kind],
-            "index_bytes": 0 if content is None else len(content),
+            "index_bytes": sum(part.nbytes for part in content),
         }
     return rows
 

@@ -134,17 +134,21 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=5, help="draws of training images (default 5)")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--weights", default="auto")
+    parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--ratio", type=float, default=0.01)
     parser.add_argument("--max-false-alarms", type=float, default=0.05)
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     config = PatchCoreConfig(
-        backbone=args.backbone, ratio=args.ratio, max_false_alarms=args.max_false_alarms, device="cpu"
-    )
+        backbone=args.backbone, weights=args.weights, image_size=args.image_size, ratio=args.ratio,
+        max_false_alarms=args.max_false_alarms, device="cpu",
+    )  # fmt: skip
     rows = [row for folder in args.folders for row in measure(folder, config, args.train, args.draws)]
     print(table(rows))
     if args.json:
-        result = {"benchmark": "threshold", "environment": describe("cpu"), "options": vars(args) | {"folders": None},
+        options = {name: value for name, value in vars(args).items() if name not in ("folders", "json")}
+        result = {"benchmark": "threshold", "environment": describe("cpu"), "options": options,
                   "config": config.to_dict(), "rows": rows}  # fmt: skip
         write(args.json, result)
 

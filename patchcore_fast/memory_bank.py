@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
@@ -13,25 +14,29 @@ from typing import Any
 
 import torch
 
+from patchcore_fast.bank_file import bank_error, digest, read_header, read_json, read_tensors
 from patchcore_fast.errors import BankError
 from patchcore_fast.files import atomic_write
 from patchcore_fast.kernels.surroundings import undisturbed
-from patchcore_fast.search import ExactSearch, SearchIndex, build_index, load_index, restored, stored
+from patchcore_fast.search import ExactSearch, SearchIndex, build_index, load_index, stored
 
 try:
-    import safetensors
     import safetensors.torch
 except ImportError as error:
     raise ImportError('patchcore_fast.memory_bank needs safetensors: pip install "patchcore_fast[pipeline]"') from error
 
 FORMAT = "patchcore_fast.memory_bank"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no digest, and faiss's own bytes for its index
+SIDE, CELLS = 16_384, 1 << 24  # most patches on a side of an image's grid, and on all of it
+IMAGES = 1 << 20  # most training images where no names count them
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of features
 
 
 @dataclass(frozen=True)
 class MemoryBank:
     """Patch features of normal images.
+
+    The parts are held against each other when one is made: what does not fit is a ValueError or TypeError.
 
     Attributes
     ----------
@@ -42,9 +47,9 @@ class MemoryBank:
     config : what made the features, `PatchCoreConfig.to_dict()`; empty for a bank of foreign features.
     threshold : image score above which an image is anomalous, or None.
     normal_scores : [n] float64, scores of training images by banks without them (the threshold's source), or None.
-    images : names of the training images that `positions` counts, relative to their folder.
-    grid : (h, w) of patches per image, or None when it differs between images.
-    patches : number of training patches the bank was chosen from.
+    images : names of the training images that `positions` counts, relative to their folder; empty when unknown.
+    grid : (h, w) of patches per image, or None when it differs between images; at most SIDE each and CELLS in all.
+    patches : number of training patches the bank was chosen from, 0 when unknown.
     weights : fingerprint of the backbone's weights, "" when unknown.
     versions : package -> version at the time of writing.
     searcher : the index over `features` that `search` asks, None for our exact search; see `with_index`.
@@ -66,10 +71,23 @@ class MemoryBank:
 
     @undisturbed
     def __post_init__(self) -> None:
-        """Check that the parts belong together: ValueError says which does not."""
-        f, i, p = self.features, self.indices, self.positions
-        precision = self.config.get("precision", "float32") if isinstance(self.config, dict) else "float32"
-        if f.ndim != 2 or 0 in f.shape or f.dtype != _DTYPES.get(precision):
+        """Check that the parts belong together: ValueError or TypeError says which does not."""
+        for name, kind in (("config", dict), ("images", list), ("patches", int), ("weights", str), ("versions", dict)):
+            if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
+                raise TypeError(f"MemoryBank: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        if not all(isinstance(x, str) for x in [*self.images, *self.versions.values()]):
+            raise TypeError("MemoryBank: images must be names, and versions texts")
+        if not 0 <= self.patches < 1 << 63:
+            raise ValueError(f"MemoryBank: patches must lie in [0, 2^63), got {self.patches}")
+        self._check_tensors()
+        self._check_places()
+        if self.threshold is not None and not _finite(self.threshold):
+            raise ValueError(f"MemoryBank: threshold must be a finite number or None, got {self.threshold!r}")
+
+    def _check_tensors(self) -> None:
+        f, i = self.features, self.indices
+        precision = self.config.get("precision", "float32")
+        if f.ndim != 2 or 0 in f.shape or not isinstance(precision, str) or f.dtype != _DTYPES.get(precision):
             raise ValueError(f"MemoryBank: features must be [M, D] {precision}, got {tuple(f.shape)} {f.dtype}")
         if not bool(torch.isfinite(f).all()):
             bad = int((~torch.isfinite(f).all(dim=1)).sum())
@@ -80,19 +98,49 @@ class MemoryBank:
             raise ValueError(
                 f"MemoryBank: indices must lie in [0, {self.patches}), got {int(i.min())} to {int(i.max())}"
             )
-        if p is not None and (p.shape != (len(f), 3) or p.dtype != torch.int32):
-            raise ValueError(f"MemoryBank: positions must be [{len(f)}, 3] int32, got {tuple(p.shape)} {p.dtype}")
-        q = self.projection
-        if q is not None and (q.ndim != 2 or q.shape[0] != f.shape[1] or not bool(torch.isfinite(q).all())):
-            raise ValueError(f"MemoryBank: projection must be finite [{f.shape[1]}, d], got {tuple(q.shape)}")
-        if self.threshold is not None and not (isinstance(self.threshold, Real) and isfinite(self.threshold)):
-            raise ValueError(f"MemoryBank: threshold must be a finite number or None, got {self.threshold!r}")
-        s = self.normal_scores
-        if s is not None and (s.ndim != 1 or s.dtype != torch.float64 or not bool(torch.isfinite(s).all())):
-            raise ValueError(f"MemoryBank: normal_scores must be finite [n] float64, got {tuple(s.shape)} {s.dtype}")
-        for name, kind in (("config", dict), ("images", list), ("patches", int), ("weights", str), ("versions", dict)):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"MemoryBank: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        for name, rows, dtype in (("projection", f.shape[1], torch.float32), ("normal_scores", None, torch.float64)):
+            t = getattr(self, name)
+            if t is None:
+                continue
+            fits = t.ndim == 1 if rows is None else t.ndim == 2 and len(t) == rows
+            if not fits or 0 in t.shape or t.dtype != dtype or not bool(torch.isfinite(t).all()):
+                shape = "[n]" if rows is None else f"[{rows}, d]"
+                raise ValueError(f"MemoryBank: {name} must be finite {shape} {dtype}, got {tuple(t.shape)} {t.dtype}")
+
+    def _check_places(self) -> None:
+        """What is drawn has the size that these numbers say: none may be beyond the images and grids there were."""
+        grid, cells, images = self.grid, 0, len(self.images) or IMAGES
+        if grid is not None:
+            if not isinstance(grid, tuple) or [type(n) for n in grid] != [int, int]:
+                raise ValueError(f"MemoryBank: grid must be (rows, columns), got {grid!r}")
+            cells = grid[0] * grid[1]
+            if not all(1 <= n <= SIDE for n in grid) or cells > CELLS:
+                raise ValueError(
+                    f"MemoryBank: grid must be 1 to {SIDE} on a side and at most {CELLS} in all, got {grid}"
+                )
+            least = cells * max(len(self.images), 1)
+            if self.patches and (self.patches < least or self.patches % cells):
+                raise ValueError(
+                    f"MemoryBank: {self.patches} patches are not those of {len(self.images) or 'some'} images with "
+                    f"{grid[0]} x {grid[1]} each"
+                )
+            if self.patches and not self.images:
+                images = min(IMAGES, self.patches // cells)
+        if self.normal_scores is not None and len(self.normal_scores) > images:
+            raise ValueError(f"MemoryBank: {len(self.normal_scores)} normal_scores of {images} images")
+        p = self.positions
+        if p is None:
+            return
+        if p.shape != (len(self.features), 3) or p.dtype != torch.int32:
+            raise ValueError(
+                f"MemoryBank: positions must be [{len(self.features)}, 3] int32, got {tuple(p.shape)} {p.dtype}"
+            )
+        most = (images, *(grid or (SIDE, SIDE)))
+        if int(p.min()) < 0 or any(int(top) >= end for top, end in zip(p.amax(dim=0), most, strict=True)):
+            raise ValueError(
+                f"MemoryBank: positions must lie in [0, {most[0]}), [0, {most[1]}) and [0, {most[2]}), got "
+                f"{p.amin(dim=0).tolist()} to {p.amax(dim=0).tolist()}"
+            )
 
     def __len__(self) -> int:
         """M, the number of rows."""
@@ -117,7 +165,7 @@ class MemoryBank:
         """The same bank with its features on a device; what is only looked up stays where it is."""
         features, index = self.features.to(device), self.searcher
         if index is not None and features is not self.features:
-            index = load_index(index.kind, features, index.to_bytes())
+            index = load_index(index.kind, features, index.to_tensors())
         return replace(self, features=features, searcher=index)
 
     @undisturbed
@@ -131,65 +179,102 @@ class MemoryBank:
         facts = {name: getattr(self, name) for name in _FACTS} | {"versions": self.versions or _versions()}
         about_index, more = stored(self.searcher)
         tensors |= more
+        tensors = {k: v.cpu().contiguous() for k, v in tensors.items()}
         metadata = {
             **about_index,
             "format": FORMAT,
             "format_version": str(FORMAT_VERSION),
             "facts": json.dumps(facts, allow_nan=False),
         }
-        content = safetensors.torch.save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata)
+        content = safetensors.torch.save(tensors, metadata | {"digest": digest(tensors, metadata)})
         with atomic_write(path) as f:
             f.write(content)
 
     @classmethod
     @undisturbed
     def load(cls, path: str | os.PathLike[str], index: str | None = None) -> MemoryBank:
-        """Read what `save` wrote; with `index` that search is made anew, whatever the file has.
+        """Read what `save` wrote, into memory of its own; with `index` that search is made anew, whatever the file has.
+
+        Files of format 1, which have no digest, are read as well; their faiss index is made anew.
 
         Raises
         ------
-        BankError : missing, truncated, foreign or inconsistent file, or one of a newer format; names the
-            path.
+        BankError : missing, truncated, foreign, changed or inconsistent file, or one of a newer format; one line that
+            names the path.
         """
         path = Path(path)
         if not path.is_file():
             raise BankError(f"{path}: no such bank file")
         try:
-            with safetensors.safe_open(str(path), framework="pt") as f:
-                metadata = f.metadata() or {}
-                _check_format(path, metadata)
-                tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (no mapping, it only has keys)
-        except (safetensors.SafetensorError, OSError, RuntimeError) as error:
-            raise BankError(f"{path}: damaged, or no safetensors file ({error})") from error
-        try:
-            facts = json.loads(metadata["facts"])
-            facts = {name: facts[name] for name in (*_FACTS, "versions")}
-            facts["grid"] = None if facts["grid"] is None else (int(facts["grid"][0]), int(facts["grid"][1]))
-            bank = cls(**{name: tensors[name] for name in ("features", "indices")},
-                       positions=tensors.get("positions"), projection=tensors.get("projection"),
-                       normal_scores=tensors.get("normal_scores"), **facts)  # fmt: skip
-            if index is None:
-                return replace(bank, searcher=restored(metadata, tensors, bank.features))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise BankError(f"{path}: inconsistent memory bank ({what})") from error
-        return bank.with_index(index)
+            with open(path, "rb") as f:
+                metadata, entries, start = read_header(f, path)
+                version = _check_format(path, metadata)
+                tensors = read_tensors(f, entries, start, path)
+            if (version > 1 or "digest" in metadata) and metadata.get("digest") != digest(tensors, metadata):
+                raise bank_error(path, "its bytes are not those that were written: it was damaged or changed")
+            return _assembled(path, metadata, tensors, version, index)
+        except OSError as error:
+            raise bank_error(path, f"cannot be read ({error.strerror or error})") from error
+        except (MemoryError, RuntimeError) as error:  # torch's own word for no memory is a RuntimeError
+            size = path.stat().st_size if path.is_file() else 0
+            raise bank_error(path, f"cannot be taken into memory, it has {size:,} bytes ({error})") from error
+
+
+def _assembled(
+    path: Path, metadata: dict[str, str], tensors: dict[str, torch.Tensor], version: int, index: str | None
+) -> MemoryBank:
+    """The bank of a file's parts; BankError where they do not belong together."""
+    try:
+        facts = read_json(metadata["facts"])
+        facts = {name: facts[name] for name in (*_FACTS, "versions")}
+        facts["grid"] = tuple(facts["grid"]) if isinstance(facts["grid"], list) else facts["grid"]
+        optional: dict[str, Any] = {n: tensors.get(n) for n in ("positions", "projection", "normal_scores")}
+        bank = MemoryBank(tensors["features"], tensors["indices"], **optional, **facts)
+        if index is None:
+            return replace(bank, searcher=_stored_index(bank, metadata, tensors, version))
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise bank_error(path, f"inconsistent memory bank ({what})") from error
+    return bank.with_index(index)
 
 
 _FACTS = ("config", "threshold", "images", "grid", "patches", "weights")
 
 
-def _check_format(path: Path, metadata: dict[str, str]) -> None:
+def _stored_index(
+    bank: MemoryBank, metadata: dict[str, str], tensors: dict[str, torch.Tensor], version: int
+) -> SearchIndex | None:
+    """The file's index; None where it has none, as files before there were indexes."""
+    entry = read_json(metadata.get("index", '{"kind": "exact"}'))
+    if not isinstance(entry, dict) or not isinstance(kind := entry.get("kind"), str):
+        raise ValueError(f"index must be described by its kind, got {entry!r}")
+    if kind == "exact":
+        return None
+    if version == 1:  # faiss's own bytes: faiss trusts what it reads, so they are not given to it
+        return build_index(kind, bank.features, bank.config.get("seed", 0))
+    return load_index(kind, bank.features, tensors)
+
+
+def _check_format(path: Path, metadata: dict[str, str]) -> int:
+    """The version of the format, 1 to FORMAT_VERSION."""
     if metadata.get("format") != FORMAT:
         raise BankError(f"{path}: a safetensors file, but not a memory bank of patchcore_fast")
     version = metadata.get("format_version", "")
-    if not version.isdigit():
-        raise BankError(f"{path}: format version {version!r} is not a number")
+    if not re.fullmatch("[1-9][0-9]{0,5}", version):
+        raise bank_error(path, f"format version {version!r} is not a number")
     if int(version) > FORMAT_VERSION:
         raise BankError(
             f"{path}: bank format {version} is newer than {FORMAT_VERSION}, the newest this version reads; "
             "update patchcore_fast"
         )
+    return int(version)
+
+
+def _finite(value: object) -> bool:
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _versions() -> dict[str, str]:

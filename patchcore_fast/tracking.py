@@ -109,9 +109,15 @@ def _tensorboard(record: Record) -> Path:
             chosen = [image["score"] for image in record.images if image["label"] == label]
             if chosen:
                 writer.add_histogram(f"scores/{kind}", np.asarray(chosen), 0)
-        settings = "\n".join(f"| {k} | {v} |" for k, v in (record.config | record.facts["environment"]).items())
+        rows = (record.config | record.facts["environment"]).items()
+        settings = "\n".join(f"| {_cell(k)} | {_cell(v)} |" for k, v in rows)
         writer.add_text("settings", f"| setting | value |\n|---|---|\n{settings}", 0)
     return target
+
+
+def _cell(value: Any) -> str:
+    """Of a Markdown table; TensorBoard itself takes HTML out."""
+    return str(value).replace("|", "\\|")
 
 
 def _wandb(record: Record) -> Path:

@@ -1,395 +1,96 @@
-"""What predict and evaluate write: scores whatever happens to pictures, whatever files are called, nothing twice."""
+"""Outputs are refused before the work: what cannot be written, and two that are one file."""
 
 from __future__ import annotations
 
-import csv
-import errno
-import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
+import socket
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from patchcore_fast.cli import main
-from patchcore_fast.report.files import PictureNames
-from patchcore_fast.report.page import write_report
-from patchcore_fast.written import LIST
+from patchcore_fast.cli.outputs import EVALUATED, check_outputs_differ, writable_file
+from patchcore_fast.errors import DataError
 
-from .evaluated import TINY
-from .pictures import texture, write_mvtec
-
-HOSTILE = {
-    "long": b"x" * 251 + b".png",
-    "long-unicode": "\N{LATIN SMALL LETTER E WITH ACUTE}".encode() * 125 + b".png",
-    "not-utf8": b"bad\xff\xfe.png",
-    "formula": b"=cmd|' '!A1.png",
-    "plus": b"+1.png",
-    "at": b"@SUM(A1).png",
-    "dash": b"-rf.png",
-    "mathtext": b"$x^{$.png",
-    "dollars": b"a$b$c.png",
-    "newline": b"a\n=1+1\tb.png",
-    "escape": b"\x1b[31mred\x07.png",
-    "quotes": b"\"a';,.png",
-    "right-to-left": "a\u202egnp.png".encode(),
-    "percent": b"%s%n{}{0}.png",
-    "backslash": b"a\\b\\xff.png",
-    "html": b"<img src=x onerror=alert(1)>.png",
-    "underscore": b"_a.png",
-    "spaces": b"  a  .png",
-    "unicode": "\u65e5\u672c \N{GRINNING FACE}.png".encode(),
-}
+from .evaluated import evaluate
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("outputs")
-    write_mvtec(root / "weave")
-    assert main(["fit", str(root / "weave"), "--output", str(root / "bank.safetensors"), *TINY]) == 0
-    return root
-
-
-@pytest.fixture
-def data(place: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(place / "weave", tmp_path / "weave"))
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
-
-
-def files(root: Path) -> set[str]:
-    return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
-
-
-def predict(place: Path, images: Any, out: Path, *more: str) -> int:
-    return main(["predict", str(place / "bank.safetensors"), str(images), "--output", str(out), *more])
-
-
-# names
-
-
-def test_hostile_names_in_predict(place: Path, data: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for i, name in enumerate(HOSTILE.values()):
-        Image.fromarray(texture(np.random.default_rng(i))).save(tmp_path / "t.png")
-        os.rename(tmp_path / "t.png", os.fsencode(folder) + b"/" + name)
-    monkeypatch.chdir(folder)
-    assert predict(place, ".", tmp_path / "out") == 0
-    said = capsys.readouterr()
-    assert said.err == "", "no warning of a glyph, of a name"
-    rows = rows_of(tmp_path / "out/scores.csv")
-    assert len(rows) == len(HOSTILE)
-    raw = (tmp_path / "out/scores.csv").read_bytes().decode("utf-8")
-    for row in rows:
-        assert not row["path"].startswith(("=", "+", "-", "@", "\t"))
-        assert (tmp_path / "out" / row["heatmap"]).is_file() and row["heatmap"].isprintable()
-    assert not any(line.startswith(("=", "+", "-", "@")) for line in raw.replace("a\n=1+1", "").split("\n"))
-    usable = [r["path"] for r in rows if Path(r["path"]).is_file()]
-    assert len(usable) == len(HOSTILE) - 1, "every path that is UTF-8 opens as it is written"
-    (other,) = {r["path"] for r in rows} - set(usable)
-    assert other == r"bad\xff\xfe.png"
-    assert (tmp_path / "out/contact_sheet.png").is_file()
-
-
-SOME = list(HOSTILE)
-
-
-@pytest.mark.parametrize("first", range(0, len(SOME), 3), ids=lambda i: "+".join((SOME + SOME)[i : i + 3]))
-def test_hostile_names_of_a_set_a_kind_and_an_image(
-    place: Path, data: Path, first: int, tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
-    files_of = [HOSTILE[(SOME + SOME)[first + i]] for i in range(3)]
-    top, kind = (name[:-4][:200].strip() for name in files_of[:2])
-    root = os.fsencode(tmp_path) + b"/" + top
-    os.rename(os.fsencode(data), root)
-    os.rename(root + b"/test/spot", root + b"/test/" + kind)
-    os.rename(root + b"/ground_truth/spot", root + b"/ground_truth/" + kind)
-    os.rename(root + b"/test/good/000.png", root + b"/test/good/" + files_of[2])
-    out = tmp_path / "out"
-    args = ["evaluate", os.fsdecode(root), "--bank", str(place / "bank.safetensors"), "--output", str(out)]
-    assert main(args) == 0
-    said = capsys.readouterr()
-    assert said.err == "" and "\x1b" not in said.out and "\n=1+1" not in said.out
-    for file in ("metrics.json", "report.json"):
-        content = (out / file).read_bytes().decode("ascii")
-        json.dumps(json.loads(content), ensure_ascii=False).encode("utf-8")  # no lone surrogates
-    assert len(rows_of(out / "scores.csv")) == 6
-    assert {"roc.png", "pr.png", "histogram.png", "contact_sheet.png", "provenance.png"} <= files(out)
-    assert len([f for f in files(out) if f.startswith("heatmaps/")]) == 6
-    assert all(f.isprintable() for f in files(out))
-    write_report(out).read_text(encoding="utf-8")
-
-
-def test_pictures_never_share_a_name(tmp_path: Path) -> None:
-    names = PictureNames(tmp_path)
-    sources = ["a.png", "A.PNG", "a.jpg", "b/a.png", "B/a.png", "a.png/c.jpg", "e\u0301.png", "\u00e9.png", "a_2.png",
-               "x" * 250 + ".png", "x" * 250 + ".jpg", "x" * 249 + "y.png", "q\n.png", "q\t.png"]  # fmt: skip
-    found = [names.of(tmp_path / s) for s in sources]
-    keys = {str(n).casefold() for n in found}
-    assert len(keys) == len(sources)
-    for name in found:
-        target = tmp_path / "out" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.with_name(f".{target.name}.0123456789ab.part").write_bytes(b"")
-        target.write_bytes(b"")
-
-
-# scores before pictures
-
-
-class Broken:
-    """A stand-in for a drawing function that fails from its n-th call on."""
-
-    def __init__(self, whole: Any, error: BaseException, good: int = 0) -> None:
-        self.whole, self.error, self.left = whole, error, good
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.left -= 1
-        if self.left < 0:
-            raise self.error
-        return self.whole(*args, **kwargs)
-
-
-FAULTS = {
-    "disk": (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
-    "memory": (MemoryError(), "out of memory"),
-    "bug": (KeyError("surprise"), "KeyError: 'surprise'"),
-    "name": (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)), "File name too long"),
-}
-
-
-ONE_EACH = [("save_png", fault) for fault in FAULTS]  # of every fault, and below of everything that can fail
-
-
-@pytest.mark.parametrize(("what", "fault"), [*ONE_EACH, ("contact_sheet", "bug"), ("photograph", "memory")])
-def test_predict_keeps_its_scores(place: Path, data: Path, fault: str, what: str, tmp_path: Path, monkeypatch: Any,
-                                  capsys: Any) -> None:  # fmt: skip
-    import patchcore_fast.report.gallery as gallery
-
-    error, words = FAULTS[fault]
-    good = 0 if what == "contact_sheet" else 2
-    monkeypatch.setattr(gallery, what, Broken(getattr(gallery, what), error, good))
-    assert predict(place, data / "test", tmp_path / "out") == 3
-    err = capsys.readouterr().err
-    assert words in err and "Traceback" not in err
-    rows = rows_of(tmp_path / "out/scores.csv")
-    assert len(rows) == 6 and all(r["score"] and not r["error"] for r in rows)
-    assert [bool(r["heatmap"]) for r in rows] == [what == "contact_sheet" or i < good for i in range(6)]
-    assert "contact_sheet.png" in err if what == "contact_sheet" else "test/good/002.png" in err
-    assert not list((tmp_path / "out").rglob("*.part"))
-
-
-PLOTS = ("contact_sheet", "plot_histogram", "plot_roc", "plot_pr", "write_layers", "plot_provenance", "write_record")
-
-
-@pytest.mark.parametrize(("what", "fault"), [*ONE_EACH, *((plot, "bug") for plot in PLOTS)])
-def test_evaluate_keeps_its_numbers(place: Path, data: Path, fault: str, what: str, tmp_path: Path, monkeypatch: Any,
-                                    capsys: Any) -> None:  # fmt: skip
-    import patchcore_fast.report.gallery as gallery
-
-    monkeypatch.setattr(gallery, what, Broken(getattr(gallery, what), FAULTS[fault][0], 2 * (what == "save_png")))
-    out = tmp_path / "out"
-    assert main(["evaluate", str(data), "--bank", str(place / "bank.safetensors"), "--output", str(out)]) == 3
-    said = capsys.readouterr()
-    assert FAULTS[fault][1] in said.err and "weave" in said.out
-    assert len(rows_of(out / "scores.csv")) == 6
-    assert json.loads((out / "metrics.json").read_text())["metrics"]["n_test"] == 6
-    if what == "write_record":
-        assert "patchcore-fast report" not in said.out and not (out / "report.json").exists()
+def _link(kind: str, root: Path) -> str:
+    """A second name of root/a."""
+    if kind == "missing file, two spellings":
+        return str(root / "." / "sub" / ".." / "a")
+    if kind == "relative":
+        return os.path.relpath(root / "a")
+    if kind == "dangling link":
+        (root / "b").symlink_to("a")
     else:
-        write_report(out)
+        (root / "a").write_bytes(b"1")
+        if kind == "hard link":
+            os.link(root / "a", root / "b")
+        elif kind == "link":
+            (root / "b").symlink_to("a")
+        elif kind == "linked folder":
+            (root / "other").symlink_to(root)
+            return str(root / "other/a")
+    return str(root / "b")
 
 
-def test_a_disk_that_cannot_hold_the_scores(
-    place: Path, data: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    assert predict(place, data / "test", tmp_path / "out") == 2
-    err = capsys.readouterr().err
-    assert "No space left on device" in err and err.count("\n") == 1
-    assert files(tmp_path / "out") <= {LIST}
+KINDS = ("missing file, two spellings", "relative", "dangling link", "hard link", "link", "linked folder")
 
 
-def test_a_file_system_without_room_to_reserve(place: Path, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    def unknown(*_: Any) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    monkeypatch.setattr(os, "posix_fallocate", unknown)
-    assert predict(place, data / "test", tmp_path / "out") == 0
-    assert len(rows_of(tmp_path / "out/scores.csv")) == 6
-
-
-def test_an_output_folder_that_goes_away(
-    place: Path, data: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
-    import patchcore_fast.report.gallery as gallery
-
-    whole = gallery.save_png
-
-    def save(*args: Any) -> None:
-        shutil.rmtree(tmp_path / "out")
-        whole(*args)
-
-    monkeypatch.setattr(gallery, "save_png", save)
-    assert predict(place, data / "test", tmp_path / "out") in (2, 3)
-    assert "Traceback" not in capsys.readouterr().err
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_names_of_one_file(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    other = _link(kind, tmp_path)
+    with pytest.raises(DataError, match="--output and --indices are one file"):
+        check_outputs_differ({"--output": tmp_path / "a", "--none": None, "--indices": other})
+    check_outputs_differ({"--output": tmp_path / "a", "--indices": tmp_path / "c"})
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("where", ["scoring", "drawing"])
-def test_a_run_that_is_stopped_keeps_its_scores(
-    place: Path, data: Path, number: int, where: str, tmp_path: Path
-) -> None:
-    point = {"scoring": "model.PatchCore._predict", "drawing": "report.gallery.save_png"}[where]
-    module, name = point.rsplit(".", 1)
-    code = (
-        "import sys, time, patchcore_fast.model, patchcore_fast.report.gallery as _g, patchcore_fast as p\n"
-        "from patchcore_fast.cli import main\n"
-        f"whole, calls = p.{point}, []\n"
-        "def slow(*args, **kwargs):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) == 3:\n"
-        "        print('now', flush=True)\n"
-        "        time.sleep(60)\n"
-        "    return whole(*args, **kwargs)\n"
-        f"p.{module}.{name} = slow\n"
-        "sys.exit(main())"
-    )
-    args = ["predict", str(place / "bank.safetensors"), str(data / "test"), "--output", str(tmp_path / "out"),
-            "--batch-size", "2"]  # fmt: skip
-    job = subprocess.Popen(
-        [sys.executable, "-c", code, *args], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert job.stdout is not None and job.stdout.readline() == "now\n"
-    time.sleep(0.2)
-    job.send_signal(number)
-    _, err = job.communicate(timeout=120)
-    assert job.returncode == 128 + number and "Traceback" not in err
-    rows = rows_of(tmp_path / "out/scores.csv")
-    assert len(rows) == (4 if where == "scoring" else 6) and all(r["score"] for r in rows)
-    assert f"the scores of {len(rows)} of 6 images are in {tmp_path / 'out/scores.csv'}" in err
-    assert not list((tmp_path / "out").rglob("*.part"))
+def test_a_null_device_may_be_named_twice() -> None:
+    check_outputs_differ({"--output": "/dev/null", "--indices": "/dev/null"})
 
 
-# one folder, many runs
+def test_commands_refuse_one_path_for_two_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).random((40, 4), dtype=np.float32))
+    out = str(tmp_path / "o.npy")
+    assert main(["select", str(tmp_path / "f.npy"), "--ratio", "0.5", "--output", out, "--indices", out]) == 2
+    assert "--output and --indices are one file" in capsys.readouterr().err and not os.path.exists(out)
 
 
-def test_a_second_run_counts_the_same(place: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
-    photos = data / "test"
-    for out in ("out", "out", "other", "deep/er/out"):
-        assert predict(place, photos, photos / out) == 0
-        assert len(rows_of(photos / out / "scores.csv")) == 6
-    assert main(["fit", str(photos), "--output", str(tmp_path / "b.safetensors"), *TINY]) == 0
-    assert "Fitted on 6 images" in capsys.readouterr().out, "heat maps are no training images either"
+def test_an_evaluation_keeps_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = evaluate(tmp_path)
+    written = {p.name for p in out.iterdir() if p.is_file()}
+    assert written <= set(EVALUATED) and set(EVALUATED) - written == {"report.html"}
+    for args in (["evaluate", str(tmp_path / "weave"), "--json", str(out / "scores.csv"), "--output", str(out)],
+                 ["report", str(out), "--output", str(out / "metrics.json")]):  # fmt: skip
+        before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+        assert main(args) == 2
+        assert "are one file" in capsys.readouterr().err
+        assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
 
 
-def test_what_is_out_of_date_goes_and_nothing_else(place: Path, data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    args = ["evaluate", str(data), "--bank", str(place / "bank.safetensors"), "--output", str(out)]
-    assert main(args) == 0
-    before = files(out)
-    (out / "heatmaps/spot/mine.png").write_bytes(b"mine")
-    (out / "notes.txt").write_text("mine")
-    (data / "test/spot/002.png").unlink()
-    assert main(args) == 0
-    gone = {"heatmaps/spot/002.png"} | {f"layers/spot/002_{p}" for p in ("photo.jpg", "heat.png", "mask.png")}
-    assert files(out) == (before - gone) | {"heatmaps/spot/mine.png", "notes.txt"}
-    shutil.rmtree(data / "test/good")
-    assert main(args) == 0
-    assert {"roc.png", "pr.png"} & files(out) == set() and not (out / "heatmaps/good").exists()
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(tmp_path / "socket"))
+    (tmp_path / "nowhere").symlink_to("no/a")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, message in (("socket", "is a socket"), ("nowhere", "folder .*/no does not exist"), ("", "is a folder")):
+        with pytest.raises(DataError, match=message):
+            writable_file(tmp_path / name)
+    for name in ("loop", "x" * 256):
+        with pytest.raises(OSError):
+            writable_file(tmp_path / name)
+    assert writable_file("/dev/null") == Path("/dev/null")
+    assert writable_file(tmp_path / ("x" * 255)).name == "x" * 255
 
 
-def test_a_forged_list_removes_nothing_else(place: Path, data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (tmp_path / "away").mkdir()
-    mine = [tmp_path / "precious.png", tmp_path / "away/x.png", out / "bank.safetensors", out / "heatmaps/x.txt"]
-    (out / "heatmaps").mkdir()
-    for path in mine:
-        path.write_text("mine")
-    (out / "layers").symlink_to(tmp_path / "away")
-    names = ["../precious.png", str(tmp_path / "precious.png"), "layers/x.png", "bank.safetensors", "heatmaps/x.txt",
-             "heatmaps/../../precious.png", "heatmaps", "", "."]  # fmt: skip
-    (out / LIST).write_text("\n".join(names) + "\n")
-    assert predict(place, data / "test", out) == 0
-    assert all(path.read_text() == "mine" for path in mine)
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["predict", "B", "D/test", "--output", "D/test"], "is the folder of IMAGES"),
-        (["predict", "B", "L", "--output", "D/test"], "is the folder of IMAGES"),
-        (["predict", "O/heatmaps/a.png", "D/test", "--output", "O"], "writes its pictures where the bank"),
-        (["predict", "B", "O/contact_sheet.png", "--output", "O"], "would write its contact_sheet.png over image"),
-        (["predict", "B", "O/heatmaps", "--output", "O"], "writes its pictures where image"),
-        (["evaluate", "D", "--bank", "B", "--json", "O/metrics.json", "--output", "O"], "its metrics.json over --json"),
-        (["evaluate", "D", "--bank", "B", "--json", "O/scores.csv", "--output", "O"], "its scores.csv over --json"),
-        (["evaluate", "D", "--bank", "B", "--json", "O/heatmaps/x", "--output", "O"], "pictures where --json"),
-        (["evaluate", "D", "--bank", "B", "--json", "B"], "is the same file as --bank"),
-        (["evaluate", "D", "--bank", "B", "--json", "D/test/good/000.png"], "is the same file as image"),
-        (["evaluate", "D", "--bank", "B", "--output", "D"], "is the folder of DIR"),
-        (["fit", "D", "--output", "D/train/good/000.png"], "is the same file as training image"),
-    ],
-)
-def test_outputs_on_each_other_are_refused(
-    place: Path, data: Path, args: list[str], words: str, tmp_path: Path, capsys: Any
-) -> None:
-    out = tmp_path / "o"
-    (out / "heatmaps").mkdir(parents=True)
-    for name in ("contact_sheet.png", "heatmaps/a.png"):
-        shutil.copy(data / "test/good/000.png", out / name)
-    if args[1] == "O/heatmaps/a.png":
-        shutil.copy(place / "bank.safetensors", out / "heatmaps/a.png")
-    bank = shutil.copy(place / "bank.safetensors", tmp_path / "b.safetensors")
-    (tmp_path / "link").symlink_to(data / "test")
-    known = {"B": str(bank), "D": str(data), "O": str(out), "L": str(tmp_path / "link")}
-    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    real = [known.get(a.split("/")[0], a.split("/")[0]) + a[len(a.split("/")[0]) :] for a in args]
-    assert main([*real, *(TINY if args[0] == "fit" else [])]) == 2
-    err = capsys.readouterr().err
-    assert words in err and err.count("\n") == 1
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-
-
-def test_the_page_does_not_fall_on_what_it_is_made_of(place: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
-    out = tmp_path / "out"
-    assert main(["evaluate", str(data), "--bank", str(place / "bank.safetensors"), "--output", str(out)]) == 0
-    for name in ("metrics.json", "report.json", "layers/good/000_photo.jpg"):
-        before = (out / name).read_bytes()
-        assert main(["report", str(out), "--output", str(out / name)]) == 2
-        assert "which is read" in capsys.readouterr().err and (out / name).read_bytes() == before
-    assert main(["report", str(out), "--output", str(out / "report.html")]) == 0
-    assert main(["report", str(out), "--output", str(out / "report.html")]) == 0
-
-
-# large pictures
-
-
-def test_pictures_of_large_photographs_are_bounded(place: Path, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    import patchcore_fast.report.images as images
-
-    monkeypatch.setattr(images, "LONGEST", 100)
-    monkeypatch.setattr(images.drawn_size, "__defaults__", (100,))
-    Image.open(data / "test/spot/000.png").resize((400, 200)).save(data / "test/spot/000.png")
-    Image.open(data / "ground_truth/spot/000_mask.png").resize((400, 200)).save(data / "ground_truth/spot/000_mask.png")
-    out = tmp_path / "out"
-    assert main(["evaluate", str(data), "--bank", str(place / "bank.safetensors"), "--output", str(out)]) == 0
-    with Image.open(out / "heatmaps/spot/000.png") as picture:
-        assert picture.size == (100, 50)
-    with Image.open(out / "heatmaps/spot/001.png") as picture:
-        assert picture.size == (64, 64)
+def test_a_folder_that_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("a")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    for name in ("a", "link", "new"):
+        with pytest.raises(DataError, match=f"{name}: the folder .* is not writable"):
+            writable_file(tmp_path / name)

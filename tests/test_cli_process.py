@@ -235,7 +235,7 @@ def test_an_output_over_the_features_or_the_other_output(
     if link:
         other.symlink_to(features)
     assert select_to(features, str(other if link else features)) == 2
-    assert "is the same file as FEATURES" in capsys.readouterr().err and features.read_bytes() == before
+    assert "one file" in capsys.readouterr().err and features.read_bytes() == before
     output = str(features.parent / "o.npy")
     assert select_to(features, output, output) == 2 and not os.path.exists(output)
 

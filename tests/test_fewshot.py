@@ -153,7 +153,7 @@ def test_copies_enrich_what_the_selection_sees(tmp_path: Path) -> None:
     for quarters in range(4):
         assert max(p.score for p in model.predict(torch.rot90(images, quarters, (2, 3)))) < 1e-3
     model.save(tmp_path / "b.safetensors")
-    again = PatchCore.load(tmp_path / "b.safetensors")
+    again = PatchCore.load(tmp_path / "b.safetensors", batch_size=model.config.batch_size)
     assert again.config == PatchCoreConfig.from_dict(bank.config)
     assert [p.score for p in again.predict(images)] == [p.score for p in model.predict(images)]
 

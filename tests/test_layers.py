@@ -25,6 +25,7 @@ LAYER = {
     "samplers": 2,
     "search": 2,
     "features": 2,
+    "bank_file": 3,
     "memory_bank": 3,
     "scoring": 3,
     "scorers": 3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from patchcore_fast.bank_file import digest
 from patchcore_fast.errors import BankError
 from patchcore_fast.memory_bank import FORMAT_VERSION, MemoryBank
 
@@ -22,13 +24,13 @@ def _bank(**changes: Any) -> MemoryBank:
     facts: dict[str, Any] = {
         "features": torch.randn(12, 5, generator=generator),
         "indices": torch.arange(12) * 3,
-        "positions": torch.arange(36, dtype=torch.int32).reshape(12, 3),
+        "positions": torch.stack([torch.arange(12) % 2, torch.arange(12) % 8, torch.arange(12) % 9], 1).int(),
         "projection": torch.randn(5, 3, generator=generator),
         "config": {"layers": [2, 3], "ratio": 0.1},
         "threshold": 1.25,
-        "images": ["train/good/ä b.png"],
+        "images": ["train/good/ä b.png", "train/good/c.png"],
         "grid": (8, 9),
-        "patches": 72,
+        "patches": 144,
         "weights": "abc",
     }
     return MemoryBank(**(facts | changes))
@@ -63,6 +65,8 @@ def _rewrite(path: Path, metadata: dict[str, str | None] | None = None, **tensor
         meta = f.metadata()
     held = {k: v for k, v in (held | tensors).items() if v is not None}
     meta = {k: v for k, v in (meta | (metadata or {})).items() if v is not None}
+    if "digest" in meta and "digest" not in (metadata or {}):
+        meta["digest"] = digest(held, meta)  # as a stranger would who knows how
     path.write_bytes(safetensors.torch.save(held, meta))
 
 
@@ -99,10 +103,12 @@ DAMAGE = {
     "half precision rows": (lambda p: _rewrite(p, features=torch.ones(12, 5).half()), "float32"),
     "rows of one axis": (lambda p: _rewrite(p, features=torch.ones(12)), r"\[M, D\]"),
     "too few indices": (lambda p: _rewrite(p, indices=torch.arange(11)), r"indices must be \[12\]"),
-    "indices out of range": (lambda p: _rewrite(p, indices=torch.arange(12) + 70), r"lie in \[0, 72\)"),
+    "indices out of range": (lambda p: _rewrite(p, indices=torch.arange(12) + 140), r"lie in \[0, 144\)"),
     "positions of another bank": (lambda p: _rewrite(p, positions=torch.ones(3, 3).int()), "positions"),
     "projection of another width": (lambda p: _rewrite(p, projection=torch.ones(4, 3)), "projection"),
     "NaN projection": (lambda p: _rewrite(p, projection=NAN[:5, :3].contiguous()), "projection must be finite"),
+    "another digest": (lambda p: _rewrite(p, {"digest": "0" * 64}), "not those that were written"),
+    "no digest": (lambda p: _rewrite(p, {"digest": None}), "not those that were written"),
 }
 
 
@@ -115,6 +121,170 @@ def test_damaged_files_are_named(kind: str, tmp_path: Path) -> None:
     with pytest.raises(BankError, match=message) as caught:
         MemoryBank.load(path)
     assert str(path) in str(caught.value)
+
+
+def _place(column: int, value: int) -> torch.Tensor:
+    positions = torch.zeros(12, 3, dtype=torch.int32)
+    positions[5, column] = value
+    return positions
+
+
+BOUNDS = {
+    "an image there is not": (lambda p: _rewrite(p, positions=_place(0, 2)), "positions must lie in"),
+    "2^31 images": (lambda p: _rewrite(p, positions=_place(0, 2**31 - 1)), "positions must lie in"),
+    "2^31 images without names": (
+        lambda p: (_facts(p, images=[], patches=8 * 9 * 2**33), _rewrite(p, positions=_place(0, 2**31 - 1))),
+        "positions must lie in"),
+    "a row outside of the grid": (lambda p: _rewrite(p, positions=_place(1, 8)), "positions must lie in"),
+    "a column outside of the grid": (lambda p: _rewrite(p, positions=_place(2, 9)), "positions must lie in"),
+    "a negative place": (lambda p: _rewrite(p, positions=_place(2, -1)), "positions must lie in"),
+    "places without a grid": (
+        lambda p: (_facts(p, grid=None), _rewrite(p, positions=_place(1, 2**31 - 1))), "positions must lie in"),
+    "a grid without end": (lambda p: _facts(p, grid=[10**9, 10**9], patches=0), "grid must be"),
+    "an infinite grid": (lambda p: _facts(p, grid=[float("inf"), 1]), "Infinity"),
+    "a grid of one side": (lambda p: _facts(p, grid=[8]), "grid must be"),
+    "a grid of text": (lambda p: _facts(p, grid="89"), "grid must be"),
+    "a grid of truths": (lambda p: _facts(p, grid=[True, True]), "grid must be"),
+    "no whole images": (lambda p: _facts(p, patches=145), "145 patches are not those"),
+    "fewer patches than names": (lambda p: _facts(p, patches=72), "72 patches are not those"),
+    "a number that no float has": (lambda p: _facts(p, threshold=10**400), "threshold"),
+    "an infinite threshold": (lambda p: _text(p, '"threshold": 1e999'), "threshold"),
+    "a threshold that is no number": (lambda p: _facts(p, threshold=float("nan")), "NaN"),
+    "a truth for a threshold": (lambda p: _facts(p, threshold=True), "threshold"),
+    "a number of 5,000 digits": (lambda p: _text(p, '"threshold": ' + "1" * 5000), "inconsistent"),
+    "patches beyond int64": (lambda p: _facts(p, patches=2**63), "patches must lie in"),
+    "names that are numbers": (lambda p: _facts(p, images=[1, 2]), "images must be names"),
+    "versions that are lists": (lambda p: _facts(p, versions={"torch": []}), "versions texts"),
+    "a precision that is a list": (lambda p: _facts(p, config={"precision": ["float32"]}), "features must be"),
+    "scores that are infinite": (
+        lambda p: _rewrite(p, normal_scores=torch.tensor([torch.inf], dtype=torch.float64)), "normal_scores"),
+    "more scores than images": (lambda p: _rewrite(p, normal_scores=torch.ones(3).double()), "3 normal_scores of 2"),
+    "deep lists": (lambda p: _rewrite(p, {"facts": "[" * 100_000}), "nested too deeply"),
+    "deep settings": (lambda p: _facts(p, config={"a": json.loads("[" * 900 + "]" * 900)}), "nested too deeply"),
+    "a deep index": (lambda p: _rewrite(p, {"index": "[" * 100_000}), "nested too deeply"),
+    "another tensor": (lambda p: _rewrite(p, extra=torch.ones(2)), "'extra' is no tensor of a bank"),
+    "a long message": (lambda p: _facts(p, config=["x\n" * 100_000]), "config must be a dict"),
+}  # fmt: skip
+
+
+def _text(path: Path, text: str) -> None:
+    """JSON that json.dumps would not write, in the place of the threshold."""
+    with safetensors.safe_open(str(path), framework="pt") as f:
+        facts = f.metadata()["facts"]
+    _rewrite(path, {"facts": facts.replace('"threshold": 1.25', text)})
+
+
+@pytest.mark.parametrize("kind", BOUNDS)
+def test_no_number_goes_beyond_what_the_file_can_mean(kind: str, tmp_path: Path) -> None:
+    """All with a right digest: a stranger can compute it."""
+    path = tmp_path / "bank.safetensors"
+    _bank().save(path)
+    damage, message = BOUNDS[kind]
+    damage(path)
+    with pytest.raises(BankError, match=message) as caught:
+        MemoryBank.load(path)
+    assert len(str(caught.value)) < len(str(path)) + 400 and "\n" not in str(caught.value)
+
+
+def test_a_loaded_bank_does_not_depend_on_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "bank.safetensors"
+    _bank().save(path)
+    back, size = MemoryBank.load(path), path.stat().st_size
+    with path.open("r+b") as f:  # the same inode, as cp does
+        f.write(b"\0" * size)
+    assert torch.equal(back.features, _bank().features) and torch.equal(back.indices, _bank().indices)
+    os.truncate(path, 0)
+    assert torch.equal(back.features, _bank().features)
+
+
+def test_banks_of_format_1_load(tmp_path: Path) -> None:
+    path = tmp_path / "bank.safetensors"
+    _bank().save(path)
+    _rewrite(path, {"format_version": "1", "digest": None})
+    _same(MemoryBank.load(path))
+
+
+def _same(bank: MemoryBank) -> None:
+    want = _bank()
+    for name in ("features", "indices", "positions", "projection"):
+        assert torch.equal(getattr(bank, name), getattr(want, name)), name
+    for name in ("config", "threshold", "images", "grid", "patches", "weights"):
+        assert getattr(bank, name) == getattr(want, name), name
+
+
+def test_every_flipped_bit_and_every_cut_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "bank.safetensors"
+    _bank().save(path)
+    whole = path.read_bytes()
+    for place in range(0, 8 * len(whole), 29):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(BankError):
+            MemoryBank.load(path)
+    for length in range(0, len(whole), 31):
+        path.write_bytes(whole[:length])
+        with pytest.raises(BankError):
+            MemoryBank.load(path)
+
+
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    3,
+    2**31,
+    2**63,
+    10**400,
+    0.5,
+    1e308,
+    "",
+    "x",
+    "x" * 9999,
+    [],
+    [1],
+    [2**40, 2],
+    {},
+    {"a": 1},
+]
+
+
+def test_mutants_load_as_banks_or_are_refused(tmp_path: Path) -> None:
+    """Seeded: facts, header entries and numbers in tensors, each with the digest that goes with them."""
+    rng, path = random.Random(0), tmp_path / "bank.safetensors"
+    _bank().save(path)
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for _ in range(400):
+        header, body = json.loads(whole[8:start]), bytearray(whole[start:])
+        metadata = header["__metadata__"]
+        facts = json.loads(metadata["facts"])
+        name = rng.choice(sorted(set(header) - {"__metadata__"}))
+        kind = rng.choice(("fact", "entry", "number"))
+        if kind == "fact":
+            facts[rng.choice(sorted(facts))] = rng.choice(VALUES)
+            metadata["facts"] = json.dumps(facts)
+        elif kind == "entry":
+            header[name][rng.choice(("dtype", "shape", "data_offsets"))] = rng.choice(VALUES)
+        else:
+            at = header[name]["data_offsets"][0]
+            body[at : at + 8] = rng.choice((b"\xff", b"\x7f", b"\x00", b"\x11")) * 8
+        if kind != "entry":
+            held = safetensors.torch.load(_packed(header, body))
+            metadata["digest"] = digest(held, metadata)
+        path.write_bytes(_packed(header, body))
+        try:
+            bank = MemoryBank.load(path)
+        except BankError as error:
+            assert "\n" not in str(error)
+        else:
+            assert len(bank) == 12 and bank.positions is not None and int(bank.positions[:, 0].max()) < 2**20
+
+
+def _packed(header: dict[str, Any], body: bytes | bytearray) -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(body)
 
 
 def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,17 @@ def test_the_error_of_a_worker_process_comes_in_one_line(model: PatchCore) -> No
         model.predict(loader())
 
 
+def test_a_loader_that_repeats_images_gives_no_names(folder: Path) -> None:
+    from torch.utils.data import DataLoader
+
+    from patchcore_fast.data import ImageDataset
+
+    dataset = ImageDataset(scan(folder).train, (64, 64), None)
+    for order in ([0, 1, 1, 2, 0, 3, 4, 5, 2], [0, 1]):
+        bank = PatchCore(_config()).fit(DataLoader(dataset, batch_size=3, sampler=order)).bank
+        assert bank.images == [] and bank.positions is not None and int(bank.positions[:, 0].max()) < len(order)
+
+
 def test_one_image_gives_no_threshold() -> None:
     model = PatchCore(_config()).fit(torch.rand(1, 3, 64, 64))
     prediction = model.predict(torch.rand(1, 3, 64, 64))[0]

@@ -90,6 +90,7 @@ def k_center_greedy(
 
     Notes
     -----
+    Whatever torch is set to around the call, the picks are these (`kernels.surroundings`).
     O(N + T * (D + block) + (S + k) * D) memory beyond the features, T the candidates of a pass.
 
     References

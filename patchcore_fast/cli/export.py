@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from patchcore_fast.cli.pipeline import writable_file
+from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
 from patchcore_fast.errors import DataError
 
 CHECKED = 8  # images of --images that are compared
@@ -19,7 +19,11 @@ def export(args: argparse.Namespace) -> None:
     output = writable_file(args.output)
     if output.suffix not in SUFFIXES:
         raise DataError(f"--output must end in {' or '.join(SUFFIXES)}, got {output.name}")
-    model = PatchCore.load(args.bank, "cpu", weights=getattr(args, "weights", None), index="exact", progress=False)
+    check_outputs_differ({"BANK": args.bank, "--output": output})
+    given = getattr(args, "weights", None)
+    model = PatchCore.load(
+        args.bank, "cpu", weights=given, allow_download=args.allow_download, index="exact", progress=False
+    )
     images = None
     if args.images is not None:
         import torch

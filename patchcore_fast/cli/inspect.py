@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchcore_fast.cli.outputs import output_folder
 from patchcore_fast.cli.parser import MODEL, given_options
-from patchcore_fast.cli.pipeline import load_bank, output_folder
+from patchcore_fast.cli.pipeline import load_bank
 from patchcore_fast.errors import DataError
+from patchcore_fast.written import INSPECTED, writing
 
 if TYPE_CHECKING:
     from patchcore_fast.data import ImageSet
@@ -41,6 +43,7 @@ def inspect(args: argparse.Namespace) -> None:
     """Extract features, select, draw; with --bank the selection is the bank's."""
     from patchcore_fast.data import scan
     from patchcore_fast.model import PatchCore, PatchCoreConfig
+    from patchcore_fast.report import write_json
     from patchcore_fast.report.plane import load_umap
 
     typed = [o.flag for o in MODEL if hasattr(args, o.field)]
@@ -65,11 +68,13 @@ def inspect(args: argparse.Namespace) -> None:
     seconds = {"features": time.perf_counter() - clock}
     done = _from_bank(args, model, rows) if sampler is None else _select(sampler, rows)
     done.seconds = seconds | done.seconds
-    facts = _draw(output, args.plane, model, images, names, rows, done)
-    facts = {"folder": images.root.resolve().name, "backbone": backbone.name, "weights": backbone.fingerprint()} | facts
-    from patchcore_fast.report import write_json
-
-    write_json(output / "selection.json", facts)
+    with writing(output, INSPECTED) as note:
+        for file in INSPECTED if done.scores else INSPECTED - {"distributions.png"}:
+            note(file)
+        facts = _draw(output, args.plane, model, images, names, rows, done)
+        facts = {"folder": images.root.resolve().name, "backbone": backbone.name,
+                 "weights": backbone.fingerprint()} | facts  # fmt: skip
+        write_json(output / "selection.json", facts)
     print(_text(facts))
     print(f"Pictures and selection.json: {output}")
 

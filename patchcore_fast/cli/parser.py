@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 PRECISIONS = ("float32", "ieee", "tf32x3", "tf32", "bf16")  # kernels.tuning's (a test compares)
 DEMO_OUTPUT = "patchcore_fast_demo"
 PAGE_IMAGES = 400  # report.page's (a test compares)
+DRAWN = 2048  # report.images' LONGEST (a test compares)
 
 
 def side(text: str) -> int | tuple[int, int]:
@@ -95,6 +96,11 @@ def _add(parser: argparse.ArgumentParser, title: str, options: tuple[Option, ...
         group.add_argument(o.flag, type=o.kind, default=argparse.SUPPRESS, metavar=o.metavar, help=text)
 
 
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    text = "let timm fetch the backbone that the bank names, where its weights are not here"
+    parser.add_argument("--allow-download", action="store_true", help=text)
+
+
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The model settings that the user typed, by PatchCoreConfig field."""
     return {o.field: getattr(args, o.field) for o in MODEL + SCORING + RUNNING if hasattr(args, o.field)}
@@ -155,10 +161,12 @@ def build_parser() -> argparse.ArgumentParser:
                       "predict bottles.safetensors photos --output out")  # fmt: skip
     predict.add_argument("bank", metavar="BANK", help="file written by fit")
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")
-    predict.add_argument("--output", required=True, metavar="DIR", help="folder for heat maps, scores.csv and sheet")
+    predict.add_argument("--output", required=True, metavar="DIR",
+                         help=f"folder for scores.csv, sheet, heat maps (at most {DRAWN:,} pixels a side)")  # fmt: skip
     _add(predict, "scoring (other than the fit's: there is then no threshold)", SCORING)
     _add(predict, "decision (other than the bank's)", DECISION)
     _add(predict, "running", RUNNING)
+    _add_download(predict)
 
     evaluate = command("evaluate", ("pipeline", "evaluate"), "measure accuracy on a folder in MVTec layout",
                        "evaluate bottles --output report")  # fmt: skip
@@ -172,6 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(evaluate, "scoring", SCORING)
     _add(evaluate, "decision", DECISION)
     _add(evaluate, "running", RUNNING)
+    _add_download(evaluate)
 
     page = command("report", ("report", "report"), "make one HTML page of what evaluate wrote, to look at or to send",
                    "report results")  # fmt: skip
@@ -189,6 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
                       help="map of all patches (default pca; umap wants umap-learn)")  # fmt: skip
     _add(look, "model (not together with --bank)", MODEL)
     _add(look, "running", RUNNING)
+    _add_download(look)
 
     export = command("export", ("export", "export"), "write the model as one file that runs without this package",
                      "export bottles.safetensors --output bottles.onnx")  # fmt: skip
@@ -196,6 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--output", required=True, metavar="FILE", help="file to write, .pt2 (torch.export) or .onnx")
     export.add_argument("--images", metavar="IMAGES", help="compare on these (folder or file) instead of seeded ones")
     export.add_argument("--weights", default=argparse.SUPPRESS, metavar="W", help="where its weights are now")
+    _add_download(export)
 
     decide = command("threshold", ("threshold", "threshold"), "show or change the threshold of a bank",
                      "threshold bottles.safetensors 3.2")  # fmt: skip

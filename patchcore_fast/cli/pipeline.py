@@ -4,66 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchcore_fast.cli.apart import check_apart, check_folder
 from patchcore_fast.cli.decision import expected, given_threshold, verdicts
+from patchcore_fast.cli.outputs import check_folder, check_outputs_differ, output_folder, writable_file
 from patchcore_fast.cli.parser import MODEL, SCORING, given_options
 from patchcore_fast.cli.report import check_log, log_page
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
-from patchcore_fast.files import own_descriptor
 
 if TYPE_CHECKING:
     from patchcore_fast.data import ImageSet
     from patchcore_fast.model import PatchCore
-
-
-def writable_file(name: str) -> Path:
-    """Refuse an output file that cannot be made, before the long work and not after it.
-
-    Links are followed; devices, pipes and descriptors of this process (/dev/stdout) are taken as they are.
-
-    Raises
-    ------
-    DataError : a folder, a socket, something that may not be written to, or in a folder that is not there.
-    OSError : a name that the file system refuses (too long, a loop of links).
-    """
-    path = Path(name)
-    if own_descriptor(path) is not None:
-        return path
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        mode = 0  # a new file, or a link to one
-    if stat.S_ISDIR(mode):
-        raise DataError(f"{path}: is a folder, a file name is wanted")
-    if stat.S_ISSOCK(mode):
-        raise DataError(f"{path}: is a socket, a file name is wanted")
-    if mode and not stat.S_ISREG(mode):
-        if not os.access(path, os.W_OK):
-            raise DataError(f"{path}: is not writable")
-        return path
-    folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
-    if not folder.is_dir():
-        raise DataError(f"{path}: the folder {folder} does not exist")
-    if not os.access(folder, os.W_OK):
-        raise DataError(f"{path}: the folder {folder} is not writable")
-    return path
-
-
-def output_folder(name: str) -> Path:
-    """Make an output folder now, for the same reason."""
-    path = Path(name)
-    if path.exists() and not path.is_dir():
-        raise DataError(f"{path}: is a file, a folder is wanted")
-    path.mkdir(parents=True, exist_ok=True)
-    if not os.access(path, os.W_OK):
-        raise DataError(f"{path}: the folder is not writable")
-    return path
 
 
 def _fit(args: argparse.Namespace, images: Any) -> PatchCore:
@@ -83,7 +36,9 @@ def load_bank(args: argparse.Namespace) -> PatchCore:
     from patchcore_fast.model import PatchCore
 
     given = given_options(args)
-    model = PatchCore.load(args.bank, given.pop("device", None), weights=given.pop("weights", None))
+    model = PatchCore.load(
+        args.bank, given.pop("device", None), weights=given.pop("weights", None), allow_download=args.allow_download
+    )
     model.rescore(**{o.field: given.pop(o.field) for o in SCORING if o.field in given})
     model.config = dataclasses.replace(model.config, **given)
     if (threshold := given_threshold(args)) is not None:
@@ -99,7 +54,8 @@ def fit(args: argparse.Namespace) -> int:
 
     output = writable_file(args.output)
     images = scan(args.folder)
-    check_apart([("--output", output)], [("training image", r.path) for r in images.train] if output.exists() else [])
+    if output.exists():
+        check_outputs_differ({"--output": output}, [("training image", r.path) for r in images.train])
     model = _fit(args, images)
     model.save(output)
     print(_bank_text(model, len(images.train) - len(model.unread_)))
@@ -179,15 +135,14 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def _check_outputs(args: argparse.Namespace, images: ImageSet) -> None:
     """Refuse outputs on each other, on the bank, and on the images."""
-    read: list[tuple[str, str | Path] | None] = [None if args.bank is None else ("--bank", args.bank)]
+    read = [] if args.bank is None else [("--bank", Path(args.bank))]
     for record in [*images.train, *images.test]:
-        read.append(("image", record.path))
-        read.append(None if record.mask is None else ("mask", record.mask))
-    json_file = None if args.json is None else ("--json", args.json)
-    if json_file is not None:
-        check_apart([json_file], read)
+        read += [("image", record.path)] + ([] if record.mask is None else [("mask", record.mask)])
+    if args.json is not None:
+        check_outputs_differ({"--json": args.json}, read)
     if args.output is not None:
-        check_folder(args.output, [json_file, *read], [("DIR", args.folder)])
+        json_file = [] if args.json is None else [("--json", args.json)]
+        check_folder(args.output, [*json_file, *read], [("DIR", args.folder)])
 
 
 def _shots(model: PatchCore) -> dict[str, str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchcore_fast.cli.apart import check_folder
-from patchcore_fast.cli.pipeline import counted, load_bank, output_folder
+from patchcore_fast.cli.outputs import check_folder, output_folder
+from patchcore_fast.cli.pipeline import counted, load_bank
+from patchcore_fast.cli.process import PROGRAM, say
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 from patchcore_fast.names import shown
@@ -53,8 +53,8 @@ def predict(args: argparse.Namespace) -> int:
                 run.score(zip(records, model.iter_predict(records, on_error="return"), strict=True), add)
         except BaseException:
             if run.scored and table.is_file():
-                print(f"patchcore-fast: stopped, but the scores of {run.scored:,} of {counted(len(records))} are in "
-                      f"{shown(table)}", file=sys.stderr)  # fmt: skip
+                say(f"{PROGRAM}: stopped, but the scores of {run.scored:,} of {counted(len(records))} are in "
+                    f"{shown(table)}")  # fmt: skip
             raise
         if not run.scored:
             raise DataError(f"none of {counted(len(records))} can be read; {run.unread[0][1]}")
@@ -63,7 +63,8 @@ def predict(args: argparse.Namespace) -> int:
                 run.gallery.write_sheet("contact_sheet.png", counted(run.scored))
     verdicts = "" if model.threshold is None else f", {run.anomalous} above the threshold"
     print(f"{counted(run.scored)} scored{verdicts}.")
-    print(f"Look at {output / 'contact_sheet.png'}; single pictures are in {output / 'heatmaps'}, numbers in {table}.")
+    look = f"Look at {sheet}; single" if (sheet := output / "contact_sheet.png").is_file() else "Single"
+    print(f"{look} pictures are in {output / 'heatmaps'}, numbers in {table}.")
     return tell(run.unread, run.problems)
 
 

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchcore_fast.cli.apart import check_apart
-from patchcore_fast.cli.pipeline import writable_file
+from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
 from patchcore_fast.errors import DataError
-from patchcore_fast.files import atomic_write, is_stream
+from patchcore_fast.files import atomic_write
 from patchcore_fast.memory import available_memory
 from patchcore_fast.npy import STEP, NpyFile
 from patchcore_fast.progress import bar
@@ -60,9 +59,7 @@ def select(args: argparse.Namespace) -> None:
     """Pick rows, write them (and their numbers), say how long it took and how far the picks reach."""
     output = writable_file(args.output)
     numbers = None if args.indices is None else writable_file(args.indices)
-    # The null device, a terminal or a pipe takes two files; the file that is read must not be written over.
-    outputs = [(flag, p) for flag, p in (("--output", output), ("--indices", numbers)) if p and not is_stream(p)]
-    check_apart(outputs, [("FEATURES", args.features)])
+    check_outputs_differ({"--output": output, "--indices": numbers}, [("FEATURES", args.features)])
     with read_features(args.features) as features:
         _select(args, features, output, numbers)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from patchcore_fast.cli.decision import expected
-from patchcore_fast.cli.pipeline import writable_file
+from patchcore_fast.cli.outputs import writable_file
 from patchcore_fast.errors import DataError
 
 SHARES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)  # of false alarms, in the table

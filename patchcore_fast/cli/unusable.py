@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from os import PathLike
 
+from patchcore_fast.cli.process import PROGRAM, say
 from patchcore_fast.names import shown
 from patchcore_fast.report.problems import Problems
 
@@ -35,8 +35,8 @@ def tell(unread: Iterable[tuple[str | PathLike[str], str]], problems: Problems |
 def _list(lines: Sequence[str], one: str, many: str) -> None:
     if not lines:
         return
-    print(f"patchcore-fast: {len(lines):,} {one if len(lines) == 1 else many}:", file=sys.stderr)
+    say(f"{PROGRAM}: {len(lines):,} {one if len(lines) == 1 else many}:")
     for line in lines[:NAMED]:
-        print(f"  {line}", file=sys.stderr)
+        say(f"  {line}")
     if len(lines) > NAMED:
-        print(f"  and {len(lines) - NAMED:,} more", file=sys.stderr)
+        say(f"  and {len(lines) - NAMED:,} more")

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Binomial
 
+from patchcore_fast.kernels.surroundings import undisturbed
+
 
 class NotFittedError(ValueError, AttributeError):
     """`transform` before `fit`."""
@@ -37,6 +39,7 @@ class SparseRandomProjection:
         self.eps = eps
         self.random_state = random_state
 
+    @undisturbed
     def fit(self, embedding: Tensor) -> SparseRandomProjection:
         """Draw the matrix for an [N, D] embedding; only its shape and device matter.
 
@@ -75,6 +78,7 @@ class SparseRandomProjection:
         matrix *= np.sqrt(1 / density) / np.sqrt(rows)
         return matrix
 
+    @undisturbed
     def transform(self, embedding: Tensor) -> Tensor:
         """[N, D] -> [N, n_components] in the embedding's dtype: the peer's one matrix product, so equal bit for bit.
 

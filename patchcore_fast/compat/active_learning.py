@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..kernels import k_center_greedy, knn
 from ..kernels.checks import check_int, raise_unusable
+from ..kernels.surroundings import undisturbed
 from ..samplers.base import as_tensor
 from ._replace import Replacement, replace_all
 
@@ -106,6 +107,7 @@ class kCenterGreedy:
         """`select_batch_`, all arguments by name."""
         return self.select_batch_(**kwargs)
 
+    @undisturbed
     def select_batch_(self, model: Any, already_selected: Sequence[int], N: int, **kwargs: Any) -> list[int]:
         """The next N rows, each the farthest from all centres before it; row 0 where there is no centre yet.
 

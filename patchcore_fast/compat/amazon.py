@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import KCenterResult, k_center_greedy
+from ..kernels.surroundings import undisturbed
 from ..samplers.base import Features, Sampler, check_count, check_percentage
 from ..samplers.greedy import farthest_from_mean, mean_distance
 from ..samplers.projection import project
@@ -102,6 +103,7 @@ class GreedyCoresetSampler(Sampler):
         """A tensor as what came in."""
         return features.cpu().numpy() if self.features_is_numpy else features.to(self.features_device)
 
+    @undisturbed
     def _reduce_features(self, features: Tensor) -> Tensor:
         """[N, D] -> [N, d] on `device`, by a torch.nn.Linear without bias drawn from torch's global generator."""
         if features.shape[1] == self.dimension_to_project_features_to:
@@ -110,6 +112,7 @@ class GreedyCoresetSampler(Sampler):
         self.projection_ = linear.weight.detach().cpu().t()
         return project(features.detach(), self.projection_, self.device or features.device)
 
+    @undisturbed
     def _compute_greedy_coreset_indices(self, features: Tensor) -> np.ndarray:
         """[N, d] reduced features -> [int(N * percentage)] int64 row numbers, in selection order."""
         count = int(len(features) * self.percentage)

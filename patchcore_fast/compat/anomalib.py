@@ -33,6 +33,7 @@ from torch import Tensor
 from ..kernels import k_center_greedy, knn
 from ..kernels.checks import FLOAT_DTYPES, check_int, check_rows, raise_unusable
 from ..kernels.exact import halving_sum, paired_squared, root
+from ..kernels.surroundings import undisturbed
 from ._progress import progress_bar
 from ._replace import Replacement
 from ._sparse_projection import NotFittedError, SparseRandomProjection
@@ -122,6 +123,7 @@ class KCenterGreedy:
         """Forget all centres."""
         self.min_distances = None
 
+    @undisturbed
     def update_distances(self, cluster_center: Any = None, *, cluster_centers: Any = None) -> None:
         """Lower `min_distances` to the distances to one centre: a row number, a tensor with one, or None for nothing.
 
@@ -142,6 +144,7 @@ class KCenterGreedy:
             self._minima = base
             self._lower(torch.stack([self._distances(row) for row in centres]).amin(0))
 
+    @undisturbed
     def get_new_idx(self) -> int | Tensor:
         """The row with the largest of `min_distances`, the lowest among equals: an int in "2.0", later a 0-d tensor.
 
@@ -155,6 +158,7 @@ class KCenterGreedy:
         row = distances.reshape(-1).argmax()
         return int(row) if self.version == "2.0" else row
 
+    @undisturbed
     def select_coreset_idxs(self, selected_idxs: list[int] | None = None) -> list[int]:
         """Rows of the coreset in the order of selection.
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels.checks import check_int, check_matrix
+from ..kernels.surroundings import undisturbed
 from ..samplers.base import as_tensor
 from ._replace import Replacement, replace_all
 
@@ -31,6 +32,7 @@ __all__ = ["install", "k_center_greedy"]
 _NAME = "k_center_greedy"
 
 
+@undisturbed
 def k_center_greedy(
     matrix: Tensor | np.ndarray,
     budget: int,

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ..kernels import k_center_greedy
 from ..kernels.checks import check_int, check_matrix, raise_unusable
+from ..kernels.surroundings import undisturbed
 from ..samplers.base import as_tensor
 from ._progress import progress_bar
 from ._replace import Replacement
@@ -37,6 +38,7 @@ _NAME = "get_coreset_idx_randomp"
 _LARGEST_HALF = 65504.0
 
 
+@undisturbed
 def get_coreset_idx_randomp(
     z_lib: Tensor | np.ndarray,
     n: int = 1000,
@@ -114,7 +116,7 @@ def _project(features: Tensor, eps: float) -> Tensor:
         return torch.from_numpy(SparseRandomProjection(eps=eps).fit_transform(rows))
     except ValueError as error:
         reason = " ".join(str(error).split())
-        warnings.warn(f"{_NAME}: features are not projected; a larger eps may help ({reason})", stacklevel=3)
+        warnings.warn(f"{_NAME}: features are not projected; a larger eps may help ({reason})", stacklevel=4)
         return features
 
 

@@ -28,6 +28,42 @@ def bundled_path(architecture: str) -> Path | None:
     return Path(source.get_model_file_path())
 
 
+def chosen_weights(backbone: str, stored: str, given: str | None, allow_download: bool) -> str:
+    """The weights that a reader's backbone takes, of what a file says and what the reader gives.
+
+    A file may come from a stranger: it makes nobody fetch anything or open a path. What it names and is not here is
+    taken only where the reader names it too, or allows the download.
+
+    Parameters
+    ----------
+    backbone, stored : what the file says, as `Backbone` takes them.  given : the reader's weights, None for none.
+    allow_download : of timm's weights, and of the network that a name "hf-hub:..." stands for.
+
+    Raises
+    ------
+    ValueError : in one line, what the reader has to give.
+    """
+    hub = backbone.lower().replace("_", "-").startswith("hf-hub:")
+    if ":" in backbone and given != backbone and not (hub and allow_download):
+        more = " or allow the download with --allow-download (allow_download=True)" if hub else ""
+        raise ValueError(
+            f"its backbone {backbone!r} is not among timm's own: to take it from there say so with "
+            f"--weights {backbone!r} (weights=...){more}"
+        )
+    if given is not None and given != "auto":
+        return "auto" if given == backbone and ":" in backbone else given
+    if stored not in ("auto", "random"):
+        if given is None:
+            raise ValueError(f"was made with weights from {stored!r}: give them with --weights (weights=...)")
+        stored = "auto"
+    if stored == "auto" and not allow_download and bundled_path(backbone.split(".")[0]) is None:
+        raise ValueError(
+            f"its backbone {backbone!r} takes weights that would be downloaded: give them with --weights FILE "
+            "(weights=...), or allow the download with --allow-download (allow_download=True)"
+        )
+    return stored
+
+
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Tensors of a `.safetensors` file or of a torch checkpoint (never unpickled: `weights_only=True`).
 

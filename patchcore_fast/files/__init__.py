@@ -1,19 +1,19 @@
-"""Files are written whole, into a nameless or hidden file of the same folder that then takes the place of the old
-one (docs/files.md)."""
+"""Files are written whole: into a nameless or hidden file of the same folder that then takes the old one's place."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter, TextIOWrapper
 from typing import IO, Any
 
-from patchcore_fast.files.places import is_stream, open_through, own_descriptor
+from patchcore_fast.files.places import open_through, own_descriptor
 from patchcore_fast.files.temporary import Temporary
 from patchcore_fast.files.writer import NamedWriter
 
-__all__ = ["atomic_write", "is_stream", "own_descriptor"]
+__all__ = ["atomic_write", "own_descriptor"]
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def atomic_write(
     mode: str = "wb",
     *,
     size: int | None = None,
-    room: int = 0,
+    reserve: int = 0,
     encoding: str | None = None,
     newline: str | None = None,
 ) -> Iterator[IO[Any]]:
@@ -40,7 +40,7 @@ def atomic_write(
     path : file to write; its folder must exist, and be writable.
     mode : "wb" or "w".
     size : bytes that will be written, where that is known: for the message about a full disk.
-    room : bytes of the disk to take at once, so that others cannot; what is not used is given back. Not for streams.
+    reserve : bytes of the disk to take at once, so that other files cannot; what is not used is given back.
     encoding, newline : as `open` takes them.
 
     Raises
@@ -55,12 +55,28 @@ def atomic_write(
         with _closing(NamedWriter(fd, os.fspath(path), size), mode, encoding, newline) as f:
             yield f
         return
-    with Temporary(path, room) as temporary:
+    with Temporary(path) as temporary:
         writer = NamedWriter(temporary.fd, os.fspath(path), size)
         with _closing(writer, mode, encoding, newline) as f:
+            taken = _reserved(temporary.fd, reserve, path)
             yield f
             f.flush()
+            if taken:
+                writer.truncate()
             temporary.place()
+
+
+def _reserved(fd: int, size: int, path: str | os.PathLike[str]) -> bool:
+    """Whether the room was taken; OSError where the disk has not that much."""
+    if not size or not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, f"{error.strerror} ({size:,} bytes wanted)", os.fspath(path)) from error
+        return False  # the file system cannot, or there is a limit that the real size may keep
+    return True
 
 
 @contextmanager

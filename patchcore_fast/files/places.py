@@ -27,17 +27,6 @@ def own_descriptor(path: str | os.PathLike[str]) -> int | None:
     return None
 
 
-def is_stream(path: str | os.PathLike[str]) -> bool:
-    """Whether what stands there is written to as it is: a device, a pipe, a descriptor of this process."""
-    if own_descriptor(path) is not None:
-        return True
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode)
-
-
 def open_through(path: str | os.PathLike[str]) -> int | None:
     """A descriptor for writing to a device, a pipe or a descriptor of this process; None where a file is to be made.
 

@@ -3,7 +3,6 @@ hidden and locked, so that others can tell a living writer's from a dead one's."
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -29,7 +28,6 @@ class Temporary:
     Parameters
     ----------
     path : of the file to make or to replace.
-    room : bytes of the disk to take at once; what is not written to is given back.
 
     Attributes
     ----------
@@ -40,7 +38,7 @@ class Temporary:
     OSError : no such folder, or it is not writable; names `path`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], room: int = 0) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         """Remove what dead processes left in the folder, and open the file."""
         self._path, self._target = os.fspath(path), os.path.realpath(path)
         self._folder = os.path.dirname(self._target)
@@ -58,9 +56,6 @@ class Temporary:
             if isinstance(error, PermissionError):
                 text = f"{text}: a new file is made in {self._folder}, which is not writable"
             raise OSError(error.errno, text, self._path) from error
-        self._room = room
-        if room and hasattr(os, "posix_fallocate"):
-            self._take(room)
 
     def __enter__(self) -> Temporary:
         """Itself."""
@@ -75,8 +70,6 @@ class Temporary:
     def place(self) -> None:
         """Flush to the disk, take mode and owner of the old file, and take its place. OSError names `path`."""
         try:
-            if self._room:
-                os.ftruncate(self.fd, os.lseek(self.fd, 0, os.SEEK_CUR))
             os.fsync(self.fd)
             if self._name is None:
                 self._give_name()
@@ -86,16 +79,6 @@ class Temporary:
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._path) from error
         self._name = None
-
-    def _take(self, room: int) -> None:
-        try:
-            os.posix_fallocate(self.fd, 0, room)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                return  # the file system cannot, or a limit that the real size may keep
-            os.close(self.fd)
-            self.__exit__(None, None, None)
-            raise OSError(error.errno, f"{error.strerror} ({room:,} bytes wanted)", self._path) from error
 
     def _open(self) -> int:
         if hasattr(os, "O_TMPFILE"):
@@ -150,9 +133,7 @@ class Temporary:
                     mode = mode & 0o707 | (mode & 0o007) << 3
         os.fchmod(self.fd, mode)
         if hasattr(os, "getxattr"):
-            with suppress(
-                OSError
-            ):  # none, or a file system without; the mode alone would give the group the mask's rights
+            with suppress(OSError):  # it has none; the mode alone would give the group all that anyone listed may
                 os.setxattr(self.fd, _ACL, os.getxattr(self._target, _ACL))
 
 

@@ -27,6 +27,14 @@ _CHOICES = {
     "upsample": ("bilinear", "nearest"),
     "border": ("reflect", "mirror"),
 }
+# What is right for everybody lies far inside of these; beyond them a setting costs memory or time without end.
+_RANGES = {
+    "layer_dim": (1, 16_384), "neighbours": (1, 1_024), "reweight_neighbours": (2, 1_024), "batch_size": (1, 65_536),
+    "workers": (0, 1_024), "seed": (0, 2**63 - 1), "augmentations": (1, 10_000), "noise_draws": (2, 1_024),
+    "patch_size": (1, 99), "shots": (1, 2**31), "dim": (1, 65_536),
+}  # fmt: skip
+_SIDE = 16_384  # pixels of an image
+_LAYERS, _NAME = 100, 4_096  # layers, and characters of a name or path
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,8 @@ class PatchCoreConfig:
         for name in ("backbone", "weights"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise TypeError(f"PatchCoreConfig: {name} must be a non-empty string, got {getattr(self, name)!r}")
+            if len(getattr(self, name)) > _NAME:
+                raise ValueError(f"PatchCoreConfig: {name} must have at most {_NAME} characters")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -113,18 +123,14 @@ class PatchCoreConfig:
                 )
         self._check_layers()
         self._check_sizes()
-        for name, low in (("layer_dim", 1), ("neighbours", 1), ("reweight_neighbours", 2), ("batch_size", 1),
-                          ("workers", 0), ("seed", 0), ("augmentations", 1), ("noise_draws", 2)):  # fmt: skip
-            _integer(name, getattr(self, name), low)
-        if self.shots is not None:
-            _integer("shots", self.shots, 1)
-        if self.dim is not None:
-            _integer("dim", self.dim, 1)
-            if self.fusion == "concat":
-                raise ValueError(
-                    'PatchCoreConfig: dim belongs to fusion="amazon" and "interpolated"; "concat" keeps every channel'
-                )
-        if _integer("patch_size", self.patch_size, 1) % 2 == 0:
+        for name in _RANGES:
+            if getattr(self, name) is not None or name not in ("shots", "dim"):
+                _integer(name, getattr(self, name), *_RANGES[name])
+        if self.dim is not None and self.fusion == "concat":
+            raise ValueError(
+                'PatchCoreConfig: dim belongs to fusion="amazon" and "interpolated"; "concat" keeps every channel'
+            )
+        if self.patch_size % 2 == 0:
             raise ValueError(f"PatchCoreConfig: patch_size must be odd, got {self.patch_size}")
         if not 0 < _real("ratio", self.ratio) < 1:
             raise ValueError(
@@ -132,22 +138,27 @@ class PatchCoreConfig:
             )
         if not 0 < _real("max_false_alarms", self.max_false_alarms) < 1:
             raise ValueError(f"PatchCoreConfig: max_false_alarms must be in (0, 1), got {self.max_false_alarms}")
-        if not 0 <= _real("sigma", self.sigma) < float("inf"):
-            raise ValueError(f"PatchCoreConfig: sigma must be finite and >= 0, got {self.sigma}")
+        if not 0 <= _real("sigma", self.sigma) <= max(self.resize):
+            raise ValueError(
+                f"PatchCoreConfig: sigma must be finite and >= 0, at most the {max(self.resize)} pixels of an image's "
+                f"side, got {self.sigma}"
+            )
         if self.noise_draws % 2:
             raise ValueError(f"PatchCoreConfig: noise_draws must be even, got {self.noise_draws}")
-        if not 0 <= _real("noise_scale", self.noise_scale) < float("inf"):
-            raise ValueError(f"PatchCoreConfig: noise_scale must be finite and >= 0, got {self.noise_scale}")
+        if not 0 <= _real("noise_scale", self.noise_scale) <= 1e6:
+            raise ValueError(f"PatchCoreConfig: noise_scale must lie between 0 and 1e6, got {self.noise_scale}")
         if self.device is not None:
             object.__setattr__(self, "device", str(self.device))
             try:
                 torch.device(str(self.device))
-            except RuntimeError as error:
+            except (RuntimeError, ValueError, OverflowError) as error:
                 raise ValueError(f"PatchCoreConfig: device {self.device!r} is not one torch knows") from error
 
     def _check_layers(self) -> None:
         if not isinstance(self.layers, tuple) or not self.layers:
             raise ValueError(f"PatchCoreConfig: layers must name at least one layer, got {self.layers!r}")
+        if len(self.layers) > _LAYERS:
+            raise ValueError(f"PatchCoreConfig: layers must be at most {_LAYERS}, got {len(self.layers)}")
         kinds = {int if isinstance(x, Integral) and not isinstance(x, bool) else type(x) for x in self.layers}
         if kinds not in ({int}, {str}):
             raise TypeError(
@@ -163,7 +174,7 @@ class PatchCoreConfig:
             if len(sides) != 2:
                 raise ValueError(f"PatchCoreConfig: {name} must be a side or (height, width), got {value!r}")
             for side in sides:
-                _integer(name, side, 1)
+                _integer(name, side, 1, _SIDE)
         if self.crop is not None and any(c > s for c, s in zip(self.input_size, self.resize, strict=True)):
             raise ValueError(f"PatchCoreConfig: crop {self.crop} is larger than image_size {self.image_size}")
 
@@ -199,7 +210,7 @@ class PatchCoreConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> PatchCoreConfig:
         """Inverse of `to_dict`. ValueError names fields that this version does not know."""
         values = dict(values)
-        if "threshold_quantile" in values:  # what banks of version 0.1 say; there 1 meant the largest score
+        if "threshold_quantile" in values:  # older banks; there 1 meant the largest score
             values.setdefault("max_false_alarms", max(1 - values.pop("threshold_quantile"), 0.001))
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -225,15 +236,18 @@ class PatchCoreConfig:
         return cls(**(base | overrides))
 
 
-def _integer(name: str, value: Any, low: int) -> int:
+def _integer(name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"PatchCoreConfig: {name} must be an integer, got {value!r}")
-    if value < low:
-        raise ValueError(f"PatchCoreConfig: {name} must be at least {low}, got {value}")
-    return int(value)
+    if not low <= int(value) <= high:
+        bound = f"at least {low}" if int(value) < low else f"at most {high}"
+        raise ValueError(f"PatchCoreConfig: {name} must be {bound}, got {value}")
 
 
 def _real(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"PatchCoreConfig: {name} must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond all floats
+        raise ValueError(f"PatchCoreConfig: {name} must be a number that floats have, got {value}") from None

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from patchcore_fast.bank_file import bank_error
 from patchcore_fast.errors import BankError, DataError
 from patchcore_fast.features import Backbone, FeatureExtractor
+from patchcore_fast.features.weights import chosen_weights
 from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.batches import Batch, Batches, batches_of
@@ -142,11 +144,14 @@ class PatchCore:
             # With copies no sampler that doubts images is allowed, so `trusted` counts images.
             scores = selector.held_out_scores(rows, views, trusted, augmentation.per_image, shown.at)
         self.timings_["threshold"] = time.perf_counter() - clock
+        names = self._names(batches)
+        if len(names) != len(augmentation.originals(rows)):
+            names = []  # a loader that leaves images out, or repeats some: nobody says which they were
         self._scorer, self._bank = ImageScorer(config, bank), MemoryBank(
             bank, indices, augmentation.sources(rows, indices), projection, config=config.to_dict(),
             threshold=false_alarm_threshold(scores, config.max_false_alarms, config.distance == "squared"),
             normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
-            images=self._names(batches), grid=rows.grid, patches=rows.used,
+            images=names, grid=rows.grid, patches=rows.used,
             weights=self.extractor.backbone.fingerprint(),
         ).with_index(config.index, config.seed)  # fmt: skip
         return self
@@ -236,33 +241,41 @@ class PatchCore:
         device: str | torch.device | None = None,
         *,
         weights: str | None = None,
-        batch_size: int | None = None,
-        workers: int | None = None,
+        allow_download: bool = False,
+        batch_size: int = PatchCoreConfig.batch_size,
+        workers: int = PatchCoreConfig.workers,
         index: str | None = None,
         progress: bool | None = None,
     ) -> PatchCore:
-        """A model from a saved bank.
+        """A model from a saved bank; docs/bank-file.md says what a file may decide and what only its reader.
 
         Parameters
         ----------
-        device : where to run; None chooses as on a new machine, whatever the bank was made on.
-        weights : where the backbone's weights are now, when not where the bank's config says.
-        batch_size, workers : in place of the config's.
+        device, batch_size, workers : how it runs here, whatever the file says.
+        weights : where the backbone's weights are: "random" and those of packages that are installed are found without.
+        allow_download : whether timm may fetch the backbone that the file names.
         index : a search in place of the file's, made anew.
 
         Raises
         ------
-        BankError : a file that is no usable bank, or weights other than those it was made with.
+        BankError : a file that is no usable bank, that wants weights or a download which were not given, or that was
+            made with other weights.  DataError : `weights` cannot be read.  ConnectionError : the download failed.
         """
         bank = MemoryBank.load(path, index)
         try:
             config = PatchCoreConfig.from_dict(bank.config)
+            here = {"weights": chosen_weights(config.backbone, config.weights, weights, allow_download)}
+            here |= {} if index is None else {"index": index}
+            config = replace(config, device=None, batch_size=batch_size, workers=workers, **here)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
-            raise BankError(f"{os.fspath(path)}: its settings cannot be used ({error})") from error
-        here: dict[str, Any] = {"weights": weights, "batch_size": batch_size, "workers": workers, "index": index}
-        here = {name: value for name, value in here.items() if value is not None}
-        model = cls(replace(config, device=None if device is None else str(device), **here), progress=progress)
-        backbone = model.extractor.backbone
+            raise bank_error(path, f"its settings cannot be used ({error})") from error
+        model = cls(replace(config, device=None if device is None else str(device)), progress=progress)
+        try:
+            backbone = model.extractor.backbone
+        except DataError:
+            raise
+        except (ValueError, TypeError, LookupError, AssertionError, RuntimeError) as error:
+            raise bank_error(path, f"its backbone cannot be built ({error})") from error
         if bank.weights and backbone.fingerprint() != bank.weights:
             raise BankError(f"{os.fspath(path)}: was made with other weights of {backbone.name} than are here")
         if bank.features.shape[1] != model.extractor.dim:
@@ -270,6 +283,8 @@ class PatchCore:
                 f"{os.fspath(path)}: its rows have {bank.features.shape[1]} features, its settings give "
                 f"{model.extractor.dim}"
             )
+        if config.neighbours > len(bank):
+            raise BankError(f"{os.fspath(path)}: asks for {config.neighbours} neighbours among {len(bank)} rows")
         model._bank = bank.to(model.device)
         return model
 

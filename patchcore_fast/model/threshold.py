@@ -94,8 +94,8 @@ def with_threshold(
     found = false_alarm_threshold(held_out(bank), float(max_false_alarms), bank.config.get("distance") == "squared")
     if found is None:
         raise ValueError(
-            "with_threshold: the bank has no scores of held-out images (of one training image, of another scoring than "
-            "that of the fit, or fitted before version 0.2): give a threshold instead"
+            "with_threshold: the bank has no scores of held-out images (an older file, a single training image, or "
+            "another scoring than the fit's): give a threshold instead"
         )
     config: dict[str, Any] = bank.config | {"max_false_alarms": float(max_false_alarms)}
     return replace(bank, threshold=found, config=config)

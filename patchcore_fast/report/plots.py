@@ -172,14 +172,12 @@ def plot_histogram(
             axes.hist(chosen, edges, label=f"{name} ({chosen.size})", **style)
     if threshold is not None:
         axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.5, label=f"threshold {threshold:.3g}")
-        parts = [(labels, "found", "defective"), (~labels, "false alarms", "normal")]
-        said = [
-            f"{(scores[kind] > threshold).sum():,} of {kind.sum():,} {word}" for kind, word, _ in parts if kind.any()
-        ]
-        axes.set_title(f"at the threshold: {', '.join(said)}", loc="right", fontsize=9, color=NEUTRAL)
+        above = scores > threshold
+        counts = [f"{above[kind].sum():,} of {kind.sum():,} {word}"
+                  for kind, word in ((labels, "found"), (~labels, "false alarms")) if kind.any()]  # fmt: skip
+        title += f"\n{', '.join(counts)}"
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set_title(drawn(title), loc="left")
-    axes.set(xlabel="image score (distance to the nearest normal patch)", ylabel="images")
+    axes.set(title=drawn(title), xlabel="image score (distance to the nearest normal patch)", ylabel="images")
     axes.legend(frameon=False)
     quiet(axes)
     save_figure(figure, path)

@@ -86,7 +86,7 @@ def score_rows(
     OSError : the disk has not that much room, or what the file system says.
     """
     stopped: BaseException | None = None
-    with atomic_write(path, room=expected) as f:
+    with atomic_write(path, reserve=expected) as f:
         f.write(_csv_line(dict(zip(columns, columns, strict=True)), columns))
         rows = 0
 

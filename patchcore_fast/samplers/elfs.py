@@ -302,7 +302,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         picks, radii = rows[result.indices], result.radii
         if short := count - picks.shape[0]:
             told = f"{count} rows are wanted, pruning left {picks.shape[0]}; {short} pruned ones follow"
-            warnings.warn(f"{type(self).__name__}: {told}", UserWarning, stacklevel=5)
+            warnings.warn(f"{type(self).__name__}: {told}", UserWarning, stacklevel=6)
             more = k_center_greedy(reduced, short, selected=picks, backend=self.backend)
             picks, radii = torch.cat([picks, more.indices]), torch.cat([radii, more.radii])
         self.report_["refilled"] = short

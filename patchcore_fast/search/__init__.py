@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from patchcore_fast.search.base import INDEXES, ExactSearch, SearchIndex, settle
-from patchcore_fast.search.make import build_index, load_index, restored, stored
+from patchcore_fast.search.make import build_index, load_index, stored
 
-__all__ = ["INDEXES", "ExactSearch", "SearchIndex", "build_index", "load_index", "restored", "settle", "stored"]
+__all__ = ["INDEXES", "ExactSearch", "SearchIndex", "build_index", "load_index", "settle", "stored"]

@@ -31,8 +31,8 @@ class SearchIndex(Protocol):
         may name other rows than the nearest, so its distances are never below the exact search's.
         """
 
-    def to_bytes(self) -> torch.Tensor | None:
-        """What a bank file must keep besides the rows, [B] uint8; None where the rows are all that is needed."""
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """What a bank file must keep besides the rows, by name; empty where the rows are all that is needed."""
 
 
 class ExactSearch:
@@ -53,9 +53,9 @@ class ExactSearch:
         """See `SearchIndex.search`."""
         return knn(query, self.bank, k)
 
-    def to_bytes(self) -> torch.Tensor | None:
-        """None: the rows are the index."""
-        return None
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """Empty: the rows are the index."""
+        return {}
 
 
 @undisturbed

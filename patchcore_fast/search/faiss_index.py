@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -81,9 +83,9 @@ class FlatSearch(_FaissSearch):
         """See `SearchIndex.search`. The candidates are k + SPARE, so that only ties within rounding can be missed."""
         return self._search(query, k, k + SPARE)
 
-    def to_bytes(self) -> torch.Tensor | None:
-        """None: made anew from the rows by a copy."""
-        return None
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """Empty: made anew from the rows by a copy."""
+        return {}
 
 
 class IvfPqSearch(_FaissSearch):
@@ -104,16 +106,10 @@ class IvfPqSearch(_FaissSearch):
     @classmethod
     def build(cls, bank: torch.Tensor, seed: int) -> IvfPqSearch:
         """Train on the rows, by k-means from `seed`, and add them. ValueError: fewer than two rows."""
-        rows, dim = bank.shape
-        if rows < 2:
-            raise ValueError(f"build_index: faiss-ivfpq wants at least 2 bank rows, got {rows}")
-        codes = -(-dim // _DIMENSIONS_A_CODE)
-        padded = codes * _DIMENSIONS_A_CODE
-        # faiss wants 39 rows a centre to learn from, and refuses more code words than rows.
-        lists = max(1, min(int(4 * rows**0.5), rows // 39))
-        index = faiss.IndexIVFPQ(faiss.IndexFlatL2(padded), padded, lists, codes, min(8, rows.bit_length() - 1))
+        index = _untrained(bank)
+        rows, lists, padded = len(bank), index.nlist, index.d
         for clustering in (index.cp, index.pq.cp):
-            clustering.seed = seed + 1  # 0 would mean faiss's own default
+            clustering.seed = seed % (2**31 - 1) + 1  # a C int, where 0 would mean faiss's own default
             clustering.min_points_per_centroid = 1  # small banks are fine: no warning on stderr
         most = 256 * max(lists, 256)  # what faiss would sample its training rows down to
         sample = bank
@@ -122,32 +118,54 @@ class IvfPqSearch(_FaissSearch):
             sample = bank[drawn.sort().values.to(bank.device)]
         index.train(_floats(sample, padded))
         _add(index, bank)
-        index.nprobe = -(-lists // 4)
         return cls(bank, index)
 
     @classmethod
-    def load(cls, bank: torch.Tensor, content: torch.Tensor) -> IvfPqSearch:
-        """What `to_bytes` gave. ValueError: bytes that are no such index, or one of other rows."""
-        try:
-            index = faiss.deserialize_index(content.cpu().numpy())
-        except RuntimeError as error:
-            raise ValueError(f"load_index: content is no faiss index ({_short(error)})") from error
-        if not isinstance(index, faiss.IndexIVFPQ):
-            raise ValueError(f"load_index: content must be a faiss IndexIVFPQ, got {type(index).__name__}")
-        padded = -(-bank.shape[1] // _DIMENSIONS_A_CODE) * _DIMENSIONS_A_CODE
-        if (index.ntotal, index.d, index.is_trained) != (len(bank), padded, True):
-            raise ValueError(
-                f"load_index: content must index {len(bank)} rows of {padded} columns, got {index.ntotal} of {index.d}"
-            )
+    def load(cls, bank: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> IvfPqSearch:
+        """The index of what `to_tensors` gave; the rows are coded anew. ValueError: parts of other rows.
+
+        faiss's own format is not read: it trusts sizes and addresses in it, which a stranger may have written.
+        """
+        index = _untrained(bank)
+        centres, words = (parts.get(name) for name in ("index_centres", "index_words"))
+        for name, part, shape in (("centres", centres, (index.nlist, index.d)),
+                                  ("words", words, (index.pq.M, index.pq.ksub, index.pq.dsub))):  # fmt: skip
+            fits = part is not None and part.dtype == torch.float32 and part.numel() == math.prod(shape)
+            if part is None or not fits or not bool(torch.isfinite(part).all()):
+                got = "none" if part is None else f"{tuple(part.shape)} {part.dtype}"
+                raise ValueError(f"load_index: {name} must be {shape} finite float32 for {len(bank)} rows, got {got}")
+        assert centres is not None and words is not None
+        index.quantizer.add(centres.cpu().view(index.nlist, index.d).numpy())
+        faiss.copy_array_to_vector(words.cpu().reshape(-1).numpy(), index.pq.centroids)
+        index.is_trained = True
+        index.precompute_table()
+        _add(index, bank)
         return cls(bank, index)
 
     def search(self, query: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """See `SearchIndex.search`."""
         return self._search(query, k, max(CANDIDATES, 4 * k))
 
-    def to_bytes(self) -> torch.Tensor | None:
-        """faiss's serialized index: centres, code words, codes; [B] uint8."""
-        return torch.from_numpy(faiss.serialize_index(self._host))
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """What k-means learnt: centres of the lists [lists, padded], code words [codes, words * 8], float32."""
+        index = self._host
+        words = torch.from_numpy(faiss.vector_to_array(index.pq.centroids).reshape(index.pq.M, -1).copy())
+        centres = torch.from_numpy(index.quantizer.reconstruct_n(0, index.nlist))
+        return {"index_centres": centres, "index_words": words}
+
+
+def _untrained(bank: torch.Tensor) -> Any:
+    """An empty IndexIVFPQ for rows [M, D]; all its sizes follow from theirs. ValueError: fewer than two rows."""
+    rows, dim = bank.shape
+    if rows < 2:
+        raise ValueError(f"build_index: faiss-ivfpq wants at least 2 bank rows, got {rows}")
+    codes = -(-dim // _DIMENSIONS_A_CODE)
+    padded = codes * _DIMENSIONS_A_CODE
+    # faiss wants 39 rows a centre to learn from, and refuses more code words than rows.
+    lists = max(1, min(int(4 * rows**0.5), rows // 39))
+    index = faiss.IndexIVFPQ(faiss.IndexFlatL2(padded), padded, lists, codes, min(8, rows.bit_length() - 1))
+    index.nprobe = -(-lists // 4)
+    return index
 
 
 def _floats(rows: torch.Tensor, dim: int) -> np.ndarray:
@@ -182,7 +200,3 @@ class _OnGpu:
     def search(self, query: np.ndarray, count: int) -> Any:
         """faiss's search: distances and rows."""
         return self.index.search(query, count)
-
-
-def _short(error: Exception) -> str:
-    return str(error).rsplit(": ", 1)[-1][:200]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 
@@ -38,62 +37,30 @@ def build_index(kind: str, bank: torch.Tensor, seed: int = 0) -> SearchIndex:
 
 
 @undisturbed
-def load_index(kind: str, bank: torch.Tensor, content: torch.Tensor | None = None) -> SearchIndex:
-    """The index that `to_bytes` described, over the same rows.
+def load_index(kind: str, bank: torch.Tensor, parts: Mapping[str, torch.Tensor] | None = None) -> SearchIndex:
+    """The index that `to_tensors` described, over the same rows.
 
     Parameters
     ----------
-    kind, bank : as `build_index`.  content : [B] uint8 of `to_bytes`, None for the kinds that have none.
+    kind, bank : as `build_index`.  parts : of `to_tensors`; others with them are left alone.
 
     Raises
     ------
-    ValueError : content that is missing, damaged, or of other rows.  ImportError : faiss is not installed.
+    ValueError : parts that are missing or belong to other rows.  ImportError : faiss is not installed.
     """
     _check("load_index", kind, bank)
     if kind != "faiss-ivfpq":
-        if content is not None:
-            raise ValueError(f"load_index: an index {kind!r} is its rows, got {tuple(content.shape)} bytes besides")
         return build_index(kind, bank)
-    if not isinstance(content, torch.Tensor) or content.dtype != torch.uint8 or content.ndim != 1:
-        got = f"{tuple(content.shape)} {content.dtype}" if isinstance(content, torch.Tensor) else repr(content)
-        raise ValueError(f"load_index: content of {kind!r} must be [B] uint8, got {got}")
     from patchcore_fast.search import faiss_index
 
-    return faiss_index.IvfPqSearch.load(bank, content)
+    return faiss_index.IvfPqSearch.load(bank, parts or {})
 
 
 def stored(index: SearchIndex | None) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     """What a bank file says of its index, and the tensors that belong to it; nothing for our own search."""
     if index is None or index.kind == "exact":
         return {}, {}
-    content = index.to_bytes()
-    entry = {"kind": index.kind, "digest": None if content is None else _digest(content)}
-    return {"index": json.dumps(entry)}, {} if content is None else {"index": content}
-
-
-def restored(
-    metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor], bank: torch.Tensor
-) -> SearchIndex | None:
-    """The index that `stored` described; None where the file has none (as files before this one).
-
-    Raises
-    ------
-    ValueError : it does not belong to these rows, or its bytes are not those that were written.
-    ImportError : faiss is not installed.
-    """
-    if "index" not in metadata:
-        return None
-    entry, content = json.loads(metadata["index"]), tensors.get("index")
-    if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
-        raise ValueError(f"index must be described by its kind, got {metadata['index']!r}")
-    # faiss checks little of what it reads: bytes that changed are not given to it.
-    if content is not None and _digest(content) != entry.get("digest"):
-        raise ValueError("the bytes of its search index are not those that were written")
-    return load_index(entry["kind"], bank, content)
-
-
-def _digest(content: torch.Tensor) -> str:
-    return hashlib.blake2b(content.cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+    return {"index": json.dumps({"kind": index.kind})}, index.to_tensors()
 
 
 def _check(name: str, kind: str, bank: torch.Tensor) -> None:

@@ -10,6 +10,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from patchcore_fast.bank_file import digest
 from patchcore_fast.errors import BankError
 from patchcore_fast.kernels import knn
 from patchcore_fast.memory_bank import MemoryBank
@@ -79,9 +80,21 @@ def query_padded(query: torch.Tensor):
 
 def test_ivfpq_is_deterministic_by_seed() -> None:
     bank = rows(1000)
-    first, second, other = (build_index("faiss-ivfpq", bank, seed).to_bytes() for seed in (3, 3, 4))
-    assert first is not None and second is not None and other is not None
-    assert torch.equal(first, second) and not torch.equal(first, other)
+    first, second, other = (build_index("faiss-ivfpq", bank, seed).to_tensors() for seed in (3, 3, 4))
+    assert set(first) == {"index_centres", "index_words"}
+    for name in first:
+        assert torch.equal(first[name], second[name]) and not torch.equal(first[name], other[name])
+    build_index("faiss-ivfpq", bank[:50], 2**40)  # faiss keeps seeds in 31 bits
+
+
+def test_a_stored_ivfpq_is_the_one_that_was_trained() -> None:
+    bank, query = rows(3000), rows(200, seed=1)
+    made = build_index("faiss-ivfpq", bank)
+    again = load_index("faiss-ivfpq", bank, made.to_tensors())
+    one, other = (faiss.serialize_index(x.index) for x in (made, again))
+    assert (one != other).mean() < 0.001, "codes of the same rows by the same words"
+    for want, got in zip(made.search(query, 3), again.search(query, 3), strict=True):
+        assert torch.equal(want, got)
 
 
 def test_half_precision_banks() -> None:
@@ -98,50 +111,53 @@ def test_bank_file_keeps_the_index(kind: str, tmp_path: Path) -> None:
     assert (back.searcher.kind if back.searcher else "exact") == kind
     for want, got in zip(bank.search(query, 3), back.to("cpu").search(query, 3), strict=True):
         assert torch.equal(want, got)
-    assert ("index" in safetensors.torch.load_file(path)) == (kind == "faiss-ivfpq")
+    assert ("index_words" in safetensors.torch.load_file(path)) == (kind == "faiss-ivfpq")
     assert MemoryBank.load(path, index="exact").searcher is None
 
 
-def rewrite(path: Path, index: torch.Tensor | None, **entry: str) -> None:
-    tensors = safetensors.torch.load_file(path)
+def rewrite(path: Path, version: str, kind: str = "faiss-ivfpq", **parts: torch.Tensor | None) -> None:
+    tensors = safetensors.torch.load_file(path) | parts
     with safetensors.safe_open(str(path), framework="pt") as f:
         metadata = f.metadata()
-    metadata["index"] = json.dumps(json.loads(metadata["index"]) | entry)
-    tensors.pop("index", None)
-    tensors |= {} if index is None else {"index": index}
+    metadata |= {"index": json.dumps({"kind": kind}), "format_version": version}
+    tensors = {name: t for name, t in tensors.items() if t is not None}
+    metadata["digest"] = digest(tensors, metadata)
     safetensors.torch.save_file(tensors, str(path), metadata)
 
 
 def test_damaged_and_foreign_indexes(tmp_path: Path) -> None:
     bank_of(rows(600)).with_index("faiss-ivfpq").save(path := tmp_path / "bank.safetensors")
-    content = safetensors.torch.load_file(path)["index"]
-    flipped = content.clone()
-    flipped[len(flipped) // 2] ^= 1
-    for changed, entry, message in (
-        (flipped, {}, "not those that were written"),
-        (content[:-5], {}, "not those that were written"),
-        (None, {}, "content of 'faiss-ivfpq' must be"),
-        (content, {"kind": "annoy"}, "kind must be one of"),
-        (content, {"kind": "faiss-flat"}, "is its rows"),
+    held = safetensors.torch.load_file(path)
+    centres, words = held["index_centres"], held["index_words"]
+    for kind, parts, message in (
+        ("faiss-ivfpq", {"index_words": None}, "words must be"),
+        ("faiss-ivfpq", {"index_centres": centres[1:].contiguous()}, r"centres must be \(15, 24\)"),
+        ("faiss-ivfpq", {"index_words": words * torch.nan}, "words must be"),
+        ("annoy", {}, "kind must be one of"),
     ):
-        rewrite(path, changed, **entry)
+        rewrite(path, "2", kind, **parts)
         with pytest.raises(BankError, match=message):
             MemoryBank.load(path)
-        rewrite(path, content, kind="faiss-ivfpq")
+        rewrite(path, "2", index_centres=centres, index_words=words)
     assert MemoryBank.load(path).searcher is not None
+
+
+def test_faiss_s_own_bytes_of_older_files_are_not_read(tmp_path: Path) -> None:
+    bank = bank_of(rows(600)).with_index("faiss-ivfpq")
+    bank.save(path := tmp_path / "bank.safetensors")
+    rewrite(path, "1", index_centres=None, index_words=None, index=torch.full((99,), 255, dtype=torch.uint8))
+    back, query = MemoryBank.load(path), rows(80, seed=1)
+    for want, got in zip(bank.search(query, 3), back.search(query, 3), strict=True):
+        assert torch.equal(want, got)
 
 
 def test_load_index_says_what_is_wrong() -> None:
     bank = rows(600)
-    content = build_index("faiss-ivfpq", bank).to_bytes()
-    assert content is not None
-    with pytest.raises(ValueError, match="must index 500 rows"):
-        load_index("faiss-ivfpq", bank[:500], content)
-    with pytest.raises(ValueError, match="no faiss index"):
-        load_index("faiss-ivfpq", bank, torch.zeros(50, dtype=torch.uint8))
-    flat = torch.from_numpy(faiss.serialize_index(faiss.IndexFlatL2(24)))
-    with pytest.raises(ValueError, match="must be a faiss IndexIVFPQ"):
-        load_index("faiss-ivfpq", bank, flat)
+    parts = build_index("faiss-ivfpq", bank).to_tensors()
+    with pytest.raises(ValueError, match="for 300 rows"):
+        load_index("faiss-ivfpq", bank[:300], parts)
+    with pytest.raises(ValueError, match="got none"):
+        load_index("faiss-ivfpq", bank)
 
 
 def test_bad_input() -> None:

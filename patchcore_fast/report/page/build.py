@@ -132,7 +132,9 @@ def _expected(record: Record) -> str:
     low, high = (number(record.metrics.get(f"expected_{end}")) for end in ("low", "high"))
     if low is None or high is None:
         return ""
-    return f" Training images that were held out let expect {100 * low:.1f} to {100 * high:.1f} % false alarms (95 %)."
+    return (
+        f" By the held-out training images {100 * low:.1f} to {100 * high:.1f} % of normal images lie above it (95 %)."
+    )
 
 
 def choose(record: Record, threshold: float, count: int) -> list[int]:

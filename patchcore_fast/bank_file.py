@@ -1,0 +1,149 @@
+"""Bank files as bytes (docs/bank-file.md): safetensors read into our own memory, and a digest over all that is in it.
+
+A mapped file would change under a running model, or kill it, when somebody writes over it or cuts it: so nothing is
+mapped, and the header is held against the size of the file before memory is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from patchcore_fast.errors import BankError
+
+HEADER_BYTES = 100_000_000  # safetensors' own limit
+DEPTH = 32  # of lists and objects in each other; a bank needs 4
+_SAID = 300  # characters of an error message: what it repeats of a file may be of any length
+# The tensors of a bank, and the types that they may have.
+TENSORS = {
+    "features": ("F32", "F16", "BF16"),
+    "indices": ("I64",),
+    "positions": ("I32",),
+    "projection": ("F32",),
+    "normal_scores": ("F64",),
+    "index": ("U8",),
+    "index_centres": ("F32",),
+    "index_words": ("F32",),
+}
+_TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8,
+}  # fmt: skip
+
+
+def bank_error(path: str | os.PathLike[str], what: object) -> BankError:
+    """A BankError in one line of bounded length: `what` may repeat what a stranger wrote into the file."""
+    text = " ".join(str(what).split())
+    return BankError(f"{os.fspath(path)}: {text if len(text) <= _SAID else text[:_SAID] + ' ...'}")
+
+
+def digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """BLAKE2b over name, type, shape and bytes of each tensor and over all metadata but the digest itself; hex."""
+    names = sorted(tensors)
+    described = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
+    facts = sorted(item for item in metadata.items() if item[0] != "digest")
+    found = hashlib.blake2b(json.dumps([described, facts]).encode(), digest_size=32)
+    for name in names:
+        found.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def read_json(text: str) -> Any:
+    """JSON as we write it: finite numbers, nothing nested deeper than DEPTH. ValueError says what is wrong."""
+    try:
+        value = json.loads(text, parse_constant=_refused)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+    if not _shallow(value, DEPTH):
+        raise ValueError("its JSON is nested too deeply")
+    return value
+
+
+def read_header(f: IO[bytes], path: Path) -> tuple[dict[str, str], dict[str, Any], int]:
+    """Metadata, the other entries, and where the tensors' bytes begin.
+
+    Raises
+    ------
+    BankError : no safetensors header, or one that the file has no room for.
+    """
+    size = os.fstat(f.fileno()).st_size
+    length = int.from_bytes(f.read(8), "little")
+    try:
+        if size < 8 or length > min(size - 8, HEADER_BYTES):
+            raise ValueError("its header does not fit into it")
+        header = read_json(f.read(length).decode("utf-8"))
+        metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+            raise ValueError("its header is none of safetensors")
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    return metadata, header, 8 + length
+
+
+def read_tensors(f: IO[bytes], entries: Mapping[str, Any], start: int, path: Path) -> dict[str, torch.Tensor]:
+    """Each tensor in memory of its own; nothing of it depends on the file afterwards.
+
+    Parameters
+    ----------
+    f : the file, open.  entries : the header's, by name.  start : where the tensors' bytes begin.
+
+    Raises
+    ------
+    BankError : entries that are not those of a bank, or that do not cover the bytes of the file one after the other.
+    """
+    spans = {}
+    try:
+        for name, entry in entries.items():
+            spans[name] = _span(name, entry)
+        order = sorted(spans, key=lambda name: spans[name][2:])
+        ends = [0, *(spans[name][3] for name in order)]
+        body = os.fstat(f.fileno()).st_size - start
+        if [spans[name][2] for name in order] != ends[:-1] or ends[-1] != body:
+            raise ValueError(f"its tensors are said to take {ends[-1]:,} bytes, the file has {body:,} for them")
+        f.seek(start)
+        found = {}
+        for name in order:
+            kind, shape, begin, end = spans[name]
+            block = torch.empty(end - begin, dtype=torch.uint8)
+            if f.readinto(block.numpy()) != end - begin:  # type: ignore[attr-defined]
+                raise ValueError(f"it ends inside of {name}: it was cut, or is being written")
+            found[name] = block.view(kind).view(shape)
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    return found
+
+
+def _span(name: str, entry: Any) -> tuple[torch.dtype, list[int], int, int]:
+    """Type, shape and offsets of an entry. ValueError: it is none of a bank, or the numbers do not fit each other."""
+    if name not in TENSORS or not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name!r} is no tensor of a bank")
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if kind not in TENSORS[name]:
+        raise ValueError(f"{name} must be {' or '.join(TENSORS[name])}, got {kind!r}")
+    for numbers in (shape, offsets):
+        if not isinstance(numbers, list) or len(numbers) > 2 or not all(type(n) is int and n >= 0 for n in numbers):
+            raise ValueError(f"{name} must have a shape and offsets of at most two whole numbers, got {numbers!r}")
+    dtype = _TYPES[kind]
+    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} of {kind} {shape} cannot lie at {offsets}")
+    return dtype, shape, offsets[0], offsets[1]
+
+
+def _damaged(path: Path, error: object) -> BankError:
+    return bank_error(path, f"damaged, or no safetensors file ({error})")
+
+
+def _refused(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _shallow(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is None or (levels > 0 and all(_shallow(x, levels - 1) for x in inner))

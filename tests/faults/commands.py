@@ -1,0 +1,88 @@
+"""The commands as data: arguments inside a copied template (`place.build`), what they write, what they come by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .place import TINY
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the matrix.
+
+    argv : run in the cell's folder.
+    outputs : files or folders that it may write, relative; nothing else may change.
+    folder : whether the output is a folder of files.
+    moments : where faults can be put in (`moments.MOMENTS`) and are met at least once.
+    bank : whether it reads bank.safetensors.
+    costly : takes about a second, so that it comes in fewer cells.
+    image : one of the image files that it reads.
+    table : of a folder, the file that has the numbers.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+    folder: bool = False
+    moments: tuple[str, ...] = ()
+    bank: bool = False
+    costly: bool = False
+    image: str | None = None
+    table: str = "scores.csv"
+
+    @property
+    def output(self) -> str:
+        """The first of the outputs."""
+        return self.outputs[0]
+
+
+FILE = ("create", "flush", "rename")
+SELECT = ("select", "f.npy", "--ratio", "0.1", "--output", "made.npy")
+EVALUATE = ("evaluate", "data", "--bank", "bank.safetensors")
+COMMANDS = (
+    Command("fit", ("fit", "data", "--output", "made.safetensors", *TINY), ("made.safetensors",),
+            moments=("decode", "network", *FILE), image="data/train/good/b.png"),
+    Command("predict", ("predict", "bank.safetensors", "data/test", "--output", "made"), ("made",), folder=True,
+            moments=("decode", "network", "folder", *FILE), bank=True, image="data/test/good/e.png"),
+    Command("evaluate-json", (*EVALUATE, "--json", "made.json"), ("made.json",),
+            moments=("decode", "network", *FILE), bank=True, image="data/test/good/e.png"),
+    Command("evaluate", (*EVALUATE, "--output", "made"), ("made",), folder=True,
+            moments=("decode", "network", "folder", *FILE), bank=True, costly=True, image="data/test/spot/f.png"),
+    Command("inspect", ("inspect", "data", "--bank", "bank.safetensors", "--output", "made"), ("made",), folder=True,
+            moments=("decode", "network", "folder", *FILE), bank=True, costly=True, image="data/train/good/b.png",
+            table="selection.json"),
+    Command("report", ("report", "done", "--output", "made.html"), ("made.html",), moments=FILE),
+    Command("export", ("export", "bank.safetensors", "--output", "made.pt2"), ("made.pt2",),
+            moments=("network", *FILE), bank=True, costly=True),
+    Command("select", SELECT, ("made.npy",), moments=FILE),
+    Command("select-random", (*SELECT, "--method", "random"), ("made.npy",), moments=FILE),
+    Command("select-indices", (*SELECT, "--indices", "rows.npy"), ("made.npy", "rows.npy"), moments=FILE),
+    Command("threshold", ("threshold", "bank.safetensors", "0.3"), ("bank.safetensors",), moments=FILE, bank=True),
+    Command("threshold-copy", ("threshold", "bank.safetensors", "0.3", "--output", "made.safetensors"),
+            ("made.safetensors",), moments=FILE, bank=True),
+    Command("check", ("check", "data"), moments=("decode",), image="data/train/good/b.png"),
+    Command("doctor", ("doctor",)),
+)  # fmt: skip
+BY_NAME = {command.name: command for command in COMMANDS}
+WRITERS = tuple(command for command in COMMANDS if command.outputs)
+FILES = tuple(command for command in WRITERS if not command.folder)
+NEW = tuple(command for command in FILES if command.output not in command.argv[:2])  # not in place of what it reads
+FOLDERS = tuple(command for command in WRITERS if command.folder)
+
+
+def replaced(command: Command, old: str, new: str) -> tuple[str, ...]:
+    """The command's arguments with one of them exchanged."""
+    assert old in command.argv, f"{command.name} has no argument {old}"
+    return tuple(new if part == old else part for part in command.argv)
+
+
+def older(root: Path, command: Command) -> None:
+    """Put an older result where the command writes: it must survive whatever fails."""
+    for name in command.outputs:
+        if command.folder:
+            (root / name).mkdir()
+            (root / name / command.table).write_bytes(b"older\n")
+        elif not (root / name).exists():
+            (root / name).write_bytes(b"older\n")

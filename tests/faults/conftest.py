@@ -1,0 +1,50 @@
+"""The folder that cells start from, a copy of it for each, and the server of forked runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("timm", reason="the extra pipeline is not installed")
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from .place import build
+from .zygote import Zygote
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, a bank, an evaluation, features."""
+    return build(tmp_path_factory.mktemp("faults") / "template")
+
+
+@pytest.fixture
+def root(template: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the template, removed after the cell: hundreds of them would fill a small disk."""
+    copy = tmp_path / "cell"
+    shutil.copytree(template, copy, symlinks=True)
+    yield copy
+    shutil.rmtree(copy, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def zygote(template: Path) -> Iterator[Zygote]:
+    """One server for all forked runs."""
+    server = Zygote(template, Path(__file__).parents[2])
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are saved as a few pixels: what matplotlib draws is not what breaks, and takes most of the time."""
+
+    def save(self: Figure, file: object, **_: object) -> None:
+        Image.new("RGB", (4, 4)).save(file, "png")
+
+    monkeypatch.setattr(Figure, "savefig", save)
