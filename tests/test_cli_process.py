@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -196,3 +198,74 @@ def test_a_forked_child_ends_without_clean_up(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def select_to(features: Path, output: str, indices: str | None = None) -> int:
+    more = [] if indices is None else ["--indices", indices]
+    return main(["select", str(features), "--ratio", "0.5", "--output", output, *more])
+
+
+def test_outputs_onto_what_is_no_file(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(features.parent)
+    os.symlink("there", "link")
+    Path("private").write_bytes(b"old")
+    os.chmod("private", 0o600)
+    assert select_to(features, "/dev/null", "/dev/null") == 0
+    assert select_to(features, "link", "private") == 0
+    assert os.path.islink("link") and np.load("there").shape == (25, 4)
+    assert os.stat("private").st_mode & 0o777 == 0o600 and np.load("private").shape == (25,)
+
+
+def test_a_pipe_whose_reader_left_is_named(features: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = str(features.parent / "pipe")
+    os.mkfifo(pipe)
+    big = features.parent / "big.npy"
+    np.save(big, np.random.default_rng(0).random((60_000, 8), dtype=np.float32))
+    reader = subprocess.Popen(["head", "-c", "5", pipe], stdout=subprocess.DEVNULL)
+    assert main(["select", str(big), "--ratio", "0.5", "--method", "random", "--output", pipe]) == 2
+    reader.wait()
+    assert capsys.readouterr().err.startswith(f"patchcore-fast: error: {pipe}: Broken pipe")
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_an_output_over_the_features_or_the_other_output(
+    features: Path, link: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, before = features.parent / "other", features.read_bytes()
+    if link:
+        other.symlink_to(features)
+    assert select_to(features, str(other if link else features)) == 2
+    assert "one file" in capsys.readouterr().err and features.read_bytes() == before
+    output = str(features.parent / "o.npy")
+    assert select_to(features, output, output) == 2 and not os.path.exists(output)
+
+
+@pytest.mark.parametrize("kind", ["folder", "socket", "loop", "long", "dangling", "nowhere"])
+def test_outputs_refused_before_the_work(
+    features: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(features.parent)
+    monkeypatch.setattr(select, "read_features", None)
+    os.mkdir("folder")
+    os.symlink("loop", "loop")
+    os.symlink("no/target", "dangling")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind("socket")
+    name, says = {"folder": ("folder", "is a folder"), "socket": ("socket", "is a socket"),
+                  "loop": ("loop", "Too many levels"), "long": ("x" * 256, "File name too long"),
+                  "dangling": ("dangling", "does not exist"), "nowhere": ("no/a", "does not exist")}[kind]  # fmt: skip
+    assert select_to(features, name) == 2
+    err = capsys.readouterr().err
+    assert says in err and name in err and err.count("\n") == 1
+
+
+def test_a_full_disk_is_named_with_the_bytes_wanted(features: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        assert select_to(features, str(features.parent / "o.npy")) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    err = capsys.readouterr().err
+    assert "o.npy: File too large (528 bytes wanted, 200 written)" in err and err.count("\n") == 1
+    assert os.listdir(features.parent) == ["f.npy"]

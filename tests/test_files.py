@@ -6,7 +6,9 @@ import os
 import re
 import resource
 import signal
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -154,6 +156,33 @@ class TestEveryFileSystem:
         write(path)
         assert (path.stat().st_uid, path.stat().st_gid, path.read_bytes()) == (12345, 23456, b"new")
 
+    def test_what_a_group_might_another_may_not(self, tmp_path, monkeypatch):
+        (tmp_path / "a").write_bytes(b"old")
+        (tmp_path / "a").chmod(0o4664)
+        os.chown(tmp_path / "a", *((12345, 23456) if os.geteuid() == 0 else (-1, -1)))
+        if os.geteuid() != 0:
+            pytest.skip("only root may give files away")
+
+        def refuse(*_):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "fchown", refuse)
+        write(tmp_path / "a")
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+
+    def test_access_lists_stay(self, tmp_path):
+        (tmp_path / "a").write_bytes(b"old")
+        # Version 2; owner rw, user 1000 rw, group none, mask rw, others none: tag, rights, number.
+        entries = ((1, 6, -1), (2, 6, 1000), (4, 0, -1), (16, 6, -1), (32, 0, -1))
+        acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+        try:
+            os.setxattr(tmp_path / "a", "system.posix_acl_access", acl)
+        except OSError:
+            pytest.skip("the file system has no access lists")
+        write(tmp_path / "a")
+        assert os.getxattr(tmp_path / "a", "system.posix_acl_access") == acl
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o660 and (tmp_path / "a").read_bytes() == b"new"
+
     @pytest.mark.parametrize(
         "name", ["n" * 255, b"\xff\xfe".decode(errors="surrogateescape"), "$HOME", "a\nb", "=1+1", " ", "ä" * 127]
     )
@@ -191,6 +220,25 @@ def test_pipes_and_devices_are_written_to(tmp_path):
     assert got[0].startswith(b"\x93NUMPY") and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     write("/dev/null")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_socket_is_refused(tmp_path):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(tmp_path / "s"))
+    with pytest.raises(OSError, match="is a socket"):
+        write(tmp_path / "s")
+    assert stat.S_ISSOCK((tmp_path / "s").stat().st_mode)
+
+
+def test_a_short_write_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
+    # A full disk takes a part of the last block; Pillow, given a descriptor, would call that done.
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:1000]))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    with atomic_write(tmp_path / "a.jpg") as f:
+        picture.save(f, "JPEG")
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.load()
 
 
 def test_a_pipe_without_a_reader_is_an_error(tmp_path, monkeypatch):

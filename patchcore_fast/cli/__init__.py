@@ -54,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say(f"\n{PROGRAM}: interrupted; {WHOLE}")
         return 130
-    except BrokenPipeError:
-        silence(sys.stdout)
-        return 141
     except Exception as e:
+        if isinstance(e, BrokenPipeError) and _was_stdout(e):
+            silence(sys.stdout)
+            return 141
         text = explain(e, _subject(args))
         if text is None or getattr(args, "verbose", False):
             say("".join(traceback.format_exception(e)).rstrip("\n"))
@@ -85,6 +85,13 @@ def _run(args: argparse.Namespace) -> int:
     start_logging(args.verbose)
     module, function = args.run
     return int(getattr(importlib.import_module(f"patchcore_fast.cli.{module}"), function)(args) or 0)
+
+
+def _was_stdout(error: BrokenPipeError) -> bool:
+    """Nobody reads on where we print; otherwise it was the pipe that an output is."""
+    from patchcore_fast.files import own_descriptor
+
+    return error.filename in (None, "stdout") or own_descriptor(error.filename) is not None
 
 
 def _subject(args: object) -> str | None:

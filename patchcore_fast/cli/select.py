@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+HEADER = 128  # bytes of a .npy file before its numbers
 PROJECTION = 128  # dimensions that distances are measured in
 MEASURE_WORK = 2 * 10**11  # multiplications: seconds on two cores
 
@@ -50,7 +51,7 @@ def read_features(name: str) -> NpyFile:
 
 
 def _write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:
-    with atomic_write(path) as f:
+    with atomic_write(path, size=array.nbytes + HEADER) as f:
         np.save(f, array, allow_pickle=False)
 
 

@@ -52,8 +52,7 @@ def atomic_write(
         raise ValueError(f'atomic_write: mode must be "wb" or "w", got {mode!r}')
     fd = open_through(path)
     if fd is not None:
-        name = None if own_descriptor(path) is not None else os.fspath(path)
-        with _closing(NamedWriter(fd, name, size), mode, encoding, newline) as f:
+        with _closing(NamedWriter(fd, os.fspath(path), size), mode, encoding, newline) as f:
             yield f
         return
     with Temporary(path) as temporary:

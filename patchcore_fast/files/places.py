@@ -49,6 +49,8 @@ def open_through(path: str | os.PathLike[str]) -> int | None:
         return None
     if stat.S_ISREG(mode):
         return None
+    if stat.S_ISSOCK(mode):
+        raise OSError(errno.ENXIO, "is a socket, no file can be written there", os.fspath(path))
     return _open_pipe(path) if stat.S_ISFIFO(mode) else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
 

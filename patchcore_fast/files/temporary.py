@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from types import TracebackType
 
+_ACL = "system.posix_acl_access"
 _DAY = 86400.0  # seconds after which the unlocked part of another machine is nobody's
 _SHARE = 100  # looking for old parts may take one of so many seconds
 _OLDER = re.compile(r"\..+\.[0-9a-f]{12}\.part", re.DOTALL)  # of versions before this one, which did not lock
@@ -103,8 +104,8 @@ class Temporary:
         name = os.path.join(self._folder, f".patchcore-fast-{_machine()}-{secrets.token_hex(6)}.part")
         try:
             # With a folder descriptor Python calls linkat(AT_SYMLINK_FOLLOW), which the absolute path needs.
+            self._name = name  # before it is there, so that a signal in between leaves nothing
             os.link(f"/proc/self/fd/{self.fd}", name, src_dir_fd=self.fd)
-            self._name = name
         except OSError:  # a file system that makes nameless files and gives them no names
             fd = self._open_named()
             try:
@@ -126,9 +127,14 @@ class Temporary:
                 os.fchown(self.fd, *owner)
             except PermissionError:
                 mode &= 0o777  # set-id bits meant another owner
-                with suppress(PermissionError):
+                try:
                     os.fchown(self.fd, -1, owner[1])
+                except PermissionError:  # what its group might, another group may not
+                    mode = mode & 0o707 | (mode & 0o007) << 3
         os.fchmod(self.fd, mode)
+        if hasattr(os, "getxattr"):
+            with suppress(OSError):  # it has none; the mode alone would give the group all that anyone listed may
+                os.setxattr(self.fd, _ACL, os.getxattr(self._target, _ACL))
 
 
 def sweep(folder: str) -> None:
