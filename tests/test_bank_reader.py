@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import safetensors.torch
 import timm
@@ -117,6 +118,23 @@ def test_weights_are_the_reader_s(fitted: PatchCore, bank: Callable[..., Path], 
         PatchCore.load(bank(), "cpu", weights=str(tmp_path / "gone.safetensors"))
     with pytest.raises(BankError, match="would be downloaded"):
         PatchCore.load(bank(weights="/elsewhere/w.safetensors"), "cpu", weights="auto")
+
+
+def test_weights_that_timm_fetched_before_are_taken_without_a_request(
+    fitted: PatchCore, bank: Callable[..., Path], no_network: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = timm.get_pretrained_cfg("resnet10t").hf_hub_id.replace("/", "--")
+    snapshot = tmp_path / f"models--{hub}/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (tmp_path / f"models--{hub}/refs").mkdir()
+    (tmp_path / f"models--{hub}/refs/main").write_text("0123")
+    state = {k: v.contiguous() for k, v in timm.create_model("resnet10t").state_dict().items()}
+    state |= {k: v.contiguous() for k, v in fitted.extractor.backbone.net.state_dict().items()}
+    safetensors.torch.save_file(state, snapshot / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    model = PatchCore.load(bank(weights="auto"), "cpu")
+    assert model.extractor.backbone.fingerprint() == fitted.bank.weights and no_network == []
+    assert model.bank.config["weights"] == "auto"
 
 
 def test_bundled_weights_are_found_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,26 @@ def bundled_path(architecture: str) -> Path | None:
     return Path(source.get_model_file_path())
 
 
+def cached_path(name: str) -> Path | None:
+    """File of the weights that timm fetched for one of its models before, None if there is none; nothing is fetched."""
+    import huggingface_hub  # timm's own dependency
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None:
+        return None
+    if cfg.hf_hub_id:
+        repository, _, revision = cfg.hf_hub_id.partition("@")
+        for file in (cfg.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
+            found = file and huggingface_hub.try_to_load_from_cache(repository, file, revision=revision or None)
+            if isinstance(found, str):
+                return Path(found)
+    if cfg.url:
+        path = Path(torch.hub.get_dir(), "checkpoints", str(cfg.url).rsplit("/", 1)[-1])
+        return path if path.is_file() else None
+    return None
+
+
 def chosen_weights(backbone: str, stored: str, given: str | None, allow_download: bool) -> str:
     """The weights that a reader's backbone takes, of what a file says and what the reader gives.
 
@@ -57,6 +77,8 @@ def chosen_weights(backbone: str, stored: str, given: str | None, allow_download
             raise ValueError(f"was made with weights from {stored!r}: give them with --weights (weights=...)")
         stored = "auto"
     if stored == "auto" and not allow_download and bundled_path(backbone.split(".")[0]) is None:
+        if ":" not in backbone and (fetched := cached_path(backbone)) is not None:
+            return str(fetched)
         raise ValueError(
             f"its backbone {backbone!r} takes weights that would be downloaded: give them with --weights FILE "
             "(weights=...), or allow the download with --allow-download (allow_download=True)"
