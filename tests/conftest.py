@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,27 @@ def real_features() -> torch.Tensor:
     extract = FeatureExtractor(Backbone("tf_efficientnet_lite0", (2, 3)))
     rows = torch.cat([extract(part).features for part in images.split(8)])
     return project(rows, random_projection(rows.shape[1], 128, seed=0), torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set, `weave`, and `bank.safetensors`, fitted on it; only to be read."""
+    pytest.importorskip("timm", reason="the extra pipeline is not installed")
+    from patchcore_fast.cli import main
+
+    from .evaluated import TINY
+    from .pictures import write_mvtec
+
+    root = tmp_path_factory.mktemp("place")
+    write_mvtec(root / "weave")
+    assert main(["fit", str(root / "weave"), "--output", str(root / "bank.safetensors"), *TINY]) == 0
+    return root
+
+
+@pytest.fixture
+def data(place: Path, tmp_path: Path) -> Path:
+    """A copy of that data set, to be spoilt."""
+    return Path(shutil.copytree(place / "weave", tmp_path / "weave"))
 
 
 @pytest.fixture

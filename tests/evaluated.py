@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
+from typing import Any
 
 from patchcore_fast.cli import main
 
@@ -16,3 +18,16 @@ def evaluate(root: Path, **counts: int) -> Path:
     data = write_mvtec(root / "weave", **counts)
     assert main(["evaluate", str(data), "--output", str(root / "out"), *TINY]) == 0
     return root / "out"
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def files(root: Path) -> set[str]:
+    return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
+
+
+def predict(place: Path, images: Any, out: Path, *more: str) -> int:
+    return main(["predict", str(place / "bank.safetensors"), str(images), "--output", str(out), *more])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,6 @@ from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore
 
 from .evaluated import TINY
-from .pictures import write_mvtec
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("broken")
-    write_mvtec(root / "weave")
-    assert main(["fit", str(root / "weave"), "--output", str(root / "bank.safetensors"), *TINY]) == 0
-    return root
-
-
-@pytest.fixture
-def data(place: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(place / "weave", tmp_path / "weave"))
 
 
 def cut(path: Path) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,8 @@ from patchcore_fast.cli import main
 from patchcore_fast.report.files import PictureNames
 from patchcore_fast.report.page import write_report
 
-from .evaluated import TINY
-from .pictures import texture, write_mvtec
+from .evaluated import files, predict, rows_of
+from .pictures import texture
 
 HOSTILE = {
     "long": b"x" * 251 + b".png",
@@ -41,32 +39,6 @@ HOSTILE = {
     "spaces": b"  a  .png",
     "unicode": "\u65e5\u672c \N{GRINNING FACE}.png".encode(),
 }
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("outputs")
-    write_mvtec(root / "weave")
-    assert main(["fit", str(root / "weave"), "--output", str(root / "bank.safetensors"), *TINY]) == 0
-    return root
-
-
-@pytest.fixture
-def data(place: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(place / "weave", tmp_path / "weave"))
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
-
-
-def files(root: Path) -> set[str]:
-    return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
-
-
-def predict(place: Path, images: Any, out: Path, *more: str) -> int:
-    return main(["predict", str(place / "bank.safetensors"), str(images), "--output", str(out), *more])
 
 
 def test_hostile_names_in_predict(place: Path, data: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
@@ -21,35 +20,7 @@ from patchcore_fast.cli import main
 from patchcore_fast.report.page import write_report
 from patchcore_fast.written import LIST
 
-from .evaluated import TINY
-from .pictures import write_mvtec
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("outputs")
-    write_mvtec(root / "weave")
-    assert main(["fit", str(root / "weave"), "--output", str(root / "bank.safetensors"), *TINY]) == 0
-    return root
-
-
-@pytest.fixture
-def data(place: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(place / "weave", tmp_path / "weave"))
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
-
-
-def files(root: Path) -> set[str]:
-    return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
-
-
-def predict(place: Path, images: Any, out: Path, *more: str) -> int:
-    return main(["predict", str(place / "bank.safetensors"), str(images), "--output", str(out), *more])
-
+from .evaluated import TINY, files, predict, rows_of
 
 # scores before pictures
 

@@ -167,3 +167,11 @@ def test_a_folder_that_cannot_be_opened_is_said(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "scandir", refuse)  # root would be let in
     assert _told(_quiet(tmp_path)) == {"closed": ("closed (Permission denied)",)}
+
+
+def test_a_link_to_itself_is_named_and_ends_nothing(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("b.png")
+    found = scan(tmp_path)
+    assert [r.path.name for r in found.train] == ["a.png"] and "b.png" in found.reckoning.text(True)
+    assert [r.path.name for r in scan_images(tmp_path)] == ["a.png"]

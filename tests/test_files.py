@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from patchcore_fast.files import atomic_write, places, temporary
 
@@ -57,12 +56,15 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def _picture(side):
+    image = pytest.importorskip("PIL.Image", reason="the extra pipeline is not installed")
+    return image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8))
+
+
 WRITERS = {
     "bytes": lambda f: f.write(bytes(50_000)),
     "numpy": lambda f: np.save(f, np.random.default_rng(0).random(6000)),
-    "pillow": lambda f: Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99, 3), np.uint8)).save(
-        f, "PNG"
-    ),
+    "pillow": lambda f: _picture(99).save(f, "PNG"),
     "many small": lambda f: [f.write(b"12345") for _ in range(9999)],
 }
 
@@ -234,10 +236,10 @@ def test_a_short_write_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
     # A full disk takes a part of the last block; Pillow, given a descriptor, would call that done.
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:1000]))
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    picture = _picture(64)
     with atomic_write(tmp_path / "a.jpg") as f:
         picture.save(f, "JPEG")
-    with Image.open(tmp_path / "a.jpg") as image:
+    with pytest.importorskip("PIL.Image").open(tmp_path / "a.jpg") as image:
         image.load()
 
 

@@ -60,7 +60,7 @@ def _memory(error: BaseException, subject: str | None) -> str:
     if isinstance(error, MemoryError) and "out of memory" in text:  # said by this package, with file and bytes
         return shown(text)
     named = getattr(error, "filename", None) or subject
-    what = "out of GPU memory" if re.search(r"\b(CUDA|CUBLAS|HIP)", text) else "out of memory"
+    what = "out of memory on the GPU" if re.search(r"\b(CUDA|CUBLAS|HIP)", text) else "out of memory"
     wanted = ""
     shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)  # numpy's _ArrayMemoryError
     if shape is not None and dtype is not None:

@@ -79,7 +79,12 @@ def _select(args: argparse.Namespace, features: NpyFile, output: Path, numbers: 
     array = features.read() if _fits(features) else None
     with bar(int(n * args.ratio), "select") as shown:
         sampler.progress = shown.at
-        indices = (_choose(sampler, features) if array is None else sampler.select(_floating(array))).numpy()
+        try:
+            indices = (_choose(sampler, features) if array is None else sampler.select(_floating(array))).numpy()
+        except DataError:
+            raise
+        except ValueError as error:  # rows that are not finite: values are checked where they are first read
+            raise DataError(f"{features.name}: {error}") from error
     seconds = time.perf_counter() - begin
     _write_npy(output, features.take(indices) if array is None else np.ascontiguousarray(array[indices]))
     if numbers is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from patchcore_fast.data.conventions import IMAGE_SUFFIXES, OTHER_PICTURES, is_litter
@@ -50,11 +51,11 @@ def walk(folder: Path, notes: Notes, shallow: bool = False, most: int | None = N
                 notes.add("written", path)
             elif is_litter(entry.name):
                 notes.add("litter", path)
-            elif entry.is_dir():
+            elif _is(entry.is_dir):
                 if not shallow:
                     (links if linked or entry.is_symlink() else folders).append(path)
             elif suffix in IMAGE_SUFFIXES:
-                if entry.is_file():
+                if _is(entry.is_file):
                     found.append(path)
                 else:
                     notes.add("no file", path)
@@ -64,6 +65,14 @@ def walk(folder: Path, notes: Notes, shallow: bool = False, most: int | None = N
         for path in sorted(paths):
             notes.add("format" if suffix in OTHER_PICTURES else "other", path)
     return sorted(found)
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """A link that leads to itself is neither a folder nor a file, and no error."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
