@@ -26,7 +26,8 @@ class Fault:
     """What breaks, and how the command has to end.
 
     codes : exit codes that are right.
-    says : each of these is on stderr, in any case of letters; OUTPUT stands for the output's name without its suffix.
+    says : each of these is on stderr, in any case of letters ("a|b": one of them); OUTPUT stands for the output's
+        name without its suffix.
     prepare, mend : change the surroundings before the run, and back before the later one.
     during : context of a run in this process; what it gives has `fired`, true once the fault was met.
     child : settings of a run in a process of its own (`zygote`), for faults that this one would not survive.
@@ -36,6 +37,7 @@ class Fault:
     old : an older result lies at the output.
     again : run a second time without the fault.
     silent : stderr cannot be read.
+    keeps : a command that fails leaves older files as they were; not so where it fails after its work.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Fault:
     old: bool = True
     again: bool = True
     silent: bool = False
+    keeps: bool = True
 
 
 def run_cell(root: Path, command: Command, fault: Fault, zygote: Any = None) -> run.Result:
@@ -93,9 +96,10 @@ def check_end(result: run.Result, fault: Fault, output: str) -> None:
         )
         assert ".part" not in result.err, f"the name of a temporary file: {result}"
     if result.code in (2, 3) and not fault.silent:
+        said = (result.err if result.code == 2 else result.out + result.err).lower()  # check prints what it finds
         for words in fault.says:
-            words = words.replace("OUTPUT", output)
-            assert words.lower() in result.err.lower(), f"does not say {words!r}: {result}"
+            any_of = words.replace("OUTPUT", output).lower().split("|")
+            assert any(w in said for w in any_of), f"does not say {words!r}: {result}"
 
 
 def check_files(
@@ -116,8 +120,9 @@ def check_files(
         if kind == "file":
             broken = why_broken(name, (root / name).read_bytes())
             assert broken is None, f"{name} is not whole ({broken}); {result}"
-    if result.code == 2 and len(command.outputs) == 1 and not command.folder:
-        assert before.get(command.output) == after.get(command.output), f"failed, and changed {command.output}"
+    if result.code == 2 and fault.keeps and len(command.outputs) == 1 and not command.folder:
+        for name in before:
+            assert not below(name, outputs) or before[name] == after.get(name), f"failed, and changed {name}"
 
 
 def check_later(root: Path, command: Command, fault: Fault, argv: tuple[str, ...]) -> None:

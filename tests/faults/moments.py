@@ -35,7 +35,7 @@ def hooked(step: Step, full: Callable[[], bool] = lambda: False) -> Iterator[Non
     full : asked after each file is opened for writing: when true, the file's descriptor leads to /dev/full, where the
         kernel refuses every write, of Python or of C, as a full disk does.
     """
-    real_open, real_os_open = builtins.open, os.open
+    real_open, real_os_open, real_mkdir = builtins.open, os.open, os.mkdir
 
     def fill(fd: int) -> None:
         if full():
@@ -64,6 +64,11 @@ def hooked(step: Step, full: Callable[[], bool] = lambda: False) -> Iterator[Non
             fill(opened.fileno())
         return opened
 
+    def mkdir(path: Any, *args: Any, **kwargs: Any) -> None:
+        if not os.path.isdir(path):  # else the answer is that it is there, whatever else is wrong
+            step("folder", path)
+        real_mkdir(path, *args, **kwargs)
+
     def announced(moment: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             step(moment, args[0] if args and isinstance(args[0], str | bytes | os.PathLike) else None)
@@ -80,7 +85,7 @@ def hooked(step: Step, full: Callable[[], bool] = lambda: False) -> Iterator[Non
             (io, "open", any_open),
             (os, "fsync", announced("flush", os.fsync)),
             (os, "replace", announced("rename", os.replace)),
-            (os, "mkdir", announced("folder", os.mkdir)),
+            (os, "mkdir", mkdir),
             (Image, "open", announced("decode", Image.open)),
         ):
             stack.enter_context(patch.object(place, name, new))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from .commands import COMMANDS, Command
+from .commands import COMMANDS, FILE, Command
 from .engine import Fault, run_cell
 from .moments import Strike
 
@@ -39,13 +39,13 @@ KINDS: dict[str, tuple[Callable[[], BaseException], tuple[int, ...], str]] = {
     "memory": (MemoryError, (2,), "out of memory"),
     "torch-memory": (lambda: RuntimeError(TORCH_TEXT), (2,), "out of memory"),
     "cuda-memory": (lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.45 GiB."), (2,),
-                    "out of memory"),
+                    "out of GPU memory"),
     "numpy-memory": (numpy_error, (2,), "out of memory"),
     "system-memory": (lambda: OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), (2,), "memory"),
 }  # fmt: skip
 
 
-def breaks(moment: str, kind: str, again: bool) -> Fault:
+def breaks(moment: str, kind: str, again: bool, folder: bool) -> Fault:
     """Raised at the first such moment."""
     make, codes, says = KINDS[kind]
 
@@ -54,17 +54,19 @@ def breaks(moment: str, kind: str, again: bool) -> Fault:
 
     if moment == "decode" and kind != "interrupt":
         codes = (2, 3)  # an image that is too large for this machine is one that cannot be used
+    elif moment in FILE and folder and kind != "interrupt":
+        codes = (2, 3)  # a picture that cannot be drawn is named at the end
     return Fault(f"{moment}-{kind}", codes, (says,) if says else (), again=again,
-                 during=lambda *_: Strike(moment, 1, act).active())  # fmt: skip
+                 old=moment != "folder", during=lambda *_: Strike(moment, 1, act).active())  # fmt: skip
 
 
 CELLS = [
-    (command, breaks(moment, kind, again=not command.costly))
+    (command, breaks(moment, kind, again=not command.costly and kind == "memory", folder=command.folder))
     for command in COMMANDS
-    for number, moment in enumerate(command.moments)
+    for moment in command.moments
     for kind in KINDS
-    if kind in ("interrupt", "memory") or (number == 0 and not command.costly)
-    if not command.costly or moment in ("network", "rename") or kind == "interrupt"
+    if kind in ("interrupt", "memory") or (moment == "network" and not command.costly)
+    if not command.costly or moment in ("network", "rename")
 ]
 
 

@@ -98,7 +98,7 @@ OF_FILES = (
     Fault("is-a-folder", (2,), ("made", "folder"), prepare=as_folder, old=False, again=False),
     Fault("link", (0,), prepare=link_to_older, old=False, outputs=("kept",)),
     Fault("link-full-disk", (2,), ("no space left",), prepare=link_to_older, during=broken("create", None).during,
-          old=False),
+          old=False, outputs=("kept",)),
     Fault("dangling-link", (0, 2), prepare=dangling, old=False, outputs=("kept",), again=False),
     Fault("private", (0,), prepare=private, old=False),
     Fault("null", (0,), prepare=device(3), old=False, again=False),

@@ -63,7 +63,7 @@ def huge_features(root: Path, dtype: str, rows: int) -> None:
 
 
 def huge_image(root: Path, command: Command) -> None:
-    Image.new("1", (9000, 9000)).save(root / "data/test/good/huge.png")
+    Image.new("RGB", (9400, 9400)).save(root / "data/test/good/huge.png")
 
 
 TIGHT = {

@@ -16,7 +16,7 @@ from .zygote import Zygote
 OUT = {"closed": (0, 141), "gone": (141,), "full": (2,)}
 CELLS = [
     (command, Fault(f"stdout-{what}", codes, ("no space left",) if what == "full" else (), again=False,
-                    child={"out": what}))
+                    child={"out": what}, keeps=what != "full"))
     for what, codes in OUT.items()
     for command in COMMANDS
     if not command.costly or what == "gone"

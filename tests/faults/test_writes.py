@@ -29,16 +29,17 @@ def refuse(number: int) -> Callable[[Any], None]:
     return act
 
 
-def broken(moment: str, code: int | None, nth: int = 1, again: bool = True, output: str = "OUTPUT") -> Fault:
+def broken(
+    moment: str, code: int | None, nth: int = 1, again: bool = True, output: str = "OUTPUT|e.png|f.png"
+) -> Fault:
     """The file system refuses at a moment; None: the file that was opened then is on a full disk."""
     name = f"{moment}{nth}-{'full' if code is None else errno.errorcode[code]}"
     says = os.strerror(code or errno.ENOSPC)
     act = None if code is None else refuse(code)
-    # A picture that cannot be written is named at the end, and the rest is there: 3.
+    # A picture that cannot be written is named by its image at the end, and the rest is there: 3.
     lasting = moment == "create" and act is not None  # another way to make the file is refused as well
-    return Fault(
-        name, (2, 3), (says, output), during=lambda *_: Strike(moment, nth, act, lasting).active(), again=again
-    )
+    return Fault(name, (2, 3), (says, output), during=lambda *_: Strike(moment, nth, act, lasting).active(),
+                 old=moment != "folder", again=again)  # fmt: skip
 
 
 CODES: dict[str, tuple[int | None, ...]] = {
@@ -95,5 +96,5 @@ def test_scores_are_there_when_a_picture_cannot_be_written(root: Path, name: str
     command, met = BY_NAME[name], Strike("", 0, None)
     run_cell(root, command, Fault("none", (0,), during=lambda *_: met.active(), again=False))
     shutil.rmtree(root / "made")
-    run_cell(root, command, broken("create", None, met.seen["create"], again=False))  # the last file of all
+    run_cell(root, command, broken("create", None, met.seen["create"] - 1, again=False))  # the last picture
     assert len((root / "made/scores.csv").read_text().splitlines()) == 3

@@ -6,6 +6,8 @@ so a child is as good as a process that was started anew.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import json
 import os
@@ -33,6 +35,8 @@ def serve(template: str) -> None:
     os.chdir(template)
     _warm()
     assert len(os.listdir("/proc/self/task")) == 1, "the server has threads: children of a fork would lack them"
+    gc.collect()
+    gc.freeze()  # children would copy every page that the collector writes to
     print("ready", file=answer, flush=True)
     for line in sys.stdin:
         pid = os.fork()
@@ -68,7 +72,7 @@ def child(
     root: str, argv: list[str], out: str, err: str, limits: dict[str, int], strike: dict[str, Any] | None,
     encoding: str = "utf-8", errors: str = "strict",
 ) -> None:  # fmt: skip
-    """Never returns: leaves through sys.exit as the console script does.
+    """Never returns: leaves as the console script does.
 
     out, err : a file to write, or "closed", "gone" (a pipe without a reader), "full" (a device).
     limits : name of a resource -> bytes; of the address space, beyond what is in use.
@@ -88,12 +92,26 @@ def child(
 
     tqdm.set_lock(threading.RLock())  # its own is shared with later children: one that dies would lock it for good
     if strike is None:
-        sys.exit(main(argv))
+        leave(main(argv))
     from .moments import Strike
 
     number = strike["signal"]
     with Strike(strike["moment"], strike["number"], lambda _: os.kill(os.getpid(), number)).active():
-        sys.exit(main(argv))
+        leave(main(argv))
+
+
+def leave(code: int) -> None:
+    """As Python ends: exit functions, the last flush, 120 where that fails. Taking all modules apart would be slow."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError) as error:
+            with suppress(OSError):
+                os.write(2, f"Exception ignored in: {stream}\n{error!r}\n".encode())
+            code = 120
+    os._exit(code)
 
 
 def _stream(fd: int, what: str, encoding: str, errors: str) -> Any:
