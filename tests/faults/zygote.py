@@ -174,9 +174,11 @@ class Zygote:
             self._server.stdin.write(json.dumps(request).encode() + b"\n")
             self._server.stdin.flush()
             pid = int(self._line(LIMIT) or 0)
+            assert pid > 1, "the server of forked runs does not answer"
             if kill is not None:
                 time.sleep(kill[0])
-                os.kill(pid, kill[1])
+                with suppress(ProcessLookupError):  # it was faster
+                    os.kill(pid, kill[1])
             status = self._line(LIMIT)
             hung = status is None
             left = _group(pid)
