@@ -167,18 +167,22 @@ def _lossy_webp(path: Path) -> bool:
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open with Pillow; what goes wrong inside the block becomes a DataError that names the file.
+    """Open with Pillow; what goes wrong inside the block becomes a DataError, or a MemoryError, that names the file.
 
     By a file object: of a path Pillow maps uncompressed files into memory, and some versions map a turned TIFF with its
     sides exchanged (Pillow #7381).
     """
+    sides = ""
     try:
         with open(path, "rb") as file, Image.open(file) as im:
+            sides = f" for {im.width:,} x {im.height:,} pixels"
             yield im
     except FileNotFoundError:
         raise DataError(f"{os.fspath(path)}: no such file") from None
-    except (DataError, MemoryError):
+    except DataError:
         raise
+    except MemoryError as error:
+        raise MemoryError(f"{os.fspath(path)}: out of memory{sides}") from error
     except Exception as error:  # decoders of broken files raise anything: OSError, SyntaxError, struct.error, ...
         raise DataError(f"{os.fspath(path)}: cannot be read as an image ({reason(error)})") from error
 
