@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[Callable[[], BaseException], tuple[int, ...], str]] = {
     "memory": (MemoryError, (2,), "out of memory"),
     "torch-memory": (lambda: RuntimeError(TORCH_TEXT), (2,), "out of memory"),
     "cuda-memory": (lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.45 GiB."), (2,),
-                    "out of memory"),
+                    "out of GPU memory|out of memory"),
     "numpy-memory": (numpy_error, (2,), "out of memory"),
     "system-memory": (lambda: OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), (2,), "memory"),
 }  # fmt: skip
