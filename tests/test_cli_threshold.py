@@ -135,6 +135,15 @@ def test_wrong_thresholds(bank: Path, capsys: pytest.CaptureFixture[str], more: 
     assert code == 2 and words in err and bank.read_bytes() == before and len(err.splitlines()) == 1
 
 
+def test_a_wrong_threshold_is_refused_before_the_work(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatchCore, "fit", lambda *_, **__: pytest.fail("the fit has begun"))
+    for value in ("nan", "inf"):
+        code, _, err = run(capsys, "fit", data, "--output", tmp_path / "b", *TINY, "--threshold", value)
+        assert code == 2 and "--threshold must be a finite number" in err
+
+
 def test_both_at_once_are_refused(data: Path, bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "evaluate", data, "--bank", bank, "--threshold", "1", "--max-false-alarms", "0.1")
     assert code == 2 and "one of both" in err

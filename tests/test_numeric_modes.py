@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,7 @@ from patchcore_fast.model.fewshot import rotate
 from patchcore_fast.samplers import make_sampler
 from patchcore_fast.scorers import influence, make_scorer, typical_influence
 
-
-@contextmanager
-def set_to(setter: Callable[[Any], Any], value: Any, before: Any) -> Iterator[None]:
-    setter(value)
-    try:
-        yield
-    finally:
-        setter(before)
-
+from .numeric_modes import set_to
 
 MODES = {
     "autocast to bfloat16": lambda: torch.autocast("cpu", dtype=torch.bfloat16),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,13 @@ from patchcore_fast.errors import DataError
 
 
 def given_threshold(args: argparse.Namespace) -> float | None:
-    """The value of --threshold; DataError where --max-false-alarms is given too."""
-    if hasattr(args, "threshold") and hasattr(args, "max_false_alarms"):
+    """The value of --threshold, None without; DataError: no finite number, or --max-false-alarms is given too."""
+    value: float | None = getattr(args, "threshold", None)
+    if value is not None and hasattr(args, "max_false_alarms"):
         raise DataError("--threshold and --max-false-alarms: one of both is wanted")
-    return getattr(args, "threshold", None)
+    if value is not None and not math.isfinite(value):
+        raise DataError(f"--threshold must be a finite number, got {value}")
+    return value
 
 
 def expected(bank: Any) -> str:

@@ -135,11 +135,6 @@ class Augmentation:
             )
         return out.as_subclass(torch.Tensor)
 
-    def owners(self, rows: FeatureRows, indices: torch.Tensor) -> torch.Tensor:
-        """[M] int64, for rows [M] of `blocks`' features: the number in `rows` of the image that a copy was made of."""
-        image = rows.positions(indices)[:, 0].long()
-        return image - image % self.per_image
-
     def originals(self, rows: FeatureRows) -> torch.Tensor:
         """Numbers in `rows` of the images that are no copies."""
         return torch.arange(0, len(rows.grids), self.per_image)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,20 +14,12 @@ from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.knn.reference import knn_rarity_reference, knn_reference
 from patchcore_fast.kernels.surroundings import Undisturbed, undisturbed
 
+from ..numeric_modes import set_to
 from .engines import BACKENDS
 
 
 def rows(n=300, d=40, seed=0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float32, device="cpu")
-
-
-@contextmanager
-def set_to(setter, value, before):
-    setter(value)
-    try:
-        yield
-    finally:
-        setter(before)
 
 
 MODES = {
