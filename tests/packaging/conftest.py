@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ..test_build import ROOT, build, captured, copy_of_the_sources, without
+from .test_setup import ROOT, build, captured, copy_of_the_sources, without
 
 NAMED = "PATCHCORE_FAST_WHEEL"
 

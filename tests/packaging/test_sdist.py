@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ..test_build import ROOT, captured, without
 from .conftest import package_files
+from .test_setup import ROOT, captured, without
 
 
 def test_it_has_what_builds_and_no_more(sdist: Path) -> None:

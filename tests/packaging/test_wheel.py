@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ..test_build import captured, without
 from .conftest import package_files
+from .test_setup import captured, without
 
 GLIBC = (2, 28)  # of the oldest systems that the released wheels are for
 MOST_BYTES = 8_000_000

@@ -1,0 +1,53 @@
+"""benchmarks/threshold.py: its rates are those of models that fit makes, and its page shows the committed result."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from patchcore_fast.data import scan
+from patchcore_fast.model import PatchCore, PatchCoreConfig
+
+from ..pictures import write_mvtec
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    if not (ROOT / "benchmarks").is_dir():
+        pytest.skip("benchmarks/ is not part of an installed package")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("threshold")
+
+
+def test_rates_are_those_of_fit(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_mvtec(tmp_path / "weave", train=6, good=4, bad=4, side=64)
+    monkeypatch.setattr(script, "FEWEST", 4)
+    arguments = ["--weights", "random", "--image-size", "64", "--ratio", "0.1", "--train", "5", "--draws", "2"]
+    monkeypatch.setattr(sys, "argv", ["threshold", str(folder), *arguments, "--json", str(tmp_path / "r.json")])
+    script.main()
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["environment"]["commit"] and not any(str(tmp_path) in str(v) for v in result["options"].values())
+    normal, bad = script.pool(str(folder))
+    pooled = [normal[i] for i in importlib.import_module("numpy").random.default_rng(0).permutation(len(normal))]
+    assert len(normal) == 10 and len(bad) == sum(r.label == 1 for r in scan(folder).test)
+    for row in result["rows"]:
+        order = torch.randperm(10, generator=torch.Generator().manual_seed(row["seed"])).tolist()
+        model = PatchCore(PatchCoreConfig(weights="random", image_size=64, ratio=0.1, device="cpu"), progress=False)
+        model.fit([pooled[i] for i in order[:5]])
+        good = [p.is_anomalous for p in model.predict([pooled[i] for i in order[5:]])]
+        found = [p.is_anomalous for p in model.predict(bad)]
+        assert row["now"] == pytest.approx({"false_alarms": sum(good) / 5, "found": sum(found) / len(bad)})
+
+
+def test_the_page_shows_the_committed_results(script: Any) -> None:
+    results = list(ROOT.glob("benchmarks/results/*/threshold/*.json"))
+    page = (ROOT / "docs/threshold.md").read_text(encoding="utf-8")
+    assert results and all(script.table(json.loads(r.read_text())["rows"]) in page for r in results)

@@ -1,0 +1,303 @@
+"""The command line: what it writes, what it says, how it ends."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from patchcore_fast import __version__
+from patchcore_fast.cli import main
+from patchcore_fast.cli.parser import MODEL, RUNNING, SCORING, build_parser
+from patchcore_fast.kernels import k_center_greedy, knn
+from patchcore_fast.memory_bank import MemoryBank
+from patchcore_fast.model import PatchCore, PatchCoreConfig
+from patchcore_fast.written import LIST
+
+from ..pictures import write_mvtec
+
+TINY = ["--backbone", "test_resnet", "--layers", "1,2", "--weights", "random", "--image-size", "64", "--ratio", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mvtec(tmp_path_factory.mktemp("cli") / "weave")
+
+
+@pytest.fixture(scope="module")
+def bank(data: Path) -> Path:
+    path = data.parent / "weave.safetensors"
+    assert main(["fit", str(data), "--output", str(path), *TINY]) == 0
+    return path
+
+
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys; from patchcore_fast.cli import main; code = main(['fit', '--help']); "
+        "heavy = {'torch', 'timm', 'matplotlib', 'numpy', 'PIL'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "usage: patchcore-fast fit" in done.stdout
+
+
+EXTRAS = ("timm", "torchvision", "PIL", "safetensors", "tqdm", "matplotlib", "sklearn", "scipy", "skimage")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["doctor"], 0, "No problems found"),
+        (["select", "f.npy", "--ratio", "0.5", "--output", "c.npy"], 0, "Picked 5 of 10 rows"),
+        (["fit", ".", "--output", "b"], 2, 'pip install "patchcore_fast[pipeline]"'),
+        (["demo"], 2, 'pip install "patchcore_fast['),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_without_the_extras(tmp_path: Path, args: list[str], code: int, words: str) -> None:
+    np.save(tmp_path / "f.npy", np.arange(30, dtype=np.float32).reshape(10, 3))
+    start = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); from patchcore_fast.cli import main; "
+    done = subprocess.run([sys.executable, "-c", start + f"sys.exit(main({args!r}))"], cwd=tmp_path, text=True,
+                          capture_output=True, timeout=120)  # fmt: skip
+    assert done.returncode == code and words in done.stdout + done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "fit", "predict", "evaluate", "report", "inspect", "select", "doctor"])
+def test_each_command_has_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    example = text.split("example:\n")[1].split()
+    assert example[:2] == ["patchcore-fast", command]
+    assert build_parser().parse_args(example[1:]).run
+
+
+def test_help_tells_the_true_defaults() -> None:
+    for option in MODEL + SCORING + RUNNING:
+        assert getattr(PatchCoreConfig(), option.field) == option.default, option.flag
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"patchcore-fast {__version__}\n"
+
+
+def test_fit_passes_every_option_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--crop", "48x56", "--fusion", "amazon", "--patch-size", "1", "--sampler", "random", "--seed", "5",
+             "--neighbours", "2", "--score", "reweighted", "--sigma", "2.5", "--batch-size", "4",
+             "--workers", "0", "--device", "cpu"]  # fmt: skip
+    assert main(["fit", str(data), "--output", str(tmp_path / "b.safetensors"), *TINY, *given]) == 0
+    wanted = PatchCoreConfig(
+        backbone="test_resnet", layers=(1, 2), weights="random", image_size=64, ratio=0.1, crop=(48, 56),
+        fusion="amazon", patch_size=1, sampler="random", seed=5, neighbours=2, score="reweighted", sigma=2.5,
+        batch_size=4, workers=0, device="cpu",
+    )  # fmt: skip
+    assert PatchCoreConfig.from_dict(MemoryBank.load(tmp_path / "b.safetensors").config) == wanted
+    out = capsys.readouterr()
+    assert "patchcore-fast evaluate" in out.out and "patchcore-fast predict" in out.out
+    assert out.err == "", "quiet when not on a terminal"
+
+
+def test_fit_says_when_there_is_no_test_set(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", str(data / "train" / "good"), "--output", str(tmp_path / "b.safetensors"), *TINY]) == 0
+    text = capsys.readouterr().out
+    assert "no test images" in text and "evaluate" not in text
+
+
+def test_predict_writes_what_the_model_says(bank: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    assert main(["predict", str(bank), str(data / "test"), "--output", str(out)]) == 0
+    stems = [f"{kind}/{i:03d}" for kind in ("good", "spot") for i in range(3)]
+    assert files(out) == {"scores.csv", "contact_sheet.png", LIST} | {f"heatmaps/{s}.png" for s in stems}
+    with (out / "scores.csv").open(newline="") as f:
+        rows = list(csv.DictReader(f))
+    expected = PatchCore.load(bank).predict(data / "test")
+    assert [r["path"] for r in rows] == [str(p.path) for p in expected]
+    assert [np.float32(r["score"]) for r in rows] == [np.float32(p.score) for p in expected]
+    assert [r["is_anomalous"] for r in rows] == [str(p.is_anomalous) for p in expected]
+    with Image.open(out / rows[0]["heatmap"]) as picture:
+        assert picture.size == (64, 64)
+
+
+def test_predict_shows_the_highest_scores(
+    bank: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheets = []
+    monkeypatch.setattr("patchcore_fast.report.gallery.SHEET_LIMIT", 2)
+    monkeypatch.setattr("patchcore_fast.report.gallery.contact_sheet", lambda p, *a, **k: sheets.append((p, k)))
+    assert main(["predict", str(bank), str(data / "test"), "--output", str(tmp_path)]) == 0
+    ((panels, given),) = sheets
+    scores = sorted((p.score for p in PatchCore.load(bank).predict(data / "test")), reverse=True)
+    assert [p.score for p in panels] == scores[:2]
+    assert given["title"] == "6 images: the 2 highest scores"
+
+
+def test_predict_runs_as_told(bank: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    whole = PatchCore.iter_predict
+
+    def watched(self: PatchCore, images: Any, **more: Any) -> Any:
+        seen.append(self.config)
+        return whole(self, images, **more)
+
+    monkeypatch.setattr(PatchCore, "iter_predict", watched)
+    args = ["--batch-size", "2", "--device", "cpu", "--weights", "random"]
+    assert main(["predict", str(bank), str(data / "test"), "--output", str(tmp_path), *args]) == 0
+    assert (seen[0].batch_size, seen[0].device, seen[0].weights) == (2, "cpu", "random")
+
+
+def test_predict_keeps_equal_names_apart(bank: Path, data: Path, tmp_path: Path) -> None:
+    good, spot = data / "test/good/000.png", data / "test/spot/000.png"
+    twin = tmp_path / "000.bmp"
+    Image.open(good).save(twin)
+    Image.open(good).resize((50, 90)).save(tmp_path / "000.png")
+    assert main(["predict", str(bank), str(good), str(spot), str(good), "--output", str(tmp_path / "a")]) == 0
+    assert {f for f in files(tmp_path / "a") if "heat" in f} == {
+        "heatmaps/good/000.png", "heatmaps/good/000_2.png", "heatmaps/spot/000.png"
+    }  # fmt: skip
+    pair = [str(twin), str(tmp_path / "000.png")]
+    assert main(["predict", str(bank), *pair, "--output", str(tmp_path / "b")]) == 0
+    assert {f for f in files(tmp_path / "b") if "heat" in f} == {"heatmaps/000.png", "heatmaps/000_2.png"}
+    with Image.open(tmp_path / "b/heatmaps/000_2.png") as picture:
+        assert picture.size == (50, 90), "the size of the photograph, not of the network"
+
+
+def test_evaluate_with_a_bank_equals_evaluate_from_scratch(
+    bank: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = tmp_path / "1.json", tmp_path / "2.json"
+    assert main(["evaluate", str(data), "--bank", str(bank), "--json", str(one), "--output", str(tmp_path / "o")]) == 0
+    text = capsys.readouterr().out
+    assert main(["evaluate", str(data), "--json", str(two), *TINY]) == 0
+    first, second = (json.loads(p.read_text()) for p in (one, two))
+    assert first["metrics"] == second["metrics"] and first["images"] == second["images"]
+    assert f"{first['metrics']['image_auroc']:.3f}" in text and "weave" in text
+    top = {"contact_sheet.png", "roc.png", "pr.png", "histogram.png", "provenance.png", "scores.csv", "metrics.json",
+           "report.json", LIST}  # fmt: skip
+    # Of each of 6 images the heat map, the photograph and the layer of heat, of 3 the mask.
+    assert top <= files(tmp_path / "o") and len(files(tmp_path / "o")) == len(top) + 3 * 6 + 3
+    assert json.loads((tmp_path / "o/metrics.json").read_text())["metrics"] == first["metrics"]
+
+
+def test_evaluate_without_normal_test_images(bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    half = write_mvtec(tmp_path / "half", good=0)
+    assert main(["evaluate", str(half), "--bank", str(bank), "--output", str(tmp_path / "o")]) == 0
+    assert "one kind only" in capsys.readouterr().out
+    assert "roc.png" not in files(tmp_path / "o") and "histogram.png" in files(tmp_path / "o")
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.uint8, ">f4"], ids=str)
+def test_select_keeps_type_and_rows(tmp_path: Path, kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    x = (np.random.default_rng(0).random((300, 6)) * 200).astype(kind)
+    np.save(tmp_path / "f.npy", x)
+    out, idx = tmp_path / "c.npy", tmp_path / "i.npy"
+    args = ["select", str(tmp_path / "f.npy"), "--ratio", "0.1", "--output", str(out), "--indices", str(idx)]
+    assert main([*args, "--no-projection"]) == 0
+    rows, numbers = np.load(out), np.load(idx)
+    assert rows.dtype == x.dtype and numbers.dtype == np.int64 and rows.shape == (30, 6)
+    assert (rows == x[numbers]).all() and len(set(numbers.tolist())) == 30
+    text = capsys.readouterr().out
+    assert "Picked 30 of 300 rows of 6 numbers" in text
+    y = torch.from_numpy(x.astype(np.float32))
+    assert k_center_greedy(y, 30, start=int(numbers[0])).indices.tolist() == numbers.tolist()
+    radius = float(knn(y, y[numbers], 1)[0].max())
+    assert float(text.split("within ")[1].split()[0]) == pytest.approx(radius, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["approximate", "random", "greedy"])
+def test_select_methods_are_seeded(tmp_path: Path, method: str) -> None:
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).random((200, 150), dtype=np.float32))
+    found = []
+    for seed in (1, 1, 2):
+        assert main(["select", str(tmp_path / "f.npy"), "--ratio", "0.2", "--method", method, "--seed", str(seed),
+                     "--output", str(tmp_path / "c.npy")]) == 0  # fmt: skip
+        found.append(np.load(tmp_path / "c.npy"))
+    assert (found[0] == found[1]).all() and (found[0] != found[2]).any()
+
+
+def test_select_is_honest_about_a_radius_that_it_did_not_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("patchcore_fast.cli.select.MEASURE_WORK", 0)
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).random((200, 150), dtype=np.float32))
+    said = []
+    for method in ("greedy", "approximate"):
+        assert main(["select", str(tmp_path / "f.npy"), "--ratio", "0.2", "--method", method,
+                     "--output", str(tmp_path / "c.npy")]) == 0  # fmt: skip
+        said.append(capsys.readouterr().out)
+    assert "after projection to 128 dimensions" in said[0] and "was not measured" in said[1]
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).random((60_000, 64), dtype=np.float32))
+    # Announces when the long part has begun, so that the signal falls into it on any machine.
+    code = (
+        "import sys, patchcore_fast.samplers.base as base\n"
+        "from patchcore_fast.cli import main\n"
+        "whole = base.Sampler.select\n"
+        "def select(self, features):\n"
+        "    print('selecting', flush=True)\n"
+        "    return whole(self, features)\n"
+        "base.Sampler.select = select\n"
+        "sys.exit(main())"
+    )
+    args = ["select", "f.npy", "--ratio", "0.9", "--output", "c.npy"]
+    job = subprocess.Popen([sys.executable, "-c", code, *args], cwd=tmp_path, text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert job.stdout is not None and job.stdout.readline() == "selecting\n"
+    time.sleep(0.3)
+    job.send_signal(signal.SIGINT)
+    _, err = job.communicate(timeout=120)
+    assert job.returncode == 130
+    assert err.strip() == "patchcore-fast: interrupted; files are written whole, none is half-written"
+    assert files(tmp_path) == {"f.npy"}
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from patchcore_fast.cli import main; sys.exit(main(['doctor']))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert done.returncode == 141 and done.stderr == ""
+
+
+def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def bug() -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("patchcore_fast.doctor.collect", bug)
+    assert main(["doctor"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err and "surprise" in err
+
+
+def test_a_value_error_of_numpy_is_a_bug_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("patchcore_fast.doctor.collect", lambda: np.linalg.cholesky(np.zeros((2, 3))))
+    assert main(["doctor"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_demo_reaches_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+    monkeypatch.setattr("patchcore_fast.demo.run_demo", lambda *a, **k: seen.append((a, k)))
+    assert main(["demo", "--quick", "--output", str(tmp_path)]) == 0
+    assert seen == [((str(tmp_path),), {"quick": True, "say": print})]
