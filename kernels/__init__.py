@@ -1,6 +1,8 @@
 """The engine: exact k-center greedy, exact k nearest neighbours, anchor rarity. Imported as patchcore_fast.kernels."""
 
+from .autotune import tune_where_asked
 from .backends import BackendStatus, explain_backends
+from .backends.triton_kernels.tiles import install_tuner
 from .kcenter import KCenterResult, Tuning, k_center_greedy
 from .knn import knn, knn_rarity
 
@@ -13,3 +15,5 @@ __all__ = [
     "knn",
     "knn_rarity",
 ]
+
+install_tuner(tune_where_asked)  # it calls the functions above, so no backend may import it

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .backends import choose_backend
 from .exact import root
+from .kcenter import k_center_greedy
 from .surroundings import undisturbed
 from .tuning import Budget
 
@@ -53,8 +54,6 @@ def _k_center_greedy(
     precision: str = "float32",
     memory_limit: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    from .kcenter import k_center_greedy
-
     found = k_center_greedy(
         features,
         k,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..backends import KCenterLeaves
+from ..backends.base import KCenterLeaves
 from ..ranking import Picks
 
 

@@ -23,8 +23,9 @@ def warmup(args: argparse.Namespace) -> None:
     if args.autotune and device.type != "cuda":
         raise DataError(f"--autotune wants a CUDA device, got {device}")
 
+    from patchcore_fast.kernels.autotune.tuner import tune_all
+    from patchcore_fast.kernels.autotune.warming import warm_up
     from patchcore_fast.kernels.backends.triton_kernels.tile_cache import cache_file
-    from patchcore_fast.kernels.backends.triton_kernels.warming import tune_all, warm_up
 
     tuned = tune_all(device, args.dim, args.precision) if args.autotune else 0
     calls = warm_up(device, args.dim, [getattr(torch, name) for name in args.dtype], args.precision)

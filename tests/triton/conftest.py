@@ -1,10 +1,29 @@
-"""Uninitialised memory is poison here too. And what tests of the k-NN look into."""
+"""Uninitialised memory is poison here too; a card that nobody has measured; what tests of the k-NN look into."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from ..kernels.conftest import poisoned_empty  # noqa: F401
+
+GPU, CARD = "Imaginary 1000", (8, 6)
+
+
+@pytest.fixture
+def card(monkeypatch, tmp_path) -> Path:
+    """A machine with a card that nobody has measured; gives the cache folder."""
+    from patchcore_fast.kernels.backends.triton_kernels import tiles
+
+    monkeypatch.setenv("PATCHCORE_FAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PATCHCORE_FAST_AUTOTUNE", raising=False)
+    monkeypatch.setattr(tiles, "_gpu", lambda capability: GPU if capability == CARD else None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    tiles.forget()
+    yield tmp_path / "cache"
+    tiles.forget()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tile choice and the cache of measured tiles. No GPU: what measures is injected, and so is the card."""
+"""Tile choice and the cache of measured tiles. No GPU: the card is injected."""
 
 from __future__ import annotations
 
@@ -10,39 +10,17 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from patchcore_fast.kernels.backends.triton_kernels import measure, tile_cache, tile_table, tiles
+from patchcore_fast.kernels.backends.triton_kernels import tile_cache, tile_table, tiles
 from patchcore_fast.kernels.backends.triton_kernels.precision import choose_arithmetic
 from patchcore_fast.kernels.backends.triton_kernels.tile_table import INTERPRETER, KERNELS, Tile, candidates
 from patchcore_fast.kernels.tuning import PRECISIONS
 
+from .conftest import CARD, GPU
+
 CARDS = [(7, 5), (8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0), (12, 1), (13, 0)]
-GPU, CARD = "Imaginary 1000", (8, 6)
-
-
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine with a card that nobody has measured; gives the cache folder."""
-    monkeypatch.setenv("PATCHCORE_FAST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("PATCHCORE_FAST_AUTOTUNE", raising=False)
-    monkeypatch.setattr(tiles, "_gpu", lambda capability: GPU if capability == CARD else None)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    tiles.forget()
-    yield tmp_path / "cache"
-    tiles.forget()
-
-
-def fastest(wanted: Tile, asked: list[Tile] | None = None):
-    def seconds(kernel: str, dim: int, mode: str, tile: Tile) -> float:
-        assert tiles.choose_tile(kernel, CARD, dim, mode) == tile  # the tile is in force while it is timed
-        if asked is not None:
-            asked.append(tile)
-        return 1.0 if tile == wanted else 2.0
-
-    return seconds
 
 
 @pytest.mark.parametrize("capability", CARDS)
@@ -84,64 +62,17 @@ def test_unmeasured_card_takes_the_first_and_writes_nothing(card: Path) -> None:
     assert not card.exists()
 
 
-def test_winner_is_kept_in_memory_and_on_disk(card: Path) -> None:
-    offered = candidates("update", CARD, 128, "ieee")
-    asked: list[Tile] = []
-    assert tiles.tune(GPU, CARD, "update", 128, "ieee", fastest(offered[2], asked)) == offered[2]
-    assert asked == list(offered)
-    assert tiles.choose_tile("update", CARD, 100, "ieee") == offered[2]  # the same bucket
-    assert tiles.choose_tile("update", CARD, 129, "ieee") == candidates("update", CARD, 129, "ieee")[0]
-    assert tiles.choose_tile("search", CARD, 128, "ieee") == candidates("search", CARD, 128, "ieee")[0]
-    tiles.forget()  # another process
-    assert tiles.choose_tile("update", CARD, 128, "ieee") == offered[2]
-    found = json.loads((card / "triton.json").read_text())
-    (key,) = found["tiles"]
-    assert key.split("|")[:2] == [GPU, "8.6"] and key.split("|")[3:] == ["update", "128", "ieee"]
-    assert [p.name for p in card.iterdir()] == ["triton.json"]  # no temporary file is left
-
-
 def test_other_cards_and_versions_are_not_believed(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offered = candidates("update", CARD, 128, "ieee")
-    tiles.tune(GPU, CARD, "update", 128, "ieee", fastest(offered[1]))
+    tiles.keep(GPU, CARD, "update", 128, "ieee", offered[1], 1.0)
     tiles.forget()
-    monkeypatch.setattr(tiles, "_triton_version", lambda: "99.0")
+    monkeypatch.setattr(tiles, "triton_version", lambda: "99.0")
     assert tiles.choose_tile("update", CARD, 128, "ieee") == offered[0]
     monkeypatch.undo()
     monkeypatch.setenv("PATCHCORE_FAST_CACHE", str(card))
     monkeypatch.setattr(tiles, "_gpu", lambda capability: "Imaginary 2000")
     tiles.forget()
     assert tiles.choose_tile("update", CARD, 128, "ieee") == offered[0]
-
-
-def test_environment_asks_for_measuring_once(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    offered, asked = candidates("search", CARD, 64, "ieee"), []
-    monkeypatch.setattr(measure, "seconds", fastest(offered[1], asked))
-    monkeypatch.setenv("PATCHCORE_FAST_AUTOTUNE", "1")
-    assert tiles.choose_tile("search", CARD, 64, "ieee") == offered[1]
-    assert tiles.choose_tile("search", CARD, 64, "ieee") == offered[1]
-    assert asked == list(offered)
-    monkeypatch.setenv("PATCHCORE_FAST_AUTOTUNE", "yes")
-    with pytest.raises(ValueError, match=r"PATCHCORE_FAST_AUTOTUNE must be 0 or 1, got 'yes'"):
-        tiles.choose_tile("search", CARD, 32, "ieee")
-
-
-def test_nothing_is_measured_while_a_graph_is_captured(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATCHCORE_FAST_AUTOTUNE", "1")
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    monkeypatch.setattr(measure, "seconds", lambda *a: pytest.fail("measured inside a graph"))
-    assert tiles.choose_tile("update", CARD, 64, "ieee") == candidates("update", CARD, 64, "ieee")[0]
-
-
-def test_measuring_does_not_measure_what_it_calls(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATCHCORE_FAST_AUTOTUNE", "1")
-    monkeypatch.setattr(measure, "seconds", lambda *a: pytest.fail("measured inside a measurement"))
-    offered = candidates("update", CARD, 128, "ieee")
-
-    def seconds(kernel: str, dim: int, mode: str, tile: Tile) -> float:
-        assert tiles.choose_tile("search", CARD, dim, mode) == candidates("search", CARD, dim, mode)[0]
-        return 1.0
-
-    assert tiles.tune(GPU, CARD, "update", 128, "ieee", seconds) == offered[0]
 
 
 def test_a_trial_holds_for_its_own_thread_only(card: Path) -> None:
@@ -152,29 +83,6 @@ def test_a_trial_holds_for_its_own_thread_only(card: Path) -> None:
         other.join()
         assert tiles.choose_tile("update", CARD, 128, "ieee") == offered[1]
     assert seen == [offered[0]] and tiles.choose_tile("update", CARD, 128, "ieee") == offered[0]
-
-
-def test_tiles_that_do_not_run_are_passed_over(card: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from triton.runtime.errors import OutOfResources
-
-    offered = candidates("update", CARD, 128, "ieee")
-
-    def seconds(kernel: str, dim: int, mode: str, tile: Tile) -> float:
-        if tile == offered[0]:
-            raise OutOfResources(200_000, 101_376, "shared memory")
-        if tile == offered[1]:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return float("nan") if tile == offered[2] else 3.0
-
-    assert tiles.tune(GPU, CARD, "update", 128, "ieee", seconds) == offered[3]
-
-    def nothing_runs(*args: object) -> float:
-        raise RuntimeError("no kernel image is available")
-
-    with caplog.at_level(logging.WARNING, "patchcore_fast"):
-        assert tiles.tune(GPU, CARD, "update", 64, "ieee", nothing_runs) == candidates("update", CARD, 64, "ieee")[0]
-    assert "no tile of update ran" in caplog.text
-    assert len(tile_cache.read()["tiles"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -193,7 +101,7 @@ def test_damaged_file_is_ignored_said_once_and_rewritten(
         assert tiles.choose_tile("update", CARD, 128, "ieee") == offered[0]
     (record,) = caplog.records
     assert "left aside" in record.getMessage() and "\n" not in record.getMessage()
-    tiles.tune(GPU, CARD, "update", 128, "ieee", fastest(offered[1]))
+    tiles.keep(GPU, CARD, "update", 128, "ieee", offered[1], 1.0)
     tiles.forget()
     assert tiles.choose_tile("update", CARD, 128, "ieee") == offered[1]
 
@@ -201,27 +109,13 @@ def test_damaged_file_is_ignored_said_once_and_rewritten(
 @pytest.mark.parametrize("change", [{"rows": 7}, {"depth": None}, {"warps": "8"}, {"stages": 9}])
 def test_a_tile_that_the_table_does_not_offer_is_not_taken(card: Path, change: dict[str, object]) -> None:
     offered = candidates("update", CARD, 128, "ieee")
-    tiles.tune(GPU, CARD, "update", 128, "ieee", fastest(offered[1]))
+    tiles.keep(GPU, CARD, "update", 128, "ieee", offered[1], 1.0)
     file = card / "triton.json"
     found = json.loads(file.read_text())
     next(iter(found["tiles"].values())).update(change)
     file.write_text(json.dumps(found))
     tiles.forget()
     assert tiles.choose_tile("update", CARD, 128, "ieee") == offered[0]
-
-
-def test_a_folder_that_cannot_be_written_breaks_nothing(
-    card: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    offered = candidates("update", CARD, 128, "ieee")
-    blocked = card.parent / "file"
-    blocked.write_text("not a folder")  # root may write into read-only folders, but not into a file
-    monkeypatch.setenv("PATCHCORE_FAST_CACHE", str(blocked / "below"))
-    tiles.forget()
-    with caplog.at_level(logging.WARNING, "patchcore_fast"):
-        assert tiles.tune(GPU, CARD, "update", 128, "ieee", fastest(offered[1])) == offered[1]
-    assert "cannot be written" in caplog.text
-    assert tiles.choose_tile("update", CARD, 128, "ieee") == offered[1]  # still known in this process
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write into read-only folders")

@@ -1,1 +1,1 @@
-"""Triton kernels and what launches them. Its modules import triton: triton_backend imports them when it is called."""
+"""Triton kernels and what launches them. triton_backend imports the modules that import triton when it is called."""

@@ -1,4 +1,4 @@
-"""First calls made beforehand: compile what the public functions launch, time it, and tune tiles if asked."""
+"""First calls made beforehand: compile what the public functions launch, and time it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-import triton
 from torch import Tensor
 
-from ...kcenter import k_center_greedy
-from ...knn import knn
-from .clock import compile_clock
-from .launch import capability, on_device
-from .measure import seconds as measured
-from .precision import choose_arithmetic
-from .tile_cache import add
-from .tile_table import KERNELS
-from .tiles import Measure, tune
+from ..backends.triton_kernels.clock import compile_clock
+from ..backends.triton_kernels.launch import capability, on_device, triton_version
+from ..backends.triton_kernels.tile_cache import add
+from ..kcenter import k_center_greedy
+from ..knn import knn
 
 NEIGHBOURS = (1, 9)
 # Rows: triton compiles again for sizes that are no multiples of 16. The interpreter is for tests of this module.
@@ -51,22 +46,9 @@ def warm_up(
                     for name, call in _calls(device, dim, dtype, precision):
                         found.append(_timed(name, call, device))
     if device.type == "cuda":
-        place = "{}|{}.{}|{}|".format(torch.cuda.get_device_name(device), *capability(device), triton.__version__)
+        place = "{}|{}.{}|{}|".format(torch.cuda.get_device_name(device), *capability(device), triton_version())
         add("first_calls", {place + f.call: {k: v for k, v in asdict(f).items() if k != "call"} for f in found})
     return found
-
-
-def tune_all(device: torch.device, dims: Sequence[int], precisions: Sequence[str], measure: Measure = measured) -> int:
-    """Time the tiles of both kernels for these widths on a CUDA device; how many choices were made."""
-    made = 0
-    with on_device(device):
-        gpu, card = torch.cuda.get_device_name(device), capability(device)
-        for dim in dims:
-            for mode in dict.fromkeys(choose_arithmetic(p, card, dim).mode for p in precisions):
-                for kernel in KERNELS:
-                    tune(gpu, card, kernel, dim, mode, measure)
-                    made += 1
-    return made
 
 
 def _calls(

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import torch
 
-from .tile_table import Tile
+from ..backends.triton_kernels.tile_table import Tile
+from ..kcenter import k_center_greedy
+from ..knn import knn
 
 _ELEMENTS = 1 << 24  # of the features: 64 MB
 _ROWS, _PICKS = 1 << 17, 4096  # k-center: most rows, and picks
@@ -28,9 +30,6 @@ def seconds(kernel: str, dim: int, mode: str, tile: Tile) -> float:
 
 
 def _call(kernel: str, x: torch.Tensor, precision: str) -> Callable[[], object]:
-    from ...kcenter import k_center_greedy
-    from ...knn import knn
-
     if kernel == "update":
         picks = min(_PICKS, x.shape[0])
         return lambda: k_center_greedy(x, picks, start=0, backend="triton", precision=precision)
