@@ -1,17 +1,21 @@
-"""Who may import whom (docs/architecture.md). Read from the source, so that lazy imports count too."""
+"""Who may import whom (docs/architecture.md). Read from the source, so that lazy imports count too (imports.py)."""
 
 from __future__ import annotations
 
-import ast
-import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from .imports import arrows, circle, names, rooms, sources
+
 ROOT = Path(__file__).parent.parent / "patchcore_fast"
+ARROWS = arrows(ROOT)  # file -> files that it imports
+# A file may import what stands as high as it does, or lower: here the rooms of the package, then those of the engine.
 LAYER = {
+    "__init__": 0,
     "errors": 0,
     "files": 0,
     "memory": 0,
@@ -42,11 +46,36 @@ LAYER = {
     "demo": 5,
     "cli": 6,
 }
+KERNELS = {
+    "__init__": 8,  # the engine's face; it puts the tuner in its place
+    "autotune": 7,  # times the public functions
+    "kcenter": 6,  # public functions, and their references
+    "knn": 6,
+    "ops": 6,
+    "kcenter/traversal": 5,  # the driver, the same for all backends
+    "backends": 4,  # the registry, and how each backend enters it
+    "backends/cuda_kernels": 3,
+    "backends/triton_kernels": 3,
+    "backends/native_backend": 2,
+    "backends/torch_backend": 2,
+    "backends/base": 1,  # what backends share: a pass in steps, in tiles, on a device
+    "backends/device": 1,
+    "backends/native_library": 1,
+    "backends/stepwise": 1,
+    "backends/tiled": 1,
+    "surroundings": 0,  # arithmetic and checks: what decides
+    "checks": 0,
+    "exact": 0,
+    "processors": 0,
+    "ranking": 0,
+    "rounding": 0,
+    "tuning": 0,
+}
 # Only these may import the package; everything else reaches it through them.
 ONLY = {
     "triton": ("kernels/backends/triton_kernels/",),
     "patchcore_fast._native": ("kernels/backends/",),
-    "timm": ("features/", "doctor.py"),
+    "timm": ("features/",),
     "matplotlib": ("report/",),
     "sklearn": ("metrics.py", "compat/"),
     "faiss": ("search/faiss_index.py",),
@@ -58,73 +87,86 @@ ONLY = {
 }
 
 
-def sources():
-    # os.walk, because kernels/ is a link and rglob does not follow it on every Python.
-    walk = os.walk(ROOT, followlinks=True)
-    return sorted(Path(folder, name) for folder, _, names in walk for name in names if name.endswith(".py"))
+def floor(path: str, table: dict[str, int]) -> int:
+    """How high a file stands: the number of its own entry, else of the innermost folder that has one."""
+    parts = path.removesuffix(".py").split("/")
+    entries = ("/".join(parts[:n]) for n in range(len(parts), 0, -1))
+    found = next((entry for entry in entries if entry in table), None)
+    assert found is not None, f"{path} has no floor: give it one in {Path(__file__).name}"
+    return table[found]
 
 
-def imports(path: Path) -> set[str]:
-    """Absolute dotted names of everything that a file imports."""
-    package = ["patchcore_fast", *path.relative_to(ROOT).parent.parts]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            found.add(module)
-            found |= {f"{module}.{alias.name}" for alias in node.names}
-    return found
+@pytest.mark.parametrize(("folder", "table"), [("", LAYER), ("kernels/", KERNELS)], ids=["package", "engine"])
+def test_every_room_has_a_floor_and_imports_go_down(folder, table):
+    inside = {path.removeprefix(folder): reached for path, reached in ARROWS.items() if path.startswith(folder)}
+    for path, reached in inside.items():
+        for other in (p.removeprefix(folder) for p in reached if p.startswith(folder)):
+            assert floor(other, table) <= floor(path, table), f"{folder}{path} imports {folder}{other}"
+    gone = {room for room in table if not any(p == f"{room}.py" or p.startswith(f"{room}/") for p in inside)}
+    assert not gone, f"no file stands at {gone}"
 
 
-def unit(name: str) -> str | None:
-    parts = name.split(".")
-    return parts[1] if parts[0] == "patchcore_fast" and len(parts) > 1 and parts[1] in LAYER else None
+def test_no_files_import_each_other_in_a_circle():
+    assert not (found := circle(ARROWS)), " -> ".join(found)
 
 
-def test_every_module_has_a_layer():
-    known = {p.stem if p.parent == ROOT else p.relative_to(ROOT).parts[0] for p in sources()} - {"__init__"}
-    assert known == set(LAYER)
+@pytest.mark.parametrize("folder", ["", *sorted({f"{folder}/" for p in ARROWS if (folder := p.rpartition("/")[0])})])
+def test_no_rooms_of_a_folder_import_each_other_in_a_circle(folder):
+    found = circle(rooms(ARROWS, folder))
+    ties = [f"{p} -> {q}" for a, b in pairwise(found) for p in ARROWS for q in ARROWS[p]
+            if f"{p}/".startswith(f"{a}/") and f"{q}/".startswith(f"{b}/")]  # fmt: skip
+    assert not found, "\n".join([" -> ".join(found), *ties])
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_down(path):
-    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    names = imports(path)
-    for name in names:
-        other = unit(name)
-        if other is not None and own != "__init__":
-            assert LAYER[other] <= LAYER[own], f"{path} imports {name}"
-    if own == "kernels":
-        outside = {n.split(".")[0] for n in names} - set(sys.stdlib_module_names) - {"patchcore_fast"}
+@pytest.mark.parametrize(
+    ("last", "ring"),
+    [
+        ("from house.a import B", "a/__init__.py -> a/b.py -> c.py"),  # the name stands in the package's own file
+        ("from .a import b", "a/b.py -> c.py"),  # the name is a file
+        ("def late():\n    import house.a.b", "a/b.py -> c.py"),
+        ("if TYPE_CHECKING:\n    from . import a", "a/__init__.py -> a/b.py -> c.py"),
+        ("from house.a import leaf\nimport json, a", ""),
+    ],
+)
+def test_the_finder_finds_what_closes_a_circle(tmp_path, last, ring):
+    files = {"__init__": "", "a/__init__": "from .b import B", "a/b": "from ..c import C", "a/leaf": "", "c": last}
+    for name, text in files.items():
+        path = tmp_path / "house" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = arrows(tmp_path / "house")
+    first, *others = circle(found) or [""]
+    assert sorted({first, *others}) == sorted(ring.split(" -> ")) and (not ring or first == others[-1])
+    assert all(q in found[p] for p, q in pairwise([first, *others]))
+    assert set(circle(rooms(found, ""))) == {"a", "c.py"}  # the leaf closes a circle of rooms, if none of files
+
+
+@pytest.mark.parametrize("path", sources(ROOT), ids=lambda p: str(p.relative_to(ROOT)))
+def test_packages_are_imported_where_they_may_be(path):
+    place, taken = path.relative_to(ROOT).as_posix(), names(path, ROOT)
+    if place.startswith("kernels/"):
+        outside = {n.split(".")[0] for n in taken} - set(sys.stdlib_module_names) - {"patchcore_fast"}
         assert outside <= {"torch", "numpy", "triton"}, f"{path} imports {outside}"
     for package, allowed in ONLY.items():
-        if any(n == package or n.startswith(package + ".") for n in names):
-            assert str(path.relative_to(ROOT)).startswith(allowed), f"{path} imports {package}"
+        if any(n == package or n.startswith(package + ".") for n in taken):
+            assert place.startswith(allowed), f"{path} imports {package}"
 
 
-def test_what_gpu_backends_share_knows_none_of_them():
-    backends = ROOT / "kernels" / "backends"
-    folders = {"device": ("triton_kernels", "cuda_kernels", "native"), "triton_kernels": ("cuda_kernels", "native"),
-               "cuda_kernels": ("triton_kernels",)}  # fmt: skip
-    for folder, others in folders.items():
-        files = sorted((backends / folder).glob("*.py"))
-        assert files
-        for path in files:
-            for name in imports(path):
-                below = name.removeprefix("patchcore_fast.kernels.backends.")
-                assert not below.startswith(others), f"{path} imports {name}"
-                assert folder == "triton_kernels" or name.split(".")[0] != "triton", f"{path} imports {name}"
+def test_gpu_backends_know_nothing_of_each_other_and_what_they_share_nothing_of_them():
+    strangers = {
+        "device": ("native",),
+        "triton_kernels": ("cuda_kernels", "native"),
+        "cuda_kernels": ("triton_kernels",),
+    }
+    for folder, others in strangers.items():
+        inside = {p: reached for p, reached in ARROWS.items() if p.startswith(f"kernels/backends/{folder}/")}
+        ties = [(p, q) for p in inside for q in inside[p] if q.removeprefix("kernels/backends/").startswith(others)]
+        assert inside and not ties, ties
 
 
 def test_references_import_torch_and_the_canonical_distance_only():
-    references = [p for p in sources() if p.name == "reference.py"]
-    assert len(references) == 2
-    for path in references:
-        inside = {n for n in imports(path) if n.startswith("patchcore_fast")}
-        assert all(n.startswith("patchcore_fast.kernels.exact") for n in inside), path
+    references = [reached for path, reached in ARROWS.items() if path.endswith("/reference.py")]
+    assert references == [{"kernels/exact.py"}] * 2
 
 
 def test_import_prints_nothing_and_loads_nothing_heavy():
