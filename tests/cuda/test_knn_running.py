@@ -1,4 +1,4 @@
-"""The CUDA k-NN in pieces, in little memory, in graphs and streams, as an operator; what its module refuses."""
+"""The CUDA k-NN in pieces, in little memory, as an operator; what its module refuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch.library import opcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.backends.cuda_kernels import knn as host
@@ -23,6 +22,7 @@ from patchcore_fast.kernels.backends.native_backend import describe
 from patchcore_fast.kernels.knn.reference import knn_reference
 
 from ..kernels.cases import gaussian, integers
+from ..kernels.watch import Allocations
 from .knn_runs import DEVICE, EXACT, check, engine  # noqa: F401
 
 
@@ -46,27 +46,6 @@ def test_a_bank_that_is_packed_once(pieces, plans):
     assert all((p.queries, p.bank) == (90, 90) for p in plans)
 
 
-class Allocations(TorchDispatchMode):
-    """Bytes of tensors alive at once, of those made inside."""
-
-    def __init__(self, *outside):
-        super().__init__()
-        self.outside = {x.untyped_storage().data_ptr() for x in outside}
-        self.alive, self.peak, self.largest = {}, 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(x, torch.Tensor):
-                storage = x.untyped_storage()
-                if storage.data_ptr() not in self.alive and storage.data_ptr() not in self.outside:
-                    self.alive[storage.data_ptr()] = storage.nbytes()
-                    weakref.finalize(storage, self.alive.pop, storage.data_ptr(), None)
-                self.largest = max(self.largest, storage.nbytes())
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return out
-
-
 def test_memory_stays_within_the_limit():
     query, bank = gaussian(450, 50, seed=1).to(DEVICE), gaussian(450, 50).to(DEVICE)
     arithmetic = choose_arithmetic("float32", capability(query.device), 50, "ieee")
@@ -74,7 +53,7 @@ def test_memory_stays_within_the_limit():
     expected = knn_reference(query, bank, 3)[1]
     for limit in (1 << 17, 1 << 18):
         cut = search.plan(limit)
-        with Allocations(query, bank, search.norm) as seen:
+        with Allocations() as seen:
             rows = search.run(cut)[1]
         assert torch.equal(rows, expected)
         assert cut.bank < 450 and cut.queries < 450
@@ -114,7 +93,7 @@ def test_nothing_is_queries_by_bank(plans):
     query, bank = gaussian(400, 2, seed=1).to(DEVICE), gaussian(2000, 2).to(DEVICE)
     with Allocations() as seen:
         knn(query, bank, 1, backend="cuda")
-    assert 0 < seen.largest < 400 * 2000 / 4
+    assert 0 < max(size for _, size in seen.made) < 400 * 2000 / 4
 
 
 def test_out_of_memory_makes_pieces_smaller(plans, monkeypatch, caplog):
@@ -260,48 +239,3 @@ def test_the_module_refuses_what_makes_no_sense(wrong, message):
         module.KnnSearch(**{**options, **wrong})
     with pytest.raises(ValueError, match="only a whole bank can be packed already"):
         module.KnnSearch(**{**options, "chunk": 29}).some(describe(bank[:3]), 64, 64, packed_already=True, stream=0)
-
-
-CUDA = pytest.mark.skipif(DEVICE != "cuda", reason="needs a CUDA device: graphs and streams are CUDA's")
-
-
-@CUDA
-@pytest.mark.parametrize("k", [1, 9])
-def test_capture_in_a_graph(k):
-    query, bank = gaussian(300, 48, seed=1).cuda(), gaussian(2000, 48).cuda()
-    bank[100:400] = bank[5]
-    knn(query, bank, k, backend="cuda")  # loads
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        distance, rows = knn(query, bank, k, backend="cuda")
-    for seed in (2, 3):
-        query.copy_(gaussian(300, 48, seed=seed))
-        query[:20] = bank[5]
-        graph.replay()
-        expected = knn_reference(query, bank, k)
-        assert torch.equal(rows, expected[1]) and torch.equal(distance, expected[0])
-
-
-@CUDA
-def test_the_current_stream_is_used():
-    query, bank = gaussian(300, 48, seed=1).cuda(), gaussian(20000, 48).cuda()
-    expected = knn(query, bank, 3, backend="cuda")
-    stream, source = torch.cuda.Stream(), query.clone()
-    query.zero_()
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(100_000_000)
-        query.copy_(source)  # too late for kernels of another stream
-        found = knn(query, bank, 3, backend="cuda")
-    torch.cuda.synchronize()
-    assert torch.equal(found[1], expected[1]) and torch.equal(found[0], expected[0])
-
-
-@pytest.mark.skipif(DEVICE != "cuda" or torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_a_device_that_is_not_the_current_one():
-    query, bank = gaussian(50, 20, seed=1).to("cuda:1"), gaussian(300, 20).to("cuda:1")
-    with torch.cuda.device(0):
-        distance, rows = knn(query, bank, 3, backend="cuda")
-    expected = knn_reference(query, bank, 3)
-    assert torch.equal(rows, expected[1]) and torch.equal(distance, expected[0])

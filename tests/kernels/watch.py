@@ -17,8 +17,9 @@ class Allocations(TorchDispatchMode):
         self.alive, self.peak, self.made = {}, 0, []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        known = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        known = {a.untyped_storage().data_ptr() for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)}
+        out = func(*args, **kwargs)
         for x in out if isinstance(out, (tuple, list)) else [out]:
             # Triton's interpreter makes empty tensors, and then has them share a storage: set_.
             if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in known and "set_" not in str(func):
@@ -51,18 +52,8 @@ def waits(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "cpu", cpu)
-        for name in (
-            "item",
-            "tolist",
-            "nonzero",
-            "unique",
-            "numpy",
-            "to",
-            "__int__",
-            "__bool__",
-            "__float__",
-            "__index__",
-        ):
+        numbers = ("item", "__int__", "__bool__", "__float__", "__index__")
+        for name in ("tolist", "nonzero", "unique", "numpy", "to", *numbers):
             patch.setattr(torch.Tensor, name, counted(name, getattr(torch.Tensor, name)))
         yield seen
 

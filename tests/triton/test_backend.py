@@ -93,12 +93,7 @@ knn(x, x, 1), k_center_greedy(x, 2)
 loaded = "triton.language" in sys.modules
 print([s.available for s in explain_backends() if (s.backend, s.device) == ("triton", "cpu")], loaded)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "TRITON_INTERPRET": interpret},
-    )
+    place = os.environ | {"TRITON_INTERPRET": interpret}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=place)
     there = importlib.util.find_spec("triton") is not None
     assert done.stdout == f"[{there and interpret == '1'}] False\n"

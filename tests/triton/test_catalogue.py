@@ -23,9 +23,7 @@ KERNELS = {kernel.key: kernel for kernel in catalogue.KERNELS}
 
 
 def is_jit(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef) and any(
-        ast.unparse(d).startswith("triton.jit") for d in node.decorator_list
-    )
+    return any(ast.unparse(d).startswith("triton.jit") for d in getattr(node, "decorator_list", ()))
 
 
 JIT = {f"{module}.{node.name}": node for module, tree in TREES.items() for node in tree.body if is_jit(node)}
@@ -47,15 +45,10 @@ def launches() -> list[tuple[str, ast.Call]]:
     found = []
     for module, tree in TREES.items():
         for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Subscript)
-                and isinstance(node.func.value, ast.Name)
-            ):
-                key = resolve(module, node.func.value.id)
-                if key in JIT:
-                    found.append((key, node))
-    return found
+            match node:
+                case ast.Call(func=ast.Subscript(value=ast.Name(id=name))):
+                    found.append((resolve(module, name), node))
+    return [(key, call) for key, call in found if key in JIT]
 
 
 def callees(key: str) -> set[str]:

@@ -124,15 +124,11 @@ def test_trim(name: str, weighted: bool) -> None:
         place = {int(row): i for i, row in enumerate(mine)}
         source = torch.tensor([place[int(row)] for row in block_row])
         assert torch.equal(block_exact, exact[source])
-        assert torch.equal(
-            block_weight, torch.ones(taken, dtype=torch.float64) if weight is None else weight[block_row.long()]
-        )
+        expected = torch.ones(taken, dtype=torch.float64) if weight is None else weight[block_row.long()]
+        assert torch.equal(block_weight, expected)
         if taken < found:
             best = order[taken]
-            assert (int(control[at.BEST]), int(control[at.BEST_ROW])) == (
-                int(as_bits(key[best])),
-                int(mine[best]),
-            )
+            assert (int(control[at.BEST]), int(control[at.BEST_ROW])) == (int(as_bits(key[best])), int(mine[best]))
         else:
             assert int(control[at.BEST]) == -1
         expected = torch.full((n,), torch.nan, dtype=torch.float64)

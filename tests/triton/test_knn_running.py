@@ -1,14 +1,12 @@
-"""The Triton k-NN in pieces, in little memory, in graphs and streams, as an operator; its choice by `auto`."""
+"""The Triton k-NN in pieces, in little memory, as an operator; its choice by `auto`."""
 
 from __future__ import annotations
 
 import logging
-import weakref
 
 import pytest
 import torch
 from torch.library import opcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", minversion="3.3")
 
@@ -23,6 +21,7 @@ from patchcore_fast.kernels.knn.reference import knn_reference
 from patchcore_fast.kernels.tuning import Budget
 
 from ..kernels.cases import gaussian, integers
+from ..kernels.watch import Allocations
 from .knn_helpers import DEVICE, check
 
 
@@ -38,34 +37,13 @@ def test_pieces(limit, small_tiles, plans):
     assert plans[0].queries < 101 and 101 % plans[0].queries
 
 
-class Allocations(TorchDispatchMode):
-    """Bytes of tensors alive at once, of those made inside."""
-
-    def __init__(self, *outside):
-        super().__init__()
-        self.outside = {x.untyped_storage().data_ptr() for x in outside}
-        self.alive, self.peak, self.largest = {}, 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(x, torch.Tensor):
-                storage = x.untyped_storage()
-                if storage.data_ptr() not in self.alive and storage.data_ptr() not in self.outside:
-                    self.alive[storage.data_ptr()] = storage.nbytes()
-                    weakref.finalize(storage, self.alive.pop, storage.data_ptr(), None)
-                self.largest = max(self.largest, storage.nbytes())
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return out
-
-
 def test_memory_stays_within_the_limit(small_tiles):
     query, bank = gaussian(40, 50, seed=1).to(DEVICE), gaussian(250, 50).to(DEVICE)
     arithmetic = choose_arithmetic("float32", capability(query.device), 50)
     search = host.Search(query, bank, 3, choose_frame("knn", arithmetic, True, bank=bank), arithmetic, False)
     for limit in (1 << 14, 1 << 15):
         cut = search.plan(limit)
-        with Allocations(query, bank, search.norm) as seen:
+        with Allocations() as seen:
             search.run(cut)
         assert cut.bank < 250 and cut.queries <= 40
         assert limit / 4 < seen.peak <= limit + 40 * 3 * (8 + 8) + 1024
@@ -76,7 +54,7 @@ def test_nothing_is_queries_by_bank(plans):
     query, bank = gaussian(400, 2, seed=1).to(DEVICE), gaussian(2000, 2).to(DEVICE)
     with Allocations() as seen:
         knn(query, bank, 1, backend="triton")
-    assert 0 < seen.largest < 400 * 2000 / 4
+    assert 0 < max(size for _, size in seen.made) < 400 * 2000 / 4
 
 
 def test_out_of_memory_makes_pieces_smaller(plans, monkeypatch, caplog):
@@ -144,48 +122,3 @@ def test_compiles_into_one_graph():
         return knn(x * 2, bank, 3, backend="triton", precision="float32", memory_limit=1 << 22)[0].mean(1)
 
     assert torch.equal(torch.compile(score, fullgraph=True, backend="aot_eager")(query), score(query))
-
-
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: graphs and streams are CUDA's")
-
-
-@CUDA
-@pytest.mark.parametrize("k", [1, 9])
-def test_capture_in_a_graph(k):
-    query, bank = gaussian(300, 48, seed=1).cuda(), gaussian(2000, 48).cuda()
-    bank[100:400] = bank[5]
-    knn(query, bank, k, backend="triton")  # compiles
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        distance, rows = knn(query, bank, k, backend="triton")
-    for seed in (2, 3):
-        query.copy_(gaussian(300, 48, seed=seed))
-        query[:20] = bank[5]
-        graph.replay()
-        expected = knn_reference(query, bank, k)
-        assert torch.equal(rows, expected[1]) and torch.equal(distance, expected[0])
-
-
-@CUDA
-def test_the_current_stream_is_used():
-    query, bank = gaussian(300, 48, seed=1).cuda(), gaussian(20000, 48).cuda()
-    expected = knn(query, bank, 3, backend="triton")
-    stream, source = torch.cuda.Stream(), query.clone()
-    query.zero_()
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(100_000_000)
-        query.copy_(source)  # too late for kernels of another stream
-        found = knn(query, bank, 3, backend="triton")
-    torch.cuda.synchronize()
-    assert torch.equal(found[1], expected[1]) and torch.equal(found[0], expected[0])
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_a_device_that_is_not_the_current_one():
-    query, bank = gaussian(50, 20, seed=1).to("cuda:1"), gaussian(300, 20).to("cuda:1")
-    with torch.cuda.device(0):
-        distance, rows = knn(query, bank, 3, backend="triton")
-    expected = knn_reference(query, bank, 3)
-    assert torch.equal(rows, expected[1]) and torch.equal(distance, expected[0])
