@@ -3,9 +3,10 @@
 PATCHCORE_FAST_NATIVE=auto (the default) builds it where a compiler is; without one the package installs all the same
 and runs on torch; a compiler that fails is an error. =1 makes a missing compiler an error too, =0 builds nothing.
 
-PATCHCORE_FAST_CUDA=auto (the default) puts the CUDA kernels into the module where nvcc 12.8 or later is and compiles a
-trial; an nvcc that then fails is an error. =1 makes a missing nvcc an error too, =0 leaves them out.
-PATCHCORE_FAST_CUDA_ARCHS="86;90" (or all) names the cards; by default those that are in this machine.
+PATCHCORE_FAST_CUDA=auto (the default) puts the CUDA kernels into the module where there are cards to build for, and an
+nvcc of 12.8 or later that compiles a trial; an nvcc that then fails is an error. =1 makes a missing nvcc an error too,
+and builds for all cards where there are none; =0 leaves them out. PATCHCORE_FAST_CUDA_ARCHS="86;90" (or all) names the
+cards; by default those in this machine.
 
 PATCHCORE_FAST_LOCAL_VERSION=cu128 makes the version 0.1.0+cu128: packaging/wheels.sh names wheels with it.
 """

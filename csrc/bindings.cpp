@@ -1,14 +1,15 @@
 // The whole native surface: addresses, sizes and strides in; exceptions out. No torch, no numpy headers.
 #include "bindings_common.h"
-#include "bindings_cuda.h"
 #include "cpu/float_mode.h"
 #include "cpu/isa.h"
 #include "cpu/kcenter.h"
 #include "cpu/knn.h"
+#if PCF_HAVE_CUDA
+#include "bindings_cuda.h"
+#endif
 
 #include <cmath>
 
-#include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -76,7 +77,11 @@ Look look_over(const Rows& rows, const std::string& isa, uintptr_t centre, doubl
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "Native CPU engine of patchcore_fast: use patchcore_fast.kernels.";
+#if PCF_HAVE_CUDA
     bind_cuda(m);
+#else // here and not in a file of its own: pybind11's headers take the compiler longer than all kernels for CPUs
+    m.def("cuda_refusal", [] { return std::string("built without CUDA: " PCF_CUDA_REFUSAL); });
+#endif
     m.def("isa", [] { return std::string(isa_name(isa_choose())); });
     m.def("explain_isa", [] {
         std::vector<std::pair<std::string, std::string>> out;

@@ -1,10 +1,8 @@
-// See bindings_cuda.h. Compiled in every build: what is left out says so.
+// See bindings_cuda.h.
 #include "bindings_cuda.h"
+#include "cuda/device.h"
 
 namespace py = pybind11;
-
-#if PCF_HAVE_CUDA || defined(PCF_EMULATED)
-#include "cuda/device.h"
 
 namespace pcf {
 
@@ -47,19 +45,3 @@ void bind_cuda(py::module_& module) {
 }
 
 } // namespace pcf
-
-#else
-
-#ifndef PCF_CUDA_REFUSAL
-#define PCF_CUDA_REFUSAL "it was not asked for"
-#endif
-
-namespace pcf {
-
-void bind_cuda(py::module_& module) {
-    module.def("cuda_refusal", [] { return std::string("built without CUDA: " PCF_CUDA_REFUSAL); });
-}
-
-} // namespace pcf
-
-#endif

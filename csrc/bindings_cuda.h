@@ -1,14 +1,12 @@
-// The CUDA part of the native module: its submodule `cuda`, or the reason why there is none.
+// The CUDA part of the native module: its submodule `cuda`. Compiled where there are CUDA kernels, or emulated ones.
 #pragma once
 #include "bindings_common.h"
 #include "cuda/status.h"
 
 namespace pcf {
 
-// Adds cuda_refusal(), which says why this build has no CUDA ("" where it has), and the submodule `cuda` if it has.
+// Adds the submodule `cuda`, and cuda_refusal(), which is "" here and else says why a build has no CUDA.
 void bind_cuda(pybind11::module_& module);
-
-#if PCF_HAVE_CUDA || defined(PCF_EMULATED)
 
 // Each file of bindings adds its own functions.
 void bind_frame(pybind11::module_& cuda);
@@ -21,7 +19,5 @@ inline stream_t stream_of(uintptr_t stream) { return reinterpret_cast<stream_t>(
 inline void check(const Status& status) { // RuntimeError, in Python
     if (status) throw std::runtime_error(describe(status));
 }
-
-#endif
 
 } // namespace pcf

@@ -110,27 +110,22 @@ def cards(env: Mapping[str, str]) -> list[int]:
     return sorted({int(major + minor) for major, minor in found})
 
 
-def choose_archs(
-    asked: tuple[int, ...] | None, here: Sequence[int], known: Sequence[int]
-) -> tuple[tuple[int, ...], str]:
-    """The capabilities to compile for, and why: those asked for, those of the cards here, or all.
+def choose_archs(here: Sequence[int], known: Sequence[int]) -> tuple[int, ...]:
+    """The capabilities to compile for on a machine with GPUs of those capabilities; empty where none of them is ours.
 
     Parameters
     ----------
-    here : of the GPUs; one newer than nvcc gets the newest code that nvcc can make, to be compiled on by the driver.
-    known : of nvcc.
+    known : of nvcc. A GPU newer than nvcc gets the newest code that nvcc can make, to be compiled on by the driver.
     """
-    if asked is not None:
-        return asked, ARCHS
     able = [arch for arch in here if arch >= OLDEST_CARD]
-    nearest = {max((k for k in known if k <= arch), default=OLDEST_CARD) for arch in able}
-    if nearest:
-        return tuple(sorted(nearest)), "the GPUs here"
-    return ALL, f"no GPU here; {ARCHS} can name fewer"
+    return tuple(sorted({max((k for k in known if k <= arch), default=OLDEST_CARD) for arch in able}))
 
 
 def find_toolkit(env: Mapping[str, str], host: str | None) -> Toolkit | str:
     """The nvcc to build with, or in words what is wrong with what is here.
+
+    Compiled for are the cards that PATCHCORE_FAST_CUDA_ARCHS names, else those in this machine. Where there are none,
+    auto builds no kernels, before it has run nvcc: they would cost minutes and lie idle. 1 builds them for all cards.
 
     Parameters
     ----------
@@ -141,6 +136,10 @@ def find_toolkit(env: Mapping[str, str], host: str | None) -> Toolkit | str:
     if nvcc is None:
         named = env.get("CUDACXX", "").strip()
         return f"CUDACXX={named} is not there" if named else "no nvcc (in PATH, CUDA_HOME or /usr/local/cuda)"
+    here = [] if asked else cards(env)
+    none = "no GPU here" if not here else f"no GPU of compute capability {OLDEST_CARD / 10} or later here"
+    if not asked and not choose_archs(here, ALL) and cuda_mode(env) != "1":
+        return f"{none} ({ARCHS} names cards to build for)"
     good, text = _said([nvcc, "--version"], env)
     found = re.search(r"release (\d+)\.(\d+)", text)
     if not good or found is None:
@@ -149,7 +148,12 @@ def find_toolkit(env: Mapping[str, str], host: str | None) -> Toolkit | str:
     if version < OLDEST_NVCC:
         return f"{nvcc} is of CUDA {dotted(version)}, {dotted(OLDEST_NVCC)} or later is wanted"
     known = [int(arch) for arch in re.findall(r"compute_(\d+)\b", _said([nvcc, "--list-gpu-arch"], env)[1])]
-    archs, why = choose_archs(asked, cards(env) if asked is None else [], known)
+    if asked:
+        archs, why = asked, ARCHS
+    elif archs := choose_archs(here, known):
+        why = "the GPUs here"
+    else:
+        archs, why = ALL, f"{CUDA}=1 and {none}: all; {ARCHS} can name fewer"
     if unknown := [arch for arch in archs if arch not in known]:
         have = ", ".join(str(k) for k in sorted(known) if k >= OLDEST_CARD) or "none of ours"
         line = f"nvcc {dotted(version)} does not know {', '.join(map(str, unknown))}; it knows {have}"

@@ -15,7 +15,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$3"
 folder=$(cd "$3" && pwd)
 shift 3
-[ $# -gt 0 ] || set -- tests/kernels tests/samplers/test_samplers.py tests/packaging/test_setup.py
+[ $# -gt 0 ] || set -- tests/kernels tests/samplers/test_base.py tests/packaging/test_setup.py
 
 python=$folder/venv/bin/python
 pip=("$python" -m pip --disable-pip-version-check --quiet)

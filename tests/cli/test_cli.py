@@ -57,28 +57,6 @@ def test_help_is_light() -> None:
     assert "usage: patchcore-fast fit" in done.stdout
 
 
-EXTRAS = ("timm", "torchvision", "PIL", "safetensors", "tqdm", "matplotlib", "sklearn", "scipy", "skimage")
-
-
-@pytest.mark.parametrize(
-    ("args", "code", "words"),
-    [
-        (["doctor"], 0, "No problems found"),
-        (["select", "f.npy", "--ratio", "0.5", "--output", "c.npy"], 0, "Picked 5 of 10 rows"),
-        (["fit", ".", "--output", "b"], 2, 'pip install "patchcore_fast[pipeline]"'),
-        (["demo"], 2, 'pip install "patchcore_fast['),
-    ],
-    ids=lambda v: v[0] if isinstance(v, list) else "",
-)
-def test_without_the_extras(tmp_path: Path, args: list[str], code: int, words: str) -> None:
-    np.save(tmp_path / "f.npy", np.arange(30, dtype=np.float32).reshape(10, 3))
-    start = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); from patchcore_fast.cli import main; "
-    done = subprocess.run([sys.executable, "-c", start + f"sys.exit(main({args!r}))"], cwd=tmp_path, text=True,
-                          capture_output=True, timeout=120)  # fmt: skip
-    assert done.returncode == code and words in done.stdout + done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
-
-
 @pytest.mark.parametrize("command", ["demo", "fit", "predict", "evaluate", "report", "inspect", "select", "doctor"])
 def test_each_command_has_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from .test_setup import build, captured, copy_of_the_sources, needs_tools, without
+from .test_setup import build, captured, copy_of_the_sources, needs_tools, without, wrapped_compiler
 
 tools = build.toolkit
 KNOWN = "75 80 86 87 88 89 90 100 103 110 120 121"  # nvcc 13.0's
-HAVE = tools.find_toolkit({k: v for k, v in os.environ.items() if k != "PATCHCORE_FAST_CUDA_ARCHS"}, None)
-needs_nvcc = pytest.mark.skipif(isinstance(HAVE, str), reason=str(HAVE))
 
 
 def program(folder: Path, name: str, script: str) -> str:
@@ -26,14 +24,14 @@ def program(folder: Path, name: str, script: str) -> str:
 
 
 def fake_nvcc(folder: Path, release: str = "13.0", known: str = KNOWN, trial: str = "exit 0") -> dict[str, str]:
-    """An environment whose nvcc prints a version and a list as nvcc does, and compiles by `trial`."""
+    """An environment that asks for all cards, and whose nvcc prints as nvcc does and compiles by `trial`."""
     archs = "\\n".join(f"compute_{arch}" for arch in known.split())
     version = f"echo 'Cuda compilation tools, release {release}, V{release}.88'; exit 0"
     script = (
         f'echo "$@" >> {folder}/calls\ncase "$1" in\n--version) {version};;\n--list-gpu-arch) printf "{archs}\\n";;\n'
     )
     program(folder, "nvcc", f"{script}*) {trial};;\nesac")
-    return {"PATH": f"{folder}:/usr/bin:/bin", "CUDACXX": str(folder / "nvcc")}
+    return {"PATH": f"{folder}:/usr/bin:/bin", "CUDACXX": str(folder / "nvcc"), "PATCHCORE_FAST_CUDA_ARCHS": "all"}
 
 
 def with_cards(env: dict[str, str], folder: Path, script: str) -> dict[str, str]:
@@ -110,7 +108,7 @@ def test_version_of_nvcc(tmp_path: Path, release: str, good: bool) -> None:
 
 
 def test_nvcc_that_does_not_run(tmp_path: Path) -> None:
-    env = {"PATH": str(tmp_path), "CUDACXX": program(tmp_path, "nvcc", "echo broken; exit 3")}
+    env = fake_nvcc(tmp_path) | {"CUDACXX": program(tmp_path, "nvcc", "echo broken; exit 3")}
     assert tools.decide_cuda(env, None) == f"{tmp_path}/nvcc --version does not work: broken"
 
 
@@ -155,16 +153,26 @@ def test_archs_that_nvcc_does_not_know_are_an_error_even_in_auto(tmp_path: Path)
         ("printf '12.0\\n7.5\\n'", (75, 120)),
         ("printf '7.0\\n8.9\\n'", (89,)),  # the one before Turing goes without
         ("printf '13.1\\n'", (121,)),  # newer than nvcc: its newest, whose PTX the driver compiles
-        ("printf '7.0\\n'", tools.ALL),
-        ("echo 'NVIDIA-SMI has failed'; exit 9", tools.ALL),
-        ("printf '[N/A]\\n'", tools.ALL),
+        ("printf '7.0\\n'", "no GPU of compute capability 7.5 or later here"),
+        ("echo 'NVIDIA-SMI has failed'; exit 9", "no GPU here"),
+        ("printf '[N/A]\\n'", "no GPU here"),
+        (None, "no GPU here"),
     ],
 )
-def test_default_is_the_cards_of_the_machine(tmp_path: Path, said: str, archs: tuple[int, ...]) -> None:
-    env = with_cards(fake_nvcc(tmp_path / "tools"), tmp_path / "driver", said)
+def test_default_is_the_cards_of_the_machine(tmp_path: Path, said: str | None, archs: tuple[int, ...] | str) -> None:
+    env = fake_nvcc(tmp_path / "tools") | {"PATH": "/nonexistent", "PATCHCORE_FAST_CUDA_ARCHS": ""}
+    if said:
+        env = with_cards(env, tmp_path / "driver", said)
     found = tools.decide_cuda(env, None)
-    assert found.archs == archs
-    assert ("no GPU here" in found.chosen) == (archs == tools.ALL)
+    if isinstance(archs, str):
+        assert found == f"{archs} (PATCHCORE_FAST_CUDA_ARCHS names cards to build for)"
+        assert build.cuda_settings(found)["PCF_CUDA_REFUSAL"] == found  # whole, for doctor and explain_backends
+        assert not (tmp_path / "tools" / "calls").exists()  # nvcc has not run: its trial alone takes seconds
+        everything = tools.decide_cuda(env | {"PATCHCORE_FAST_CUDA": "1"}, None)
+        assert everything.archs == tools.ALL
+        assert f"(PATCHCORE_FAST_CUDA=1 and {archs}: all; PATCHCORE_FAST_CUDA_ARCHS can" in everything.line()
+    else:
+        assert (found.archs, found.chosen) == (archs, "the GPUs here")
     named = tools.decide_cuda(env | {"PATCHCORE_FAST_CUDA_ARCHS": "100"}, None)
     assert named.archs == (100,)
 
@@ -202,13 +210,17 @@ def test_version() -> None:
         build.package_version({"PATCHCORE_FAST_LOCAL_VERSION": "+cu 128"})
 
 
-@needs_nvcc
 @needs_tools
 def test_an_nvcc_that_fails_fails_the_build(tmp_path: Path) -> None:
+    have = tools.find_toolkit(os.environ | {"PATCHCORE_FAST_CUDA_ARCHS": "80"}, None)
+    if isinstance(have, str):
+        pytest.skip(have)
     source = copy_of_the_sources(tmp_path / "source")
     complaint = 'case "$*" in *device.cu*) echo "device.cu: no" >&2; exit 1;; esac'
-    nvcc = program(tmp_path, "nvcc", f'{complaint}\nexec {HAVE.nvcc} "$@"')  # it passes the trial and those of CMake
-    env = without("CUDAHOSTCXX", PATCHCORE_FAST_CUDA="auto", PATCHCORE_FAST_CUDA_ARCHS="80", CUDACXX=nvcc)
+    nvcc = program(tmp_path, "nvcc", f'{complaint}\nexec {have.nvcc} "$@"')  # it passes the trial and those of CMake
+    real = build.find_compiler(os.environ)
+    idle = wrapped_compiler(tmp_path, "*/csrc/*.cpp*", "exit 0")  # Ninja waits for what runs beside what fails
+    env = without(PATCHCORE_FAST_CUDA="auto", PATCHCORE_FAST_CUDA_ARCHS="80", CUDACXX=nvcc, CXX=idle, CUDAHOSTCXX=real)
     done = subprocess.run([sys.executable, "setup.py", "build_ext"], cwd=source, env=env, **captured)
     assert done.returncode != 0, done.stdout
     assert "with CUDA kernels: nvcc" in done.stdout and "device.cu: no" in done.stdout

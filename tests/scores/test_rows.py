@@ -1,3 +1,5 @@
+"""What holds for every score: chunks, seeds, what features may be, progress, memory, and bad input."""
+
 from __future__ import annotations
 
 import subprocess
@@ -6,11 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import KMeans as PeerKMeans
 
-from patchcore_fast.kernels import k_center_greedy, knn_rarity
 from patchcore_fast.scores import (
-    KMeans,
     difficulty,
     instability,
     k_means,
@@ -18,7 +17,6 @@ from patchcore_fast.scores import (
     rarity,
     representativeness,
 )
-from patchcore_fast.scores.clustering import _update
 from patchcore_fast.scores.rows import moments, read_rows
 
 
@@ -41,6 +39,8 @@ SCORES = {
     "instability": lambda x, **kw: instability(x, [x[::-1] if isinstance(x, np.ndarray) else x.flip(0)] * 2, **kw),
     "noise_instability": lambda x, **kw: noise_instability(x, 0.5, 3, **kw),
 }
+
+
 DRAWS = [name for name in SCORES if name not in ("representativeness, global", "instability")]
 
 
@@ -87,101 +87,11 @@ def test_progress_ends_at_the_total(name):
     assert len(calls) > 1 and set(total) == {done[-1]} and list(done) == sorted(done) and done[-1] >= len(x)
 
 
-def test_k_means_is_lloyds():
-    x = rand(600, 6)
-    start = k_means(x, 12, iterations=0, sample=50).centers.double().numpy()
-    assert len(np.unique(start, axis=0)) == 12 and all((x.double().numpy() == c).all(1).any() for c in start)
-    rows, centers = x.double().numpy(), start
-    for _ in range(3):
-        labels = ((rows[:, None] - centers[None]) ** 2).sum(-1).argmin(1)
-        centers = np.stack([rows[labels == c].mean(0) for c in range(12)]).astype(np.float32).astype(np.float64)
-    found = k_means(x, 12, iterations=3, sample=50)  # 12 * 50 rows: the sample is everything
-    np.testing.assert_allclose(found.centers.numpy(), centers, rtol=1e-6)
-    true = np.sqrt(((rows[:, None] - found.centers.double().numpy()[None]) ** 2).sum(-1))
-    assert np.array_equal(found.labels.numpy(), true.argmin(1))
-    np.testing.assert_allclose(found.distances.numpy(), true.min(1), rtol=1e-6)
-    assert found.labels.dtype == torch.int64 and found.distances.dtype == found.centers.dtype == torch.float32
-
-
-def test_k_means_reaches_the_inertia_of_a_peer():
-    x = rand(6000, 16, seed=3)
-    ours = np.mean([float(k_means(x, 30, seed=s).distances.double().square().sum()) for s in range(5)])
-    peers = np.mean([PeerKMeans(30, n_init=1, max_iter=25, random_state=s).fit(x.numpy()).inertia_ for s in range(5)])
-    assert ours < 1.03 * peers  # ours learns on everything here: 30 * 256 > 6,000
-
-
-def test_k_means_with_empty_clusters():
-    x = rand(200, 5)
-    centers = torch.cat([x[:3], torch.full((2, 5), 1e4)])
-    d = torch.cdist(x.double(), centers.double())
-    far = d.min(1).values.sort(descending=True).indices[:2]
-    moved = _update(x, centers)
-    assert torch.equal(moved[3:], x[far])
-    torch.testing.assert_close(moved[0], x[d.argmin(1) == 0].mean(0))
-    few = torch.tensor([[0.0, 0], [1, 1], [5, 5]]).repeat(30, 1)
-    found = k_means(few, 5)
-    assert bool((found.distances == 0).all()) and len(found.labels.unique()) == 3
-    assert bool(found.centers.isfinite().all())
-    one = k_means(few[:1], 1)
-    assert one.labels.tolist() == [0] and torch.equal(one.centers, few[:1])
-
-
-def test_rarity_is_the_kernels_and_the_formula():
-    x = rand(300, 7)
-    assert torch.equal(rarity(x, k=5, anchors=80, chunk_size=90), knn_rarity(x, 5, anchors=80))
-    picks = k_center_greedy(x, 40).indices
-    want = []
-    for i, row in enumerate(x.double().numpy()):
-        others = [a for a in picks.tolist() if a != i]
-        want.append(np.sort([np.linalg.norm(row - x[a].double().numpy()) for a in others])[:4].mean())
-    for anchors in (picks, picks.numpy(), picks.tolist()):
-        np.testing.assert_allclose(rarity(x, anchors=anchors).numpy(), want, rtol=1e-6)
-    assert rarity(x).shape == (300,)  # 1,024 anchors of 300 rows: all of them
-    lonely = torch.cat([x, torch.full((1, 7), 40.0)])
-    assert int(rarity(lonely).argmax()) == 300
-
-
-def test_representativeness_is_the_formula():
-    x = rand(400, 6)
-    km = k_means(x, 10, seed=4)
-    want = np.empty(400)
-    for c in range(10):
-        own = [i for i in range(400) if int(km.labels[i]) == c]
-        d = [np.linalg.norm(x[i].double().numpy() - km.centers[c].double().numpy()) for i in own]
-        want[own] = -np.array(d) / np.sqrt(np.mean(np.square(d)))
-    found = representativeness(x, clusters=10, seed=4)
-    np.testing.assert_allclose(found.numpy(), want, rtol=1e-5)
-    assert torch.equal(found, representativeness(x, clusters=km)) and found.dtype == torch.float32
-    rows = x.double().numpy()
-    d = np.array([np.linalg.norm(row - rows.mean(0)) for row in rows])
-    found = representativeness(x, mode="global").numpy()
-    np.testing.assert_allclose(found, -d / np.sqrt((d**2).mean()), rtol=1e-6)
-    assert torch.equal(representativeness(torch.ones(9, 3), clusters=2), torch.zeros(9))
-    assert torch.equal(representativeness(torch.ones(9, 3), mode="global"), torch.zeros(9))
-
-
 def test_moments_keep_their_digits_far_from_the_origin():
     x = rand(5000, 4, dtype=torch.float64) + 1e7
     mean, variance = moments(read_rows("moments", x, None, 777))
     np.testing.assert_allclose(mean.numpy(), x.numpy().mean(0), rtol=1e-14)
     np.testing.assert_allclose(variance.numpy(), x.numpy().var(0), rtol=1e-10)
-
-
-def test_instability_is_the_formula():
-    x, views = rand(50, 8), [rand(50, 8, seed=s) for s in (1, 2, 3)]
-    want = np.mean([[np.linalg.norm(a - b) for a, b in zip(x.numpy(), v.numpy(), strict=True)] for v in views], 0)
-    for form in (views, tuple(v.numpy() for v in views), torch.stack(views), np.stack([v.numpy() for v in views])):
-        np.testing.assert_allclose(instability(x, form).numpy(), want, rtol=1e-6)
-    assert torch.equal(instability(x, views[0]), instability(x, views[:1]))
-    assert torch.equal(instability(x, x), torch.zeros(50))
-
-
-def test_noise_measures_the_noise():
-    far_apart = torch.cat([rand(3000, 64), 100 * rand(3000, 64, seed=1)])
-    score = noise_instability(far_apart, 0.1, 4)
-    # E||n|| = std sqrt(2) gamma(65/2) / gamma(64/2) for 64 columns, whatever the rows are.
-    assert score[:3000].mean().item() == pytest.approx(0.7969, rel=2e-3)
-    assert score[3000:].mean().item() == pytest.approx(0.7969, rel=2e-3)
 
 
 def test_memory_is_per_row():
@@ -209,8 +119,14 @@ print(peak() - before)
 
 
 NAN = torch.full((30, 4), 1.0)
+
+
 NAN[7, 2] = torch.nan
+
+
 OK = torch.arange(120.0).view(30, 4)
+
+
 BAD = {
     "list": (lambda: rarity([[1.0]]), TypeError, "rarity: features must be an ndarray or torch.Tensor"),
     "integers": (lambda: k_means(np.ones((4, 2), int), 2), TypeError, "k_means: features must be float16.*got int64"),
@@ -284,8 +200,3 @@ def test_rows_that_are_not_finite(name, bad):
     function = name.split(",")[0]
     with pytest.raises(ValueError, match=f"^{function}: features must be finite; 2 of 700 .* the first is row 611"):
         SCORES[name](x, chunk_size=100)
-
-
-def test_k_means_result_is_a_value():
-    with pytest.raises(AttributeError):
-        KMeans(OK, OK, OK).labels = None
