@@ -81,7 +81,7 @@ def _before(curve: np.ndarray) -> np.ndarray:
 def exact_areas(negative: np.ndarray, positive: np.ndarray, gains: np.ndarray | None, regions: float) -> list[float]:
     """AUROC, average precision, and with `gains` AUPRO, of scores of negatives and positives.
 
-    The same as patchcore_fast.metrics gives (accuracy_cells.agree holds them together). Curves turn only where a
+    The same as patchcore_fast.metrics gives (cells.agree holds them together). Curves turn only where a
     positive score is, so sorting the negatives by value is all that is needed: some ten times less work than the two
     sorts of all pixels with their labels there.
     """

@@ -1,6 +1,6 @@
 """Accuracy with few training images, with and without turned copies of them in the bank: curves over shots.
 
-    python benchmarks/fewshot.py FOLDER [FOLDER ...] [--draws 5] [--output FILE.json] [--plot FILE.png]
+    python -m benchmarks.accuracy.fewshot FOLDER [FOLDER ...] [--draws 5] [--output FILE.json] [--plot FILE.png]
 
 Every draw takes 1, 2, 4 and 8 images (fewer are among more, `draw_shots`) and makes a bank by greedy selection:
 
@@ -225,7 +225,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         figure.savefig(f, format="png")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure each set, write after each draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="MVTec layout, with train/good")
@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("--device", metavar="D")
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if min(*args.shots, args.draws, 2 if args.test_images is None else args.test_images) < 1 or not 0 < args.ratio < 1:
         parser.error("--shots, --draws and --test-images must be at least 1, --ratio in (0, 1)")
     args.shots = sorted(set(args.shots))

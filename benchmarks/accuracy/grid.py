@@ -1,14 +1,14 @@
 """Accuracy of coreset selections on image folders: samplers x bank sizes x contaminations x seeds x backbones.
 
-    python benchmarks/accuracy.py --quick mvtec/bottle mvtec/screw
-    python benchmarks/accuracy.py DATA... --ablations --json benchmarks/results/NAME/accuracy.json --resume
-    python benchmarks/accuracy.py DATA... --dry-run
+    python -m benchmarks.accuracy.grid --quick mvtec/bottle mvtec/screw
+    python -m benchmarks.accuracy.grid DATA... --ablations --json benchmarks/results/NAME/accuracy.json --resume
+    python -m benchmarks.accuracy.grid DATA... --dry-run
 
 DATA are folders in MVTec AD's layout. Features are extracted once per set and backbone; every cell of the grid then
 selects a bank from them, searches, and measures image AUROC and AP, pixel AUROC and AP, and AUPRO with bootstrap
-intervals (accuracy_bootstrap.py), the time of the selection and its memory (accuracy_cells.select). Contamination moves
-defect images into training and removes them from the test (accuracy_sets.draw). The seed is that of the sampler and of
-that draw. `benchmarks/render.py` writes docs/accuracy.md from the JSON.
+intervals (bootstrap.py), the time of the selection and its memory (cells.select). Contamination moves
+defect images into training and removes them from the test (sets.draw). The seed is that of the sampler and of
+that draw. `benchmarks/pages/render.py` writes docs/accuracy.md from the JSON.
 """
 
 from __future__ import annotations

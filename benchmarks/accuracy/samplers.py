@@ -1,4 +1,4 @@
-"""What accuracy.py compares, in one table. Ablations are ELFS with one part of it changed: a line in ELFS each."""
+"""What grid.py compares, in one table. Ablations are ELFS with one part of it changed: a line in ELFS each."""
 
 from __future__ import annotations
 

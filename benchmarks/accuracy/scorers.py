@@ -1,6 +1,6 @@
 """Accuracy of the scorers side by side: the same features and banks, only the scores differ.
 
-    python benchmarks/scorers.py DATA_FOLDER [DATA_FOLDER ...] --json benchmarks/results/DEVICE/scorers.json
+    python -m benchmarks.accuracy.scorers FOLDER [FOLDER ...] --json benchmarks/results/DEVICE/scorers.json
 
 Folders are in MVTec layout. For each seed a bank is selected by exact greedy (`PatchCoreConfig`'s defaults: 256 px,
 EfficientNet-Lite0, 1 %), and every scorer scores the test images with it. Pixel metrics are of maps of 128 x 128, sigma
@@ -121,13 +121,13 @@ def as_text(p: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="DIR")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--neighbours", type=int, default=1, metavar="K")
     parser.add_argument("--json", metavar="FILE")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     result: dict[str, Any] = {"benchmark": "scorers", "environment": describe("cpu"), "problems": []}
     for folder in args.folders:
         result["problems"].append(problem(folder, args.seeds, args.neighbours))

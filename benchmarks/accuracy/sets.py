@@ -1,4 +1,4 @@
-"""One image set for accuracy.py: its features, extracted once, and training sets with defects moved into them."""
+"""One image set for grid.py: its features, extracted once, and training sets with defects moved into them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Truth:
     ----------
     name, train, test : the folder's name, its good training images, its test images.
     labels : [m] bool, defective.  known : [m] bool, the truth is known pixel by pixel.
-    strata : [m] int: 0 good, 1 defective with a mask, 2 defective without; resampled apart (accuracy_bootstrap.py).
+    strata : [m] int: 0 good, 1 defective with a mask, 2 defective without; resampled apart (bootstrap.py).
     masks : [m, S, S] bool, nearest-neighbour resized.
     gains : [m, S, S] float32, for a defective pixel 1 / (pixels of its region), else 0.  regions : [m] their number.
     """

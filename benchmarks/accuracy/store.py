@@ -1,18 +1,18 @@
-"""The result file of accuracy.py, and the resampled values beside it.
+"""The result file of grid.py, and the resampled values beside it.
 
-FILE is JSON, written whole after every cell, and all that render.py needs:
+FILE is JSON, written whole after every cell, and all that pages/render.py needs:
 
-    schema, benchmark, environment, options   as in records.py; benchmark is "accuracy"
+    schema, benchmark, environment, options   as in harness/records.py; benchmark is "accuracy"
     commits    of all code that cells were measured with (a run may be resumed)
     sets       name, train, good, defective, masked; moved: share -> images moved into training
     samplers   name -> {"about", "kind": "main" or "ablation"}
     cells      one a line: set, backbone, seed, share (contamination), bank (share of the rows), sampler, status ("ok",
                or "failed" with a message) and where ok: moved, picked, from_moved (part of the bank), select_s,
-               extra_bytes, search_s, binned (see accuracy_bootstrap.measure), metrics: name -> [value, low, high],
+               extra_bytes, search_s, binned (see bootstrap.measure), metrics: name -> [value, low, high],
                rest (of a clean cell: share -> image AUROC without the images that this share moves away, the
                reference of contaminated cells), report: what the sampler says of itself, if it does
-    means      accuracy_summary.means: of seeds, and of sets
-    regained   accuracy_summary.regained
+    means      summary.means: of seeds, and of sets
+    regained   summary.regained
 
 FILE.resamples/ holds [B, 5 + len(rest)] float32 of each cell, which differences and means are made from. They are
 needed to resume, not to render, and need not be kept with the results.

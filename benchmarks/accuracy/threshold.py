@@ -1,6 +1,6 @@
 """Whether the threshold of `fit` gives the false alarms that were asked for: real sets, many draws of training images.
 
-    python benchmarks/threshold.py DATA_FOLDER [DATA_FOLDER ...] --json benchmarks/results/DEVICE/threshold.json
+    python -m benchmarks.accuracy.threshold FOLDER [FOLDER ...] --json benchmarks/results/DEVICE/threshold.json
 
 A folder is in MVTec layout. Its normal images (train/good and test/good) are pooled; a draw takes so many of them for
 training, and at most 80 others and 80 defective ones for the test. Shown for each set and number of training images, as
@@ -87,7 +87,7 @@ def measure(folder: str, config: PatchCoreConfig, trains: list[int], draws: int)
     for images in ([normal[i] for i in picked], defective[:TESTED]):
         rows = model.training_features(images)
         assert rows.grid is not None
-        parts.append(rows.features.view(len(records), -1, rows.features.shape[1]))
+        parts.append(rows.features.view(len(images), -1, rows.features.shape[1]))
     found = []
     with bar(draws * len(trains), Path(folder).resolve().name) as shown:
         for train in trains:
@@ -125,7 +125,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """See the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="DATA_FOLDER")
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.01)
     parser.add_argument("--max-false-alarms", type=float, default=0.05)
     parser.add_argument("--json", metavar="FILE")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     config = PatchCoreConfig(
         backbone=args.backbone, weights=args.weights, image_size=args.image_size, ratio=args.ratio,
         max_false_alarms=args.max_false_alarms, device="cpu",

@@ -1,6 +1,6 @@
 """What precision and fusion do to accuracy and to the size of the bank: PatchCore fitted with each, on image folders.
 
-    python benchmarks/variants.py FOLDER [FOLDER ...] [--train-images 60] [--output FILE.json]
+    python -m benchmarks.accuracy.variants FOLDER [FOLDER ...] [--train-images 60] [--output FILE.json]
 
 Each variant is a PatchCoreConfig; each is fitted on the same training images with the same seed, and evaluated by
 `PatchCore.evaluate`. Beside image AUROC, pixel AUROC and pixel AP: how far the image scores are from float32's
@@ -86,7 +86,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure each variant, write after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="MVTec layout")
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--device", metavar="D")
     parser.add_argument("--output", type=Path, metavar="FILE.json")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if any(n is not None and n < 1 for n in (args.train_images, args.test_images)):
         parser.error("--train-images and --test-images must be at least 1")
     names = ("train_images", "test_images", "ratio", "image_size", "weights", "seed", "device")

@@ -1,7 +1,7 @@
-"""Install this tree with the CUDA kernels, for the card that is here: the first part of gpu.py.
+"""Install this tree with the CUDA kernels, for the card that is here: the first part of run.py.
 
-    python benchmarks/gpu_build.py           # builds nothing where a module with kernels for this card is installed
-    python benchmarks/gpu_build.py --force
+    python -m benchmarks.gpu.build           # builds nothing where a module with kernels for this card is installed
+    python -m benchmarks.gpu.build --force
 
 Where the CUDA build fails the rest is installed without it, for what does not need it; the status is then 1.
 """
@@ -41,11 +41,11 @@ def install(more: dict[str, str]) -> int:
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **more}).returncode
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """See above."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--force", action="store_true", help="build in any case")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     arch, found = state()
     if found == "ready" and not args.force:
         print(f"CUDA kernels for compute capability {arch[:-1]}.{arch[-1]} are there")

@@ -1,7 +1,7 @@
 """Record which GPU backend `auto` should take on a card: from committed results to kernels/backends/measured.json.
 
-    python benchmarks/choose_backend.py benchmarks/results/h100/kcenter.json benchmarks/results/h100/knn.json
-    python benchmarks/choose_backend.py --check      # every entry still follows from the result that it names
+    python -m benchmarks.gpu.choose_backend benchmarks/results/h100/kcenter.json benchmarks/results/h100/knn.json
+    python -m benchmarks.gpu.choose_backend --check      # every entry still follows from the result that it names
 
 A result counts where "patchcore_fast triton" and "patchcore_fast cuda" ran in it side by side, both right. The faster
 one has the smaller geometric mean of its median times over all problems; one that was wrong, or failed, on a problem
@@ -110,12 +110,12 @@ def _relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """See above."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("results", type=Path, nargs="*", metavar="RESULT.json")
     p.add_argument("--check", action="store_true", help="fail where an entry does not follow from its result")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if args.check:
         sys.exit("\n".join(stale()) or None)
     if not args.results:

@@ -1,4 +1,4 @@
-"""What gpu.py runs, most important first: commands, what they may take, where their results go. No code of its own."""
+"""What run.py runs, most important first: commands, what they may take, where their results go. No code of its own."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _no_sanitizer() -> str | None:
 
 def _script(name: str, *options: str) -> tuple[str, ...]:
     """A benchmark: at most 40 s for any answer, so that one provider that hangs does not take the part with it."""
-    return ("{python}", f"benchmarks/{name}.py", "--device", "{device}", "--answer-s", "40", *options)
+    return ("{python}", "-m", f"benchmarks.speed.{name}", "--device", "{device}", "--answer-s", "40", *options)
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -77,7 +77,8 @@ _SANITIZE = (
     "--error-exitcode",
     "9",
     "{python}",
-    "benchmarks/sanitize.py",
+    "-m",
+    "benchmarks.gpu.sanitize",
     "--rows",
     "90",
     "--only",
@@ -94,10 +95,10 @@ _COMMAND_LINE = "import sys; from patchcore_fast.cli import main; sys.exit(main(
 _ON_CPU = _split("--device cpu --backend torch --rows 60")
 
 PARTS = (
-    Part("build", 150, _split("{python} benchmarks/gpu_build.py"), instead=_split("{python} -m pip --version")),
+    Part("build", 150, _split("{python} -m benchmarks.gpu.build"), instead=_split("{python} -m pip --version")),
     Part("warmup", 60, ("{python}", "-c", _COMMAND_LINE, *_split("warmup --dim 128 1024"))),
-    Part("small case", 70, _split("{python} benchmarks/sanitize.py --device {device}"), tiny=_ON_CPU),
-    Part("small case, cuda", 40, _split("{python} benchmarks/sanitize.py --device {device} --backend cuda"),
+    Part("small case", 70, _split("{python} -m benchmarks.gpu.sanitize --device {device}"), tiny=_ON_CPU),
+    Part("small case, cuda", 40, _split("{python} -m benchmarks.gpu.sanitize --device {device} --backend cuda"),
          tiny=_ON_CPU),
     Part("kcenter", 150, _script("kcenter", *_split("--case bottle --n 163840 --ratio 0.01 0.1 --repeat 5 --limit-s 3"),
                                  "--without", "amazon exact", "--also", "anomalib loop", "triton", *_CUDA,
@@ -126,8 +127,8 @@ PARTS = (
     Part("wide 1536", 50, _script("kcenter", *_split("--case low-rank --n 163840 --d 1536 --ratio 0.01 0.1 --repeat 3"),
                                   *_split("--limit-s 2 --check-picks 1000"), *_OURS, *_LOOPS), into="kcenter-large",
          tiny=(*_ONE, "--d", "80")),
-    Part("pipeline", 60, _split("{python} benchmarks/pipeline.py --device {device}"), into="pipeline",
-         skip=_no_pipeline, instead=_split("{python} benchmarks/pipeline.py --list")),
+    Part("pipeline", 60, _split("{python} -m benchmarks.speed.pipeline --device {device}"), into="pipeline",
+         skip=_no_pipeline, instead=_split("{python} -m benchmarks.speed.pipeline --list")),
     Part("4 M, 10 %", 60, _script("kcenter", *_split("--case low-rank --n 4000000 --ratio 0.1 --repeat 1 --limit-s 3"),
                                   *_split("--check-picks 500 --providers patchcore_fast"), "gemv loop"),
          into="kcenter-large", tiny=_ONE),

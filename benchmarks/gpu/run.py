@@ -1,12 +1,12 @@
 """Everything that wants a CUDA device, in under nine minutes: tests, sanitizers, benchmarks; one folder of results.
 
-    bash benchmarks/gpu.sh FOLDER                # what is in gpu_parts.py, most important first
+    bash benchmarks/gpu.sh FOLDER                # what is in parts.py, most important first
     bash benchmarks/gpu.sh FOLDER --only kcenter knn
     bash benchmarks/gpu.sh FOLDER --dry-run      # on the CPU, tiny sizes, torch leaves: does all of it start and end?
 
 Each part is a process with a time after which it is ended; one that fails or hangs does not stop the others. Results
 are written as they come, so that what is there when all of it is cut off is good: FOLDER/gpu.json (parts, targets,
-device), gpu.log (all output), and at most six result files as records.py describes them. Nothing needs a network.
+device), gpu.log (all output), and at most six result files as harness/records.py has them. Nothing needs a network.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _terminated(*_: object) -> None:
     raise SystemExit(143)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out", type=Path, nargs="?", default=os.environ.get("OUT"), metavar="FOLDER", help="or OUT=FOLDER")
     p.add_argument("--dry-run", action="store_true", help="on the CPU with tiny sizes; no time of it means anything")
@@ -214,7 +214,7 @@ def main() -> None:
     p.add_argument("--only", nargs="+", metavar="PART", help="only these parts, see --list")
     p.add_argument("--total-s", type=float, default=TOTAL_S, help=f"for all parts together; default {TOTAL_S:.0f}")
     p.add_argument("--list", action="store_true", help="print the parts, with what they may take")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if args.list:
         for part in PARTS:
             print(f"  {part.name:<14} {part.most:>4.0f} s  {' '.join(part.command)}")

@@ -1,8 +1,8 @@
 """A small case of k_center_greedy, knn and knn_rarity against the float64 references: for compute-sanitizer, and as the
 first thing that a new device runs.
 
-    compute-sanitizer --tool memcheck --error-exitcode 9 python benchmarks/sanitize.py
-    python benchmarks/sanitize.py --device cpu --backend torch
+    compute-sanitizer --tool memcheck --error-exitcode 9 python -m benchmarks.gpu.sanitize
+    python -m benchmarks.gpu.sanitize --device cpu --backend torch
 
 Odd sizes, copies of rows, float32 and float16, weights, every precision. Prints the seconds of each first call, kernels
 compiled, and ends with status 1 where a result is not the reference's.
@@ -73,13 +73,13 @@ def cases(x: torch.Tensor, device: str, backend: str) -> dict[str, Callable[[], 
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--device", default="cuda")
     p.add_argument("--backend", default="triton")
     p.add_argument("--rows", type=int, default=403)
     p.add_argument("--only", nargs="+", metavar="WORD", help="cases whose names hold one of these")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if not 50 <= args.rows <= 5000:
         raise SystemExit(f"--rows: 50 to 5000 are wanted, the references are slow; got {args.rows}")
     wrong = 0

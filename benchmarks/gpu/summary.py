@@ -1,4 +1,4 @@
-"""What gpu.py found, in few lines: targets beside what was measured, parts, medians. For the terminal and for pages."""
+"""What run.py found, in few lines: targets beside what was measured, parts, medians. For the terminal and for pages."""
 
 from __future__ import annotations
 

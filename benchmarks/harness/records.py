@@ -3,8 +3,8 @@
 A result file is JSON:
 
     schema       2
-    benchmark    "kcenter", "knn", "rarity", "native", "pipeline" (whose problems pipeline.py describes), or "gpu",
-                 which has parts and targets (gpu.py, gpu_summary.py) and no problems
+    benchmark    "kcenter", "knn", "rarity", "native", "pipeline" (its problems: speed/pipeline.py), or "gpu",
+                 which has parts and targets (gpu/run.py, gpu/summary.py) and no problems
     environment  what environment.describe gives: device, memory, threads, versions, commit, date
     options      repeat, limit_s, memory_gb, device, seed
     machine      native: what csrc/tests/roofline.cpp prints, or {"message": why there is none}
@@ -13,7 +13,7 @@ A result file is JSON:
         k                      picks, or neighbours
         queries                knn: number of query rows
         anchors                rarity: number of anchor rows
-        part, options          of gpu.py, which puts problems of several runs into one file: the part, its options
+        part, options          of gpu/run.py, which puts problems of several runs into one file: the part, its options
         rows                   a list of
             provider, family   name; what decides colour and label: "ours" is what backend="auto" takes and others
                                are compared with, "ours torch" and "ours native-avx2" are leaves that were asked
@@ -57,7 +57,7 @@ def write(
 
     Parameters
     ----------
-    schema : None where the result's problems or rows are the script's own: render.py passes such files over.
+    schema : None where the result's problems or rows are the script's own: pages/render.py passes such files over.
     lines : names of lists of many small records; each record is one line then, and all numbers are `short`.
     """
     write_json(path, {**({} if schema is None else {"schema": schema}), **result}, lines)

@@ -1,4 +1,4 @@
-"""Tables of accuracy.py: for the terminal, and for what stands between the marks of docs/accuracy.md."""
+"""Tables of accuracy/grid.py: for the terminal, and for what stands between the marks of docs/accuracy.md."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from benchmarks.harness import records
 from benchmarks.pages import accuracy_plots
 
 BEGIN, END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
-NONE = "No results of `benchmarks/accuracy.py` are here yet."
+NONE = "No results of `benchmarks/accuracy/grid.py` are here yet."
 
 HOW = """\
-Made by `benchmarks/accuracy.py`, which has all options; nothing from here on is typed by hand. Every cell selects a
-bank from the same features, searches it, and is measured on the test images; all samplers see the same training sets.
+Made by `benchmarks/accuracy/grid.py`, which has all options; nothing from here on is typed by hand. Every cell selects
+a bank from the same features, searches it, and is measured on the test images; all samplers see the same training sets.
 
 * **Contamination** of a share moves that many defect images, counted by the good training images but at most half of
   the defects with masks, into training, at random places of the image order and drawn by the seed; they leave the

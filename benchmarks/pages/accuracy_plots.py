@@ -1,4 +1,4 @@
-"""Figures of accuracy.py: trade-off with bank size, fall with contamination, ablation."""
+"""Figures of accuracy/grid.py: trade-off with bank size, fall with contamination, ablation."""
 
 from __future__ import annotations
 

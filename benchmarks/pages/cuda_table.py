@@ -1,9 +1,9 @@
 """Write the tables of docs/cuda.md: kernels, and what nvcc made of each of them for every card.
 
-    python benchmarks/cuda_table.py                 # compiles csrc/cuda for all architectures: minutes, and no GPU
-    python benchmarks/cuda_table.py --check         # compiles and changes nothing; fails where the page lists other
-                                                    # kernels than the sources have
-    python benchmarks/cuda_table.py --facts --arch 86 > FACTS.json
+    python -m benchmarks.pages.cuda_table            # compiles csrc/cuda for all architectures: minutes, and no GPU
+    python -m benchmarks.pages.cuda_table --check    # changes nothing; fails where the page lists other kernels than
+                                                     # the sources have
+    python -m benchmarks.pages.cuda_table --facts --arch 86 > FACTS.json
 
 Registers and spills are what cuobjdump reads in the machine code, instructions are counted there: how often they stand
 in the code, not how often they run. cuobjdump is the toolkit's, or the one that comes with triton.
@@ -232,21 +232,21 @@ def between(text: str, name: str, new: str) -> str:
     return f"{head}{begin}\n{new}\n{end}{rest.partition(end)[2]}"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """See above."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--check", action="store_true", help="change nothing; fail where the list of kernels is stale")
     p.add_argument("--facts", action="store_true", help="print what was measured as JSON, and change nothing")
     p.add_argument("--arch", type=int, nargs="+", default=list(ARCHS), help="default: all")
     p.add_argument("--jobs", type=int, default=2, metavar="N", help="compilers at a time (default 2)")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if args.facts:
         print(json.dumps([asdict(f) for f in measure_all(args.arch, args.jobs)]))
         return
     text = PAGE.read_text(encoding="utf-8")
     new = between(text, "kernels", kernel_table())
     if args.check:
-        sys.exit(f"stale, run benchmarks/cuda_table.py: {PAGE}" if new != text else None)
+        sys.exit(f"stale, run python -m benchmarks.pages.cuda_table: {PAGE}" if new != text else None)
     new = between(new, "machine", machine_table(measure_all(args.arch, args.jobs), nvcc_version()))
     with atomic_write(PAGE, "w", encoding="utf-8") as f:
         f.write(new)

@@ -1,7 +1,7 @@
 """Write the tables of docs/kernels.md: kernels, tiles, and what the compiler made of every variant for every card.
 
-    TRITON_INTERPRET=0 python benchmarks/kernels_table.py                # compiles all: minutes, and no GPU
-    python benchmarks/kernels_table.py --check --facts FACTS.json        # changes nothing; fails on a stale page
+    TRITON_INTERPRET=0 python -m benchmarks.pages.kernels_table                # compiles all: minutes, and no GPU
+    python -m benchmarks.pages.kernels_table --check --facts FACTS.json        # changes nothing; fails on a stale page
 
 FACTS.json is what `python -m patchcore_fast.kernels.backends.triton_kernels.offline` writes. Registers and instructions
 differ between versions of triton: with another one than that of the page, --check leaves the last table aside.
@@ -108,14 +108,14 @@ def between(text: str, name: str, new: str) -> str:
     return f"{head}{begin}\n{new}\n{end}{tail}"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fail where the page is stale; change nothing")
     parser.add_argument("--facts", type=Path, metavar="FILE", help="take these instead of compiling")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "kernels.md", metavar="FILE")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes that compile (default 2)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.facts is not None:
         found = json.loads(args.facts.read_text(encoding="utf-8"))
     else:
@@ -130,7 +130,7 @@ def main() -> None:
         new = between(new, "machine", machine(found["facts"], found["triton"]))
     if args.check:
         if new != text:
-            sys.exit(f"stale, run benchmarks/kernels_table.py: {args.page}")
+            sys.exit(f"stale, run python -m benchmarks.pages.kernels_table: {args.page}")
         return
     with atomic_write(args.page, "w", encoding="utf-8") as f:
         f.write(new)

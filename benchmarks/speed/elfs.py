@@ -1,7 +1,7 @@
 """Time and memory of ELFSCoresetSampler against plain exact greedy, on image features in image order.
 
-    python benchmarks/elfs.py mvtec/bottle --banks 0.01 0.1 --json FILE
-    python benchmarks/elfs.py --images 1000                 # synthetic: smooth fields, 32 x 32 patches each
+    python -m benchmarks.speed.elfs mvtec/bottle --banks 0.01 0.1 --json FILE
+    python -m benchmarks.speed.elfs --images 1000                 # synthetic: smooth fields, 32 x 32 patches each
 
 Each run is a process of its own; runs are interleaved, times are medians, after one selection that is not counted.
 Memory is the growth of the peak (VmHWM) over what was resident with the features there. First the check: with settle=0
@@ -72,7 +72,7 @@ def check(x: torch.Tensor) -> None:
         raise SystemExit("without pruning and settling the picks are not those of greedy")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("folder", nargs="?", help="MVTec layout, or normal images; default: synthetic")
     p.add_argument("--images", type=int, default=300)
@@ -82,7 +82,7 @@ def main() -> None:
     p.add_argument("--repeat", type=int, default=3)
     p.add_argument("--json", metavar="FILE")
     p.add_argument("--one", nargs=2, metavar=("NAME", "SHARE"), help=argparse.SUPPRESS)
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if args.one:
         x = features(args.folder, args.images, args.dim)
         print(json.dumps(one(args.one[0], float(args.one[1]), x)))

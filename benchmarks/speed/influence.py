@@ -1,7 +1,7 @@
 """Influence of every dimension on the patch score: the closed form beside autograd and the loop over dimensions.
 
-    python benchmarks/influence.py                                        # 2 problems at D = 1024, about a minute
-    python benchmarks/influence.py --features X.npy --json benchmarks/results/DEVICE/influence.json
+    python -m benchmarks.speed.influence                                        # 2 problems at D = 1024, about a minute
+    python -m benchmarks.speed.influence --features X.npy --json benchmarks/results/DEVICE/influence.json
 
 Compared are
     closed form            patchcore_fast.scorers.influence: one search, then k differences a row
@@ -137,14 +137,14 @@ def as_text(p: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--neighbours", type=int, default=5, metavar="K")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--features", metavar="X.npy", help="real patch features [rows, D] in place of random ones")
     parser.add_argument("--json", metavar="FILE")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     load = os.getloadavg()[0]
     result: dict[str, Any] = {"benchmark": "influence", "environment": describe("cpu"), "load_before": load}
     result["problems"] = []

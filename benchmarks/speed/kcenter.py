@@ -1,9 +1,9 @@
 """Coreset selection: ours beside the plain loop and beside other libraries, in one run.
 
-    python benchmarks/kcenter.py --quick                 # under three minutes on two cores; table and figure
-    python benchmarks/kcenter.py                         # 156,800 x 128 real features, 1 % and 10 %
-    python benchmarks/kcenter.py --features X.npy --ratio 0.01 --repeat 5 --json out.json --plot out.png
-    python benchmarks/kcenter.py --case million --k 500 --memory-gb 8 --repeat 1
+    python -m benchmarks.speed.kcenter --quick                 # under three minutes on two cores; table and figure
+    python -m benchmarks.speed.kcenter                         # 156,800 x 128 real features, 1 % and 10 %
+    python -m benchmarks.speed.kcenter --features X.npy --ratio 0.01 --repeat 5 --json out.json --plot out.png
+    python -m benchmarks.speed.kcenter --case million --k 500 --memory-gb 8 --repeat 1
 
 Each provider works in a process of its own; runs are interleaved. Correctness comes first: picks must be a greedy trace
 in float64 in the provider's own space (its projection, its starting distances), to 1e-5 relative, or the error is
@@ -115,7 +115,7 @@ class Judge:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """All cases and sizes: the result as records.py describes it."""
+    """All cases and sizes: the result as harness/records.py describes it."""
     result: dict[str, Any] = {"benchmark": "kcenter", "environment": describe(args.device), "problems": []}
     result["options"] = {name: getattr(args, name) for name in ("repeat", "limit_s", "memory_gb", "device", "seed")}
     run = options.runner(args, "kcenter")
@@ -160,13 +160,13 @@ def _check(rows: list[Row], answers: dict, run: Runner, spaces: dict, path: Path
                 judge.learn(picks)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = options.parser("kcenter", __doc__)
     parser.add_argument("--ratio", type=float, nargs="+", help="picks as a share of the rows; default 0.01 0.1")
     parser.add_argument("--k", type=int, nargs="+", help="picks as numbers, instead of --ratio")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="how the rows are stored")
     parser.add_argument("--check-picks", type=int, help="check this many leading picks; default: all; quick: 500")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.list:
         options.show_list(args, "kcenter")
         return

@@ -1,8 +1,8 @@
 """k-means on a sample, then every row to its centre: ours beside faiss.Kmeans, on the same number of sampled rows.
 
-    python benchmarks/kmeans.py --quick
-    python benchmarks/kmeans.py                                  # 300,000 x 128 rows around 500 seeded centres
-    python benchmarks/kmeans.py --features X.npy --clusters 64 256 --json out.json
+    python -m benchmarks.speed.kmeans --quick
+    python -m benchmarks.speed.kmeans                                  # 300,000 x 128 rows around 500 seeded centres
+    python -m benchmarks.speed.kmeans --features X.npy --clusters 64 256 --json out.json
 
 What is compared is the time and the inertia, the sum of squared distances of all rows to the centres that each found,
 computed alike for both by an exact search. Before that, the labels of each are checked on 2,000 rows by float64 brute
@@ -64,7 +64,7 @@ def check(name: str, x: np.ndarray, centers: np.ndarray, labels: np.ndarray) -> 
         raise SystemExit(f"{name}: {(off > 0).sum()} of {len(rows)} rows are not at their nearest centre")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=Path, help=".npy of [N, D] floats")
     parser.add_argument("--n", type=int, default=300_000)
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="30,000 rows, 3 rounds")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.quick:
         args.n, args.repeat = min(args.n, 30_000), min(args.repeat, 3)
     x = np.load(args.features)[: args.n].astype(np.float32) if args.features else synthetic(args.n, args.d)

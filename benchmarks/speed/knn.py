@@ -1,8 +1,8 @@
 """k nearest neighbours: ours beside faiss, scikit-learn, torch.cdist and KeOps, in one run.
 
-    python benchmarks/knn.py --quick
-    python benchmarks/knn.py    # 1,638 queries of 163,840 x 128, 163,840 of 1,638 x 128, 16,384 of 16,384 x 1,024
-    python benchmarks/knn.py --features X.npy --queries 1000 --k 1 9 --json out.json --plot out.png
+    python -m benchmarks.speed.knn --quick
+    python -m benchmarks.speed.knn    # 1,638 queries of 163,840 x 128, 163,840 of 1,638 x 128, 16,384 of 16,384 x 1,024
+    python -m benchmarks.speed.knn --features X.npy --queries 1000 --k 1 9 --json out.json --plot out.png
 
 Queries are rows of the same features that are not in the bank. A bank that is smaller than the queries, as a coreset
 is, takes its rows at equal steps from all of them; a larger one the first rows. Correctness comes first: for a sample
@@ -101,11 +101,11 @@ def one(
     return told
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = options.parser("knn", __doc__)
     parser.add_argument("--k", type=int, nargs="+", help="neighbours; default 1 9")
     parser.add_argument("--queries", type=int, help="query rows; default 1,000")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.list:
         options.show_list(args, "knn")
         return

@@ -1,8 +1,8 @@
 """The native CPU engine against what this machine can do: by instruction set and thread count, with a roofline.
 
-    python benchmarks/native.py --quick                  # seconds
-    python benchmarks/native.py                          # about five minutes on two idle cores
-    python benchmarks/native.py --isa avx2 amx --repeat 5 --json out.json --plot out.png
+    python -m benchmarks.speed.native --quick                  # seconds
+    python -m benchmarks.speed.native                          # about five minutes on two idle cores
+    python -m benchmarks.speed.native --isa avx2 amx --repeat 5 --json out.json --plot out.png
 
 First csrc/tests/roofline.cpp is built (CMake, Ninja, a C++ compiler) and run: peaks of the instructions, bandwidths,
 tiles, the cost of a row. Then whole runs of our engine, held to each instruction set, on one thread and on all, and for
@@ -78,7 +78,7 @@ def providers(isas: list[str], one: bool, *variants: str) -> list[str]:
 
 
 def runs(args: argparse.Namespace, isas: list[str]) -> list[dict[str, Any]]:
-    """Whole runs of the engine, as problems of records.py."""
+    """Whole runs of the engine, as problems of harness/records.py."""
     one = torch.get_num_threads() > 1
     common = {"device": "cpu", "repeat": args.repeat, "limit_s": 60.0, "memory_gb": None, "seed": args.seed}
     common |= {"plugin": None, "without": [], "isa": None, "features": None, "images": None, "d": None}
@@ -97,7 +97,7 @@ def runs(args: argparse.Namespace, isas: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--isa", nargs="+", metavar="NAME", help="default: all that run here but portable")
     p.add_argument("--repeat", type=int, default=3, help="interleaved runs of each; default 3")
@@ -107,7 +107,7 @@ def main() -> None:
     p.add_argument("--json", metavar="FILE", help="write the result")
     p.add_argument("--plot", metavar="FILE.png", help="write the roofline")
     p.add_argument("--quick", action="store_true", help="small problems, one round")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if min(args.repeat, args.rounds, args.check_picks) < 1 or args.seed < 0:
         raise SystemExit("--repeat, --rounds, --check-picks: at least 1 is wanted; --seed: at least 0")
     here = isas_here()

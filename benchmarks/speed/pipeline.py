@@ -1,7 +1,7 @@
 """Whole PatchCore runs on image folders: each repository as it is, with our selection in it, and our own pipeline.
 
-    PATCHCORE_FAST_AMAZON_REPO=... PATCHCORE_FAST_ANOMALIB_REPO=... python benchmarks/pipeline.py mvtec/bottle
-    python benchmarks/pipeline.py --list
+    PATCHCORE_FAST_AMAZON_REPO=... PATCHCORE_FAST_ANOMALIB_REPO=... python -m benchmarks.speed.pipeline mvtec/bottle
+    python -m benchmarks.speed.pipeline --list
 
 The variables name checkouts; installed packages `patchcore` and `anomalib` serve too. Each run is a script of
 examples/ in a process of its own, so `before` and `after` differ in one line. Correctness first: if that line changes
@@ -239,7 +239,7 @@ def plot(result: dict[str, Any], path: str | Path) -> None:
     save_figure(figure, path)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("folders", nargs="*", type=Path, help="MVTec layout; default: one texture of the demo")
     p.add_argument("--ratio", type=float, default=0.1, help="share of the patches to keep")
@@ -250,7 +250,7 @@ def main() -> None:
     p.add_argument("--json", metavar="FILE")
     p.add_argument("--plot", metavar="FILE.png")
     p.add_argument("--list", action="store_true", help="print the runs, with why some cannot run here")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if not 0 < args.ratio < 1 or args.repeat < 1:
         raise SystemExit(f"--ratio in (0, 1) and --repeat >= 1 are wanted, got {args.ratio} and {args.repeat}")
     if args.device == "cuda" and not torch.cuda.is_available():  # the scripts would take the CPU without a word

@@ -1,8 +1,8 @@
 """Rarity, the mean distance of every row to its k nearest of 1,024 anchors: ours beside scikit-learn and torch.cdist.
 
-    python benchmarks/rarity.py --quick
-    python benchmarks/rarity.py                          # 307,200 x 152, k = 5: patches of EfficientNet-Lite0
-    python benchmarks/rarity.py --features X.npy --k 5 --json out.json --plot out.png
+    python -m benchmarks.speed.rarity --quick
+    python -m benchmarks.speed.rarity                          # 307,200 x 152, k = 5: patches of EfficientNet-Lite0
+    python -m benchmarks.speed.rarity --features X.npy --k 5 --json out.json --plot out.png
 
 Correctness comes first: on a sample of 2,000 rows the values must be those of float64 brute force. 1e-3 relative is
 allowed, since float32 searches in expanded form lose digits where distances are short, and the error found is shown;
@@ -50,10 +50,10 @@ def judge(row: Row, found: np.ndarray, sample: np.ndarray, true: np.ndarray, n: 
         row.status, row.message = "wrong", f"a value is off by {row.error:.1e} of itself ({allowed:.0e} is allowed)"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = options.parser("rarity", __doc__)
     parser.add_argument("--k", type=int, nargs="+", help="neighbours; default 5")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.list:
         options.show_list(args, "rarity")
         return

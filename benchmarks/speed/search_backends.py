@@ -1,6 +1,6 @@
 """Search indexes of a bank side by side: recall of neighbours, AUROC, time of a search, bytes in the bank file.
 
-    python benchmarks/search_backends.py path/to/set [more sets] --ratios 0.01 0.25 --json out.json
+    python -m benchmarks.speed.search_backends path/to/set [more sets] --ratios 0.01 0.25 --json out.json
 
 A set is a folder in MVTec layout. Its training patches give banks of several sizes (exact greedy, the same rows for all
 indexes), its test patches are the queries. Before any time stands: the distances of every index are compared with those
@@ -91,7 +91,7 @@ def measure(model: PatchCore, bank: torch.Tensor, query: torch.Tensor, grid: tup
     return rows
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.01, 0.25])
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10**9, help="of training and of test images take at most so many")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     model = PatchCore(PatchCoreConfig(device=args.device), progress=False)
     result = {"benchmark": "search_backends", "environment": describe(args.device), "options": vars(args) | {
         "folders": [f.name for f in args.folders], "json": None}, "problems": []}  # fmt: skip

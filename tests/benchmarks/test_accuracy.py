@@ -1,4 +1,4 @@
-"""benchmarks/accuracy.py on the demo's textures with a random network: the machinery, not the accuracy."""
+"""benchmarks/accuracy/grid.py on the demo's textures with a random network: the machinery, not the accuracy."""
 
 from __future__ import annotations
 

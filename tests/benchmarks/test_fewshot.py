@@ -1,4 +1,4 @@
-"""benchmarks/fewshot.py and variants.py on small folders: that what they report is what the pipeline gives."""
+"""benchmarks/accuracy/fewshot.py and variants.py on small folders: that what they report is what the pipeline gives."""
 
 from __future__ import annotations
 

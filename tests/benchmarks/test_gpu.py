@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py without a GPU: its dry run, its limits, its summary, its pages. No test looks at a time's value."""
+"""benchmarks/gpu/run.py without a GPU: its dry run, its limits, its summary, its pages. No test looks at a time's value."""
 
 from __future__ import annotations
 

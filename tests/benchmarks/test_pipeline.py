@@ -1,4 +1,4 @@
-"""benchmarks/pipeline.py with scripts that only say what a run would say."""
+"""benchmarks/speed/pipeline.py with scripts that only say what a run would say."""
 
 from __future__ import annotations
 

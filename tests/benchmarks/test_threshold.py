@@ -1,4 +1,4 @@
-"""benchmarks/threshold.py: its rates are those of models that fit makes, and its page shows the committed result."""
+"""benchmarks/accuracy/threshold.py: its rates are those of models that fit makes, and its page shows the committed result."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def result(*problems, benchmark="kcenter", commit="abc123456", kind="cuda", capa
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    """benchmarks/choose_backend.py, writing to a file of the test."""
+    """benchmarks/gpu/choose_backend.py, writing to a file of the test."""
     if not BENCHMARKS.is_dir():
         pytest.skip("installed without benchmarks/")
     monkeypatch.syspath_prepend(str(BENCHMARKS))

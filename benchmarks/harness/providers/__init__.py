@@ -34,7 +34,7 @@ class Provider:
 
     name : as printed.  family : decides colour and label in plots, and who is compared with whom (records.py).
     about : one line: what is called, with which settings.
-    open : (arrays, device, seed) -> an object with `answer(k) -> dict of arrays`; see kcenter.py and knn.py.
+    open : (arrays, device, seed) -> an object with `answer(k) -> dict of arrays`; see kcenter.py and knn.py here.
     sequential : its first picks are those of any longer run, each at the same cost, so that its time for many may be
         extrapolated from few. Never ours.
     missing : device -> why it cannot run here at all, or None. Cheap: it imports nothing heavy.
