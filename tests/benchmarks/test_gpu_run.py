@@ -1,7 +1,8 @@
-"""benchmarks/gpu/run.py without a GPU: its dry run, its limits, its summary, its pages. No test looks at a time's value."""
+"""gpu/run.py without a GPU: its dry run, limits, summary, pages. No test looks at a time's value."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -9,61 +10,69 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from .test_benchmarks import BENCHMARKS, script
+from benchmarks import ROOT
+from benchmarks.gpu import run as gpu
+from benchmarks.gpu import sanitize
+from benchmarks.gpu.summary import targets
+from benchmarks.harness import options, records
+from benchmarks.pages import render
 
-pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="installed without benchmarks/")
-RESULTS = {"kcenter", "kcenter-large", "knn", "rarity", "memory-8gb"}
+FEW = ("build", "warmup", "memcheck, cuda", "knn", "tests", "8 GB, float16")
+
+
 HANGS = """
+import json, signal, subprocess, sys, time
 import signal, subprocess, sys, time
+import records
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open({pid!r}, "w").write(str(child.pid))
-sys.path.insert(0, {benchmarks!r})
-import records
-records.write(sys.argv[sys.argv.index("--json") + 1], {result!r})
+json.dump({result!r}, open(sys.argv[sys.argv.index("--json") + 1], "w"))
 time.sleep(600)
 """
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu
-
-    monkeypatch.setattr(gpu, "GRACE_S", 1.0)
-    return gpu
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked for the device, and ends come soon."""
+    monkeypatch.setattr(gpu, "GRACE_S", 0.5)
+    monkeypatch.setattr(gpu.Run, "describe", lambda self: True)
 
 
-@pytest.fixture(scope="module")
-def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a dry run, and what it printed."""
+@pytest.fixture(scope="module", params=[FEW, pytest.param((), marks=pytest.mark.thorough)], ids=["few", "all"])
+def dry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[gpu.Part]]:
+    """The folder of a dry run, what it printed, its parts: one of each kind, or all."""
     out = tmp_path_factory.mktemp("gpu") / "out"
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    command = ["bash", str(BENCHMARKS / "gpu.sh"), "--dry-run", str(out)]
+    command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(out), "--dry-run"]
+    command += ["--only", *request.param] if request.param else []
     done = subprocess.run(command, capture_output=True, text=True, timeout=540, env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return out, done.stdout
+    return out, done.stdout, [p for p in gpu.PARTS if not request.param or p.name in request.param]
 
 
-def test_dry_run_gives_every_result(dry: tuple[Path, str], gpu: Any) -> None:
-    out, text = dry
-    assert {p.name for p in out.iterdir()} == {"gpu.json", "gpu.log"} | {f"{name}.json" for name in RESULTS}
+def test_dry_run_gives_every_result(dry: tuple[Path, str, list[gpu.Part]]) -> None:
+    out, text, parts = dry
+    results = {p.into for p in parts if p.into} - {"pipeline"}  # which only says what it would run
+    assert {p.name for p in out.iterdir()} == {"gpu.json", "gpu.log"} | {f"{name}.json" for name in results}
     whole = json.loads((out / "gpu.json").read_text())
     assert whole["schema"] == 2 and whole["environment"]["kind"] == "cpu" and whole["environment"]["commit"]
     assert {"triton", "numpy"} <= whole["environment"]["versions"].keys() and whole["options"]["dry_run"]
-    assert [p["name"] for p in whole["parts"]] == ["device", *(p.name for p in gpu.PARTS)]
+    assert [p["name"] for p in whole["parts"]] == ["device", *(p.name for p in parts)]
     for part in whole["parts"]:
         assert part["status"] == ("not run" if part["name"] == "warmup" else "ok"), part
     assert all(t["met"] is None and t["measured"] == "not measured" for t in whole["targets"])
-    for name in RESULTS:
+    for name in results:
         result = json.loads((out / f"{name}.json").read_text())
         assert result["environment"]["kind"] == "cpu" and result["problems"]
-        assert {p["part"] for p in result["problems"]} == {p.name for p in gpu.PARTS if p.into == name}
+        assert {p["part"] for p in result["problems"]} == {p.name for p in parts if p.into == name}
         for problem in result["problems"]:
             assert problem["options"]["device"] == "cpu" and problem["case"] == "low-rank"
             done = [r for r in problem["rows"] if r["status"] != "not run"]
@@ -78,15 +87,21 @@ def test_dry_run_gives_every_result(dry: tuple[Path, str], gpu: Any) -> None:
     )
 
 
-def test_what_hangs_is_ended_and_the_next_part_runs(gpu: Any, tmp_path: Path, capsys: Any) -> None:
+def test_what_hangs_is_ended_and_the_next_part_runs(short: None, tmp_path: Path, capsys: Any) -> None:
     row = {"provider": "patchcore_fast", "family": "ours", "k": 5, "status": "failed", "message": "", "k_timed": 0}
     row |= {"error": None, "leading": None, "extra_bytes": 0, "peak_bytes": 0, "facts": {}}
     problem = {"case": "made", "about": "up", "n": 9, "d": 2, "k": 5, "rows": [row]}
-    result = {"benchmark": "kcenter", "environment": {}, "options": {"memory_gb": None}, "problems": [problem]}
+    result = {
+        "benchmark": "kcenter",
+        "environment": {},
+        "options": {"memory_gb": None},
+        "problems": [problem],
+        "schema": 2,
+    }
     pid = tmp_path / "pid"
-    hangs = HANGS.format(pid=str(pid), benchmarks=str(BENCHMARKS), result=result)
+    hangs = HANGS.format(pid=str(pid), result=result)
     parts = [
-        gpu.Part("hangs", 8.0, ("{python}", "-c", hangs), into="kcenter"),
+        gpu.Part("hangs", 4.0, ("{python}", "-c", hangs), into="kcenter"),
         gpu.Part("after", 60.0, ("{python}", "-c", "print('here I am')")),
         gpu.Part("absent", 60.0, ("{sanitizer}x",), skip=lambda: "compute-sanitizer not here"),
         gpu.Part("fails", 60.0, ("{python}", "-c", "raise SystemExit('no luck')")),
@@ -94,7 +109,7 @@ def test_what_hangs_is_ended_and_the_next_part_runs(gpu: Any, tmp_path: Path, ca
     ]
     assert not gpu.run(parts, tmp_path / "out", "cpu", total_s=300)
     told = {p["name"]: p for p in json.loads((tmp_path / "out" / "gpu.json").read_text())["parts"]}
-    assert told["hangs"]["status"] == "ended" and 8 <= told["hangs"]["seconds"] < 20
+    assert told["hangs"]["status"] == "ended" and 4 <= told["hangs"]["seconds"] < 20
     assert json.loads((tmp_path / "out" / "kcenter.json").read_text())["problems"][0]["part"] == "hangs"
     assert told["after"] | {"seconds": 0} == {"name": "after", "status": "ok", "seconds": 0, "most": 60.0, "code": 0,
                                               "message": "here I am", "into": ""}  # fmt: skip
@@ -115,24 +130,24 @@ def _alive(pid: int) -> None:
         time.sleep(0.1)
 
 
-def test_the_whole_has_a_limit(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_whole_has_a_limit(short: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "_LEAST_S", 0.5)
     slow = [gpu.Part(name, 60.0, ("{python}", "-c", "import time; time.sleep(60)")) for name in "ab"]
     begin = time.monotonic()
-    assert not gpu.run(slow, tmp_path, "cpu", total_s=12)
-    assert time.monotonic() - begin < 30
+    assert not gpu.run(slow, tmp_path, "cpu", total_s=3)
+    assert time.monotonic() - begin < 20
     told = {p["name"]: (p["status"], p["message"]) for p in json.loads((tmp_path / "gpu.json").read_text())["parts"]}
     assert told["a"][0] == "ended" and told["b"] == ("not run", "no time was left")
 
 
-def test_a_signal_ends_it_with_a_summary(gpu: Any, tmp_path: Path) -> None:
+def test_a_signal_ends_it_with_a_summary(tmp_path: Path) -> None:
     code = (
-        f"import sys, signal, pathlib; sys.path.insert(0, {str(BENCHMARKS)!r}); import gpu;"
+        "import signal, pathlib; from benchmarks.gpu import run as gpu; gpu.Run.describe = lambda self: True;"
         "signal.signal(signal.SIGTERM, gpu._terminated);"
         "parts = [gpu.Part('slow', 500.0, ('{python}', '-c', 'import time; time.sleep(500)'))];"
         f"gpu.run(parts, pathlib.Path({str(tmp_path)!r}), 'cpu')"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         for line in process.stdout:
             if line.startswith("== slow"):
@@ -144,15 +159,15 @@ def test_a_signal_ends_it_with_a_summary(gpu: Any, tmp_path: Path) -> None:
     assert process.returncode == 143 and "target (H100" in rest and (tmp_path / "gpu.json").exists()
 
 
-def test_every_command_names_what_there_is(gpu: Any) -> None:
-    import options
-
+def test_every_command_names_what_there_is(in_process: object) -> None:
     for part in gpu.PARTS:
         command = list(part.command)
         assert part.most <= 150 and "{python}" in command, part
-        name = next((Path(word).stem for word in command if word.startswith("benchmarks/")), "")
+        script = next((word for word in command if word.startswith("benchmarks.")), "benchmarks")
+        assert importlib.util.find_spec(script) and command[command.index("{python}") + 1] in ("-m", "-c")
+        name = script.rpartition(".")[2]
         if name in ("kcenter", "knn", "rarity"):
-            rest = command[command.index(f"benchmarks/{name}.py") + 1 :]
+            rest = command[command.index(script) + 1 :]
             args, unknown = options.parser(name, "").parse_known_args(rest)
             args.device = "cpu"
             options.finish(args, {})
@@ -162,24 +177,23 @@ def test_every_command_names_what_there_is(gpu: Any) -> None:
             assert part.into and args.answer_s == 40
     wanted = {"patchcore_fast triton ieee", "patchcore_fast triton tf32x3", "patchcore_fast triton bf16", "gemv loop"}
     main = next(p for p in gpu.PARTS if p.name == "kcenter")
-    args, _ = options.parser("kcenter", "").parse_known_args(main.command[4:])
+    args, _ = options.parser("kcenter", "").parse_known_args(main.command[5:])
     args.device = "cpu"
     options.finish(args, {})
     wanted |= {"patchcore_fast triton", "patchcore_fast cuda", "patchcore_fast cuda ieee", "patchcore_fast cuda graph"}
     assert wanted | {"anomalib loop", "amazon", "patchcore_fast triton graph"} <= set(options.chosen(args, "kcenter"))
     search = next(p for p in gpu.PARTS if p.name == "knn")
-    args, _ = options.parser("knn", "").parse_known_args(search.command[4:])
+    args, _ = options.parser("knn", "").parse_known_args(search.command[5:])
     args.device = "cpu"
     options.finish(args, {})
     assert {"patchcore_fast triton", "patchcore_fast cuda"} <= set(options.chosen(args, "knn"))  # choose_backend.py
 
 
-def test_no_device_is_said(tmp_path: Path) -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is a device")
-    text = script("gpu.py", tmp_path, ok=False)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_no_device_is_said(tmp_path: Path, in_process: object, capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="True"):
+        gpu.main([str(tmp_path)])
+    text = capsys.readouterr().out
     assert "torch finds no CUDA device" in text and "no device" in text
     assert json.loads((tmp_path / "gpu.json").read_text())["parts"][0]["status"] == "failed"
 
@@ -229,9 +243,7 @@ def made_up(seconds: dict[str, float]) -> dict[str, dict[str, Any]]:
             "knn": {"benchmark": "knn", **common, "problems": [search]}}  # fmt: skip
 
 
-def test_targets(gpu: Any) -> None:
-    from gpu_summary import targets
-
+def test_targets() -> None:
     times = {"patchcore_fast": 0.004, "gemv loop": 0.05, "anomalib loop": 0.5, "GEMM": 0.002}
     told = {t["name"]: t for t in targets(made_up(times))}
     assert [t["met"] for t in told.values()] == [True, True, True, True, None, None, False]
@@ -252,10 +264,7 @@ def test_targets(gpu: Any) -> None:
     assert all(t["met"] is None and t["measured"] == "not measured" for t in targets(wrong))
 
 
-def test_pages_show_a_gpu(gpu: Any, dry: tuple[Path, str], tmp_path: Path) -> None:
-    import records
-    from gpu_summary import targets
-
+def test_pages_show_a_gpu(dry: tuple[Path, str, list[gpu.Part]], tmp_path: Path, run: Any) -> None:
     folder = tmp_path / "results" / "h100"
     results = made_up({"patchcore_fast": 0.004, "gemv loop": 0.05, "anomalib loop": 0.5, "GEMM": 0.003})
     whole = json.loads((dry[0] / "gpu.json").read_text())
@@ -265,10 +274,19 @@ def test_pages_show_a_gpu(gpu: Any, dry: tuple[Path, str], tmp_path: Path) -> No
         records.write(folder / f"{name}.json", result)
     readme = tmp_path / "README.md"
     readme.write_text("<!-- benchmark:begin -->\n<!-- benchmark:end -->\n")
-    script("render.py", "--results", tmp_path / "results", "--root", tmp_path)
-    script("render.py", "--results", tmp_path / "results", "--root", tmp_path, "--check")
+    run(render, "--results", tmp_path / "results", "--root", tmp_path)
+    run(render, "--results", tmp_path / "results", "--root", tmp_path, "--check")
     page = (tmp_path / "docs" / "benchmarks.md").read_text()
     assert "Capability 9.0, 132 processors, driver 580.1, CUDA 13.0, Triton 3.6.0." in page
     assert "| k-center, 1% of 163,840 x 128 (low-rank) | <= 5.00 ms | 4.00 ms | met |" in page
-    assert "| small case | ok |" in page and "### kcenter-large" in page and "stored as float16" in page
+    assert "| tests | ok |" in page and "### memory-8gb" in page and "stored as float16" in page
     assert (tmp_path / "docs" / "benchmarks" / "h100-kcenter.png").exists() and "4.00 ms" in readme.read_text()
+
+
+def test_the_small_case_says_what_is_wrong(run: Callable[..., str], capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        sanitize.main(["--device", "cpu", "--backend", "nonsense", "--rows", "60", "--only", "k = 9"])
+    text = capsys.readouterr().out
+    assert "knn, k = 9, float16: FAILED: ValueError" in text and "2 WRONG" in text
+    text = run(sanitize, "--device", "cpu", "--backend", "torch", "--rows", 60, "--only", "weights")
+    assert text.count(": right, ") == 2 and "torch on cpu: all right" in text
