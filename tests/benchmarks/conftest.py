@@ -20,6 +20,41 @@ import torch
 from benchmarks.harness import runs, worker
 from benchmarks.speed import kcenter
 
+PLUGIN = """
+import os, signal, time
+import numpy as np
+from benchmarks.harness.providers import Provider
+
+class Wrong:
+    def __init__(self, arrays, device, seed):
+        self.arrays = arrays
+        self.large = len(arrays.get("features", [])) > 2000  # not while it is warmed up
+    def answer(self, k):
+        if "bank" in self.arrays:
+            return {"rows": np.tile(np.arange(k), (len(self.arrays["queries"]), 1))}
+        return {"indices": np.arange(k), "rarity": np.ones(len(self.arrays["features"]))}
+
+class Hungry(Wrong):
+    def answer(self, k):
+        self.held = np.ones(1 << 28 if self.large else 1)
+        return super().answer(k)
+
+class Dying(Wrong):
+    def answer(self, k):
+        if self.large:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().answer(k)
+
+class Slow(Wrong):
+    def answer(self, k):
+        time.sleep(300 * (k == 5))
+        return super().answer(k)
+
+kinds = {"wrong": Wrong, "hungry": Hungry, "dying": Dying, "slow": Slow}
+KCENTER = {name: Provider(name, name, "", kind) for name, kind in kinds.items()}
+KNN = RARITY = {"wrong": KCENTER["wrong"]}
+"""
+
 
 class Here:
     """A worker without a process of its own."""
@@ -77,6 +112,14 @@ def run(in_process: type[Here], capsys: pytest.CaptureFixture[str]) -> Callable[
 def rows(path: Path, problem: int = 0) -> dict[str, dict]:
     """Rows of a result by provider."""
     return {row["provider"]: row for row in json.loads(path.read_text())["problems"][problem]["rows"]}
+
+
+@pytest.fixture(scope="session")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file for --plugin: providers that are wrong, take memory, die, or never answer."""
+    path = tmp_path_factory.mktemp("plugin") / "plugin.py"
+    path.write_text(PLUGIN)
+    return path
 
 
 @pytest.fixture(scope="module")

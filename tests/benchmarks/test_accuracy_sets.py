@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("timm", reason="the extra pipeline is not installed")
+
 from benchmarks.accuracy import bootstrap, cells, sets
 from patchcore_fast import metrics
 from patchcore_fast.samplers import RandomSampler

@@ -25,12 +25,8 @@ from benchmarks.harness import options, records
 from benchmarks.pages import render
 
 FEW = ("build", "warmup", "memcheck, cuda", "knn", "tests", "8 GB, float16")
-
-
 HANGS = """
 import json, signal, subprocess, sys, time
-import signal, subprocess, sys, time
-import records
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open({pid!r}, "w").write(str(child.pid))
@@ -203,33 +199,15 @@ def made_up(seconds: dict[str, float]) -> dict[str, dict[str, Any]]:
 
     def row(provider: str, family: str, k: int, **more: Any) -> dict[str, Any]:
         s = seconds[provider]
-        said = {
-            "provider": provider,
-            "family": family,
-            "k": k,
-            "k_timed": k,
-            "status": "ok",
-            "message": "",
-            "error": 0.0,
-        }
-        said |= {
-            "leading": k,
-            "extra_bytes": 1 << 20,
-            "peak_bytes": 1 << 30,
-            "facts": {"passes": 9, "first_call_s": 2.0},
-        }
+        said = {"provider": provider, "family": family, "k": k, "k_timed": k, "status": "ok", "message": ""}
+        said |= {"error": 0.0, "leading": k, "extra_bytes": 1 << 20, "peak_bytes": 1 << 30}
+        said |= {"facts": {"passes": 9, "first_call_s": 2.0}}
         return said | {"median_s": s, "min_s": s, "max_s": s, "runs": 3, "extrapolated_from": None} | more
 
     cuda = {"capability": "9.0", "processors": 132, "driver": "580.1", "runtime": "13.0", "triton": "3.6.0"}
-    place = {
-        "device": "NVIDIA H100",
-        "kind": "cuda",
-        "threads": 16,
-        "python": "3.12.1",
-        "torch": "2.11.0",
-        "cuda": cuda,
-    }
-    place |= {"versions": {"numpy": "2.4.6"}, "commit": "abc1234", "date": "2026-11-22", "memory_bytes": 80 << 30}
+    place = {"device": "NVIDIA H100", "kind": "cuda", "threads": 16, "python": "3.12.1", "torch": "2.11.0"}
+    place |= {"cuda": cuda, "versions": {"numpy": "2.4.6"}, "commit": "abc1234", "date": "2026-11-22"}
+    place |= {"memory_bytes": 80 << 30}
     asked = {"repeat": 3, "memory_gb": None}
     problems = []
     for k in (1638, 16_384):

@@ -16,23 +16,9 @@ from patchcore_fast.kernels.backends.native_library import native_refusal
 
 from .conftest import rows
 
-PLUGIN = """
-import numpy as np
-from benchmarks.harness.providers import Provider
 
-class Wrong:
-    def __init__(self, arrays, device, seed):
-        pass
-    def answer(self, k):
-        return {"indices": np.arange(k)}
-
-KCENTER = {"wrong": Provider("wrong", "wrong", "the first rows", Wrong)}
-"""
-
-
-def test_table_and_figure(tmp_path: Path, run: Callable[..., str]) -> None:
-    out, plot, plugin = (tmp_path / f"kcenter.{kind}" for kind in ("json", "png", "py"))
-    plugin.write_text(PLUGIN)
+def test_table_and_figure(tmp_path: Path, plugin: Path, run: Callable[..., str]) -> None:
+    out, plot = tmp_path / "kcenter.json", tmp_path / "kcenter.png"
     names = ["patchcore_fast torch", "gemv loop", "amazon", "anomalib", "wrong"]
     text = run(kcenter, "--case", "clustered", "--n", 1500, 3000, "--d", 16, "--ratio", 0.02, 0.04,
                   "--repeat", 2, "--providers", *names, "--plugin", plugin, "--json", out, "--plot", plot)  # fmt: skip

@@ -6,33 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from benchmarks.speed import knn, rarity
 
 from .conftest import rows
-
-PLUGIN = """
-import numpy as np
-from benchmarks.harness.providers import Provider
-
-class Wrong:
-    def __init__(self, arrays, device, seed):
-        self.arrays = arrays
-    def answer(self, k):
-        if "bank" in self.arrays:
-            return {"rows": np.tile(np.arange(k), (len(self.arrays["queries"]), 1))}
-        return {"rarity": np.ones(len(self.arrays["features"]))}
-
-KNN = RARITY = {"wrong": Provider("wrong", "wrong", "the first rows, or ones", Wrong)}
-"""
-
-
-@pytest.fixture
-def plugin(tmp_path: Path) -> Path:
-    path = tmp_path / "plugin.py"
-    path.write_text(PLUGIN)
-    return path
 
 
 def test_knn(tmp_path: Path, plugin: Path, run: Callable[..., str]) -> None:

@@ -39,6 +39,7 @@ def test_photographs_are_never_replaced_in_silence(
 
 def test_low_rank_is_of_low_rank_and_fewer_rows_begin_alike() -> None:
     x, y = (np.concatenate(list(CASES["low-rank"].parts(n, 64, 3))) for n in (3000, 2000))
-    assert x.shape == (3000, 64) and x.dtype == np.float32 and np.array_equal(x[:2000], y)
+    assert x.shape == (3000, 64) and x.dtype == np.float32
+    np.testing.assert_allclose(x[:2000], y, atol=1e-5)  # the same draws; products of other sizes round otherwise
     spread = np.linalg.svd(x - x.mean(0), compute_uv=False)
     assert spread[16] < 0.1 * spread[15] and spread[63] > 0

@@ -13,40 +13,6 @@ from benchmarks.speed import kcenter
 
 from .conftest import Here, rows
 
-PLUGIN = """
-import os, signal, time
-import numpy as np
-from benchmarks.harness.providers import Provider
-
-class Hungry:
-    def __init__(self, arrays, device, seed):
-        self.large = len(arrays["features"]) > 2000  # not while it is warmed up
-    def answer(self, k):
-        self.held = np.ones(1 << 28 if self.large else 1)
-        return {"indices": np.arange(k)}
-
-class Dying(Hungry):
-    def answer(self, k):
-        if self.large:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        return {"indices": np.arange(k)}
-
-class Slow(Hungry):
-    def answer(self, k):
-        time.sleep(300 * (k == 5))
-        return {"indices": np.arange(k)}
-
-KCENTER = {name: Provider(name, name, "", kind) for name, kind in
-           {"hungry": Hungry, "dying": Dying, "slow": Slow}.items()}
-"""
-
-
-@pytest.fixture
-def plugin(tmp_path: Path) -> Path:
-    path = tmp_path / "plugin.py"
-    path.write_text(PLUGIN)
-    return path
-
 
 def test_memory_and_death(tmp_path: Path, plugin: Path) -> None:
     """Processes: one takes 2 GB of 1.5, one dies, one works; the others do not notice."""
