@@ -1,6 +1,6 @@
 """Which of two backends `auto` takes on a CUDA device: the one that was measured to be faster, as recorded here.
 
-measured.json, written by benchmarks/choose_backend.py from a committed result, has one entry a compute capability:
+measured.json, written by benchmarks/gpu/choose_backend.py from a committed result, has one entry a compute capability:
 "9.0": {"kcenter": "cuda", "knn": "triton", "device": ..., "date": ..., "commit": ..., "result": ...}. A card that is
 not in it gets what comes first in the registry, Triton: its tiles can be tuned on the machine itself.
 """
@@ -27,7 +27,7 @@ def measured() -> dict[str, dict[str, str]]:
 
     Raises
     ------
-    ValueError : the file is not what benchmarks/choose_backend.py writes: the package is damaged.
+    ValueError : the file is not what benchmarks/gpu/choose_backend.py writes: the package is damaged.
     """
     found: Any = json.loads(FILE.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):

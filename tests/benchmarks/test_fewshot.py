@@ -1,22 +1,20 @@
-"""benchmarks/fewshot.py and variants.py on small folders: that what they report is what the pipeline gives."""
+"""accuracy/fewshot.py and variants.py on small folders: that what they report is what the pipeline gives."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import ROOT
+from benchmarks.accuracy import fewshot, variants
 from patchcore_fast.data import scan
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 
 from ..pictures import write_mvtec
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
@@ -24,24 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_mvtec(tmp_path_factory.mktemp("bench") / "weave", train=4, good=4, bad=4, side=64)
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a script's main in this process; returns what it printed."""
-    if not BENCHMARKS.is_dir():
-        pytest.skip("benchmarks/ is not part of an installed package")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def go(script: str, *arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
-        importlib.import_module(script).main()
-        return capsys.readouterr().out
-
-    return go
-
-
 def test_fewshot(folder: Path, tmp_path: Path, run: Callable[..., str]) -> None:
     out, picture = tmp_path / "few.json", tmp_path / "few.png"
-    text = run("fewshot", str(folder), "--shots", "1", "2", "--draws", "1", "--weights", "random",
+    text = run(fewshot, folder, "--shots", "1", "2", "--draws", "1", "--weights", "random",
                 "--image-size", "64", "--output", str(out), "--plot", str(picture))  # fmt: skip
     result: dict[str, Any] = json.loads(out.read_text())
     assert result["benchmark"] == "fewshot" and result["environment"]["commit"]
@@ -60,7 +43,7 @@ def test_fewshot(folder: Path, tmp_path: Path, run: Callable[..., str]) -> None:
 
 def test_variants(folder: Path, tmp_path: Path, run: Callable[..., str]) -> None:
     out = tmp_path / "variants.json"
-    run("variants", str(folder), "--variants", "float16", "three layers, projected to 64", "--weights", "random",
+    run(variants, folder, "--variants", "float16", "three layers, projected to 64", "--weights", "random",
          "--image-size", "64", "--output", str(out))  # fmt: skip
     rows = {row["variant"]: row for row in json.loads(out.read_text())["rows"]}
     assert list(rows) == ["float32", "float16", "three layers, projected to 64"]
@@ -74,15 +57,14 @@ def test_variants(folder: Path, tmp_path: Path, run: Callable[..., str]) -> None
 
 def test_the_page_shows_what_the_results_hold():
     """Every row of docs/fewshot.md's first table, to the last digit shown."""
-    root = BENCHMARKS.parent
     found = {}
-    for path in sorted((BENCHMARKS / "results" / "xeon-2-cores-amx" / "fewshot").glob("fewshot*.json")):
+    for path in sorted((ROOT / "benchmarks" / "results" / "xeon-2-cores-amx" / "fewshot").glob("fewshot*.json")):
         for mean in json.loads(path.read_text())["means"]:
             numbers = (
                 "{:.3f} ± {:.3f}".format(*mean[name]) for name in ("image_auroc", "turned_image_auroc", "pixel_ap")
             )
             found[(mean["set"], str(mean["shots"]), mean["arm"])] = [f"{mean['rows']:,}", *numbers]
-    rows = [line.strip("| \n").split(" | ") for line in (root / "docs" / "fewshot.md").read_text().splitlines()]
+    rows = [line.strip("| \n").split(" | ") for line in (ROOT / "docs" / "fewshot.md").read_text().splitlines()]
     shown = [row for row in rows if len(row) == 7 and "±" in row[4]]
     assert len(shown) == 32
     for row in shown:

@@ -1,87 +1,47 @@
-"""The benchmarks of the native engine and of rarity, end to end on tiny problems; no test looks at a time's value."""
+"""speed/native.py, and pages/roofline.py that draws it; no test looks at a time's value."""
 
 from __future__ import annotations
 
 import copy
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from patchcore_fast.kernels.backends.native_library import native, native_refusal
+from benchmarks.harness.providers.own import isas_here
+from benchmarks.pages import render, roofline
+from benchmarks.speed import native
+from patchcore_fast.kernels.backends.native_library import native_refusal
 
-from .test_benchmarks import BENCHMARKS, rows, script
-
-pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="installed without benchmarks/")
 needs_native = pytest.mark.skipif(native_refusal() is not None, reason=f"no native engine: {native_refusal()}")
 
-PLUGIN = """
-import numpy as np
-from providers import Provider
-
-class Wrong:
-    def __init__(self, arrays, device, seed):
-        self.n = len(arrays["features"])
-    def answer(self, k):
-        return {"rarity": np.ones(self.n)}
-
-RARITY = {"wrong": Provider("wrong", "wrong", "ones", Wrong)}
-"""
-
-
-def here() -> list[str]:
-    return [isa for isa, refusal in native().explain_isa() if not refusal]
-
-
-def test_rarity(tmp_path: Path) -> None:
-    out, plot, plugin = tmp_path / "rarity.json", tmp_path / "rarity.png", tmp_path / "plugin.py"
-    plugin.write_text(PLUGIN)
-    text = script("rarity.py", "--case", "gaussian", "--n", 3000, "--d", 12, "--k", 3, 5, "--repeat", 1, "--plugin",
-                  plugin, "--json", out, "--plot", plot)  # fmt: skip
-    for problem in range(2):
-        found = rows(out, problem)
-        assert found["patchcore_fast"]["error"] <= 1e-6 and found["patchcore_fast torch"]["error"] <= 1e-6
-        for name in ("patchcore_fast", "patchcore_fast torch", "scikit-learn", "torch chunks"):
-            assert found[name]["status"] == "ok" and found[name]["error"] <= 1e-3, found[name]
-        assert found["wrong"]["status"] == "wrong" and "median_s" not in found["wrong"]
-    assert "gaussian: 5 nearest of 1,024 anchors for 3,000 x 12" in text and plot.read_bytes()[:4] == b"\x89PNG"
-
 
 @needs_native
-def test_instruction_sets_are_held_and_compared_with_what_auto_takes(tmp_path: Path) -> None:
-    out = tmp_path / "kcenter.json"
-    script("kcenter.py", "--case", "clustered", "--n", 1500, "--d", 16, "--k", 30, "--repeat", 1, "--isa", "all",
-           "--providers", "patchcore_fast", "torch", "native-portable x1", "native-portable unpruned",
-           "--json", out)  # fmt: skip
-    found = rows(out)
-    forced = {f"patchcore_fast native-{isa}" for isa in here()}
-    more = {"patchcore_fast native-portable x1", "patchcore_fast native-portable unpruned", "patchcore_fast torch"}
-    assert found.keys() == forced | more | {"patchcore_fast"}
-    for name, row in found.items():
-        assert row["status"] == "ok" and row["leading"] == 30, row
-        assert (row["family"] == "ours") == (name == "patchcore_fast")
-    assert found["patchcore_fast"]["facts"]["backend"].startswith("native: ")
-
-
-def test_an_instruction_set_that_is_none() -> None:
-    assert "--isa: sse9 unknown" in script("kcenter.py", "--isa", "sse9", ok=False)
-
-
-@needs_native
-def test_native(tmp_path: Path) -> None:
-    out, plot = tmp_path / "results" / "box" / "native.json", tmp_path / "native.png"
-    isa = here()[-1]
-    text = script("native.py", "--quick", "--isa", isa, "--repeat", 1, "--check-picks", 100, "--json", out,
-                  "--plot", plot)  # fmt: skip
-    result = json.loads(out.read_text())
-    told = result["machine"]
-    assert [k["isa"] for k in told["kernels"]] == here() and plot.read_bytes()[:4] == b"\x89PNG"
+@pytest.mark.thorough  # compiles all of the engine, optimised
+def test_the_machine_is_measured() -> None:
+    told = native.machine(1, 2)
+    assert [k["isa"] for k in told["kernels"]] == isas_here()
     tiles = {(t["isa"], t["depth"], t["set"]) for t in told["tiles"]}
-    assert {(i, d, s) for i in here() for d in (128, 256, 512, 1024) for s in ("L2", "L3")} <= tiles
+    assert {(i, d, s) for i in isas_here() for d in (128, 256, 512, 1024) for s in ("L2", "L3")} <= tiles
     for kind in ("peaks", "bandwidth", "tiles", "rows"):
         assert all(0 < m["median"] < 1e7 and 0 < m["best"] < 1e7 for m in told[kind])
+
+
+@needs_native
+def test_runs_and_page(
+    tmp_path: Path, small_kcenter: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., str], threads: object
+) -> None:
+    out, plot = tmp_path / "results" / "box" / "native.json", tmp_path / "native.png"
+    isa = isas_here()[-1]
+    made_up = json.loads(json.dumps(result_of_two_isas()["machine"]).replace("avx2", isa))
+    monkeypatch.setattr(native, "machine", lambda rounds, milliseconds: made_up)
+    text = run(native, "--quick", "--isa", isa, "--repeat", 1, "--check-picks", 100, "--json", out,
+                  "--plot", plot)  # fmt: skip
+    result = json.loads(out.read_text())
+    assert result["machine"] == made_up and plot.read_bytes()[:4] == b"\x89PNG"
     assert [(p["k"], p.get("queries")) for p in result["problems"]] == [(600, None), (9, 4000)]
     assert all(row["status"] == "ok" for p in result["problems"] for row in p["rows"])
     assert "| clustered: 600 picks of 6,000 x 128 | " + isa in text
@@ -90,21 +50,16 @@ def test_native(tmp_path: Path) -> None:
     marks = "before\n<!-- benchmark:begin -->\nold\n<!-- benchmark:end -->\nafter\n"
     for page in ("README.md", "docs/native.md"):
         (tmp_path / page).write_text(marks)
-    script("kcenter.py", "--case", "gaussian", "--n", 1500, "--d", 8, "--k", 20, "--repeat", 1, "--providers",
-           "patchcore_fast", "gemv loop", "--json", out.parent / "kcenter.json")  # fmt: skip
+    shutil.copy(small_kcenter, out.parent)
     place = ["--results", tmp_path / "results", "--root", tmp_path]
-    assert "docs/native.md" in script("render.py", *place, "--check", ok=False)
-    script("render.py", *place)
-    script("render.py", *place, "--check")
+    with pytest.raises(SystemExit, match=r"docs/native\.md"):
+        run(render, *place, "--check")
+    run(render, *place)
+    run(render, *place, "--check")
     page = (tmp_path / "docs" / "native.md").read_text()
     assert page.startswith("before\n") and page.endswith("after\n") and "old" not in page
     assert "(benchmarks/box-native.png)" in page and "600 picks of 6,000 x 128 | " + isa in page
     assert (tmp_path / "docs" / "benchmarks" / "box-native.png").exists()
-
-
-@pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 def result_of_two_isas() -> dict[str, Any]:
@@ -130,9 +85,7 @@ def result_of_two_isas() -> dict[str, Any]:
             "problems": [kcenter, knn]}  # fmt: skip
 
 
-def test_tables_and_rates(modules: None, tmp_path: Path) -> None:
-    import roofline
-
+def test_tables_and_rates(tmp_path: Path) -> None:
     result = result_of_two_isas()
     text = "\n".join(roofline.tables(result))
     # 2 * 50 * 0.5 * 1000 * 100 operations in a millisecond are 5 GFLOP/s, half of the peak of two threads.
@@ -148,18 +101,6 @@ def test_tables_and_rates(modules: None, tmp_path: Path) -> None:
     assert not roofline.drawable(failed)
 
 
-def test_without_a_compiler_the_reason_is_kept(modules: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    import native as benchmark
-
-    monkeypatch.setattr(benchmark.shutil, "which", lambda *a, **k: None)
-    assert benchmark.machine(1, 1.0) == {"message": "cmake is not there"}
-
-
-def test_a_small_bank_is_taken_at_equal_steps(modules: None, tmp_path: Path) -> None:
-    import knn
-
-    np.save(tmp_path / "x.npy", np.arange(30, dtype=np.float32)[:, None])
-    files = knn.split(tmp_path / "x.npy", 3, tmp_path)
-    assert np.load(files["bank"]).ravel().tolist() == [0, 10, 20] and len(np.load(files["queries"])) == 27
-    files = knn.split(tmp_path / "x.npy", 25, tmp_path)
-    assert np.load(files["bank"]).ravel().tolist() == list(range(25))
+def test_without_a_compiler_the_reason_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native.shutil, "which", lambda *a, **k: None)
+    assert native.machine(1, 1.0) == {"message": "cmake is not there"}

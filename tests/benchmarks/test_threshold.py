@@ -1,42 +1,32 @@
-"""benchmarks/threshold.py: its rates are those of models that fit makes, and its page shows the committed result."""
+"""accuracy/threshold.py: its rates are those of models that fit makes, and its page shows the committed results."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from benchmarks import ROOT
+from benchmarks.accuracy import threshold
 from patchcore_fast.data import scan
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 
 from ..pictures import write_mvtec
 
-ROOT = Path(__file__).parents[2]
 
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    if not (ROOT / "benchmarks").is_dir():
-        pytest.skip("benchmarks/ is not part of an installed package")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("threshold")
-
-
-def test_rates_are_those_of_fit(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_are_those_of_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., str]) -> None:
     folder = write_mvtec(tmp_path / "weave", train=6, good=4, bad=4, side=64)
-    monkeypatch.setattr(script, "FEWEST", 4)
+    monkeypatch.setattr(threshold, "FEWEST", 4)
     arguments = ["--weights", "random", "--image-size", "64", "--ratio", "0.1", "--train", "5", "--draws", "2"]
-    monkeypatch.setattr(sys, "argv", ["threshold", str(folder), *arguments, "--json", str(tmp_path / "r.json")])
-    script.main()
+    run(threshold, folder, *arguments, "--json", tmp_path / "r.json")
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["environment"]["commit"] and not any(str(tmp_path) in str(v) for v in result["options"].values())
-    normal, bad = script.pool(str(folder))
-    pooled = [normal[i] for i in importlib.import_module("numpy").random.default_rng(0).permutation(len(normal))]
+    normal, bad = threshold.pool(str(folder))
+    pooled = [normal[i] for i in np.random.default_rng(0).permutation(len(normal))]
     assert len(normal) == 10 and len(bad) == sum(r.label == 1 for r in scan(folder).test)
     for row in result["rows"]:
         order = torch.randperm(10, generator=torch.Generator().manual_seed(row["seed"])).tolist()
@@ -47,7 +37,7 @@ def test_rates_are_those_of_fit(script: Any, tmp_path: Path, monkeypatch: pytest
         assert row["now"] == pytest.approx({"false_alarms": sum(good) / 5, "found": sum(found) / len(bad)})
 
 
-def test_the_page_shows_the_committed_results(script: Any) -> None:
+def test_the_page_shows_the_committed_results() -> None:
     results = list(ROOT.glob("benchmarks/results/*/threshold/*.json"))
     page = (ROOT / "docs/threshold.md").read_text(encoding="utf-8")
-    assert results and all(script.table(json.loads(r.read_text())["rows"]) in page for r in results)
+    assert results and all(threshold.table(json.loads(r.read_text())["rows"]) in page for r in results)

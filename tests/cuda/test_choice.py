@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ import torch
 from patchcore_fast.kernels import backends
 from patchcore_fast.kernels.backends import BACKENDS, choice, choose_backend, explain_backends
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 ENTRY = {"kcenter": "cuda", "knn": "triton", "device": "Card 9", "date": "2027-01-02", "commit": "0123456789abc"}
 
@@ -104,12 +102,8 @@ def result(*problems, benchmark="kcenter", commit="abc123456", kind="cuda", capa
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    """benchmarks/choose_backend.py, writing to a file of the test."""
-    if not BENCHMARKS.is_dir():
-        pytest.skip("installed without benchmarks/")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import choose_backend
-
+    """benchmarks/gpu/choose_backend.py, writing to a file of the test."""
+    choose_backend = pytest.importorskip("benchmarks.gpu.choose_backend", reason="installed without benchmarks/")
     monkeypatch.setattr(choose_backend, "FILE", tmp_path / "measured.json")
     monkeypatch.setattr(choose_backend, "ROOT", tmp_path)
     monkeypatch.setattr(choose_backend, "committed", lambda path: True)
@@ -118,14 +112,13 @@ def script(monkeypatch, tmp_path):
 
 
 def run(script, monkeypatch, tmp_path, *results):
-    from records import write
+    from benchmarks.harness.records import write
 
     names = []
     for i, whole in enumerate(results):
         write(tmp_path / f"{i}.json", whole)
         names.append(str(tmp_path / f"{i}.json"))
-    monkeypatch.setattr("sys.argv", ["choose_backend.py", *names])
-    script.main()
+    script.main(names)
     return json.loads((tmp_path / "measured.json").read_text())
 
 
@@ -182,10 +175,4 @@ def test_uncommitted_results_are_refused(script, monkeypatch, tmp_path):
 
 
 def test_the_repository_is_not_stale():
-    if not BENCHMARKS.is_dir():
-        pytest.skip("installed without benchmarks/")
-    import subprocess
-    import sys
-
-    done = subprocess.run([sys.executable, BENCHMARKS / "choose_backend.py", "--check"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert pytest.importorskip("benchmarks.gpu.choose_backend", reason="installed without benchmarks/").stale() == []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+table = pytest.importorskip("benchmarks.pages.cuda_table", reason="installed without benchmarks/")
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCH = 86
@@ -18,28 +18,19 @@ DECIDE = (
     "rescue.merge_kernel", "settle.settle_kernel", "settle.scan_kernel",
 )  # fmt: skip
 FILES = {name.partition(".")[0] for name in (*HOT, *DECIDE)}
-pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="installed without benchmarks/")
 
 
-@pytest.fixture
-def table(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import cuda_table
-
-    return cuda_table
-
-
-def test_the_page_lists_the_kernels_of_the_sources(table):
-    command = [sys.executable, str(ROOT / "benchmarks" / "cuda_table.py"), "--check"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_the_page_lists_the_kernels_of_the_sources():
+    with pytest.raises(SystemExit) as end:
+        table.main(["--check"])
+    assert end.value.code is None
     found = table.kernels()
     assert set(HOT) <= set(found) and all(found.values())
     declared = sum(path.read_text().count("__global__") for path in table.sources())
     assert declared == len(found)  # the list is read by a pattern: it must not have missed one
 
 
-def test_the_page_shows_every_kernel_on_every_architecture(table):
+def test_the_page_shows_every_kernel_on_every_architecture():
     text = table.PAGE.read_text()
     machine = text.partition(table.MARK.format("machine", "begin"))[2]
     lines = [line.split(" | ") for line in machine.splitlines() if line.startswith("| `")]
@@ -54,7 +45,7 @@ def test_the_page_shows_every_kernel_on_every_architecture(table):
             assert line[1 + len(table.ARCHS)] == "none", line  # spills
 
 
-def test_the_page_is_made_with_the_flags_of_the_build(table):
+def test_the_page_is_made_with_the_flags_of_the_build():
     cmake = (ROOT / "csrc" / "CMakeLists.txt").read_text()
     assert "-fmad=false" in cmake and "-fmad=false" in table.FLAGS
     assert "CUDA_STANDARD 17" in cmake and "-std=c++17" in table.FLAGS
@@ -65,19 +56,14 @@ def test_the_page_is_made_with_the_flags_of_the_build(table):
 @pytest.fixture(scope="module")
 def compiled():
     """What nvcc makes for one architecture of the files whose kernels are hot, or decide."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import cuda_table
-    finally:
-        sys.path.pop(0)
     try:
         for name in ("nvcc", "cuobjdump", "c++filt"):
-            cuda_table.tool(name)
+            table.tool(name)
     except SystemExit as e:
         pytest.skip(str(e))
-    files = [path for path in cuda_table.sources() if path.stem in FILES]
+    files = [path for path in table.sources() if path.stem in FILES]
     with ThreadPoolExecutor(2) as pool:
-        return [f for facts in pool.map(lambda path: cuda_table.measure(path, ARCH), files) for f in facts]
+        return [f for facts in pool.map(lambda path: table.measure(path, ARCH), files) for f in facts]
 
 
 def test_hot_kernels_do_not_spill(compiled):

@@ -121,6 +121,6 @@ def test_the_page_shows_what_was_compiled(compiled: list[dict[str, Any]], tmp_pa
     """docs/kernels.md, where this triton is the one that it was written with."""
     facts = tmp_path / "facts.json"
     facts.write_text(json.dumps({"triton": triton.__version__, "facts": compiled}))
-    command = [sys.executable, str(ROOT / "benchmarks" / "kernels_table.py"), "--check", "--facts", str(facts)]
+    command = [sys.executable, "-m", "benchmarks.pages.kernels_table", "--check", "--facts", str(facts)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,1 @@
+"""How well defects are found: samplers, few shots, scorers, thresholds, on image folders."""

@@ -1,0 +1,1 @@
+"""Everything that wants a CUDA device, in one run; and what its results decide."""

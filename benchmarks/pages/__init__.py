@@ -1,0 +1,1 @@
+"""What writes pages and figures of docs/ from results, sources and compilers."""
