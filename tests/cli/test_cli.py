@@ -23,6 +23,7 @@ from patchcore_fast.cli.parser import MODEL, RUNNING, SCORING, build_parser
 from patchcore_fast.kernels import k_center_greedy, knn
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
+from patchcore_fast.report.scores_csv import COLUMNS
 from patchcore_fast.written import LIST
 
 from ..pictures import write_mvtec
@@ -131,6 +132,7 @@ def test_predict_writes_what_the_model_says(bank: Path, data: Path, tmp_path: Pa
     assert [r["path"] for r in rows] == [str(p.path) for p in expected]
     assert [np.float32(r["score"]) for r in rows] == [np.float32(p.score) for p in expected]
     assert [r["is_anomalous"] for r in rows] == [str(p.is_anomalous) for p in expected]
+    assert tuple(rows[0]) == COLUMNS and {(r["label"], r["defect_type"], r["error"]) for r in rows} == {("", "", "")}
     with Image.open(out / rows[0]["heatmap"]) as picture:
         assert picture.size == (64, 64)
 
@@ -193,12 +195,18 @@ def test_evaluate_with_a_bank_equals_evaluate_from_scratch(
     # Of each of 6 images the heat map, the photograph and the layer of heat, of 3 the mask.
     assert top <= files(tmp_path / "o") and len(files(tmp_path / "o")) == len(top) + 3 * 6 + 3
     assert json.loads((tmp_path / "o/metrics.json").read_text())["metrics"] == first["metrics"]
+    with (tmp_path / "o/scores.csv").open(newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert tuple(rows[0]) == COLUMNS and set(first["images"][0]) <= set(COLUMNS), "those of predict"
+    assert [(r["label"], r["defect_type"], r["heatmap"]) for r in rows[2:4]] == [
+        ("0", "", "heatmaps/good/002.png"), ("1", "spot", "heatmaps/spot/000.png")
+    ]  # fmt: skip
 
 
 def test_evaluate_without_normal_test_images(bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = write_mvtec(tmp_path / "half", good=0)
     assert main(["evaluate", str(half), "--bank", str(bank), "--output", str(tmp_path / "o")]) == 0
-    assert "one kind only" in capsys.readouterr().out
+    assert "one class only" in capsys.readouterr().out
     assert "roc.png" not in files(tmp_path / "o") and "histogram.png" in files(tmp_path / "o")
 
 

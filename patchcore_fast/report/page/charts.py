@@ -106,13 +106,13 @@ def _points(x: Any, y: Any) -> str:
 
 
 def histogram_chart(scores: Any, labels: Any, threshold: float | None, title: str) -> str:
-    """SVG of the scores [n] of normal (0) and defective images (1), with a threshold line that page.js can move.
+    """SVG of the scores [n] of normal (0) and anomalous images (1), with a threshold line that page.js can move.
 
     The line and its scale are in data attributes: data-low, data-high (scores at the left and the right edge).
     """
     s, y = np.asarray(scores, float), np.asarray(labels)
     edges = histogram_edges(s, threshold)
-    tall = [(kind, np.histogram(s[y == label], edges)[0]) for label, kind in ((0, "normal"), (1, "defective"))]
+    tall = [(kind, np.histogram(s[y == label], edges)[0]) for label, kind in ((0, "normal"), (1, "anomalous"))]
     top = max(int(counts.max()) for _, counts in tall)
     frame = _Frame((float(edges[0]), float(edges[-1])), (0.0, max(top, 1) * 1.05), LOW)
     body = frame.axes("image score", "images")
