@@ -119,7 +119,7 @@ def plot_pr(curves: Mapping[str, tuple[Any, Any]], path: str | os.PathLike[str],
         axes.plot(recall, precision, color=colour, linewidth=2, drawstyle="steps-pre", label=text)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal", title=plot_text(title))
     axes.set_xlabel("recall: anomalous images called anomalous")
-    axes.set_ylabel("precision: images called anomalous that are")
+    axes.set_ylabel("precision: images called anomalous that truly are")
     axes.legend(loc="lower left", title="average precision", frameon=False)
     quiet(axes)
     save_figure(figure, path)

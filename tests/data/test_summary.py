@@ -158,8 +158,8 @@ def test_console_json_and_page_have_it(messy: Path, tmp_path: Path, capsys: pyte
     assert data["masks"] == 1 and {f["kind"] for f in data["findings"] if f["warning"]} == set(WANTED) - {"unreadable"}
     assert main(["report", str(out)]) == 0
     page = (out / "report.html").read_text()
-    held = re.search(r'<section id="held".*?</section>', page, re.S)
-    assert held and "ground_truth/spot/&lt;b&gt;_mask.png" in held[0] and ".ipynb_checkpoints" in held[0]
+    section = re.search(r'<section id="data-summary".*?</section>', page, re.S)
+    assert section and "ground_truth/spot/&lt;b&gt;_mask.png" in section[0] and ".ipynb_checkpoints" in section[0]
     capsys.readouterr()
     assert main(["fit", str(messy), "--output", str(tmp_path / "b.safetensors"), "-v", *TINY]) == 0
     assert "train/good/.hidden" in capsys.readouterr().err
