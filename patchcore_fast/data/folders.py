@@ -21,17 +21,8 @@ from patchcore_fast.errors import DataError
 
 _log = logging.getLogger(__name__)
 BESIDE = 100_000  # files looked at in a folder that is not used: enough to say that images are there
-_PREDICTED = (
-    "closed",
-    "no file",
-    "format",
-    "mask name",
-    "mask beside",
-    "points",
-    "link",
-    "litter",
-    "other",
-)  # kinds of findings that matter to scoring
+# Kinds of findings that matter where images are only scored.
+_FOR_SCORING = ("closed", "no file", "format", "mask name", "mask beside", "points", "link", "litter", "other")
 
 
 @dataclass(frozen=True)
@@ -130,7 +121,7 @@ def scan_images(source: str | os.PathLike[str] | Iterable[Any]) -> list[ImageRec
             notes = Notes(path)
             photos = sort_files(_some_below(path, notes), path, notes).photos
             summary = notes.summary("images", {"images": [""] * len(photos)}, 0)
-            warn_of_findings(replace(summary, findings=tuple(f for f in summary.findings if f.kind in _PREDICTED)))
+            warn_of_findings(replace(summary, findings=tuple(f for f in summary.findings if f.kind in _FOR_SCORING)))
             if not photos:
                 raise DataError(f"{path}: holds masks only")
             return [ImageRecord(p) for p in photos]

@@ -103,9 +103,9 @@ def plot_kept_patches(
         mine = picked[picked[:, 0] == number, 1:]
         _frame(axes, mine, photo.shape[0] / h, photo.shape[1] / w)
         lost = len(np.unique(np.concatenate([np.empty((0, 2), np.int64), *cells.values()]), axis=0))
-        said = f"{len(mine):,} picked" + (f", {percent(lost, h * w)} pruned" if ends else "")
+        counts = f"{len(mine):,} picked" + (f", {percent(lost, h * w)} pruned" if ends else "")
         first = (captions or {}).get(number, f"image {number}")
-        axes.set_title(f"{plot_label(first, 38)}\n{said}", fontsize=8.5, loc="left", color="black", linespacing=1.35)
+        axes.set_title(f"{plot_label(first, 38)}\n{counts}", fontsize=8.5, loc="left", color="black", linespacing=1.35)
     headed_legend(figure, title, _handles(colours))
     save_figure(figure, path)
 

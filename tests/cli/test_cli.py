@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -26,9 +25,8 @@ from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.report.scores_csv import COLUMNS
 from patchcore_fast.written import LIST
 
+from ..evaluated import TINY, files, rows_of
 from ..pictures import write_mvtec
-
-TINY = ["--backbone", "test_resnet", "--layers", "1,2", "--weights", "random", "--image-size", "64", "--ratio", "0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +39,6 @@ def bank(data: Path) -> Path:
     path = data.parent / "weave.safetensors"
     assert main(["fit", str(data), "--output", str(path), *TINY]) == 0
     return path
-
-
-def files(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_help_is_light() -> None:
@@ -126,8 +120,7 @@ def test_predict_writes_what_the_model_says(bank: Path, data: Path, tmp_path: Pa
     assert main(["predict", str(bank), str(data / "test"), "--output", str(out)]) == 0
     stems = [f"{kind}/{i:03d}" for kind in ("good", "spot") for i in range(3)]
     assert files(out) == {"scores.csv", "contact_sheet.png", LIST} | {f"heatmaps/{s}.png" for s in stems}
-    with (out / "scores.csv").open(newline="") as f:
-        rows = list(csv.DictReader(f))
+    rows = rows_of(out / "scores.csv")
     expected = PatchCore.load(bank).predict(data / "test")
     assert [r["path"] for r in rows] == [str(p.path) for p in expected]
     assert [np.float32(r["score"]) for r in rows] == [np.float32(p.score) for p in expected]
@@ -195,8 +188,7 @@ def test_evaluate_with_a_bank_equals_evaluate_from_scratch(
     # Of each of 6 images the heat map, the photograph and the layer of heat, of 3 the mask.
     assert top <= files(tmp_path / "o") and len(files(tmp_path / "o")) == len(top) + 3 * 6 + 3
     assert json.loads((tmp_path / "o/metrics.json").read_text())["metrics"] == first["metrics"]
-    with (tmp_path / "o/scores.csv").open(newline="") as f:
-        rows = list(csv.DictReader(f))
+    rows = rows_of(tmp_path / "o/scores.csv")
     assert tuple(rows[0]) == COLUMNS and set(first["images"][0]) <= set(COLUMNS), "those of predict"
     assert [(r["label"], r["defect_type"], r["heatmap"]) for r in rows[2:4]] == [
         ("0", "", "heatmaps/good/002.png"), ("1", "spot", "heatmaps/spot/000.png")

@@ -17,20 +17,8 @@ from patchcore_fast.data import scan
 from patchcore_fast.data.check import check_folder
 from patchcore_fast.data.summary import IN_LINE, IN_LIST, KINDS, Notes, ScanSummary
 
+from ..evaluated import TINY
 from ..pictures import write_masks, write_mvtec, write_photos
-
-TINY = (
-    "--backbone",
-    "test_efficientnet",
-    "--layers",
-    "1,2",
-    "--weights",
-    "random",
-    "--image-size",
-    "64",
-    "--ratio",
-    ".1",
-)
 
 
 @pytest.fixture

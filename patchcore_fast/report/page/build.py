@@ -217,8 +217,8 @@ def _curves(record: Record) -> str:
     pr = [(k, found[f"{k}_pr"]["recall"], found[f"{k}_pr"]["precision"]) for k in kinds if f"{k}_pr" in found]
     if pr:
         legend = [(k, f"{k}s {fixed(m.get(f'{k}_ap'))}") for k, *_ in pr]
-        said = "Precision-recall curves, average precision: " + ", ".join(text for _, text in legend)
-        chart = curves_chart(pr, "recall", "precision", said, steps=True)
+        title = "Precision-recall curves, average precision: " + ", ".join(text for _, text in legend)
+        chart = curves_chart(pr, "recall", "precision", title, steps=True)
         parts.append(figure("Precision and recall", chart, legend))
     if "pro" in found:
         text = f"AUPRO {fixed(m.get('aupro'))} (up to a false positive rate of 0.3)"

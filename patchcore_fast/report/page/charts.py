@@ -121,8 +121,8 @@ def histogram_chart(scores: Any, labels: Any, threshold: float | None, title: st
             if count:
                 (x1, x2), (y1, y2) = frame.at((left, right), (0, count))
                 place = f'x="{x1 + 0.5:.1f}" y="{y2:.1f}" width="{max(x2 - x1 - 1, 0.5):.1f}" height="{y1 - y2:.1f}"'
-                said = f"{count} {kind}, {left:.4g} to {right:.4g}"
-                body += f'<rect class="bar {kind}" {place}><title>{said}</title></rect>'
+                tooltip = f"{count} {kind}, {left:.4g} to {right:.4g}"
+                body += f'<rect class="bar {kind}" {place}><title>{tooltip}</title></rect>'
     if threshold is not None:
         px = float(frame.at(threshold, 0)[0])
         place = f'x1="{px:.1f}" x2="{px:.1f}" y1="{TOP}" y2="{frame.bottom}"'
