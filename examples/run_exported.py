@@ -1,21 +1,24 @@
 """A model written by `patchcore-fast export`, run without that package.
 
     patchcore-fast export bottles.safetensors --output bottles.pt2       (or bottles.onnx)
-    python examples/run_exported.py bottles.pt2 photo.png ... --maps folder
+    python examples/run_exported.py bottles.pt2 photo.png ... --maps folder > scores.csv
 
 Needs NumPy and Pillow, and torch for a .pt2 file or onnxruntime for an .onnx file; nothing of patchcore_fast, no timm.
-Prints a score for each image, and with the threshold of the fit the verdict; --maps writes the score maps [H, W] as
-.npy files.
+Prints scores.csv with the columns of `patchcore-fast predict`; is_anomalous is the verdict by the threshold of the fit.
+--maps writes the score maps [H, W] as .npy files.
 """
 
 import argparse
+import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 FACTS = "patchcore_fast.json"
+COLUMNS = ("path", "score", "is_anomalous", "label", "defect_type", "heatmap", "error")  # docs/report.md
 
 
 def open_model(path):
@@ -65,12 +68,13 @@ def main():
     facts, run = open_model(args.model)
     if args.maps is not None:
         args.maps.mkdir(parents=True, exist_ok=True)
+    table = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")  # columns without a value stay empty
+    table.writeheader()
     for path in args.images:
         scores, maps = run(read_image(path, facts)[None])
-        verdict = ""
-        if facts["threshold"] is not None:
-            verdict = "  anomalous" if scores[0] > facts["threshold"] else "  normal"
-        print(f"{path}  {scores[0]:.6f}{verdict}")
+        threshold = facts["threshold"]
+        verdict = "" if threshold is None else bool(scores[0] > threshold)
+        table.writerow({"path": path, "score": f"{scores[0]:.9g}", "is_anomalous": verdict})
         if args.maps is not None:
             np.save(args.maps / f"{path.stem}.npy", maps[0])
 

@@ -1,6 +1,6 @@
 """Bootstrap intervals of metrics: how far the numbers would move with other test images of the same kinds.
 
-A resample draws as many images as there are, with replacement, within each stratum (an image's kind of defect, and
+A resample draws as many images as there are, with replacement, within each stratum (an image's type of defect, and
 whether its pixels are known), so that no class goes missing. Whole images are drawn, never pixels: pixels of one image
 depend on each other. The interval is that of percentiles (Efron and Tibshirani, "An Introduction to the Bootstrap",
 1993, chapter 13).
@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 class Counts:
     """Per image and bin of score, the highest bin first.
 
-    negatives, positives : [n, K] how many of each class.  gains : [n, K] for each defective pixel 1 / (size of its
+    negatives, positives : [n, K] how many of each class.  gains : [n, K] for each anomalous pixel 1 / (size of its
     region), summed, or None.  regions : [n] connected regions of each image, or None.
     """
 
@@ -71,7 +71,7 @@ def resample_weights(strata: Sequence[Any], resamples: int = 1000, seed: int = 0
 
 
 def image_counts(scores: Any, labels: Any) -> Counts:
-    """Image scores [n] with labels [n] (1 defective, 0 normal, others count as neither) in one bin a distinct score."""
+    """Image scores [n] with labels [n] (1 anomalous, 0 normal, others count as neither) in one bin a distinct score."""
     s, y = np.asarray(as_numbers(scores), dtype=np.float64).ravel(), as_numbers(labels).ravel()
     if s.shape != y.shape or not len(s):
         raise ValueError(f"image_counts: one label a score is needed, got {len(s)} scores, {len(y)} labels")
@@ -84,10 +84,10 @@ def image_counts(scores: Any, labels: Any) -> Counts:
 
 
 def pixel_counts(maps: Sequence[Any], masks: Sequence[Any], bins: int = BINS) -> Counts | None:
-    """Maps [H, W] of n images and their masks (non-zero where defective; None where unknown) as counts in bins.
+    """Maps [H, W] of n images and their masks (non-zero where anomalous; None where unknown) as counts in bins.
 
-    An image without a mask counts nothing. A half of the bins has equal numbers of defective pixels, a quarter equal
-    numbers of defect-free ones, and a quarter goes ever finer towards the highest of these, where average precision is
+    An image without a mask counts nothing. A half of the bins has equal numbers of anomalous pixels, a quarter equal
+    numbers of normal ones, and a quarter goes ever finer towards the highest of these, where average precision is
     decided.
 
     Returns

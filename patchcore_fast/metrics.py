@@ -1,4 +1,4 @@
-"""How well scores tell defects apart: AUROC, average precision, best F1 (scikit-learn) and AUPRO.
+"""How well scores tell anomalous from normal: AUROC, average precision, best F1 (scikit-learn) and AUPRO.
 
 Scores may be arrays, tensors or lists of maps; larger means more anomalous. A metric that needs both classes
 is NaN when one is missing, and the reason goes to the log.
@@ -118,14 +118,23 @@ def best_f1(scores: Any, labels: Any) -> tuple[float, float]:
     return (float("nan"), float("nan")) if curve is None else curve.best_f1
 
 
-def verdict_counts(scores: Any, labels: Any, threshold: float) -> dict[str, int]:
-    """Images by label and verdict: "found" and "missed" defects, "false_alarms" and "passed" of normal images.
+def confusion_counts(scores: Any, labels: Any, threshold: float) -> dict[str, int]:
+    """Images by label and verdict; positive is anomalous, as a label and as a score above the threshold.
 
-    scores, labels : [n]; anomalous is what lies above the threshold.
+    scores, labels : [n].
+
+    Returns
+    -------
+    Counts of "true_positives", "false_negatives", "false_positives" and "true_negatives".
     """
-    called, bad = _flat("scores", scores) > threshold, _flat("labels", labels) != 0
-    kinds = {"found": called & bad, "missed": ~called & bad, "false_alarms": called & ~bad, "passed": ~called & ~bad}
-    return {name: int(chosen.sum()) for name, chosen in kinds.items()}
+    called, anomalous = _flat("scores", scores) > threshold, _flat("labels", labels) != 0
+    groups = {
+        "true_positives": called & anomalous,
+        "false_negatives": ~called & anomalous,
+        "false_positives": called & ~anomalous,
+        "true_negatives": ~called & ~anomalous,
+    }
+    return {name: int(chosen.sum()) for name, chosen in groups.items()}
 
 
 def pro_curve(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray] | None:
@@ -133,12 +142,11 @@ def pro_curve(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray] | None:
     2021).
 
     Regions are the 8-connected components of each mask. At each threshold, overlap is the mean over all
-    regions of the share of their pixels at or above it; the rate is that of all defect-free pixels of all
-    images.
+    regions of the share of their pixels at or above it; the rate is that of all normal pixels of all images.
 
     Parameters
     ----------
-    maps : [n, H, W] scores, or a list of maps.  masks : the same shapes, non-zero where defective.
+    maps : [n, H, W] scores, or a list of maps.  masks : the same shapes, non-zero where anomalous.
 
     Returns
     -------
@@ -154,7 +162,7 @@ def pro_curve(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray] | None:
         if score.shape != mask.shape or score.ndim != 2:
             raise ValueError(f"pro_curve: map of shape {score.shape} for a mask of shape {mask.shape}")
         labels, found = ndimage.label(mask, structure=np.ones((3, 3)))
-        # Each defective pixel adds 1 / (size of its region); background, of gain 0, is counted apart.
+        # Each anomalous pixel adds 1 / (size of its region); background, of gain 0, is counted apart.
         sizes = np.bincount(labels.ravel(), minlength=found + 1).astype(np.float64)
         share = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
         share[0] = 0.0
@@ -167,7 +175,7 @@ def pro_curve(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray] | None:
     if not np.isfinite(s).all():
         raise ValueError(f"pro_curve: {int((~np.isfinite(s)).sum())} of {len(s)} scores are not finite")
     if regions == 0 or background == 0:
-        logger.info("metrics: PRO is undefined, there %s", "are no defects" if regions == 0 else "is no background")
+        logger.info("metrics: PRO is undefined, there %s", "are no regions" if regions == 0 else "is no background")
         return None
     order = np.argsort(s)[::-1]
     s, gain = s[order], gain[order]
@@ -181,7 +189,7 @@ def aupro(maps: Any, masks: Any, max_fpr: float = 0.3) -> float:
     """Area under `pro_curve` up to the false positive rate `max_fpr`, divided by it: 1 is perfect.
 
     The curve is integrated by trapezoids and cut at `max_fpr` by linear interpolation, as MVTec's evaluation
-    does. NaN without defects or without background.
+    does. NaN without anomalous pixels or without background.
     """
     if not 0 < max_fpr <= 1:
         raise ValueError(f"aupro: max_fpr must be in (0, 1], got {max_fpr}")

@@ -13,7 +13,7 @@ def encodable(name: str | os.PathLike[str]) -> str:
     return "".join(_escaped(c) if "\ud800" <= c <= "\udfff" else c for c in text)
 
 
-def shown(name: str | os.PathLike[str]) -> str:
+def printable(name: str | os.PathLike[str]) -> str:
     r"""One line for a screen, a picture or a page: what is not printable is written out.
 
     Control characters (a new line, a terminal's escape sequence), marks that turn the direction of reading, and bytes

@@ -17,7 +17,7 @@ from patchcore_fast.report.page.read import Record, number, read_record
 
 BACKENDS = ("tensorboard", "wandb")
 FIGURES = ("roc", "pr", "histogram", "provenance", "contact_sheet")  # those of them that the folder has
-_PER_DEFECT = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "mean_score", "images", "found")
+_BY_DEFECT_TYPE = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "mean_score", "images", "true_positives")
 
 
 def require(backend: str) -> None:
@@ -39,7 +39,7 @@ def log_evaluation(backend: str, folder: str | os.PathLike[str]) -> Path:
     """Log what `evaluate --output` wrote into a folder, as one run below that folder.
 
     Scalars: every metric that is defined, the ends of its bootstrap interval (interval_low/, interval_high/), the
-    numbers of each kind of defect (defect/KIND/), seconds of each stage (seconds/). Pictures: roc, pr, histogram,
+    numbers of each defect type (defect_type/TYPE/), seconds of each stage (seconds/). Pictures: roc, pr, histogram,
     provenance, contact_sheet, those that are there; W&B also takes report.html and a table of the images. Settings
     become text, or W&B's config.
 
@@ -68,8 +68,8 @@ def scalars(record: Record) -> dict[str, float]:
     for metric in record.metrics:
         if (between := record.interval(metric)) is not None:
             found[f"interval_low/{metric}"], found[f"interval_high/{metric}"] = between
-    for row in record.facts["defects"]:
-        found |= {f"defect/{row['defect']}/{key}": row.get(key) for key in _PER_DEFECT}
+    for row in record.facts["defect_types"]:
+        found |= {f"defect_type/{row['defect_type']}/{key}": row.get(key) for key in _BY_DEFECT_TYPE}
     found |= {f"seconds/{stage}": value for stage, value in record.facts["seconds"].items()}
     return {name: float(value) for name, value in found.items() if number(value) is not None}
 
@@ -105,7 +105,7 @@ def _tensorboard(record: Record) -> Path:
             writer.add_scalar(name, value, 0)
         for name, path in _figures(record).items():
             writer.add_image(f"figures/{name}", _picture(path), 0, dataformats="HWC")
-        for label, kind in ((0, "normal"), (1, "defective")):
+        for label, kind in ((0, "normal"), (1, "anomalous")):
             chosen = [image["score"] for image in record.images if image["label"] == label]
             if chosen:
                 writer.add_histogram(f"scores/{kind}", np.asarray(chosen), 0)
@@ -131,7 +131,7 @@ def _wandb(record: Record) -> Path:
     run = wandb.init(project="patchcore_fast", name=record.name, dir=str(record.folder), mode=mode, settings=settings,
                      config=record.config | {"environment": record.facts["environment"]})  # fmt: skip
     try:
-        columns: list[Any] = ["path", "defect", "label", "score", "predicted"]
+        columns: list[Any] = ["path", "score", "is_anomalous", "label", "defect_type"]
         rows = [[image.get(column) for column in columns] for image in record.images]
         logged: dict[str, Any] = {f"figures/{name}": wandb.Image(_picture(p)) for name, p in _figures(record).items()}
         logged["images"] = wandb.Table(columns=columns, data=rows)

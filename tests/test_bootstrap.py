@@ -61,7 +61,7 @@ def test_images_without_known_pixels_count_nothing() -> None:
     assert part.negatives[5].sum() == part.positives[5].sum() == 0
     assert (part.positives[:5] == whole.positives).all()
     assert pixel_counts(maps, [None] * 6) is None
-    assert pixel_counts(maps, [np.zeros((40, 40))] * 6) is None, "no defective pixel"
+    assert pixel_counts(maps, [np.zeros((40, 40))] * 6) is None, "no anomalous pixel"
 
 
 def test_resamples_keep_every_stratum_and_follow_the_seed() -> None:

@@ -102,7 +102,7 @@ def test_aupro_of_perfect_and_of_constant_maps() -> None:
     assert metrics.aupro(np.ones((2, 16, 16)), masks) == pytest.approx(0.15)  # the diagonal up to 0.3
 
 
-@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]], ids=["all normal", "all defective"])
+@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]], ids=["all normal", "all anomalous"])
 def test_one_class_is_nan_and_says_so(labels: list[int], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="patchcore_fast"):
         assert np.isnan(metrics.image_auroc([0.1, 0.2, 0.3], labels))

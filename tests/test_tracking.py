@@ -44,12 +44,12 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return evaluate(tmp_path_factory.mktemp("tracking"))
 
 
-def test_scalars_are_the_metrics_their_intervals_and_the_defects(out: Path) -> None:
+def test_scalars_are_the_metrics_their_intervals_and_the_defect_types(out: Path) -> None:
     found = scalars(read_record(out))
     metrics = json.loads((out / "metrics.json").read_text())["metrics"]
     assert {name: found[name] for name in metrics} == metrics
     assert found["interval_low/pixel_ap"] <= metrics["pixel_ap"] <= found["interval_high/pixel_ap"]
-    assert found["defect/spot/images"] == 3
+    assert found["defect_type/spot/images"] == 3
     assert {"seconds/features", "seconds/predict"} <= set(found)
 
 
@@ -67,7 +67,7 @@ def test_tensorboard_holds_them(out: Path) -> None:
         assert events.Scalars(name)[0].value == pytest.approx(value, rel=1e-6), name
     assert set(events.Tags()["images"]) == {f"figures/{name}" for name in FIGURES}
     assert events.Images("figures/roc")[0].encoded_image_string.startswith(b"\x89PNG")
-    assert {"scores/normal", "scores/defective"} <= set(events.Tags()["histograms"])
+    assert {"scores/normal", "scores/anomalous"} <= set(events.Tags()["histograms"])
 
 
 def test_wandb_writes_offline(out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

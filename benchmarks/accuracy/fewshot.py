@@ -188,12 +188,12 @@ def table(result: dict[str, Any]) -> str:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """Curves over shots, a row of axes for each of three metrics, a column for each set; bands: +- 1 std of draws."""
-    from patchcore_fast.report.plots import DEFECTIVE, LINES, NEUTRAL, NORMAL, new_figure, quiet
+    from patchcore_fast.report.plots import ANOMALOUS, LINES, NEUTRAL, NORMAL, new_figure, quiet
 
     names = [r["set"] for r in result["references"]]
     shown = (("image_auroc", "image AUROC"), ("turned_image_auroc", "image AUROC, test images turned"),
              ("pixel_ap", "pixel AP"))  # fmt: skip
-    styles = dict(zip(ARMS, ((NEUTRAL, "o"), (NORMAL, "s"), (DEFECTIVE, "^"), (LINES[2], "D")), strict=True))
+    styles = dict(zip(ARMS, ((NEUTRAL, "o"), (NORMAL, "s"), (ANOMALOUS, "^"), (LINES[2], "D")), strict=True))
     figure = new_figure(4.2 * len(names), 9.5, dpi=90)
     for column, name in enumerate(names):
         for line, (metric, text) in enumerate(shown):

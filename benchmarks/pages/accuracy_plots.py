@@ -11,9 +11,9 @@ from benchmarks.accuracy.bootstrap import METRICS, NAMES
 from benchmarks.accuracy.samplers import BASELINE, OURS
 from benchmarks.accuracy.sets import label
 from benchmarks.pages import plots
-from patchcore_fast.report.plots import DEFECTIVE, LINES, NEUTRAL, NORMAL, new_figure, quiet
+from patchcore_fast.report.plots import ANOMALOUS, LINES, NEUTRAL, NORMAL, new_figure, quiet
 
-_COLOURS = {OURS: (NORMAL, "o"), BASELINE: (DEFECTIVE, "s"), "random": (NEUTRAL, "^")}
+_COLOURS = {OURS: (NORMAL, "o"), BASELINE: (ANOMALOUS, "s"), "random": (NEUTRAL, "^")}
 _SPARE = ((LINES[2], "D"), (LINES[3], "v"), (LINES[4], "P"), (LINES[5], "X"))
 
 
@@ -120,7 +120,7 @@ def ablation(result: dict[str, Any], rows: list[dict[str, Any]], path: Path) -> 
                         axes.barh(
                             y, v[3], height=0.62, color=colour, xerr=bars, ecolor=NEUTRAL, error_kw={"linewidth": 1}
                         )
-            axes.axvline(0, color=DEFECTIVE, linewidth=1)
+            axes.axvline(0, color=ANOMALOUS, linewidth=1)
             axes.set_yticks(range(len(names)), names[::-1] if j == 0 else [""] * len(names), fontsize=8)
             axes.set_title(f"{NAMES[m]}, {_clean(share)}", fontsize=9, loc="left")
             _finish(axes, legend=False)

@@ -10,12 +10,12 @@ from typing import Any
 
 from benchmarks.harness import records
 from patchcore_fast.files import atomic_write
-from patchcore_fast.report.plots import DEFECTIVE, LINES, NEUTRAL, NORMAL, new_figure, quiet
+from patchcore_fast.report.plots import ANOMALOUS, LINES, NEUTRAL, NORMAL, new_figure, quiet
 
 # Families keep colour and marker in every figure; labels stand at the lines, so colour is never needed to tell them.
 _STYLE = {
     "ours": (NORMAL, "o"),
-    "loop": (DEFECTIVE, "s"),
+    "loop": (ANOMALOUS, "s"),
     "anomalib": (LINES[4], "D"),
     "amazon": (LINES[3], "^"),
     "amazon exact": ("#b08fc0", "v"),
@@ -196,7 +196,7 @@ def _time_bars(axes: Any, rows: list[dict[str, Any]], limit: float | None) -> No
     for at, row in enumerate(rows):
         if row["status"] != "ok":
             reason = f"more than {limit:g} GB" if limit and "needs more than" in row["message"] else row["status"]
-            axes.text(0, at, f" {reason}", va="center", fontsize=8, color=DEFECTIVE)
+            axes.text(0, at, f" {reason}", va="center", fontsize=8, color=ANOMALOUS)
             continue
         colour = style(row["family"])[0]
         hollow = bool(row["extrapolated_from"])
@@ -218,8 +218,8 @@ def _memory_bars(axes: Any, rows: list[dict[str, Any]], limit: float) -> None:
             axes.barh(at, gb, height=0.62, color=style(row["family"])[0])
             axes.annotate(f"{gb:.1f} GB", (gb, at), (4, 0), textcoords="offset points", va="center", fontsize=8)
         else:
-            axes.barh(at, limit, height=0.62, color="white", edgecolor=DEFECTIVE, hatch="///", linewidth=0.6)
-    axes.axvline(limit, color=DEFECTIVE, linewidth=1)
+            axes.barh(at, limit, height=0.62, color="white", edgecolor=ANOMALOUS, hatch="///", linewidth=0.6)
+    axes.axvline(limit, color=ANOMALOUS, linewidth=1)
     axes.set_xlim(0, 1.25 * limit)
     axes.set_xlabel(f"GB; the line is the limit of {limit:g} GB, hatched: ended there")
 

@@ -15,9 +15,9 @@ from typing import Any
 from benchmarks.harness import records
 from benchmarks.harness.providers.own import forced
 from benchmarks.pages.plots import save
-from patchcore_fast.report.plots import DEFECTIVE, LINES, NEUTRAL, NORMAL, new_figure, quiet
+from patchcore_fast.report.plots import ANOMALOUS, LINES, NEUTRAL, NORMAL, new_figure, quiet
 
-_COLOURS = {"portable": NEUTRAL, "avx2": LINES[3], "avx512f": LINES[4], "avx512": DEFECTIVE, "amx": NORMAL}
+_COLOURS = {"portable": NEUTRAL, "avx2": LINES[3], "avx512f": LINES[4], "avx512": ANOMALOUS, "amx": NORMAL}
 _SETS = {"L1": "o", "L2": "s", "L3": "^"}
 
 

@@ -217,7 +217,7 @@ def as_markdown(problem: dict[str, Any]) -> list[str]:
 
 def plot(result: dict[str, Any], path: str | Path) -> None:
     """Selection and the rest of each run as bars, one axes per folder."""
-    from patchcore_fast.report.plots import DEFECTIVE, NORMAL, new_figure, quiet, save_figure
+    from patchcore_fast.report.plots import ANOMALOUS, NORMAL, new_figure, quiet, save_figure
 
     problems = [p for p in result["problems"] if any(r["status"] == "ok" for r in p["rows"])]
     figure = new_figure(7.5, 0.8 + 2.2 * len(problems))
@@ -228,7 +228,7 @@ def plot(result: dict[str, Any], path: str | Path) -> None:
         chosen = [r["selection_s"]["median"] for r in rows]
         rest = [r["whole_s"]["median"] - c for r, c in zip(rows, chosen, strict=True)]
         axes.barh(names, rest, color="#c9c9c9")
-        axes.barh(names, chosen, left=rest, color=[NORMAL if "ours" in n or "_" in n else DEFECTIVE for n in names])
+        axes.barh(names, chosen, left=rest, color=[NORMAL if "ours" in n or "_" in n else ANOMALOUS for n in names])
         for y, (row, a, b) in enumerate(zip(rows, rest, chosen, strict=True)):
             text = f" {records.seconds(b)} selecting, AUROC {statistics.median(row['image_auroc']):.3f}"
             axes.annotate(text, (a + b, y), va="center", fontsize=8)

@@ -6,10 +6,10 @@ import argparse
 
 
 def check(args: argparse.Namespace) -> int:
-    """Print the reckoning; exit code 3 when something looks wrong, 0 when nothing does."""
+    """Print the summary; exit code 3 when something looks wrong, 0 when nothing does."""
     from patchcore_fast.data.check import check_folder
     from patchcore_fast.report.tables import to_json
 
-    found = check_folder(args.folder)
-    print(to_json(found.to_dict()) if args.json else found.text())
-    return 3 if found.warnings else 0
+    summary = check_folder(args.folder)
+    print(to_json(summary.to_dict()) if args.json else summary.text())
+    return 3 if summary.warnings else 0

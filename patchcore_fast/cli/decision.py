@@ -33,21 +33,22 @@ def expected(bank: Any) -> str:
 
 
 def verdicts(metrics: Mapping[str, float], bank: Any) -> str:
-    """Found, missed and false alarms of an evaluation at the threshold in use, and what it might be instead."""
+    """Found and missed images and false alarms at the threshold in use, and what it might be instead."""
     if bank.threshold is None:
         return "No threshold, so no verdicts: set one with --threshold, or patchcore-fast threshold BANK VALUE."
-    found, missed, alarms, passed = (int(metrics[k]) for k in ("found", "missed", "false_alarms", "passed"))
+    keys = ("true_positives", "false_negatives", "false_positives", "true_negatives")
+    tp, fn, fp, tn = (int(metrics[key]) for key in keys)
     parts = []
-    if found + missed:
-        parts.append(f"{found:,} of {found + missed:,} defective images found, {missed:,} missed")
-    if alarms + passed:
-        parts.append(f"{alarms:,} of {alarms + passed:,} normal images are false alarms ({_share(alarms, passed)})")
+    if tp + fn:
+        parts.append(f"{tp:,} of {tp + fn:,} anomalous images found, {fn:,} missed")
+    if fp + tn:
+        parts.append(f"{fp:,} of {fp + tn:,} normal images are false alarms ({_share(fp, tn)})")
     lines = [f"At the threshold in use, {bank.threshold:.4g}: {'; '.join(parts)}.", f"  By training: {expected(bank)}"]
-    best, f1 = metrics["image_f1_threshold"], metrics["image_f1"]
-    hit = 2 * found / (2 * found + missed + alarms) if found else 0.0
-    if f1 > hit + 0.005:
-        lines.append(f"  F1 there is {hit:.3f}; the best F1, {f1:.3f}, has the threshold {best:.6g}, chosen with the "
-                     "labels of these test images.")  # fmt: skip
+    f1 = 2 * tp / (2 * tp + fn + fp) if tp else 0.0
+    best, best_f1 = metrics["image_f1_threshold"], metrics["image_f1"]
+    if best_f1 > f1 + 0.005:
+        lines.append(f"  F1 there is {f1:.3f}; the best F1, {best_f1:.3f}, has the threshold {best:.6g}, chosen with "
+                     "the labels of these test images.")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ import math
 import re
 import traceback
 
-from patchcore_fast.names import shown
+from patchcore_fast.names import printable
 
 # Of torch, CUDA, the dynamic loader and Python's threads, which have no class of their own for it.
 _MEMORY = re.compile(
@@ -42,7 +42,7 @@ def explain(error: BaseException, subject: str | None = None) -> str | None:
         # An extra that is missing; anything else is a broken installation.
         return _flat(error) if "pip install" in str(error) else None
     if isinstance(error, PatchcoreFastError):
-        return shown(str(error)) or type(error).__name__
+        return printable(str(error)) or type(error).__name__
     return _flat(error) if isinstance(error, ValueError) and _is_ours(error) else None
 
 
@@ -58,7 +58,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _memory(error: BaseException, subject: str | None) -> str:
     text = str(error)
     if isinstance(error, MemoryError) and "out of memory" in text:  # said by this package, with file and bytes
-        return shown(text)
+        return printable(text)
     named = getattr(error, "filename", None) or subject
     what = "out of GPU memory" if re.search(r"\b(CUDA|CUBLAS|HIP)", text) else "out of memory"
     wanted = ""
@@ -70,18 +70,18 @@ def _memory(error: BaseException, subject: str | None) -> str:
         wanted = f"{int(number):,} bytes" if unit.lower() == "bytes" and number.isdecimal() else f"{number} {unit}"
     if "thread" in text:
         what += " or of threads"
-    return shown((f"{named}: " if named else "") + what + (f", {wanted} wanted" if wanted else ""))
+    return printable((f"{named}: " if named else "") + what + (f", {wanted} wanted" if wanted else ""))
 
 
 def _system(error: OSError) -> str:
     if not error.strerror:
-        named = f"{shown(str(error.filename))}: " if error.filename else ""
+        named = f"{printable(str(error.filename))}: " if error.filename else ""
         return named + (_flat(error) or type(error).__name__)
     named = error.filename2 or error.filename
     if isinstance(named, bytes):
         named = named.decode("utf-8", "surrogateescape")
     more = f": {_ROOM[error.errno]}" if error.errno in _ROOM else ""
-    return (f"{shown(str(named))}: " if named else "") + shown(error.strerror) + more
+    return (f"{printable(str(named))}: " if named else "") + printable(error.strerror) + more
 
 
 def _is_ours(error: ValueError) -> bool:
@@ -92,4 +92,4 @@ def _is_ours(error: ValueError) -> bool:
 
 def _flat(error: BaseException) -> str:
     """A text of others: its lines become one."""
-    return shown(" ".join(str(error).split())) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__

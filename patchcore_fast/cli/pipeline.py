@@ -112,14 +112,14 @@ def evaluate(args: argparse.Namespace) -> int:
     print(metrics_table({name: row}, corner="folder"))
     print(verdicts(result.metrics, model.bank))
     if not any(r.label == 0 for r in images.test) or not any(r.label == 1 for r in images.test):
-        print("AUROC needs normal (test/good) and defective test images; here is one kind only.")
+        print("AUROC needs normal (test/good) and anomalous test images; here is one class only.")
     if result.unread:
         print(
             f"{counted(len(result.unread))} could not be read: these numbers are of the other {len(result.images):,}."
         )
     problems = None
     if json_file is not None:
-        write_json(json_file, result.to_dict() | {"data": images.reckoning.to_dict()})
+        write_json(json_file, result.to_dict() | {"data": images.summary.to_dict()})
         print(f"All numbers: {json_file}")
     if output is not None:
         problems = write_evaluation(output, name, images, result, model)

@@ -14,7 +14,7 @@ from patchcore_fast.cli.pipeline import counted, load_bank
 from patchcore_fast.cli.process import PROGRAM, say
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
-from patchcore_fast.names import shown
+from patchcore_fast.names import printable
 
 if TYPE_CHECKING:
     from patchcore_fast.data import ImageRecord
@@ -24,17 +24,16 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 SCALE_IMAGES = 64  # the colour scale is set by this many images, so that the others can be drawn as they come
-COLUMNS = ("path", "score", "is_anomalous", "heatmap", "error")
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Score images; write scores.csv, overlays and a contact sheet of the highest scores.
+    """Score images; write scores.csv (`report.scores_csv`), overlays and a contact sheet of the highest scores.
 
     The rows of scores.csv are written as the scores come, whatever happens to the pictures; the file is in place also
     when the run is stopped. Memory does not grow with the number of images.
     """
     from patchcore_fast.data import scan_images
-    from patchcore_fast.report.tables import score_rows
+    from patchcore_fast.report.scores_csv import append_scores
     from patchcore_fast.written import writing
 
     model = load_bank(args)
@@ -49,22 +48,24 @@ def predict(args: argparse.Namespace) -> int:
         run = _Run(output, root, model.threshold, note)
         note(table.name)
         try:
-            with score_rows(table, COLUMNS, room) as add:
+            with append_scores(table, room) as add:
                 run.score(zip(records, model.iter_predict(records, on_error="return"), strict=True), add)
         except BaseException:
             if run.scored and table.is_file():
                 say(f"{PROGRAM}: stopped, but the scores of {run.scored:,} of {counted(len(records))} are in "
-                    f"{shown(table)}")  # fmt: skip
+                    f"{printable(table)}")  # fmt: skip
             raise
         if not run.scored:
             raise DataError(f"none of {counted(len(records))} can be read; {run.unread[0][1]}")
         if run.gallery is not None and run.gallery.count:
             with run.problems.attempt("contact_sheet.png"):
                 run.gallery.write_sheet("contact_sheet.png", counted(run.scored))
-    verdicts = "" if model.threshold is None else f", {run.anomalous} above the threshold"
+    limit = model.threshold
+    verdicts = "" if limit is None else f", {run.anomalous:,} anomalous (above the threshold {limit:.4g})"
     print(f"{counted(run.scored)} scored{verdicts}.")
-    look = f"Look at {sheet}; single" if (sheet := output / "contact_sheet.png").is_file() else "Single"
-    print(f"{look} pictures are in {output / 'heatmaps'}, numbers in {table}.")
+    sheet = output / "contact_sheet.png"
+    print(f"{f'Look at {sheet}; single' if sheet.is_file() else 'Single'} pictures are in {output / 'heatmaps'}, "
+          f"numbers in {table}.")  # fmt: skip
     return tell(run.unread, run.problems)
 
 
@@ -114,7 +115,7 @@ class _Run:
     def _row(self, add: Callable[[Row], None], picture: str) -> None:
         record, prediction = self._waiting.popleft()
         add({"path": str(record.path), "score": prediction.score, "is_anomalous": prediction.is_anomalous,
-             "heatmap": picture, "error": prediction.error})  # fmt: skip
+             "label": record.label, "heatmap": picture, "error": prediction.error})  # fmt: skip
         if prediction.error is None:
             self.scored += 1
             self.anomalous += bool(prediction.is_anomalous)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from os import PathLike
 
 from patchcore_fast.cli.process import PROGRAM, say
-from patchcore_fast.names import shown
+from patchcore_fast.names import printable
 from patchcore_fast.report.problems import Problems
 
 NAMED, CODE = 10, 3  # files named on the screen (scores.csv has all of them), and the exit code
@@ -21,15 +21,15 @@ def tell(unread: Iterable[tuple[str | PathLike[str], str]], problems: Problems |
     -------
     Exit code: 0 without any, else CODE.
     """
-    files = [shown(why) for _, why in unread]
-    drawn = [f"{name} ({why})" for name, why in (problems.found if problems else [])]
+    files = [printable(why) for _, why in unread]
+    undrawn = [f"{name} ({why})" for name, why in (problems.failed if problems else [])]
     _list(files, "file could not be used", "files could not be used")
     _list(
-        drawn,
+        undrawn,
         "output could not be written, the scores are complete",
         "outputs could not be written, the scores are complete",
     )
-    return CODE if files or drawn else 0
+    return CODE if files or undrawn else 0
 
 
 def _list(lines: Sequence[str], one: str, many: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from patchcore_fast.data.dataset import ImageDataset, load_truth, make_loader
 from patchcore_fast.data.folders import IMAGE_SUFFIXES, ImageRecord, ImageSet, scan, scan_images
 from patchcore_fast.data.images import image_size, load_image, load_mask
-from patchcore_fast.data.reckoning import Finding, Reckoning
+from patchcore_fast.data.summary import Finding, ScanSummary
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -13,7 +13,7 @@ __all__ = [
     "ImageDataset",
     "ImageRecord",
     "ImageSet",
-    "Reckoning",
+    "ScanSummary",
     "image_size",
     "load_image",
     "load_mask",

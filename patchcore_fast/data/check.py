@@ -9,13 +9,13 @@ from pathlib import Path
 from patchcore_fast.data.folders import read_folder
 from patchcore_fast.data.images import opened, reason
 from patchcore_fast.data.marks import looks_drawn
-from patchcore_fast.data.reckoning import Notes, Reckoning
+from patchcore_fast.data.summary import Notes, ScanSummary
 from patchcore_fast.errors import DataError
 from patchcore_fast.progress import Progress, bar
 
 
-def check_folder(root: str | os.PathLike[str], progress: Progress = None) -> Reckoning:
-    """Reckoning of a folder with every image decoded; a mask of another size than its image's is a finding here.
+def check_folder(root: str | os.PathLike[str], progress: Progress = None) -> ScanSummary:
+    """ScanSummary of a folder with every image decoded; a mask of another size than its image's is a finding here.
 
     Raises
     ------
@@ -33,4 +33,4 @@ def check_folder(root: str | os.PathLike[str], progress: Progress = None) -> Rec
             except DataError as error:
                 notes.add("unreadable", record.path, why=reason(error.__cause__ or error))
             shown.update()
-    return replace(found.reckoning, findings=notes.findings())
+    return replace(found.summary, findings=notes.findings())

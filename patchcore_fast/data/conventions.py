@@ -77,7 +77,7 @@ POINT_FOLDERS = frozenset(("xyz", "depth", "pcd", "pointcloud"))  # beside rgb: 
 TRAIN = frozenset(("train", "training"))
 TEST = frozenset(("test", "testing", "test_public"))
 NORMAL = frozenset(("good", "ok", "normal", "defect_free", "defect-free", "no_defect", "non_defective", "healthy"))
-DEFECTIVE = frozenset(("bad", "defect", "defects", "defective", "anomaly", "anomalies", "anomalous", "abnormal", "ko",
+ANOMALOUS = frozenset(("bad", "defect", "defects", "defective", "anomaly", "anomalies", "anomalous", "abnormal", "ko",
                        "nok", "ng", "ungood", "faulty"))  # fmt: skip
 LITTER = frozenset(("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "lost+found", "$recycle.bin", "recycler",
                     "recycled", "system volume information", "found.000", "thumbs.db", "desktop.ini", "ehthumbs.db",

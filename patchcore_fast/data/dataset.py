@@ -83,9 +83,9 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
 def load_truth(
     record: ImageRecord, shape: Sequence[int], size: Size | None = None, crop: Size | None = None
 ) -> torch.Tensor | None:
-    """Defective pixels [H, W] bool of a record's image, whose shape they must have; None where nobody knows them.
+    """Anomalous pixels [H, W] bool of a record's image, whose shape they must have; None where nobody knows them.
 
-    Of a normal image no pixel is defective. A defective image without a mask, or with one that marks nothing, is
+    Of a normal image no pixel is anomalous. An anomalous image without a mask, or with one that marks nothing, is
     not known pixel by pixel (the latter is warned of): else its defect would count as normal.
 
     Raises
@@ -98,7 +98,7 @@ def load_truth(
     if mask.shape != tuple(shape):
         raise DataError(f"{record.mask}: {tuple(mask.shape)} is not the size of its image {record.path}")
     if record.label == 1 and not mask.any() and not load_mask(record.mask).any():
-        warnings.warn(f"{record.mask}: marks nothing, but its image is defective; it is not used", stacklevel=2)
+        warnings.warn(f"{record.mask}: marks nothing, but its image is anomalous; it is not used", stacklevel=2)
         return None
     return mask
 

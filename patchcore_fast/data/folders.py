@@ -11,34 +11,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from patchcore_fast.data.conventions import DEFECTIVE, IMAGE_FOLDERS, IMAGE_SUFFIXES, MASK_FOLDERS, is_litter, is_normal
+from patchcore_fast.data.conventions import ANOMALOUS, IMAGE_FOLDERS, IMAGE_SUFFIXES, MASK_FOLDERS, is_litter, is_normal
 from patchcore_fast.data.images import image_size, mask_files, reason
 from patchcore_fast.data.pairs import part_name, sort_files
-from patchcore_fast.data.reckoning import Notes, Reckoning
-from patchcore_fast.data.suspicion import Marks, look_at_headers, look_for_copies, marks_of
+from patchcore_fast.data.sanity import Marks, check_headers, find_duplicates, marks_of
+from patchcore_fast.data.summary import Notes, ScanSummary
 from patchcore_fast.data.walk import walk
 from patchcore_fast.errors import DataError
 
 _log = logging.getLogger(__name__)
 BESIDE = 100_000  # files looked at in a folder that is not used: enough to say that images are there
-_PREDICTED = (
-    "closed",
-    "no file",
-    "format",
-    "mask name",
-    "mask beside",
-    "points",
-    "link",
-    "litter",
-    "other",
-)  # what scoring is told
+# Kinds of findings that matter where images are only scored.
+_FOR_SCORING = ("closed", "no file", "format", "mask name", "mask beside", "points", "link", "litter", "other")
 
 
 @dataclass(frozen=True)
 class ImageRecord:
     """One image file.
 
-    label : 0 normal, 1 defective, -1 unknown.  defect : the folder's name ("good", "crack", ...).
+    label : 0 normal, 1 anomalous, -1 unknown.  defect : the folder's name: "good", or the type of defect.
     """
 
     path: Path
@@ -50,13 +41,18 @@ class ImageRecord:
 @dataclass(frozen=True)
 class ImageSet:
     """Images of a folder; layout is "mvtec" (train/, test/, ground_truth/) or "plain" (every image is for
-    training). reckoning : what was used, what was not, and why."""
+    training). summary : what was used, what was not, and why."""
 
     root: Path
     train: list[ImageRecord] = field(default_factory=list)
     test: list[ImageRecord] = field(default_factory=list)
     layout: str = "plain"
-    reckoning: Reckoning = field(default_factory=Reckoning, repr=False, compare=False)
+    summary: ScanSummary = field(default_factory=ScanSummary, repr=False, compare=False)
+
+    @property
+    def reckoning(self) -> ScanSummary:
+        """`summary` by its older name."""
+        return self.summary
 
 
 def scan(root: str | os.PathLike[str]) -> ImageSet:
@@ -65,27 +61,27 @@ def scan(root: str | os.PathLike[str]) -> ImageSet:
     With a `train` or `test` folder inside it is taken as MVTec layout: train/good (or images directly in train),
     test/<defect>, masks by `conventions.CONVENTIONS`. Masks and either part may be missing. Any other folder is plain:
     every image below it, sorted by path, is a normal training image, but for those whose mask or folder says
-    otherwise. The reckoning of it all is in the set; what may be a mistake is warned of (UserWarning), the whole goes
-    to the log. Headers of all images are read, masks of defects are decoded, files of equal size compared.
+    otherwise. The set has a summary of it all; what may be a mistake is warned of (UserWarning), the whole goes to
+    the log. Headers of all images are read, masks of defects are decoded, files of equal size compared.
 
     Raises
     ------
     DataError : no such folder, no images, or a mask whose size is not its image's.
     """
     found = read_folder(root)
-    tell(found.reckoning)
+    warn_of_findings(found.summary)
     return found
 
 
-def tell(reckoning: Reckoning) -> None:
+def warn_of_findings(summary: ScanSummary) -> None:
     """Warn of what may be a mistake, one line a kind; the whole goes to the log.
 
-    Not of files that cannot be read: whoever wants one of them will say so, or be ended by it.
+    Not of files that cannot be read: what needs one of them reports it itself, or ends with an error.
     """
-    _log.debug("%s", reckoning.text())
-    for finding in reckoning.findings:
-        if finding.loud and finding.kind != "unreadable":
-            warnings.warn(f"{reckoning.folder}: {finding.text()}", UserWarning, stacklevel=3)
+    _log.debug("%s", summary.text())
+    for finding in summary.findings:
+        if finding.is_warning and finding.kind != "unreadable":
+            warnings.warn(f"{summary.folder}: {finding.text()}", UserWarning, stacklevel=3)
 
 
 def read_folder(root: str | os.PathLike[str], strict: bool = True, notes: Notes | None = None) -> ImageSet:
@@ -104,10 +100,10 @@ def read_folder(root: str | os.PathLike[str], strict: bool = True, notes: Notes 
     found = _Reader(root, notes, strict)
     train, test = found.mvtec(parts) if parts else (found.plain(), list[ImageRecord]())
     layout = "mvtec" if parts else "plain"
-    look_for_copies([(r.path, part, r.label) for part, rs in (("train", train), ("test", test)) for r in rs], notes)
+    find_duplicates([(r.path, part, r.label) for part, rs in (("train", train), ("test", test)) for r in rs], notes)
     classes = {"train": [r.defect for r in train], "test": [r.defect for r in test]}
     masks = sum(r.mask is not None for r in test)
-    return ImageSet(root, train, test, layout, notes.reckoning(layout, classes, masks))
+    return ImageSet(root, train, test, layout, notes.summary(layout, classes, masks))
 
 
 def scan_images(source: str | os.PathLike[str] | Iterable[Any]) -> list[ImageRecord]:
@@ -124,8 +120,8 @@ def scan_images(source: str | os.PathLike[str] | Iterable[Any]) -> list[ImageRec
         if path.is_dir():
             notes = Notes(path)
             photos = sort_files(_some_below(path, notes), path, notes).photos
-            reckoning = notes.reckoning("images", {"images": [""] * len(photos)}, 0)
-            tell(replace(reckoning, findings=tuple(f for f in reckoning.findings if f.kind in _PREDICTED)))
+            summary = notes.summary("images", {"images": [""] * len(photos)}, 0)
+            warn_of_findings(replace(summary, findings=tuple(f for f in summary.findings if f.kind in _FOR_SCORING)))
             if not photos:
                 raise DataError(f"{path}: holds masks only")
             return [ImageRecord(p) for p in photos]
@@ -172,7 +168,7 @@ class _Reader:
         train = self._training(train)
         if not train and not test:
             raise DataError(f"{self.root}: train and test hold no images")
-        self.sizes = look_at_headers([*train, *test], self.notes)
+        self.sizes = check_headers([*train, *test], self.notes)
         records = [r for p in test if (r := self._test_record(p)) is not None]
         if any(r.mask for r in records):
             noted = {r.path for r in records if r.path in self.mask_of}
@@ -181,7 +177,7 @@ class _Reader:
         return self._normal(train), records
 
     def plain(self) -> list[ImageRecord]:
-        """Training records: all images but those that are marked as defective."""
+        """Training records: all images but those that are marked as anomalous."""
         files = _some_below(self.root, self.notes)
         self._no_sets_inside(files)
         photos = self._photos(files)
@@ -190,17 +186,17 @@ class _Reader:
         kept = []
         for path in photos:
             names = folders[path]
-            if any(name.casefold() in DEFECTIVE for name in names):
+            if any(name.casefold() in ANOMALOUS for name in names):
                 self.notes.add("left out", path)
                 continue
             kept.append(path)
             for i, name in enumerate(names):
                 if names[:i] in beside_normal and not is_normal(name):
                     self.notes.add("not normal", self.root.joinpath(*names[: i + 1]))
-        self.sizes = look_at_headers(kept, self.notes)
+        self.sizes = check_headers(kept, self.notes)
         records = self._normal(kept)
         if not records:
-            raise DataError(f"{self.root}: all {_images(len(photos))} are marked as defective, by mask or folder")
+            raise DataError(f"{self.root}: all {_images(len(photos))} are marked as anomalous, by mask or folder")
         return records
 
     def _photos(self, files: list[Path]) -> list[Path]:
@@ -218,7 +214,7 @@ class _Reader:
         if train and wanted not in by:
             folder = self.root / train[0].relative_to(self.root).parts[0]
             raise DataError(f"{folder}: holds images but no folder named good; training takes normal images only")
-        self.notes.extend("not good", (p for name in sorted(by) if name != wanted for p in by[name]))
+        self.notes.extend("not in good", (p for name in sorted(by) if name != wanted for p in by[name]))
         return by[wanted]
 
     def _class(self, path: Path) -> str:
@@ -227,13 +223,13 @@ class _Reader:
         return next((f for f in folders if f.casefold() not in IMAGE_FOLDERS), "")
 
     def _normal(self, paths: list[Path]) -> list[ImageRecord]:
-        """Training records; where no folder says "good", an image whose mask marks a defect is none."""
+        """Training records; where no folder says "good", an image whose mask marks something is none."""
         records = []
         for path in paths:
             marks = self._marks(path)
             if marks is not None and marks.some:
                 good = any(map(is_normal, path.relative_to(self.root).parts[:-1]))
-                self.notes.add("mask of good" if good else "left out", path)
+                self.notes.add("mask of normal" if good else "left out", path)
                 if not good:
                     continue
             records.append(ImageRecord(path, 0, "good"))
@@ -245,7 +241,7 @@ class _Reader:
         mask = self.mask_of.get(path)
         if is_normal(name):
             if marks is not None and marks.some:
-                self.notes.add("mask of good", path)
+                self.notes.add("mask of normal", path)
             return ImageRecord(path, 0, "good")
         if not name:  # in no folder of a class: its mask says what it is
             if marks is None:

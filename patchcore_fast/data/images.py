@@ -112,10 +112,10 @@ def load_sized(
 
 
 def load_mask(path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None) -> torch.Tensor:
-    """Read a mask as [H, W] bool: True where the image is defective (see `marks.marked` for what counts as that).
+    """Read a mask as [H, W] bool: True where the image is anomalous (see `marks.marked` for what counts as that).
 
     A folder is a mask in several files (MVTec LOCO), which are joined. Resized with nearest neighbour, so that no
-    pixel is half defective; a defect too small to be met by any sample keeps the pixels that it falls into. Parameters
+    pixel is half anomalous; a defect too small to be met by any sample keeps the pixels that it falls into. Parameters
     and errors as `load_image`.
     """
     target, box = _pair("size", size), _pair("crop", crop)

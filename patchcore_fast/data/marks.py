@@ -13,7 +13,7 @@ FEW_GREYS = 32  # a drawing has no more
 
 
 def marked(im: Image.Image, lossy: bool = False) -> np.ndarray:
-    """The defective pixels of a loaded mask, [H, W] bool.
+    """The anomalous pixels of a loaded mask, [H, W] bool.
 
     - Grey, 16-bit, 32-bit and float values count when they are not 0; of colours, any channel that is not 0.
     - A palette counts by colour; by index where index 0 is black, or all colours are the same: classes may well be

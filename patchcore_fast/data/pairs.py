@@ -21,10 +21,10 @@ from patchcore_fast.data.conventions import (
 )
 from patchcore_fast.data.images import load_mask, opened
 from patchcore_fast.data.marks import looks_drawn, may_be_mask
-from patchcore_fast.data.reckoning import Notes
+from patchcore_fast.data.summary import Notes
 from patchcore_fast.errors import DataError
 
-LOOKED = 3  # files of a folder of an unsure name that are looked at
+SAMPLED = 3  # files of a folder of an unsure name that are opened
 
 
 class Place(NamedTuple):
@@ -45,7 +45,7 @@ class Place(NamedTuple):
 
 
 @dataclass
-class Sorted:
+class SortedFiles:
     """Files told apart: photographs, and the mask of each (a file, or a folder of several)."""
 
     photos: list[Path] = field(default_factory=list)
@@ -70,7 +70,7 @@ def part_name(folder: str) -> str:
     return "train" if name in TRAIN else "test" if name in TEST else ""
 
 
-def sort_files(files: Sequence[Path], root: Path, notes: Notes) -> Sorted:
+def sort_files(files: Sequence[Path], root: Path, notes: Notes) -> SortedFiles:
     """Tell photographs from masks and pair them; what does not fit is noted.
 
     A mask is what lies in a folder that holds nothing else (ground_truth); in a folder with another mask's name (gt,
@@ -83,7 +83,7 @@ def sort_files(files: Sequence[Path], root: Path, notes: Notes) -> Sorted:
     index = _Index(photos, root)
     for folders, group in unsure.items():
         fits = any(next(index.images_of(p), None) for p in group)
-        if any(map(maybe, group[:LOOKED])) if fits else all(map(drawn, group[:LOOKED])):
+        if any(map(file_may_be_mask, group[:SAMPLED])) if fits else all(map(file_looks_drawn, group[:SAMPLED])):
             masks += group
             continue
         photos += group
@@ -95,10 +95,10 @@ def sort_files(files: Sequence[Path], root: Path, notes: Notes) -> Sorted:
         index = _Index(photos, root)
     masks += beside
     notes.extend("mask beside", beside)
-    return Sorted(sorted(photos), _paired(index, sorted(masks), notes))
+    return SortedFiles(sorted(photos), _paired(index, sorted(masks), notes))
 
 
-def drawn(path: Path) -> bool:
+def file_looks_drawn(path: Path) -> bool:
     """Whether a file can be read and looks like a mask."""
     try:
         with opened(path) as im:
@@ -107,7 +107,7 @@ def drawn(path: Path) -> bool:
         return False
 
 
-def maybe(path: Path) -> bool:
+def file_may_be_mask(path: Path) -> bool:
     """Whether a file that is called like a mask may be one; of one that cannot be read the name decides."""
     try:
         with opened(path) as im:
@@ -149,13 +149,13 @@ def _beside(files: Iterable[Path], notes: Notes) -> tuple[list[Path], list[Path]
         stems = [folded(s) for s in stems_of_mask(path.stem)]
         # A name like a mask's is no proof, and without its image still less: photographs may be called so.
         others = any((path.parent, s) in by_stem for s in stems)
-        if stems and (maybe(path) if others else drawn(path)):
+        if stems and (file_may_be_mask(path) if others else file_looks_drawn(path)):
             masks.append(path)
             continue
         if others:
             notes.add("mask name", path)
         twins = [p for p in by_stem[path.parent, folded(path.stem)] if folded(p.stem) == folded(path.stem)]
-        if len(twins) > 1 and drawn(path) and not all(map(drawn, twins)):
+        if len(twins) > 1 and file_looks_drawn(path) and not all(map(file_looks_drawn, twins)):
             masks.append(path)
         else:
             photos.append(path)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from patchcore_fast.data.conventions import IMAGE_SUFFIXES, OTHER_PICTURES, is_litter
-from patchcore_fast.data.reckoning import Notes
+from patchcore_fast.data.summary import Notes
 from patchcore_fast.written import LIST, listed
 
 

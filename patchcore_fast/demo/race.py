@@ -98,16 +98,16 @@ def _undisturbed(seconds: list[float], k: int) -> float:
 
 def plot_race(results: list[Race], loop_seconds: list[float], path: str | os.PathLike[str]) -> None:
     """Seconds against number of picks, both ways."""
-    from patchcore_fast.report.plots import DEFECTIVE, NORMAL, new_figure, quiet, save_figure
+    from patchcore_fast.report.plots import ANOMALOUS, NORMAL, new_figure, quiet, save_figure
 
     figure = new_figure(6.4, 4.0)
     axes: Any = figure.add_subplot()
-    axes.plot(range(1, len(loop_seconds) + 1), loop_seconds, color=DEFECTIVE, linewidth=2, label="one pick at a time")
+    axes.plot(range(1, len(loop_seconds) + 1), loop_seconds, color=ANOMALOUS, linewidth=2, label="one pick at a time")
     axes.plot([0, *(r.picks for r in results)], [0, *(r.ours for r in results)], "o-", color=NORMAL, linewidth=2,
               clip_on=False, label="patchcore_fast")  # fmt: skip
     last = results[-1]
     if last.loop_picks < last.picks:
-        axes.plot([len(loop_seconds), last.picks], [loop_seconds[-1], last.loop], ":", color=DEFECTIVE, linewidth=2,
+        axes.plot([len(loop_seconds), last.picks], [loop_seconds[-1], last.loop], ":", color=ANOMALOUS, linewidth=2,
                   label="the same, extrapolated")  # fmt: skip
     axes.annotate(f"{last.ratio:.{0 if last.ratio >= 9.5 else 1}f} times as fast", (last.picks, last.ours), (0, 10),
                   textcoords="offset points", ha="right", color=NORMAL)  # fmt: skip

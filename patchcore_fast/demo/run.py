@@ -88,7 +88,7 @@ def run_demo(
         rows.append(keep.features if projection is None else keep.features @ projection)
         say(f"  {name}: fitted on {len(images.train)} tiles, tested on {len(images.test)}")
     curves = {name: (e.curves["labels"], e.curves["scores"]) for name, e in evaluations.items()}
-    plot_roc(curves, folder / "roc.png", title="Finding defective tiles")
+    plot_roc(curves, folder / "roc.png", title="Finding anomalous tiles")
 
     features = torch.cat(rows).to(model.device)
     counts = [max(len(features) * percent // 100, 1) for percent in ((1,) if quick else (1, 10))]

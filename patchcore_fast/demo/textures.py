@@ -59,7 +59,7 @@ def _cut(photo: NDArray[np.uint8], row: int, col: int) -> NDArray[np.float64]:
 
 
 def _expose(tile: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Uneven light and sensor noise, drawn alike for normal and defective tiles."""
+    """Uneven light and sensor noise, drawn alike for normal and anomalous tiles."""
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     slope = rng.uniform(-0.05, 0.05, 2)
     light = rng.uniform(0.93, 1.07) + slope[0] * y + slope[1] * x

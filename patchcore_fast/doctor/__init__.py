@@ -52,10 +52,10 @@ def collect() -> dict[str, Any]:
     """
     problems: list[str] = []
 
-    def guarded(name: str, look: Callable[[], Any]) -> Any:
+    def guarded(name: str, probe: Callable[[], Any]) -> Any:
         # A broken driver or a half-installed torch is what people call the doctor for.
         try:
-            return look()
+            return probe()
         except Exception as e:
             problems.append(f"{name}: {type(e).__name__}: {e}")
             return None
@@ -173,20 +173,20 @@ def _cuda() -> dict[str, Any]:
                 "devices": []}  # fmt: skip
     info = module.cuda.info()
     devices: list[dict[str, Any]] = []
-    told: dict[str, Any] = {}
+    card: dict[str, Any] = {}
     for i in range(MOST_CARDS):
-        told = module.cuda.device_info(i)
-        if not told["arch"]:  # no such device
+        card = module.cuda.device_info(i)
+        if not card["arch"]:  # no such device
             break
-        devices.append({"index": i, "capability": _dotted(told["arch"]), "multiprocessors": told["multiprocessors"],
-                        "runnable": told["runnable"], "reason": told["reason"] or None})  # fmt: skip
+        devices.append({"index": i, "capability": _dotted(card["arch"]), "multiprocessors": card["multiprocessors"],
+                        "runnable": card["runnable"], "reason": card["reason"] or None})  # fmt: skip
     return {
         "built": True,
-        "reason": None if devices else told["reason"],
+        "reason": None if devices else card["reason"],
         "architectures": [_dotted(arch) for arch in info["archs"]],
         "ptx": _dotted(info["ptx"]) if info["ptx"] else None,
         "runtime": _cuda_version(info["runtime"]),
-        "driver": _cuda_version(told["driver"]),
+        "driver": _cuda_version(card["driver"]),
         "devices": devices,
     }
 

@@ -54,7 +54,7 @@ class Batches:
 
     count : the number of images, None when it cannot be known beforehand.  records : theirs, in order.
     indexed : the records that the items of a loader count by "index", where they are not `records`.
-    normal : leave out images that are labelled defective, and warn of it.
+    normal : leave out images that are labelled anomalous, and warn of it.
     """
 
     source: Iterable[Any]
@@ -149,11 +149,11 @@ def batches_of(
 
 
 def _tell_left_out(names: list[str], total: int) -> None:
-    """Warn of defective images that were left out; DataError when that is all of them."""
+    """Warn of anomalous images that were left out; DataError when that is all of them."""
     if not names:
         return
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    told = f"{len(names):,} of {total:,} images are labelled defective ({', '.join(names[:3])}{more})"
+    told = f"{len(names):,} of {total:,} images are labelled anomalous ({', '.join(names[:3])}{more})"
     if len(names) == total:
         raise DataError(f"PatchCore.fit: {told}; none is left to learn what is normal from")
     warnings.warn(f"PatchCore.fit: {told} and left out of training", UserWarning, stacklevel=4)

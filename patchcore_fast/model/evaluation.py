@@ -32,18 +32,19 @@ def evaluate_predictions(
     """Build the Evaluation of predictions that came from `batches`, in the same order.
 
     `name` turns paths into names for the report. Image metrics take the images whose label is known, pixel metrics
-    those whose every pixel is known: normal images, and defective ones with a mask. Images that could not be read are
+    those whose every pixel is known: normal images, and anomalous ones with a mask. Images that could not be read are
     listed apart and are in no metric. `expected` is what `threshold.false_alarm_interval` says of the threshold.
     """
     clock = time.perf_counter()
     items = [item for batch in batches for item in _items(batch)]
     rows, unread = [], []
     for p, item in zip(predictions, items, strict=True):
-        row = {"path": name(p.path) if p.path else "", "label": item.label, "defect": item.defect}
+        path, truth_of = name(p.path) if p.path else "", {"label": item.label, "defect_type": item.defect_type}
         if p.error is None:
-            rows.append(row | {"score": p.score, "predicted": p.is_anomalous, "error": item.mask_error})
+            verdict = {"score": p.score, "is_anomalous": p.is_anomalous}
+            rows.append({"path": path} | verdict | truth_of | {"error": item.mask_error})
         else:
-            unread.append(row | {"error": p.error})
+            unread.append({"path": path} | truth_of | {"error": p.error})
     if unread and not rows:
         raise DataError(f"PatchCore.evaluate: none of {len(unread)} test images can be read; {unread[0]['error']}")
     read = [(p, item) for p, item in zip(predictions, items, strict=True) if p.error is None]
@@ -66,11 +67,11 @@ def evaluate_predictions(
         curves["pro"] = dict(zip(("fpr", "pro"), metrics.thin(*pro), strict=True))
     values["threshold"] = _NAN if threshold is None else threshold
     values["expected_low"], values["expected_high"] = expected or (_NAN, _NAN)
-    counts = dict.fromkeys(("found", "missed", "false_alarms", "passed"), _NAN)
+    counts = dict.fromkeys(("true_positives", "false_negatives", "false_positives", "true_negatives"), _NAN)
     if threshold is not None:
-        counts |= metrics.verdict_counts(scores, truth, threshold)
+        counts |= metrics.confusion_counts(scores, truth, threshold)
     values |= counts
-    values["accuracy"] = (counts["found"] + counts["passed"]) / len(known)
+    values["accuracy"] = (counts["true_positives"] + counts["true_negatives"]) / len(known)
     values["n_test"], values["n_unread"] = len(predictions), len(unread)
     values["n_masks"] = sum(bool(m.any()) for m in masks if m is not None)
     timings = {"predict": seconds, "metrics": time.perf_counter() - clock}
@@ -99,8 +100,8 @@ class _Item(NamedTuple):
     mask_error: str | None
 
     @property
-    def defect(self) -> str:
-        return self.record.defect if self.record else ""
+    def defect_type(self) -> str:
+        return self.record.defect if self.record and self.label == 1 else ""
 
 
 def _items(batch: Batch) -> Iterator[_Item]:

@@ -57,17 +57,19 @@ class Evaluation:
     ----------
     metrics : image_auroc, image_ap, image_f1, image_f1_threshold, pixel_auroc, pixel_ap, pixel_f1,
         pixel_f1_threshold, aupro (fractions, not percent); threshold (the bank's) and at that threshold the counts
-        found, missed, false_alarms and passed, accuracy, and the interval expected_low to expected_high of the share of
-        false alarms by the held-out training images; n_test (images scored), n_unread (images that could not be),
-        n_masks. What is not known is NaN, as a metric that needs both classes is when only one is there.
-    images : one row per image that was scored: path (relative to the set's root, or its name), label (1 defective),
-        defect, score, predicted (bool or None, by the bank's threshold), error (None, or why its mask could not be
-        used: its pixels are then in no metric).
+        true_positives, false_negatives, false_positives and true_negatives (positive is anomalous), accuracy, and the
+        interval expected_low to expected_high of the share of false alarms by the held-out training images; n_test
+        (images scored), n_unread (images that could not be), n_masks. What is not known is NaN, as a metric that
+        needs both classes is when only one is there.
+    images : one row per image that was scored, named as the columns of scores.csv (`report.scores_csv.COLUMNS`): path
+        (relative to the set's root, or its name), label (0 normal, 1 anomalous, -1 unknown), defect_type ("" unless
+        anomalous), score, is_anomalous (None without a threshold), error (None, or why its mask could not be used: its
+        pixels are then in no metric).
     curves : "scores" and "labels" of the images; "image_roc", "pixel_roc" {"fpr", "tpr"}, "image_pr", "pixel_pr"
         {"recall", "precision"} and "pro" {"fpr", "pro"}, thinned to at most 1,000 points each; a curve that cannot be
         drawn is absent.
     timings : seconds by stage.
-    unread : one row per image that could not be read and is in no metric: path, label, defect, error.
+    unread : one row per image that could not be read and is in no metric: path, label, defect_type, error.
     predictions : the predictions in the order of `images` (their maps are at the input size).
     records : their ImageRecords, without a mask that could not be read; None for images given as tensors.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_fast.data import ImageRecord, ImageSet, load_mask
-from patchcore_fast.names import shown
+from patchcore_fast.names import printable
 from patchcore_fast.report.files import PictureNames
 from patchcore_fast.report.images import drawn_size, overlay, photograph, save_png, shared_scale
 from patchcore_fast.report.layers import write_layers
@@ -20,13 +20,13 @@ from patchcore_fast.report.plots import plot_histogram, plot_pr, plot_roc
 from patchcore_fast.report.problems import Problems
 from patchcore_fast.report.provenance import plot_provenance
 from patchcore_fast.report.record import FILE, write_record
+from patchcore_fast.report.scores_csv import COLUMNS, write_scores_csv
 from patchcore_fast.report.sheet import SIDE, Panel, contact_sheet
-from patchcore_fast.report.tables import write_json, write_scores_csv
+from patchcore_fast.report.tables import write_json
 from patchcore_fast.report.text import shorten
 from patchcore_fast.written import writing
 
 SHEET_LIMIT = 48
-SCORES = ("path", "label", "defect", "score", "predicted", "error")  # columns of scores.csv
 
 
 def _small(array: NDArray[Any], nearest: bool = False) -> NDArray[Any]:
@@ -48,7 +48,7 @@ class Gallery:
     folder : overlays go to heatmaps/ in it, in sub-folders as below `root`.
     vmin, vmax : the scale of all pictures.
     root : see `PictureNames`.
-    note : told the name of each file, relative to `folder`, before it is written.
+    note : called with the name of each file, relative to `folder`, before it is written.
     """
 
     def __init__(self, folder: Path, vmin: float, vmax: float, root: Path, note: Callable[[str], None]) -> None:
@@ -96,14 +96,14 @@ class Gallery:
 
 
 def _for_sheet(records: Sequence[ImageRecord], limit: int = SHEET_LIMIT) -> list[int]:
-    """Positions to show: normal images, then defects; of many, evenly spaced ones (a third of them normal)."""
+    """Positions to show: normal images, then others; of many, evenly spaced ones (a third of them normal)."""
     normal = [i for i, r in enumerate(records) if r.label == 0]
     others = [i for i, r in enumerate(records) if r.label != 0]
     few = min(len(normal), max(limit // 3, limit - len(others)))
-    shown: list[int] = []
+    chosen: list[int] = []
     for group, count in ((normal, few), (others, min(len(others), limit - few))):
-        shown += [group[i] for i in np.linspace(0, len(group) - 1, count).round().astype(int)]
-    return shown
+        chosen += [group[i] for i in np.linspace(0, len(group) - 1, count).round().astype(int)]
+    return chosen
 
 
 def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any, model: Any = None) -> Problems:
@@ -135,10 +135,15 @@ def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any, mod
     with writing(folder) as note:
         for file in ("scores.csv", "metrics.json"):
             note(file)
-        write_scores_csv(folder / "scores.csv", _score_rows(result), SCORES)
-        write_json(folder / "metrics.json", result.to_dict() | {"data": images.reckoning.to_dict()})
-        name = shown(name)
-        gallery, layers = _write_pictures(folder, shorten(name, 60), images, result, note, problems)
+        rows = [*result.images, *result.unread]
+        write_scores_csv(folder / "scores.csv", rows, COLUMNS)
+        write_json(folder / "metrics.json", result.to_dict() | {"data": images.summary.to_dict()})
+        name = printable(name)
+        gallery, layers, heatmaps = _write_pictures(folder, shorten(name, 60), images, result, note, problems)
+        if any(heatmaps):  # again, now that it is known which pictures there are
+            with problems.attempt("scores.csv, column heatmap"):
+                named = [row | {"heatmap": picture} for row, picture in zip(result.images, heatmaps, strict=True)]
+                write_scores_csv(folder / "scores.csv", [*named, *result.unread], COLUMNS)
         if model is not None and model.bank.positions is not None and model.bank.grid is not None:
             _plot(problems, note, folder / "provenance.png", lambda p: _write_provenance(p, name, model.bank))
         with problems.attempt(FILE):
@@ -147,27 +152,28 @@ def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any, mod
     return problems
 
 
-def _score_rows(result: Any) -> list[dict[str, Any]]:
-    unread = [row | {"score": None, "predicted": None} for row in result.unread]
-    return [*result.images, *unread]
-
-
 def _write_pictures(
     folder: Path, name: str, images: ImageSet, result: Any, note: Callable[[str], None], problems: Problems
-) -> tuple[Gallery, list[dict[str, str | None]]]:
-    """Everything that shows images and scores; returns the gallery, and the layers of each image for report.json."""
+) -> tuple[Gallery, list[dict[str, str | None]], list[str]]:
+    """Everything that shows images and scores.
+
+    Returns the gallery, and of each image its layers for report.json and the name of its heat map ("" for none).
+    """
     threshold = result.metrics["threshold"]
     known = threshold if np.isfinite(threshold) else None
     limits = shared_scale([p.anomaly_map for p in result.predictions], known)
     gallery = Gallery(folder, *limits, images.root / "test", note)
-    shown_ones = dict.fromkeys(_for_sheet(images.test))
+    on_sheet = dict.fromkeys(_for_sheet(images.test))
     panels: dict[int, Panel] = {}
     layers: list[dict[str, str | None]] = []
+    heatmaps: list[str] = []
     for i, (record, prediction) in enumerate(zip(images.test, result.predictions, strict=True)):
         layers.append(dict.fromkeys(("photo", "heat", "mask")))
+        heatmaps.append("")
         with problems.attempt(f"the pictures of {result.images[i]['path']}"):
             path, panel = gallery.add(record, prediction)
-            if i in shown_ones:
+            heatmaps[i] = f"heatmaps/{path}"
+            if i in on_sheet:
                 panels[i] = panel
             layers[i] = write_layers(folder, f"layers/{path.with_suffix('')}", panel, *limits, note)
     auroc = result.metrics["image_auroc"]
@@ -179,14 +185,14 @@ def _write_pictures(
         _plot(problems, note, folder / file, draw)
 
     labels, scores = result.curves["labels"], result.curves["scores"]
-    plot("contact_sheet.png", lambda p: contact_sheet([panels[i] for i in shown_ones if i in panels], p,
+    plot("contact_sheet.png", lambda p: contact_sheet([panels[i] for i in on_sheet if i in panels], p,
                                                       vmin=limits[0], vmax=limits[1], title=title))  # fmt: skip
     plot("histogram.png", lambda p: plot_histogram(scores, labels, p, threshold=known, title=f"{name}: image scores"))
     if len(set(labels)) == 2:
         curves = {name: (labels, scores)}
-        plot("roc.png", lambda p: plot_roc(curves, p, threshold=known, title="Finding defective images"))
-        plot("pr.png", lambda p: plot_pr(curves, p, title="Finding defective images"))
-    return gallery, layers
+        plot("roc.png", lambda p: plot_roc(curves, p, threshold=known, title="Finding anomalous images"))
+        plot("pr.png", lambda p: plot_pr(curves, p, title="Finding anomalous images"))
+    return gallery, layers, heatmaps
 
 
 def _plot(problems: Problems, note: Callable[[str], None], path: Path, draw: Callable[[Path], None]) -> None:

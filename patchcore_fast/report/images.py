@@ -19,13 +19,13 @@ BAND = 256  # rows that are coloured at a time
 
 
 def shared_scale(maps: Iterable[Any], threshold: float | None = None) -> tuple[float, float]:
-    """Limits (vmin, vmax) for all pictures of one set, so that a normal image looks calm beside a defective one.
+    """Limits (vmin, vmax) for all pictures of one set, so that a normal image looks calm beside an anomalous one.
 
     Parameters
     ----------
     maps : anomaly maps [H, W]; vmin is their median, vmax their 99.9th percentile.
-    threshold : image score from which an image is defective. If given, vmax lies well above it, so that a set without
-        any defect does not glow.
+    threshold : image score above which an image is anomalous. If given, vmax lies well above it, so that a set
+        without any anomaly does not glow.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def overlay(
     image : uint8, or floats in [0, 1].
     anomaly_map : same height and width as the image.
     vmin, vmax : the limits of the scale; use one pair for all pictures that are compared (`shared_scale`).
-    mask : outlines this region, the true defect.
+    mask : outlines this region, the ground truth.
 
     Returns
     -------

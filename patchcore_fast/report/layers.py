@@ -1,4 +1,4 @@
-"""The pictures of one test image as layers: photograph, heat and true defect, for a browser to lay over each other."""
+"""The pictures of one test image as layers: photograph, heat and ground truth, for a browser to lay over each other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_layers(
     folder : exists; `name` may have sub-folders, which are made.
     panel : photograph, map and mask in one size.
     vmin, vmax : the scale that all images of the set share.
-    note : told the name of each file, relative to `folder`, before it is written.
+    note : called with the name of each file, relative to `folder`, before it is written.
 
     Returns
     -------

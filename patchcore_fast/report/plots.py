@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_fast.files import atomic_write
-from patchcore_fast.report.text import drawn, label
+from patchcore_fast.report.text import plot_label, plot_text
 
-NORMAL, DEFECTIVE, NEUTRAL, MISTAKE = "#3a7ca5", "#d1495b", "#5f6368", "#a85b00"
+NORMAL, ANOMALOUS, NEUTRAL, MISTAKE = "#3a7ca5", "#d1495b", "#5f6368", "#a85b00"
 LINES = ("#3a7ca5", "#d1495b", "#2a9d6f", "#8e5ea2", "#c98a1b", "#4b5d67")
 
 
@@ -84,16 +84,16 @@ def plot_roc(
     for i, (name, (labels, scores)) in enumerate(curves.items()):
         labels, scores = _two_classes("plot_roc", labels, scores)
         if (curve := binary_curve(scores, labels)) is None:
-            raise ValueError(f"plot_roc: {name} needs normal and defective images, has one kind only")
+            raise ValueError(f"plot_roc: {name} needs normal and anomalous images, has one class only")
         colour = LINES[i % len(LINES)]
-        axes.plot(curve.fpr, curve.tpr, color=colour, linewidth=2, label=f"{label(name)}: {curve.auroc:.3f}")
+        axes.plot(curve.fpr, curve.tpr, color=colour, linewidth=2, label=f"{plot_label(name)}: {curve.auroc:.3f}")
         if threshold is not None:
             at = (scores[~labels] > threshold).mean(), (scores[labels] > threshold).mean()
             axes.plot(*at, "o", color=colour, markersize=9, markeredgecolor="white", clip_on=False, zorder=3,
                       label=f"at the threshold: {at[1]:.0%} found, {at[0]:.0%} false alarms")  # fmt: skip
-    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal", title=drawn(title))
-    axes.set_xlabel("false alarms: normal images called defective")
-    axes.set_ylabel("found: defective images called defective")
+    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal", title=plot_text(title))
+    axes.set_xlabel("false positive rate: normal images called anomalous")
+    axes.set_ylabel("true positive rate: anomalous images called anomalous")
     axes.legend(loc="lower right", title="area under the curve", frameon=False)
     quiet(axes)
     save_figure(figure, path)
@@ -113,13 +113,13 @@ def plot_pr(curves: Mapping[str, tuple[Any, Any]], path: str | os.PathLike[str],
     for i, (name, (labels, scores)) in enumerate(curves.items()):
         labels, scores = _two_classes("plot_pr", labels, scores)
         if (curve := binary_curve(scores, labels)) is None:
-            raise ValueError(f"plot_pr: {name} needs normal and defective images, has one kind only")
+            raise ValueError(f"plot_pr: {name} needs normal and anomalous images, has one class only")
         recall, precision = curve.tpr, np.r_[curve.precision[:1], curve.precision]
-        colour, text = LINES[i % len(LINES)], f"{label(name)}: {curve.average_precision:.3f}"
+        colour, text = LINES[i % len(LINES)], f"{plot_label(name)}: {curve.average_precision:.3f}"
         axes.plot(recall, precision, color=colour, linewidth=2, drawstyle="steps-pre", label=text)
-    axes.set(xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal", title=drawn(title))
-    axes.set_xlabel("recall: defective images called defective")
-    axes.set_ylabel("precision: of those called defective, truly so")
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal", title=plot_text(title))
+    axes.set_xlabel("recall: anomalous images called anomalous")
+    axes.set_ylabel("precision: images called anomalous that truly are")
     axes.legend(loc="lower left", title="average precision", frameon=False)
     quiet(axes)
     save_figure(figure, path)
@@ -147,7 +147,7 @@ def plot_histogram(
     threshold: float | None = None,
     title: str = "Image scores",
 ) -> None:
-    """Histograms of the scores of normal (label 0) and defective images (label 1), and the threshold between.
+    """Histograms of the scores of normal (label 0) and anomalous images (label 1), and the threshold between.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def plot_histogram(
     edges = histogram_edges(scores, threshold)
     figure = new_figure(6.4, 3.8)
     axes = figure.add_subplot()
-    for kind, name, colour in ((False, "normal", NORMAL), (True, "defective", DEFECTIVE)):
+    for kind, name, colour in ((False, "normal", NORMAL), (True, "anomalous", ANOMALOUS)):
         chosen = scores[labels == kind]
         if chosen.size:
             style = {"color": colour, "alpha": 0.55, "edgecolor": colour}
@@ -177,7 +177,7 @@ def plot_histogram(
                   for kind, word in ((labels, "found"), (~labels, "false alarms")) if kind.any()]  # fmt: skip
         title += f"\n{', '.join(counts)}"
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set(title=drawn(title), xlabel="image score (distance to the nearest normal patch)", ylabel="images")
+    axes.set(title=plot_text(title), xlabel="image score (distance to the nearest normal patch)", ylabel="images")
     axes.legend(frameon=False)
     quiet(axes)
     save_figure(figure, path)

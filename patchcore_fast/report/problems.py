@@ -6,16 +6,16 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from patchcore_fast.names import shown
+from patchcore_fast.names import printable
 
 _log = logging.getLogger(__name__)
 
 
 class Problems:
-    """Names and reasons of what failed; `found` is in the order of failure."""
+    """Names and reasons of what failed; `failed` is in the order of failure."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[str, str]] = []
+        self.failed: list[tuple[str, str]] = []
 
     @contextmanager
     def attempt(self, name: str) -> Iterator[None]:
@@ -26,8 +26,8 @@ class Problems:
         try:
             yield
         except Exception as error:
-            self.found.append((shown(name), reason(error)))
-            _log.debug("%s could not be written", shown(name), exc_info=True)
+            self.failed.append((printable(name), reason(error)))
+            _log.debug("%s could not be written", printable(name), exc_info=True)
 
 
 def reason(error: Exception) -> str:
@@ -36,5 +36,5 @@ def reason(error: Exception) -> str:
         return error.strerror
     if isinstance(error, MemoryError):
         return "out of memory"
-    text = shown(" ".join(str(error).split()))
+    text = printable(" ".join(str(error).split()))
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from patchcore_fast.report.images import OUTLINE, as_rgb
 from patchcore_fast.report.plots import NEUTRAL, NORMAL, new_figure, quiet, save_figure
 from patchcore_fast.report.selection import PICKED, end_colours, end_label, headed_legend, percent, wrapped
-from patchcore_fast.report.text import label
+from patchcore_fast.report.text import plot_label
 
 if TYPE_CHECKING:
     from patchcore_fast.coverage import Coverage
@@ -103,9 +103,9 @@ def plot_kept_patches(
         mine = picked[picked[:, 0] == number, 1:]
         _frame(axes, mine, photo.shape[0] / h, photo.shape[1] / w)
         lost = len(np.unique(np.concatenate([np.empty((0, 2), np.int64), *cells.values()]), axis=0))
-        said = f"{len(mine):,} picked" + (f", {percent(lost, h * w)} pruned" if ends else "")
+        counts = f"{len(mine):,} picked" + (f", {percent(lost, h * w)} pruned" if ends else "")
         first = (captions or {}).get(number, f"image {number}")
-        axes.set_title(f"{label(first, 38)}\n{said}", fontsize=8.5, loc="left", color="black", linespacing=1.35)
+        axes.set_title(f"{plot_label(first, 38)}\n{counts}", fontsize=8.5, loc="left", color="black", linespacing=1.35)
     headed_legend(figure, title, _handles(colours))
     save_figure(figure, path)
 
@@ -225,7 +225,7 @@ def _bars(axes: Any, per_image: NDArray[Any], order: NDArray[Any], names: Sequen
     from matplotlib.ticker import MaxNLocator
 
     axes.barh(np.arange(len(order)), per_image[order], color=PICKED, height=0.72)
-    axes.set_yticks(np.arange(len(order)), [label(names[i], 26) for i in order], fontsize=8.5)
+    axes.set_yticks(np.arange(len(order)), [plot_label(names[i], 26) for i in order], fontsize=8.5)
     axes.invert_yaxis()
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("bank patches", fontsize=9)

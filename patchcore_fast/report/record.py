@@ -13,9 +13,9 @@ from patchcore_fast.bootstrap import areas, image_counts, interval, pixel_counts
 from patchcore_fast.data import ImageSet, load_truth
 from patchcore_fast.report.tables import write_json
 
-FILE, FORMAT, FORMAT_VERSION = "report.json", "patchcore_fast.report", 1
+FILE, FORMAT, FORMAT_VERSION = "report.json", "patchcore_fast.report", 2
 RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
-FEW = 5  # a kind of fewer images gets no interval: resampling two images says nothing
+FEW = 5  # a defect type of fewer images gets no interval: resampling two images says nothing
 
 
 def write_record(
@@ -27,7 +27,7 @@ def write_record(
     limits: tuple[float, float],
     model: Any = None,
 ) -> None:
-    """Write report.json: bootstrap intervals, numbers by kind of defect, the bank's provenance, times, and versions.
+    """Write report.json: bootstrap intervals, numbers by defect type, the bank's provenance, times, and versions.
 
     Parameters
     ----------
@@ -36,29 +36,29 @@ def write_record(
     layers : one for each test image, paths relative to `folder`.  limits : the scale of the heat layers.
     model : the fitted `PatchCore`; without it the record has neither the bank nor the times of fitting.
     """
-    intervals, defects = bootstrap(images, result)
+    intervals, defect_types = bootstrap(images, result)
     write_json(folder / FILE, {
         "format": FORMAT, "format_version": FORMAT_VERSION, "name": name,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "intervals": intervals, "defects": defects, "layers": list(layers), "scale": list(limits),
-        "bank": None if model is None else bank_facts(model), "data": images.reckoning.to_dict(),
+        "intervals": intervals, "defect_types": defect_types, "layers": list(layers), "scale": list(limits),
+        "bank": None if model is None else bank_facts(model), "data": images.summary.to_dict(),
         "seconds": ({} if model is None else dict(model.timings_)) | result.timings,
         "environment": _environment(model),
     })  # fmt: skip
 
 
 def bootstrap(images: ImageSet, result: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Intervals of the metrics, and one row of numbers for each kind of defect (see `patchcore_fast.bootstrap`).
+    """Intervals of the metrics, and one row of numbers for each defect type (see `patchcore_fast.bootstrap`).
 
-    A kind's numbers compare its images with all normal ones. Its pixel numbers come from binned scores: average
+    A type's numbers compare its images with all normal ones. Its pixel numbers come from binned scores: average
     precision is off by some 0.001 at most, the others by far less. The metrics of the whole set are exact.
     """
     labels = np.array([row["label"] for row in result.images])
-    kinds = [row["defect"] for row in result.images]
+    types = [row["defect_type"] for row in result.images]
     scores = np.array([row["score"] for row in result.images], dtype=np.float64)
     truths = _masks(images, result)
     known = np.array([truth is not None for truth in truths])
-    weights = resample_weights(list(zip(labels.tolist(), kinds, known.tolist(), strict=True)), RESAMPLES, SEED)
+    weights = resample_weights(list(zip(labels.tolist(), types, known.tolist(), strict=True)), RESAMPLES, SEED)
     tables = {"image": image_counts(scores, labels)}
     if (counts := pixel_counts([p.anomaly_map for p in result.predictions], truths)) is not None:
         tables["pixel"] = counts
@@ -78,12 +78,12 @@ def bootstrap(images: ImageSet, result: Any) -> tuple[dict[str, Any], list[dict[
     intervals = {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, "metrics": found}
 
     rows = []
-    for kind in dict.fromkeys(k for k, label in zip(kinds, labels, strict=True) if label == 1):
-        mine = np.array([k == kind and label == 1 for k, label in zip(kinds, labels, strict=True)])
+    for name in dict.fromkeys(t for t, label in zip(types, labels, strict=True) if label == 1):
+        mine = np.array([t == name and label == 1 for t, label in zip(types, labels, strict=True)])
         group = mine | (labels == 0)
         above = int((scores[mine] > threshold).sum()) if np.isfinite(threshold) else None
-        row: dict[str, Any] = {"defect": kind, "images": int(mine.sum()), "masks": int((mine & known).sum()),
-                               "mean_score": float(scores[mine].mean()), "found": above}  # fmt: skip
+        row: dict[str, Any] = {"defect_type": name, "images": int(mine.sum()), "masks": int((mine & known).sum()),
+                               "mean_score": float(scores[mine].mean()), "true_positives": above}  # fmt: skip
         for part, table in tables.items():
             for short, values in areas(group[None].astype(np.float64), table).items():
                 row["aupro" if short == "aupro" else f"{part}_{short}"] = float(values[0])
@@ -96,7 +96,7 @@ def bootstrap(images: ImageSet, result: Any) -> tuple[dict[str, Any], list[dict[
 
 
 def _masks(images: ImageSet, result: Any) -> list[Any]:
-    """Masks at the size of the maps; zeros for normal images, None where a defect's pixels are not known."""
+    """Masks at the size of the maps; zeros for normal images, None where an anomalous one's pixels are not known."""
     size, crop = (tuple(v) if isinstance(v, list) else v for v in (result.config["image_size"], result.config["crop"]))
     found: list[Any] = []
     for record, prediction in zip(images.test, result.predictions, strict=True):

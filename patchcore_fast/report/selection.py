@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcore_fast.report.plots import DEFECTIVE, NEUTRAL, new_figure, quiet, save_figure
-from patchcore_fast.report.text import drawn
+from patchcore_fast.report.plots import ANOMALOUS, NEUTRAL, new_figure, quiet, save_figure
+from patchcore_fast.report.text import plot_text
 
 ALL, PICKED = "#c3ccd3", "#12507b"
 UNNAMED = "pruned"
-ENDS = {"hard": DEFECTIVE, "easy": "#2a9d6f", "support": "#c98a1b", UNNAMED: "#b0578d"}
+ENDS = {"hard": ANOMALOUS, "easy": "#2a9d6f", "support": "#c98a1b", UNNAMED: "#b0578d"}
 OTHERS = ("#8e5ea2", "#4b5d67", "#6b8e23", "#9a5b3f")
 BARS, COLUMNS = 64, 3
 
@@ -135,7 +135,7 @@ def plot_score_distributions(
 
 def wrapped(title: str, inches: float) -> str:
     """A title of 12 points broken into lines that fit: names of folders can be long."""
-    return drawn("\n".join(textwrap.fill(line, max(int(inches / 0.097), 12)) for line in title.splitlines()))
+    return plot_text("\n".join(textwrap.fill(line, max(int(inches / 0.097), 12)) for line in title.splitlines()))
 
 
 def headed_legend(figure: Any, title: str, handles: list[Any]) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_fast.report.images import COLOURS, as_rgb, outline, overlay
-from patchcore_fast.report.plots import DEFECTIVE, MISTAKE, NEUTRAL, NORMAL, new_figure, save_figure
-from patchcore_fast.report.text import drawn, label
+from patchcore_fast.report.plots import ANOMALOUS, MISTAKE, NEUTRAL, NORMAL, new_figure, save_figure
+from patchcore_fast.report.text import plot_label, plot_text
 
 SIDE, GAP, PAD, HEAD = 192, 4, 20, 30  # pixels: picture, inside a pair, between pairs, caption line
 LEFT, LINE, RIGHT, DPI = 20, 30, 120, 120  # margins and title lines in pixels; the colour bar is on the right
@@ -22,8 +22,8 @@ LEFT, LINE, RIGHT, DPI = 20, 30, 120, 120  # margins and title lines in pixels; 
 class Panel:
     """One image of a contact sheet.
 
-    image [H, W], [H, W, 3] or [3, H, W]; anomaly_map [H, W]; score; name is the caption; label 0 normal, 1 defective,
-    -1 unknown; is_anomalous is the verdict, None without a threshold; mask [H, W] bool outlines the true defect.
+    image [H, W], [H, W, 3] or [3, H, W]; anomaly_map [H, W]; score; name is the caption; label 0 normal, 1 anomalous,
+    -1 unknown; is_anomalous is the verdict, None without a threshold; mask [H, W] bool outlines the ground truth.
     """
 
     image: Any
@@ -36,11 +36,12 @@ class Panel:
 
     @property
     def verdict(self) -> str:
+        """anomalous or normal; missed or false alarm where the label says otherwise; "" without a threshold."""
         if self.is_anomalous is None:
             return ""
         if self.label in (0, 1) and self.is_anomalous != bool(self.label):
             return "missed" if self.label else "false alarm"
-        return "defective" if self.is_anomalous else "normal"
+        return "anomalous" if self.is_anomalous else "normal"
 
 
 def _fit(image: NDArray[np.uint8], nearest: bool = False) -> NDArray[np.uint8]:
@@ -97,7 +98,7 @@ def contact_sheet(
         page[y : y + SIDE, x : x + cell_w - PAD] = _pair(panel, vmin, vmax)
 
     if any(p.mask is not None for p in panels):
-        title = f"{title}\ntrue defects are outlined in cyan".strip()
+        title = f"{title}\nground truth outlined in cyan".strip()
     corners = [(i // columns * cell_h + HEAD - 8, i % columns * cell_w) for i in range(len(panels))]
     _draw(page, panels, corners, title, (vmin, vmax), path)
 
@@ -114,7 +115,7 @@ def _draw(
 
     A hundred small axes, or an automatic layout, would take longer than the model.
     """
-    title = drawn(title)
+    title = plot_text(title)
     top = LEFT + LINE * (title.count("\n") + bool(title))
     width, height = page.shape[1] + LEFT + RIGHT, page.shape[0] + top + LEFT
     figure = new_figure(width / DPI, height / DPI, dpi=DPI, layout=None)
@@ -123,9 +124,9 @@ def _draw(
     axes.set_axis_off()
     for panel, (y, x) in zip(panels, corners, strict=True):
         wrong = panel.verdict in ("missed", "false alarm")
-        colour = MISTAKE if wrong else {None: NEUTRAL, True: DEFECTIVE, False: NORMAL}[panel.is_anomalous]
+        colour = MISTAKE if wrong else {None: NEUTRAL, True: ANOMALOUS, False: NORMAL}[panel.is_anomalous]
         weight = "bold" if wrong else "normal"
-        axes.text(x, y, label(panel.name, 30), fontsize=9, color="black")
+        axes.text(x, y, plot_label(panel.name, 30), fontsize=9, color="black")
         caption = f"{panel.score:.2f}  {panel.verdict}".rstrip()
         axes.text(x + 2 * SIDE + GAP, y, caption, fontsize=9, color=colour, ha="right", weight=weight)
     figure.text(LEFT / width, 1 - LEFT / height, title, va="top", fontsize=12, linespacing=1.5)

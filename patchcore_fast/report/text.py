@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 
-from patchcore_fast.names import shown
+from patchcore_fast.names import printable
 
 
-def drawn(text: str) -> str:
+def plot_text(text: str) -> str:
     """Text that is drawn as it is; lines stay lines."""
-    return "\n".join(shown(line) for line in text.split("\n")).replace("$", r"\$")
+    return "\n".join(printable(line) for line in text.split("\n")).replace("$", r"\$")
 
 
-def label(name: str | os.PathLike[str], most: int = 40) -> str:
+def plot_label(name: str | os.PathLike[str], most: int = 40) -> str:
     """A name in one line of at most `most` characters, that legends show."""
-    text = drawn(shorten(shown(name), most))
+    text = plot_text(shorten(printable(name), most))
     return f" {text}" if text.startswith("_") else text
 
 

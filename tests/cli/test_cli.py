@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -23,11 +22,11 @@ from patchcore_fast.cli.parser import MODEL, RUNNING, SCORING, build_parser
 from patchcore_fast.kernels import k_center_greedy, knn
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
+from patchcore_fast.report.scores_csv import COLUMNS
 from patchcore_fast.written import LIST
 
+from ..evaluated import TINY, files, rows_of
 from ..pictures import write_mvtec
-
-TINY = ["--backbone", "test_resnet", "--layers", "1,2", "--weights", "random", "--image-size", "64", "--ratio", "0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +39,6 @@ def bank(data: Path) -> Path:
     path = data.parent / "weave.safetensors"
     assert main(["fit", str(data), "--output", str(path), *TINY]) == 0
     return path
-
-
-def files(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_help_is_light() -> None:
@@ -103,12 +98,12 @@ def test_predict_writes_what_the_model_says(bank: Path, data: Path, tmp_path: Pa
     assert main(["predict", str(bank), str(data / "test"), "--output", str(out)]) == 0
     stems = [f"{kind}/{i:03d}" for kind in ("good", "spot") for i in range(3)]
     assert files(out) == {"scores.csv", "contact_sheet.png", LIST} | {f"heatmaps/{s}.png" for s in stems}
-    with (out / "scores.csv").open(newline="") as f:
-        rows = list(csv.DictReader(f))
+    rows = rows_of(out / "scores.csv")
     expected = PatchCore.load(bank).predict(data / "test")
     assert [r["path"] for r in rows] == [str(p.path) for p in expected]
     assert [np.float32(r["score"]) for r in rows] == [np.float32(p.score) for p in expected]
     assert [r["is_anomalous"] for r in rows] == [str(p.is_anomalous) for p in expected]
+    assert tuple(rows[0]) == COLUMNS and {(r["label"], r["defect_type"], r["error"]) for r in rows} == {("", "", "")}
     with Image.open(out / rows[0]["heatmap"]) as picture:
         assert picture.size == (64, 64)
 
@@ -171,12 +166,17 @@ def test_evaluate_with_a_bank_equals_evaluate_from_scratch(
     # Of each of 6 images the heat map, the photograph and the layer of heat, of 3 the mask.
     assert top <= files(tmp_path / "o") and len(files(tmp_path / "o")) == len(top) + 3 * 6 + 3
     assert json.loads((tmp_path / "o/metrics.json").read_text())["metrics"] == first["metrics"]
+    rows = rows_of(tmp_path / "o/scores.csv")
+    assert tuple(rows[0]) == COLUMNS and set(first["images"][0]) <= set(COLUMNS), "those of predict"
+    assert [(r["label"], r["defect_type"], r["heatmap"]) for r in rows[2:4]] == [
+        ("0", "", "heatmaps/good/002.png"), ("1", "spot", "heatmaps/spot/000.png")
+    ]  # fmt: skip
 
 
 def test_evaluate_without_normal_test_images(bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = write_mvtec(tmp_path / "half", good=0)
     assert main(["evaluate", str(half), "--bank", str(bank), "--output", str(tmp_path / "o")]) == 0
-    assert "one kind only" in capsys.readouterr().out
+    assert "one class only" in capsys.readouterr().out
     assert "roc.png" not in files(tmp_path / "o") and "histogram.png" in files(tmp_path / "o")
 
 

@@ -61,10 +61,10 @@ def test_evaluate_counts_verdicts_at_the_threshold_in_use(
     bad = [r["score"] > limit for r in rows if r["label"] == 1]
     good = [r["score"] > limit for r in rows if r["label"] == 0]
     assert code == 0 and metrics["threshold"] == limit
-    counts = [metrics[k] for k in ("found", "missed", "false_alarms", "passed")]
+    counts = [metrics[k] for k in ("true_positives", "false_negatives", "false_positives", "true_negatives")]
     assert counts == [sum(bad), len(bad) - sum(bad), sum(good), len(good) - sum(good)]
     assert metrics["accuracy"] == pytest.approx((sum(bad) + len(good) - sum(good)) / len(rows))
-    assert f"{sum(bad)} of {len(bad)} defective images found, {len(bad) - sum(bad)} missed" in out
+    assert f"{sum(bad)} of {len(bad)} anomalous images found, {len(bad) - sum(bad)} missed" in out
     assert f"{sum(good)} of {len(good)} normal images are false alarms" in out
     assert metrics["expected_low"] <= 0.5 <= metrics["expected_high"] or metrics["expected_high"] < 0.5
 
@@ -76,7 +76,7 @@ def test_evaluate_takes_a_threshold(
     before = bank.read_bytes()
     code, out, _ = run(capsys, "evaluate", data, "--bank", bank, "--threshold", limit)
     assert code == 0 and bank.read_bytes() == before
-    hit = re.search(r"(\d+) of (\d+) defective images found", out)
+    hit = re.search(r"(\d+) of (\d+) anomalous images found", out)
     false = re.search(r"(\d+) of (\d+) normal images are false alarms", out)
     assert hit and false
     assert hit[1] == ("0" if missed else hit[2]) and false[1] == (false[2] if alarms else "0")
@@ -92,7 +92,7 @@ def test_predict_takes_a_share_of_false_alarms(
             capsys, "predict", bank, data / "test", "--output", tmp_path / share, "--max-false-alarms", share
         )
         assert code == 0
-        verdicts[share] = int(re.search(r"(\d+) above the threshold", out)[1])
+        verdicts[share] = int(re.search(r"(\d+) anomalous \(above the threshold", out)[1])
     assert verdicts["0.9"] >= verdicts["0.001"]
 
 

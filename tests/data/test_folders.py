@@ -28,7 +28,7 @@ def _names(found: ImageSet) -> list[str]:
 
 
 def _told(found: ImageSet) -> dict[str, tuple[str, ...]]:
-    return {f.kind: f.names for f in found.reckoning.findings if f.loud}
+    return {f.kind: f.names for f in found.summary.findings if f.is_warning}
 
 
 LITTER = (".ipynb_checkpoints", ".thumbnails", ".Trash-1000", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN",
@@ -43,8 +43,8 @@ def test_litter_is_no_data_at_any_level(litter: str, tmp_path: Path) -> None:
     write_masks(tmp_path, "ground_truth/crack/002_mask.png")
     found = _quiet(tmp_path)
     assert _names(found) == ["train/good/000.png", "test/crack/002.png", "test/good/001.png"]
-    assert not found.reckoning.warnings
-    (noted,) = [f for f in found.reckoning.findings if f.kind == "litter"]
+    assert not found.summary.warnings
+    (noted,) = [f for f in found.summary.findings if f.kind == "litter"]
     assert {f"{p}{litter}" for p in places} <= set(noted.names)
     plain = write_photos(tmp_path / "plain", "a.png", f"{litter}/b.png", f"deep/{litter}/c/d.png")
     assert len(scan(plain).train) == len(scan_images(plain)) == 1
@@ -61,7 +61,7 @@ def test_names_of_parts_and_of_normal_images(train: str, test: str, normal: str,
     found = _quiet(tmp_path)
     known = {(r.label, r.defect, r.mask is not None) for r in (*found.train, *found.test)}
     assert (len(found.train), len(found.test)) == (1, 2) and known == {(0, "good", False), (1, "bad", True)}
-    assert not found.reckoning.warnings
+    assert not found.summary.warnings
 
 
 def test_nothing_vanishes_in_silence(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_nothing_vanishes_in_silence(tmp_path: Path) -> None:
     assert len(found.train) == 1 and len(found.test) == 2
     assert _told(found) == {
         "no class": ("test/3.png",),
-        "not good": ("train/1.png", "train/crack/2.png"),
+        "not in good": ("train/1.png", "train/crack/2.png"),
         "not used": ("6.png", "notes (1 image)", "val (1 image)", "validation (1 image)"),
     }
 
@@ -90,7 +90,7 @@ def test_pictures_that_are_not_read_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     found = _quiet(tmp_path)
     assert _told(found) == {"format": ("c.CR2", "b.heic", "d.psd")}
-    assert [f.names for f in found.reckoning.findings if f.kind == "other"] == [("f", "e.txt")]
+    assert [f.names for f in found.summary.findings if f.kind == "other"] == [("f", "e.txt")]
     with pytest.warns(UserWarning, match="3 pictures are of formats that are not read"):
         scan_images(tmp_path)
     (tmp_path / "a.png").unlink()
@@ -142,9 +142,9 @@ def test_images_that_are_marked_are_not_learned_as_normal(tmp_path: Path) -> Non
     assert _told(found) == {"left out": ("Images/Anomaly/3.png", "x/bad/2.png", "kos/Part1.jpg")}
 
 
-def test_only_defective_images_are_nothing_to_learn_from(tmp_path: Path) -> None:
+def test_only_anomalous_images_are_nothing_to_learn_from(tmp_path: Path) -> None:
     write_photos(tmp_path, "defects/1.png", "bad/2.png")
-    with pytest.raises(DataError, match="all 2 images are marked as defective"):
+    with pytest.raises(DataError, match="all 2 images are marked as anomalous"):
         scan(tmp_path)
 
 
@@ -173,5 +173,5 @@ def test_a_link_to_itself_is_named_and_ends_nothing(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to("b.png")
     found = scan(tmp_path)
-    assert [r.path.name for r in found.train] == ["a.png"] and "b.png" in found.reckoning.text(True)
+    assert [r.path.name for r in found.train] == ["a.png"] and "b.png" in found.summary.text(True)
     assert [r.path.name for r in scan_images(tmp_path)] == ["a.png"]

@@ -156,7 +156,7 @@ def test_the_truth_of_a_defect_whose_mask_is_empty_is_not_known(tmp_path: Path) 
     write_photos(tmp_path, "0.png")
     write_masks(tmp_path, "m.png", empty=True)
     record = ImageRecord(tmp_path / "0.png", 1, "crack", tmp_path / "m.png")
-    with pytest.warns(UserWarning, match="m.png: marks nothing, but its image is defective"):
+    with pytest.warns(UserWarning, match="m.png: marks nothing, but its image is anomalous"):
         assert load_truth(record, (24, 24)) is None
     with pytest.warns(UserWarning, match="marks nothing"):
         assert not ImageDataset([record])[0]["has_mask"]

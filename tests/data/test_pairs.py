@@ -24,13 +24,13 @@ def _quiet(root: Path) -> ImageSet:
 
 
 def _pairs(root: Path) -> dict[str, str | None]:
-    """Defective image -> mask, relative to the set."""
+    """Anomalous image -> mask, relative to the set."""
     return {r.path.relative_to(root / "test").as_posix(): r.mask and r.mask.relative_to(root).as_posix()
             for r in _quiet(root).test if r.label == 1}  # fmt: skip
 
 
 def _kinds(root: Path) -> set[str]:
-    return {f.kind for f in _quiet(root).reckoning.findings if f.loud}
+    return {f.kind for f in _quiet(root).summary.findings if f.is_warning}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_known_conventions(image: str, mask: str, tmp_path: Path) -> None:
     write_masks(tmp_path, mask)
     assert _pairs(tmp_path) == {image: mask}
     found = _quiet(tmp_path)
-    assert found.reckoning.masks == 1 and not found.reckoning.warnings
+    assert found.summary.masks == 1 and not found.summary.warnings
     assert [p.path.relative_to(tmp_path).as_posix() for p in scan_images(tmp_path)] == sorted((*GOOD, f"test/{image}"))
 
 
@@ -141,7 +141,7 @@ def test_a_mask_without_an_image_and_an_image_without_a_mask_are_said(tmp_path: 
         scan(tmp_path)
     lines = [str(w.message) for w in said]
     assert any("1 mask belongs to no image: ground_truth/crack/7_mask.png" in line for line in lines)
-    assert any("1 defective image has no mask, while others have: test/crack/001.png" in line for line in lines)
+    assert any("1 anomalous image has no mask, while others have: test/crack/001.png" in line for line in lines)
 
 
 def test_folder_with_the_name_of_masks_may_hold_photographs(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_folder_of_good_images_outweighs_their_masks(tmp_path: Path) -> None:
     write_photos(tmp_path, *GOOD)
     write_masks(tmp_path, "train/good/000_mask.png")
     found = _quiet(tmp_path)
-    assert len(found.train) == 1 and _kinds(tmp_path) == {"mask of good"}
+    assert len(found.train) == 1 and _kinds(tmp_path) == {"mask of normal"}
 
 
 def test_masks_of_good_images_are_no_images(tmp_path: Path) -> None:
@@ -183,9 +183,9 @@ def test_masks_of_good_images_are_no_images(tmp_path: Path) -> None:
     write_photos(tmp_path, "test/crack/xyz/000.tiff")
     found = _quiet(tmp_path)
     assert [(r.label, r.defect) for r in (*found.train, *found.test)] == [(0, "good"), (1, "crack"), (0, "good")]
-    assert not found.reckoning.warnings and {f.kind for f in found.reckoning.findings} >= {"points"}
+    assert not found.summary.warnings and {f.kind for f in found.summary.findings} >= {"points"}
     write_masks(tmp_path, "test/good/gt/000.png")
-    assert _kinds(tmp_path) == {"mask of good"}
+    assert _kinds(tmp_path) == {"mask of normal"}
 
 
 @pytest.mark.parametrize("way", ["zeros", "transparent"])
@@ -215,5 +215,5 @@ def test_test_images_in_no_class_are_told_by_their_masks(tmp_path: Path) -> None
     assert [r.path.name for r in found.train] == ["1.png"]
     assert [(r.path.name, r.label) for r in found.test] == [("3.png", 0), ("4.png", 1)]
     assert found.test[1].mask is not None
-    told = {f.kind: f.names for f in found.reckoning.findings if f.loud}
+    told = {f.kind: f.names for f in found.summary.findings if f.is_warning}
     assert told == {"left out": ("train/2.png",), "no class": ("test/5.png",)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import runpy
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from patchcore_fast.cli import main
 from patchcore_fast.errors import BankError
 from patchcore_fast.export import TOLERANCE, ExportedPatchCore, export_model, module
 from patchcore_fast.model import PatchCore, PatchCoreConfig
+from patchcore_fast.report.scores_csv import COLUMNS
 
 from ..pictures import write_mvtec
 
@@ -107,12 +109,11 @@ def test_command_and_example_without_this_package(
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 4
-    for line, want in zip(lines, PatchCore.load(bank, "cpu", progress=False).predict(images), strict=True):
-        name, score, verdict = line.rsplit(maxsplit=2)
-        assert name == str(want.path) and verdict == ("anomalous" if want.is_anomalous else "normal")
-        assert float(score) == pytest.approx(want.score, rel=TOLERANCE)
+    table = csv.DictReader(done.stdout.splitlines())
+    assert tuple(table.fieldnames or ()) == COLUMNS
+    for row, want in zip(table, PatchCore.load(bank, "cpu", progress=False).predict(images), strict=True):
+        assert row["path"] == str(want.path) and row["is_anomalous"] == str(want.is_anomalous)
+        assert float(row["score"]) == pytest.approx(want.score, rel=TOLERANCE)
     last = np.load(tmp_path / "maps" / f"{images[-1].stem}.npy")
     np.testing.assert_allclose(last, want.anomaly_map, atol=TOLERANCE * float(want.anomaly_map.max()))
 

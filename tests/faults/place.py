@@ -27,7 +27,7 @@ SPARE = "spare"  # a second set of each input, outside of what commands read: to
 
 
 def write_images(root: Path) -> None:
-    """MVTec layout with four training images, a good and a defective test image, and its mask."""
+    """MVTec layout with four training images, a normal and an anomalous test image, and its mask."""
     rng = np.random.default_rng(0)
     for name in ("train/good/a", "train/good/b", "train/good/c", "train/good/d", "test/good/e", "test/spot/f"):
         picture = texture(rng, 40)

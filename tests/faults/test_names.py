@@ -80,8 +80,7 @@ def table_names_pictures(folder: Path) -> None:
         rows = list(csv.DictReader(f))
     assert len(rows) == 2
     for row in rows:
-        if "heatmap" in row:
-            assert (folder / row["heatmap"]).is_file(), row
+        assert (folder / row["heatmap"]).is_file(), row
 
 
 OUTPUTS = ("fit", "evaluate-json", "report", "select", "select-indices")

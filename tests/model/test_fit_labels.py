@@ -1,4 +1,4 @@
-"""Images that are labelled defective are not learned as normal ones, however they come."""
+"""Images that are labelled anomalous are not learned as normal ones, however they come."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def _generator(root: Path) -> Iterator[dict[str, Any]]:
 
 
 SOURCES = {
-    "records": (_records, r"2 of 6 images are labelled defective \(1.png, 4.png\)"),
-    "set": (lambda p: ImageSet(p, _records(p)), r"2 of 6 images are labelled defective \(1.png, 4.png\)"),
-    "loader": (_loader, r"2 of 6 images are labelled defective \(1.png, 4.png\)"),
-    "dicts": (_generator, r"2 of 6 images are labelled defective \(image 1, image 4\)"),
+    "records": (_records, r"2 of 6 images are labelled anomalous \(1.png, 4.png\)"),
+    "set": (lambda p: ImageSet(p, _records(p)), r"2 of 6 images are labelled anomalous \(1.png, 4.png\)"),
+    "loader": (_loader, r"2 of 6 images are labelled anomalous \(1.png, 4.png\)"),
+    "dicts": (_generator, r"2 of 6 images are labelled anomalous \(image 1, image 4\)"),
     "numbered classes": (
         lambda p: [{"image": b["image"], "label": b["label"] * 3} for b in _loader(p)], "2 of 6 images are labelled"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_defective_images_stay_out_of_the_bank(kind: str, tmp_path: Path) -> None:
+def test_anomalous_images_stay_out_of_the_bank(kind: str, tmp_path: Path) -> None:
     make, said = SOURCES[kind]
     with pytest.warns(UserWarning, match=said) as told:
         model = _model().fit(make(tmp_path))
-    assert sum("labelled defective" in str(w.message) for w in told) == 1
+    assert sum("labelled anomalous" in str(w.message) for w in told) == 1
     normal = [r for r in _records(tmp_path) if r.label == 0]
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -66,7 +66,7 @@ def test_defective_images_stay_out_of_the_bank(kind: str, tmp_path: Path) -> Non
 
 
 def test_shots_are_drawn_of_normal_images(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="labelled defective"):
+    with pytest.warns(UserWarning, match="labelled anomalous"):
         model = _model().fit(_records(tmp_path), shots=4)
     assert model.bank.images == ["0.png", "2.png", "3.png", "5.png"]
 
@@ -81,5 +81,5 @@ def test_none_that_is_normal_is_refused(kind: str, tmp_path: Path) -> None:
         "loader": make_loader(records, 32),
         "dicts": [{"image": torch.rand(2, 3, 32, 32), "label": torch.tensor([1, 1])}],
     }
-    with pytest.raises(DataError, match=r"images are labelled defective .*none is left to learn"):
+    with pytest.raises(DataError, match=r"images are labelled anomalous .*none is left to learn"):
         _model().fit(sources[kind])

@@ -111,7 +111,7 @@ def test_evaluate(model: PatchCore, folder: Path) -> None:
     masks = torch.stack([load_mask(r.mask) if r.mask else empty for r in scan(folder).test]).numpy()
     maps = np.stack([p.anomaly_map for p in result.predictions])
     labels, scores = [row["label"] for row in result.images], [row["score"] for row in result.images]
-    assert labels == [0] * 4 + [1] * 4 and [row["defect"] for row in result.images] == ["good"] * 4 + ["spot"] * 4
+    assert labels == [0] * 4 + [1] * 4 and [row["defect_type"] for row in result.images] == [""] * 4 + ["spot"] * 4
     assert result.images[0]["path"] == "test/good/000.png"
     assert result.metrics["image_auroc"] == metrics.image_auroc(scores, labels) == 1.0
     assert result.metrics["pixel_auroc"] == metrics.pixel_auroc(maps, masks) > 0.9

@@ -183,8 +183,8 @@ def test_the_policy_names_the_one_script_and_the_one_style(out: Path) -> None:
 
 def test_names_that_are_no_text_are_written_out(out: Path) -> None:
     content = json.loads((out / "metrics.json").read_text())
-    content["images"][0] |= {"path": "a\udcff\u202egnp.exe\n", "defect": "\ud800"}
+    content["images"][0] |= {"path": "a\udcff\u202egnp.exe\n", "defect_type": "\ud800"}
     (out / "metrics.json").write_text(json.dumps(content))
     text = write_report(out).read_text(encoding="utf-8")
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
-    assert data["images"][0]["path"] == r"a\xff\u202egnp.exe\n" and data["images"][0]["defect"] == r"\ud800"
+    assert data["images"][0]["path"] == r"a\xff\u202egnp.exe\n" and data["images"][0]["defect_type"] == r"\ud800"

@@ -42,14 +42,14 @@ def browser(size: tuple[int, int], script: bool = True) -> Any:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = evaluate(tmp_path_factory.mktemp("browser"), good=4, bad=5)
-    # Two kinds and a missed defect, which a trained eye and this data set would not give by themselves.
+    # Two defect types and a missed one, which a trained eye and this data set would not give by themselves.
     metrics, report = (json.loads((out / name).read_text()) for name in ("metrics.json", "report.json"))
     for image in metrics["images"][-2:]:
-        image["defect"] = "scratch"
+        image["defect_type"] = "scratch"
     metrics["images"][-1]["score"] = metrics["metrics"]["threshold"] - 0.1
-    row = report["defects"][0]
-    scratch = {"defect": "scratch", "images": 2, "found": 1, "aupro": 0.1}
-    report["defects"] = [row | {"images": 3, "found": 3}, row | scratch]
+    row = report["defect_types"][0]
+    scratch = {"defect_type": "scratch", "images": 2, "true_positives": 1, "aupro": 0.1}
+    report["defect_types"] = [row | {"images": 3, "true_positives": 3}, row | scratch]
     (out / "metrics.json").write_text(json.dumps(metrics))
     (out / "report.json").write_text(json.dumps(report))
     return write_report(out)
@@ -138,12 +138,14 @@ def test_sorting_and_filtering(web: Any) -> None:
     assert [n for n, _, _ in cards(web)] == sorted(n for n, _, _ in found)
     choose(web, "#sort", "wrong verdicts first")
     assert cards(web)[0][2] in ("missed", "false alarm")
-    choose(web, "#kind", "scratch")
+    choose(web, "#type", "scratch")
     assert sorted(n for n, _, _ in cards(web)) == ["spot/003", "spot/004"]
     choose(web, "#verdict", "missed")
     assert [n for n, _, _ in cards(web)] == ["spot/004"]
     assert one(web, "#count").text == "1 of 9 images."
-    choose(web, "#kind", "all")
+    choose(web, "#verdict", "normal")
+    assert [(n, v) for n, _, v in cards(web)] == [("spot/004", "missed")], "called normal, which is wrong"
+    choose(web, "#type", "all")
     choose(web, "#verdict", "all")
     one(web, "#text").send_keys("GOOD/")
     assert {n.split("/")[0] for n, _, _ in cards(web)} == {"good"} and len(cards(web)) == 4
@@ -220,13 +222,13 @@ def test_the_threshold_moves_counts_line_and_verdicts(web: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
     def counts() -> list[int]:
-        return [int(one(web, f"#n-{name}").text) for name in ("found", "missed", "alarm", "passed")]
+        return [int(one(web, f"#n-{name}").text) for name in ("tp", "fn", "fp", "tn")]
 
     start, line = counts(), float(one(web, "#threshold-line").get_attribute("x1"))
     assert start[0] + start[1] == 5 and start[2] + start[3] == 4 and start[1] == 1
     slider = one(web, "#threshold")
     slider.send_keys(Keys.END)
-    assert counts() == [0, 5, 0, 4] and "found" not in {v for _, _, v in cards(web)}
+    assert counts() == [0, 5, 0, 4] and {v for _, _, v in cards(web)} == {"missed", "normal"}
     assert float(one(web, "#threshold-line").get_attribute("x1")) > line
     slider.send_keys(Keys.HOME)
     assert counts()[1] == counts()[3] == 0, "all lie above"
@@ -236,7 +238,7 @@ def test_the_threshold_moves_counts_line_and_verdicts(web: Any) -> None:
     assert float(one(web, "#threshold-line").get_attribute("x1")) == pytest.approx(line, abs=0.1)
 
 
-def test_the_table_of_defects_sorts(web: Any) -> None:
+def test_the_table_of_defect_types_sorts(web: Any) -> None:
     def first() -> list[str]:
         return [row.text for row in every(web, "table.sortable tbody th")]
 

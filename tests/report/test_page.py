@@ -20,7 +20,7 @@ from patchcore_fast.report import overlay
 from patchcore_fast.report.layers import write_layers
 from patchcore_fast.report.page import IMAGES, write_report
 from patchcore_fast.report.page.build import choose
-from patchcore_fast.report.page.read import read_record
+from patchcore_fast.report.page.read import FROM_VERSION_1, read_record
 from patchcore_fast.report.sheet import Panel
 
 from ..evaluated import TINY, evaluate
@@ -86,13 +86,13 @@ def test_it_shows_what_was_measured(out: Path) -> None:
         assert f'{result["metrics"][key]:.3f}</td><td class="num">{low:.3f} to {high:.3f}' in text, key
         assert low - 1e-9 <= result["metrics"][key] <= high + 1e-9
     data = data_of(text)
-    assert data["threshold"] == result["metrics"]["threshold"] and data["kind"] == "bank"
+    assert data["threshold"] == result["metrics"]["threshold"] and data["threshold_source"] == "bank"
     assert [(i["path"], i["score"], i["label"]) for i in data["images"]] == [
         (i["path"], i["score"], i["label"]) for i in result["images"]
     ]
     assert all((i["mask"] is None) == (i["label"] == 0) for i in data["images"])
-    (spot,) = facts["defects"]
-    assert (spot["defect"], spot["images"], spot["masks"]) == ("spot", 6, 6)
+    (spot,) = facts["defect_types"]
+    assert (spot["defect_type"], spot["images"], spot["masks"]) == ("spot", 6, 6)
     assert spot["pixel_auroc"] == pytest.approx(result["metrics"]["pixel_auroc"], abs=1e-3), (
         "the only kind is the whole"
     )
@@ -120,8 +120,8 @@ def test_layers_compose_to_the_overlay(tmp_path: Path) -> None:
 
 def test_names_are_text_whatever_they_hold(out: Path) -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-    for name, change in (("metrics.json", lambda d: [i.update(path=evil, defect=evil) for i in d["images"][:2]]),
-                         ("report.json", lambda d: (d.update(name=evil), d["defects"][0].update(defect=evil),
+    for name, change in (("metrics.json", lambda d: [i.update(path=evil, defect_type=evil) for i in d["images"][:2]]),
+                         ("report.json", lambda d: (d.update(name=evil), d["defect_types"][0].update(defect_type=evil),
                                                     d["bank"]["images"].__setitem__(0, evil)))):  # fmt: skip
         content = json.loads((out / name).read_text())
         change(content)
@@ -150,8 +150,8 @@ def test_few_images_are_the_wrong_ones_first(out: Path) -> None:
 def test_without_normal_images_or_threshold(tmp_path: Path) -> None:
     half = evaluate(tmp_path, good=0, train=1)
     text = write_report(half).read_text(encoding="utf-8")
-    assert "Only one kind of test images" in text and "Curves need normal" not in text, "pixels have both classes"
-    assert data_of(text)["kind"] == "none"
+    assert "Only one class of test images" in text and "Curves need normal" not in text, "pixels have both classes"
+    assert data_of(text)["threshold_source"] == "none"
 
 
 def test_the_command(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +171,7 @@ def test_a_bank_that_was_loaded(out: Path, whole: Path, tmp_path: Path) -> None:
     assert main(["fit", str(data), "--output", str(bank), *TINY]) == 0
     assert main(["evaluate", str(data), "--bank", str(bank), "--output", str(tmp_path / "o")]) == 0
     mine, theirs = (json.loads((f / "report.json").read_text()) for f in (tmp_path / "o", out))
-    assert mine["intervals"] == theirs["intervals"] and mine["defects"] == theirs["defects"]
+    assert mine["intervals"] == theirs["intervals"] and mine["defect_types"] == theirs["defect_types"]
     assert mine["bank"] == theirs["bank"]
     assert set(mine["seconds"]) == {"predict", "metrics"}, "fitting was another day"
 
@@ -190,7 +190,7 @@ def damaged(out: Path, name: str, change: Any) -> None:
         (lambda o: (o / "metrics.json").write_text("[]"), "a JSON object is wanted, got a list"),
         (lambda o: damaged(o, "report.json", lambda d: d.update(format="x")), "not written by patchcore-fast evaluate"),
         (lambda o: damaged(o, "report.json", lambda d: d.update(format_version=9)), "format version 9"),
-        (lambda o: damaged(o, "report.json", lambda d: d.pop("defects")), "'defects' is missing"),
+        (lambda o: damaged(o, "report.json", lambda d: d.pop("defect_types")), "'defect_types' is missing"),
         (lambda o: damaged(o, "report.json", lambda d: d["layers"].pop()), "12 images but 11 sets of layers"),
         (lambda o: damaged(o, "report.json", lambda d: d["layers"][0].update(photo="../weave/x")), "lies outside"),
         (lambda o: damaged(o, "metrics.json", lambda d: d["images"][0].update(score=None)), r"\[0\]\.score must be"),
@@ -202,6 +202,15 @@ def test_damaged_folders_are_refused(out: Path, spoil: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         write_report(out)
     assert not (out / "report.html").exists()
+
+
+def test_a_folder_of_the_version_before(out: Path) -> None:
+    now = write_report(out).read_text(encoding="utf-8")
+    for new, old in {new: old for old, new in FROM_VERSION_1.items()}.items():
+        for name in ("metrics.json", "report.json"):
+            (out / name).write_text((out / name).read_text().replace(f'"{new}"', f'"{old}"'))
+    damaged(out, "report.json", lambda d: d.update(format_version=1))
+    assert '"predicted"' in (out / "metrics.json").read_text() and write_report(out).read_text("utf-8") == now
 
 
 @pytest.mark.parametrize("images", [0, -1, 2.0, True])

@@ -108,7 +108,7 @@ def test_contact_sheet_grows_by_rows(tmp_path: Path, n: int) -> None:
 
 @pytest.mark.parametrize(
     ("label", "called", "verdict"),
-    [(1, True, "defective"), (1, False, "missed"), (0, True, "false alarm"), (0, False, "normal"), (-1, None, "")],
+    [(1, True, "anomalous"), (1, False, "missed"), (0, True, "false alarm"), (0, False, "normal"), (-1, None, "")],
 )
 def test_verdicts(label: int, called: bool | None, verdict: str) -> None:
     assert Panel(np.zeros((2, 2)), np.zeros((2, 2)), 0.0, "x", label, called).verdict == verdict
@@ -142,7 +142,7 @@ def test_no_bar_of_the_histogram_lies_on_both_sides_of_the_threshold(
 @pytest.mark.parametrize(
     ("labels", "scores", "words"),
     [
-        ([0, 0], [0.1, 0.2], "one kind only"),
+        ([0, 0], [0.1, 0.2], "one class only"),
         ([0, 1, 1], [0.1, 0.2], "one label per score"),
         ([0, 1], [0.1, np.nan], "1 are not"),
     ],

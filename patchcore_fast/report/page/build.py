@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from patchcore_fast.files import atomic_write
-from patchcore_fast.names import shown
+from patchcore_fast.names import printable
 from patchcore_fast.report.page.charts import curves_chart, histogram_chart
 from patchcore_fast.report.page.read import Record, number, read_record
 from patchcore_fast.report.page.sections import (
     bank_section,
     data_section,
-    defects_section,
+    defect_types_section,
     fixed,
     metrics_section,
     settings_section,
@@ -71,21 +71,21 @@ def write_report(
 def render(record: Record, images: int = IMAGES) -> str:
     """The page's text."""
     here = files(__package__)
-    threshold, kind = _threshold(record)
-    shown = choose(record, threshold, images)
+    threshold, source = _threshold(record)
+    chosen = choose(record, threshold, images)
     data = {
         "threshold": threshold,
-        "kind": kind,
+        "threshold_source": source,
         "scores": [i["score"] for i in record.images],
         "labels": [i["label"] for i in record.images],
-        "images": [_image(record, i) for i in shown],
+        "images": [_image(record, i) for i in chosen],
     }
     total = len(record.images)
-    few = f"{len(shown):,} of {total:,} images are here: wrong verdicts first, then those nearest to the threshold."
-    some = "" if len(shown) == total else few
+    few = f"{len(chosen):,} of {total:,} images are here: wrong verdicts first, then those nearest to the threshold."
+    some = "" if len(chosen) == total else few
     chips = [(name, fixed(record.metrics.get(key))) for key, name in CHIPS.items()
              if number(record.metrics.get(key)) is not None]  # fmt: skip
-    style, script = (here.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    style, script = (here.joinpath(f"page.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js"))
     values = {
         "policy": POLICY.format(style=_digest(style), script=_digest(script)),
         "title": escape(record.name),
@@ -99,12 +99,12 @@ def render(record: Record, images: int = IMAGES) -> str:
             "bank": "The dashed line starts at the bank's threshold." + _expected(record),
             "f1": "The bank has no threshold: the dashed line starts where F1 is largest on these very test images.",
             "none": "There is no threshold: the dashed line starts at the median score.",
-        }[kind],
+        }[source],
         "curves": _curves(record),
-        "defects": defects_section(record),
+        "defect_types": defect_types_section(record),
         "some": some,
         "bank": bank_section(record),
-        "data_held": data_section(record),
+        "data_summary": data_section(record),
         "timings": timings_section(record),
         "settings": settings_section(record),
         "style": style,
@@ -151,9 +151,9 @@ def choose(record: Record, threshold: float, count: int) -> list[int]:
 def _image(record: Record, i: int) -> dict[str, Any]:
     row, layer = record.images[i], record.facts["layers"][i]
     photo = layer["photo"] or row["path"]
-    stem = shown(Path(photo).as_posix().removeprefix("layers/").removesuffix("_photo.jpg"))
+    stem = printable(Path(photo).as_posix().removeprefix("layers/").removesuffix("_photo.jpg"))
     pictures = {part: _uri(record.folder, layer[part], "jpeg" if part == "photo" else "png") for part in layer}
-    return {"name": stem} | {key: row[key] for key in ("path", "defect", "label", "score")} | pictures
+    return {"name": stem} | {key: row[key] for key in ("path", "score", "label", "defect_type")} | pictures
 
 
 def _uri(folder: Path, name: str | None, kind: str) -> str | None:
@@ -163,10 +163,10 @@ def _uri(folder: Path, name: str | None, kind: str) -> str | None:
 
 
 def _summary(record: Record) -> str:
-    good = sum(i["label"] == 0 for i in record.images)
-    bad = sum(i["label"] == 1 for i in record.images)
-    kinds = len(record.facts["defects"])
-    parts = [f"{good:,} normal and {bad:,} defective test images" + (f" of {kinds} kinds" if kinds > 1 else "")]
+    normal, anomalous = (sum(i["label"] == label for i in record.images) for label in (0, 1))
+    types = len(record.facts["defect_types"])
+    of_types = f" of {types} defect types" if types > 1 else ""
+    parts = [f"{normal:,} normal and {anomalous:,} anomalous test images{of_types}"]
     config = record.config
     if "backbone" in config:
         ratio = number(config.get("ratio"))
@@ -189,7 +189,7 @@ def _histogram(record: Record, threshold: float) -> str:
     if not scores:
         return '<p class="note">No image has a label.</p>'
     title = (
-        f"Histogram of image scores: {labels.count(0)} normal, {labels.count(1)} defective, threshold {threshold:.4g}"
+        f"Histogram of image scores: {labels.count(0)} normal, {labels.count(1)} anomalous, threshold {threshold:.4g}"
     )
     return histogram_chart(scores, labels, threshold, title)
 
@@ -217,8 +217,8 @@ def _curves(record: Record) -> str:
     pr = [(k, found[f"{k}_pr"]["recall"], found[f"{k}_pr"]["precision"]) for k in kinds if f"{k}_pr" in found]
     if pr:
         legend = [(k, f"{k}s {fixed(m.get(f'{k}_ap'))}") for k, *_ in pr]
-        said = "Precision-recall curves, average precision: " + ", ".join(text for _, text in legend)
-        chart = curves_chart(pr, "recall", "precision", said, steps=True)
+        title = "Precision-recall curves, average precision: " + ", ".join(text for _, text in legend)
+        chart = curves_chart(pr, "recall", "precision", title, steps=True)
         parts.append(figure("Precision and recall", chart, legend))
     if "pro" in found:
         text = f"AUPRO {fixed(m.get('aupro'))} (up to a false positive rate of 0.3)"
@@ -226,7 +226,7 @@ def _curves(record: Record) -> str:
                              "mean overlap with regions", f"Per-region overlap, {text}", diagonal=True)  # fmt: skip
         parts.append(figure("Per-region overlap", chart, [("pixel", text)]))
     if not parts:
-        return '<p class="note">Curves need normal and defective test images.</p>'
+        return '<p class="note">Curves need normal and anomalous test images.</p>'
     return f'<div class="charts">{"".join(parts)}</div>'
 
 

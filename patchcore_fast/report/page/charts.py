@@ -106,13 +106,13 @@ def _points(x: Any, y: Any) -> str:
 
 
 def histogram_chart(scores: Any, labels: Any, threshold: float | None, title: str) -> str:
-    """SVG of the scores [n] of normal (0) and defective images (1), with a threshold line that page.js can move.
+    """SVG of the scores [n] of normal (0) and anomalous images (1), with a threshold line that page.js can move.
 
     The line and its scale are in data attributes: data-low, data-high (scores at the left and the right edge).
     """
     s, y = np.asarray(scores, float), np.asarray(labels)
     edges = histogram_edges(s, threshold)
-    tall = [(kind, np.histogram(s[y == label], edges)[0]) for label, kind in ((0, "normal"), (1, "defective"))]
+    tall = [(kind, np.histogram(s[y == label], edges)[0]) for label, kind in ((0, "normal"), (1, "anomalous"))]
     top = max(int(counts.max()) for _, counts in tall)
     frame = _Frame((float(edges[0]), float(edges[-1])), (0.0, max(top, 1) * 1.05), LOW)
     body = frame.axes("image score", "images")
@@ -121,8 +121,8 @@ def histogram_chart(scores: Any, labels: Any, threshold: float | None, title: st
             if count:
                 (x1, x2), (y1, y2) = frame.at((left, right), (0, count))
                 place = f'x="{x1 + 0.5:.1f}" y="{y2:.1f}" width="{max(x2 - x1 - 1, 0.5):.1f}" height="{y1 - y2:.1f}"'
-                said = f"{count} {kind}, {left:.4g} to {right:.4g}"
-                body += f'<rect class="bar {kind}" {place}><title>{said}</title></rect>'
+                tooltip = f"{count} {kind}, {left:.4g} to {right:.4g}"
+                body += f'<rect class="bar {kind}" {place}><title>{tooltip}</title></rect>'
     if threshold is not None:
         px = float(frame.at(threshold, 0)[0])
         place = f'x1="{px:.1f}" x2="{px:.1f}" y1="{TOP}" y2="{frame.bottom}"'

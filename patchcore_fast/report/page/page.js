@@ -10,13 +10,16 @@
     if (text !== undefined) node.textContent = text;  // never as HTML: names of files are anybody's
     return node;
   };
+  const called = (score) => score > state.threshold ? "anomalous" : "normal";
+  // The verdict, or what is wrong with it by the label.
   const verdict = (label, score) => {
-    const called = score > state.threshold;
-    if (label < 0) return called ? "above" : "below";
-    return label ? (called ? "found" : "missed") : (called ? "false alarm" : "passed");
+    if (label === 1 && called(score) === "normal") return "missed";
+    if (label === 0 && called(score) === "anomalous") return "false alarm";
+    return called(score);
   };
   const isWrong = (what) => what === "missed" || what === "false alarm";
   const style = (what) => "v-" + (what === "false alarm" ? "alarm" : what);
+  const typeOf = (image) => image.label === 0 ? "normal" : image.defect_type || "unknown";
   const digits = (x) => Number(x.toPrecision(4)).toString();
 
   function layers(stage, image) {
@@ -51,13 +54,12 @@
     cards.append(item);
   });
 
-  const kind = byId("kind");
-  for (const name of [...new Set(data.images.map((x) => x.defect))].sort()) {
+  const type = byId("type");
+  for (const name of [...new Set(data.images.map(typeOf))].sort()) {
     const option = make("option", "", name);
     option.value = "=" + name;  // apart from the empty value of "all", whatever the folder is called
-    kind.append(option);
+    type.append(option);
   }
-  if (data.images.some((x) => x.label < 0)) for (const v of ["above", "below"]) byId("verdict").append(make("option", "", v));
 
   const orders = {
     high: (a, b) => b.score - a.score,
@@ -74,7 +76,8 @@
       image.says.textContent = image.what;
       image.says.className = style(image.what);
       image.button.setAttribute("aria-label", `${image.name}, score ${digits(image.score)}, ${image.what}`);
-      image.item.hidden = !((!kind.value || kind.value === "=" + image.defect) && (!what || what === image.what)
+      image.item.hidden = !((!type.value || type.value === "=" + typeOf(image))
+        && (!what || what === image.what || what === called(image.score))
         && image.name.toLowerCase().includes(wanted));
     }
     const order = data.images.map((_, i) => i).sort((a, b) => orders[byId("sort").value](data.images[a], data.images[b]) || a - b);
@@ -107,7 +110,7 @@
     if (to >= 0 && to <= last) data.images[state.shown[to]].button.focus();
   });
 
-  for (const id of ["sort", "kind", "verdict"]) byId(id).addEventListener("change", update);
+  for (const id of ["sort", "type", "verdict"]) byId(id).addEventListener("change", update);
   byId("text").addEventListener("input", update);
 
   // Sliders and boxes of gallery and viewer are one setting each.
@@ -127,11 +130,11 @@
     state.open = position;
     const image = data.images[state.shown[position]];
     layers(byId("v-stage"), image);
-    if (image.photo) byId("v-stage").firstChild.alt = `${image.name}, ${image.defect}`;
+    if (image.photo) byId("v-stage").firstChild.alt = `${image.name}, ${typeOf(image)}`;
     else byId("v-stage").append(make("span", "none", "The pictures of this image could not be drawn."));
     byId("v-name").textContent = image.path || image.name;
     byId("v-text").textContent = `Score ${digits(image.score)}, threshold ${digits(state.threshold)}: ${image.what}. `
-      + (image.mask ? "The true defect is outlined in cyan. " : "") + `${position + 1} of ${state.shown.length}.`;
+      + (image.mask ? "The ground truth is outlined in cyan. " : "") + `${position + 1} of ${state.shown.length}.`;
     byId("v-before").disabled = position === 0;
     byId("v-after").disabled = position === state.shown.length - 1;
     if (!viewer.open) viewer.showModal();
@@ -168,15 +171,14 @@
       line.setAttribute("x1", x);
       line.setAttribute("x2", x);
     }
-    const n = { found: 0, missed: 0, "false alarm": 0, passed: 0 };
-    data.scores.forEach((score, i) => { const what = verdict(data.labels[i], score); if (what in n) n[what] += 1; });
-    byId("n-found").textContent = n.found;
-    byId("n-missed").textContent = n.missed;
-    byId("n-alarm").textContent = n["false alarm"];
-    byId("n-passed").textContent = n.passed;
+    const n = { tp: 0, fn: 0, fp: 0, tn: 0 };
+    data.scores.forEach((score, i) => {
+      if (data.labels[i] >= 0) n[score > value ? (data.labels[i] ? "tp" : "fp") : (data.labels[i] ? "fn" : "tn")] += 1;
+    });
+    for (const key of Object.keys(n)) byId("n-" + key).textContent = n[key];
     const share = (part, whole) => whole ? (100 * part / whole).toFixed(1) + " %" : "–";
-    byId("rates").textContent = `Recall ${share(n.found, n.found + n.missed)}, precision ${share(n.found, n.found + n["false alarm"])}, `
-      + `false alarms ${share(n["false alarm"], n["false alarm"] + n.passed)} of normal images.`;
+    byId("rates").textContent = `Recall ${share(n.tp, n.tp + n.fn)}, precision ${share(n.tp, n.tp + n.fp)}, `
+      + `false alarms ${share(n.fp, n.fp + n.tn)} of normal images.`;
     update();
   }
   slider.addEventListener("input", () => setThreshold(Number(slider.value)));

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from patchcore_fast.errors import DataError
-from patchcore_fast.names import shown
+from patchcore_fast.names import printable
 from patchcore_fast.report.page import schema
 from patchcore_fast.report.record import FILE, FORMAT, FORMAT_VERSION
 
 METRICS = "metrics.json"
+# Keys of metrics.json and report.json before format version 2, and what they are called now.
+FROM_VERSION_1 = {"defects": "defect_types", "defect": "defect_type", "predicted": "is_anomalous",
+                  "found": "true_positives", "missed": "false_negatives", "false_alarms": "false_positives",
+                  "passed": "true_negatives"}  # fmt: skip
 LARGEST_JSON, LARGEST_LAYER = 2**30, 2**25  # bytes: a million images, and far more than a picture of 384 pixels
 
 
@@ -71,9 +75,11 @@ def read_record(folder: Path) -> Record:
     metrics, facts = _read(folder / METRICS), _read(folder / FILE)
     if facts.get("format") != FORMAT:
         raise DataError(f"{folder / FILE}: not written by patchcore-fast evaluate")
-    if facts.get("format_version") != FORMAT_VERSION:
-        raise DataError(f"{folder / FILE}: format version {facts.get('format_version')!r}, this version reads "
-                        f"{FORMAT_VERSION}")  # fmt: skip
+    version = facts.get("format_version")
+    if version == 1:
+        metrics, facts = _from_version_1(metrics, facts)
+    elif version != FORMAT_VERSION:
+        raise DataError(f"{folder / FILE}: format version {version!r}, this version reads 1 to {FORMAT_VERSION}")
     record = Record(folder=folder, facts=_checked(folder / FILE, facts, schema.FACTS),
                     **_checked(folder / METRICS, metrics, schema.METRICS))  # fmt: skip
     if not record.images:
@@ -85,6 +91,18 @@ def read_record(folder: Path) -> Record:
         for name in filter(None, layer.values()):
             _check_layer(folder, name)
     return record
+
+
+def _from_version_1(metrics: dict[str, Any], facts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both files with the names of today. What is no object or list stays, for the check that follows."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [renamed(item) for item in value]
+        return {FROM_VERSION_1.get(k, k): v for k, v in value.items()} if isinstance(value, dict) else value
+
+    metrics = metrics | {key: renamed(metrics[key]) for key in ("metrics", "images") if key in metrics}
+    return metrics, {k: renamed(v) if k == "defect_types" else v for k, v in renamed(facts).items()}
 
 
 def _checked(path: Path, content: dict[str, Any], check: schema.Check) -> dict[str, Any]:
@@ -112,7 +130,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check_layer(folder: Path, name: str) -> None:
     """A layer is a file of this folder: a record from elsewhere must not pull other files of the reader into a page."""
-    file, called = folder / name, shown(name if len(name) < 100 else name[:97] + "...")
+    file, called = folder / name, printable(name if len(name) < 100 else name[:97] + "...")
     if "\0" not in name and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
         raise DataError(f"{folder}: the layer {called} lies outside of the folder")
     if "\0" in name or not os.path.isfile(file):  # which is False for names that no file can have, and loops of links

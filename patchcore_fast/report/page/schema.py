@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from patchcore_fast.names import shown
+from patchcore_fast.names import printable
 
 Check = Callable[[Any, str], Any]
 
@@ -43,7 +43,7 @@ def text(value: Any, where: str) -> str:
     """One printable line."""
     if not isinstance(value, str):
         raise _wrong(value, where, "text")
-    return shown(value)
+    return printable(value)
 
 
 def path(value: Any, where: str) -> str:
@@ -66,7 +66,7 @@ def setting(value: Any, where: str) -> Any:
 
 
 def label(value: Any, where: str) -> int:
-    """-1 unknown, 0 normal, 1 defective."""
+    """-1 unknown, 0 normal, 1 anomalous."""
     if isinstance(value, bool) or value not in (-1, 0, 1):
         raise _wrong(value, where, "-1, 0 or 1")
     return int(value)
@@ -106,7 +106,7 @@ def dict_of(check: Check) -> Check:
     def inner(value: Any, where: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise _wrong(value, where, "an object")
-        return {shown(k): check(v, f"{where}.{k}") for k, v in value.items()}
+        return {printable(k): check(v, f"{where}.{k}") for k, v in value.items()}
 
     return inner
 
@@ -129,7 +129,9 @@ def fields(**checks: Check) -> Check:
 
 def _wrong(value: Any, where: str, wanted: str) -> ValueError:
     got = repr(value)
-    return ValueError(f"{shown(where)} must be {wanted}, got {shown(got if len(got) < 60 else got[:57] + '...')}")
+    return ValueError(
+        f"{printable(where)} must be {wanted}, got {printable(got if len(got) < 60 else got[:57] + '...')}"
+    )
 
 
 def _coverage(value: Any, where: str) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def _curve(x: str, y: str) -> Check:
 
 METRICS = fields(
     metrics=dict_of(optional(number)),
-    images=list_of(fields(path=text, label=label, defect=text, score=number, predicted=optional(truth),
+    images=list_of(fields(path=text, score=number, is_anomalous=optional(truth), label=label, defect_type=text,
                           error=optional(text))),
     unread=optional(list_of(fields(path=text, error=text))),
     curves=fields(image_roc=_curve("fpr", "tpr"), pixel_roc=_curve("fpr", "tpr"), pro=_curve("fpr", "pro"),
@@ -178,10 +180,10 @@ FACTS = fields(
     name=text,
     created=text,
     layers=list_of(fields(photo=optional(path), heat=optional(path), mask=optional(path))),
-    defects=list_of(fields(
-        defect=text, images=count, masks=optional(count), found=optional(count), mean_score=optional(number),
-        image_auroc=optional(unit), image_ap=optional(unit), pixel_auroc=optional(unit), pixel_ap=optional(unit),
-        aupro=optional(unit), image_auroc_interval=optional(list_of(unit, 2)),
+    defect_types=list_of(fields(
+        defect_type=text, images=count, masks=optional(count), true_positives=optional(count),
+        mean_score=optional(number), image_auroc=optional(unit), image_ap=optional(unit), pixel_auroc=optional(unit),
+        pixel_ap=optional(unit), aupro=optional(unit), image_auroc_interval=optional(list_of(unit, 2)),
     )),
     intervals=fields(level=unit, resamples=count, metrics=dict_of(optional(list_of(number, 2)))),
     bank=optional(_bank),

@@ -50,37 +50,35 @@ def metrics_section(record: Record) -> str:
             f'<circle class="dot" cx="{_percent(value)}" cy="7" r="5"/></svg></td></tr>'
         )
     facts = record.facts["intervals"]
-    good = sum(i["label"] == 0 for i in record.images)
-    bad = sum(i["label"] == 1 for i in record.images)
+    normal, anomalous = (sum(i["label"] == label for i in record.images) for label in (0, 1))
     percent = f"{100 * facts['level']:g} %"
     masks = record.metrics.get("n_masks") or 0.0
     note = (f"{percent} percentile intervals of {facts['resamples']:,} bootstrap resamples of whole test images within "
-            f"each kind ({good:,} normal, {bad:,} defective, {masks:,.0f} with a mask).")  # fmt: skip
-    if min(good, bad) < 30:
+            f"each type ({normal:,} normal, {anomalous:,} anomalous, {masks:,.0f} with a mask).")  # fmt: skip
+    if min(normal, anomalous) < 30:
         note += (
-            " With fewer than 30 images of a kind these intervals are rough; where the kinds are separated without "
+            " With fewer than 30 images of a class these intervals are rough; where the classes are separated without "
             "an error they have no width, which is no certainty."
         )
-    if good == 0 or bad == 0:
-        note += " Only one kind of test images is here, so most metrics are undefined."
+    if normal == 0 or anomalous == 0:
+        note += " Only one class of test images is here, so most metrics are undefined."
     return (f'<table class="metrics"><thead><tr><th scope="col">metric</th><th scope="col">value</th>'
             f'<th scope="col">{percent} interval</th><th scope="col"><span class="sr">on a scale from 0 to 1</span>'
             f'<span aria-hidden="true" class="scale"><i>0</i><i>0.5</i><i>1</i></span></th></tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table><p class="note">{note}</p>')  # fmt: skip
 
 
-def defects_section(record: Record) -> str:
-    """One row for each kind of defect; page.js sorts by a click on a heading."""
-    columns = (("defect", "kind of defect"), ("images", "images"), ("found", "found"), ("image_auroc", "image AUROC"),
-               ("interval", "interval"), ("pixel_auroc", "pixel AUROC"), ("pixel_ap", "pixel AP"), ("aupro", "AUPRO"),
-               ("mean_score", "mean score"))  # fmt: skip
+def defect_types_section(record: Record) -> str:
+    """One row for each defect type; page.js sorts by a click on a heading."""
+    headings = ("defect type", "images", "found", "image AUROC", "interval", "pixel AUROC", "pixel AP", "AUPRO",
+                "mean score")  # fmt: skip
     rows = []
-    for row in record.facts["defects"]:
+    for row in record.facts["defect_types"]:
         between = row.get("image_auroc_interval")
-        found = row.get("found")
+        found = row.get("true_positives")
         share = 0.0 if found is None else found / max(row["images"], 1)
         cells = [
-            f'<th scope="row">{escape(row["defect"])}</th>',
+            f'<th scope="row">{escape(row["defect_type"])}</th>',
             _cell(row["images"], str(row["images"])),
             _cell(share, "n/a" if found is None else f"{found} of {row['images']}"),
             _cell(row.get("image_auroc"), fixed(row.get("image_auroc"))),
@@ -90,14 +88,12 @@ def defects_section(record: Record) -> str:
         ]  # fmt: skip
         rows.append(f"<tr>{''.join(cells)}</tr>")
     if not rows:
-        return '<p class="note">No defective test images.</p>'
-    head = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button">{text}</button></th>' for _, text in columns
-    )
-    return ('<div class="scroll" tabindex="0" role="region" aria-label="Table of kinds of defect">'
+        return '<p class="note">No anomalous test images.</p>'
+    head = "".join(f'<th scope="col" aria-sort="none"><button type="button">{text}</button></th>' for text in headings)
+    return ('<div class="scroll" tabindex="0" role="region" aria-label="Table of defect types">'
             f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-            '<p class="note">Each kind against all normal test images. "Found": score above the bank\'s threshold. '
-            "Pixel numbers of a kind come from binned scores; pixel AP may be off by 0.001. Kinds of fewer than 5 "
+            '<p class="note">Each type against all normal test images. "Found": score above the bank\'s threshold. '
+            "Pixel numbers of a type come from binned scores; pixel AP may be off by 0.001. Types of fewer than 5 "
             "images get no interval.</p>")  # fmt: skip
 
 
@@ -184,13 +180,13 @@ def data_section(record: Record) -> str:
     )
     rows += f'<tr><th scope="row">masks</th><td class="num">{data["masks"]:,}</td><td></td></tr>'
     text = f"<table><tbody>{rows}</tbody></table>"
-    for loud in (True, False):
-        found = "".join(f"<li>{escape(f['text'])}</li>" for f in data["findings"] if f["warning"] is loud)
-        if found and loud:
+    for is_warning in (True, False):
+        found = "".join(f"<li>{escape(f['text'])}</li>" for f in data["findings"] if f["warning"] is is_warning)
+        if found and is_warning:
             text += f'<p class="wrong">To look at:</p><ul>{found}</ul>'
         elif found:
             text += f"<details><summary>Passed over, and other remarks</summary><ul>{found}</ul></details>"
-        elif loud:
+        elif is_warning:
             text += '<p class="note">Nothing looks wrong.</p>'
     return text
 

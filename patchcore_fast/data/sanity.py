@@ -1,4 +1,4 @@
-"""What looks wrong in a set, found cheaply: headers, masks once decoded, and hashes of files of equal size."""
+"""Cheap sanity checks of a set: headers of images, decoded masks, and hashes of files of equal size."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from patchcore_fast.data.images import displayed_size, mask_pixels, opened, reason
 from patchcore_fast.data.marks import looks_drawn
-from patchcore_fast.data.reckoning import Notes
+from patchcore_fast.data.summary import Notes
 from patchcore_fast.errors import DataError
 
 PIECE = 1 << 14  # bytes at the start, middle and end of a file that are hashed before the whole is
-LOOKED = 1 << 25  # pixels of an image that is decoded for its look alone
-DENSE = 0.03  # bytes a pixel: photographs, compressed as they may be, have more, drawings less
+MOST_PIXELS = 1 << 25  # of an image that is decoded only to see whether it is a drawing
+PHOTO_DENSITY = 0.03  # bytes a pixel: photographs, compressed as they may be, have more, drawings less
 
 
 class Marks(NamedTuple):
@@ -27,12 +27,12 @@ class Marks(NamedTuple):
 
 
 def marks_of(mask: Path) -> Marks:
-    """Decode a mask and look; DataError when it cannot be read."""
+    """Decode a mask and see what it marks; DataError when it cannot be read."""
     pixels = mask_pixels(mask)
     return Marks(bool(pixels.any()), bool(pixels.all()))
 
 
-def look_at_headers(images: Sequence[Path], notes: Notes) -> dict[Path, tuple[int, int]]:
+def check_headers(images: Sequence[Path], notes: Notes) -> dict[Path, tuple[int, int]]:
     """Sizes (height, width) of those that can be opened; others, and drawings that pose as photographs, are noted.
 
     Only files with very few bytes a pixel are decoded.
@@ -45,8 +45,8 @@ def look_at_headers(images: Sequence[Path], notes: Notes) -> dict[Path, tuple[in
                 height, width = displayed_size(im)
                 modes[im.mode] += 1
                 sizes[path] = (height, width)
-                sparse = os.path.getsize(path) < DENSE * height * width + 512
-                if sparse and height * width <= LOOKED and looks_drawn(im):
+                sparse = os.path.getsize(path) < PHOTO_DENSITY * height * width + 512
+                if sparse and height * width <= MOST_PIXELS and looks_drawn(im):
                     notes.add("drawn", path)
         except (DataError, OSError) as error:
             notes.add("unreadable", path, why=reason(error.__cause__ or error))
@@ -60,10 +60,10 @@ def look_at_headers(images: Sequence[Path], notes: Notes) -> dict[Path, tuple[in
     return sizes
 
 
-def look_for_copies(groups: Iterable[tuple[Path, str, int]], notes: Notes) -> None:
+def find_duplicates(groups: Iterable[tuple[Path, str, int]], notes: Notes) -> None:
     """Note files with the same content. `groups` gives (file, part, label) of each image."""
     where = {path: (part, label) for path, part, label in groups}
-    for paths in _equal(list(where), [_size, _piece, _whole]):
+    for paths in _equal(list(where), [_size, _hash_of_pieces, _hash_of_all]):
         parts = {where[p][0] for p in paths}
         labels = {where[p][1] for p in paths} - {-1}
         kind = "same class" if len(labels) > 1 else "same split" if len(parts) > 1 else "same"
@@ -72,7 +72,7 @@ def look_for_copies(groups: Iterable[tuple[Path, str, int]], notes: Notes) -> No
 
 
 def _equal(paths: list[Path], keys: list[Callable[[Path], object]]) -> list[list[Path]]:
-    """Groups of two and more with all keys equal; a later, dearer key is asked only of those that agree so far."""
+    """Groups of two and more with all keys equal; later, more expensive keys only of files that still agree."""
     if not keys:
         return [paths]
     by: dict[object, list[Path]] = defaultdict(list)
@@ -88,19 +88,19 @@ def _size(path: Path) -> int:
     return os.path.getsize(path)
 
 
-def _piece(path: Path) -> bytes:
-    found = hashlib.blake2b()
+def _hash_of_pieces(path: Path) -> bytes:
+    digest = hashlib.blake2b()
     with open(path, "rb") as f:
         size = os.fstat(f.fileno()).st_size
         for start in (0, size // 2, size - PIECE):
             f.seek(max(start, 0))
-            found.update(f.read(PIECE))
-    return found.digest()
+            digest.update(f.read(PIECE))
+    return digest.digest()
 
 
-def _whole(path: Path) -> bytes:
-    found = hashlib.blake2b()
+def _hash_of_all(path: Path) -> bytes:
+    digest = hashlib.blake2b()
     with open(path, "rb") as f:
         while piece := f.read(1 << 20):
-            found.update(piece)
-    return found.digest()
+            digest.update(piece)
+    return digest.digest()

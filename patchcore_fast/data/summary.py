@@ -1,4 +1,4 @@
-"""What a scan used, what it passed over and why, and what looks wrong: for people, for JSON, and as warnings."""
+"""Summary of a scan: what was used, what was passed over and why, what looks wrong; as text, JSON and warnings."""
 
 from __future__ import annotations
 
@@ -9,55 +9,55 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SHOWN, LISTED, STORED = 3, 5, 200  # names of a finding: in a line, in a list, in JSON
+IN_LINE, IN_LIST, IN_JSON = 3, 5, 200  # how many names of a finding are written there
 
 
 class Kind(NamedTuple):
-    """A kind of finding: whether people are told of it unasked, and its text for one and for `{n}` of them."""
+    """A kind of finding: whether it is a warning, and its text for one and for `{n}` of them."""
 
-    loud: bool
+    is_warning: bool
     one: str
     many: str
 
 
 KINDS = {
-    # what is wrong, or may well be
-    "left out": Kind(True, "1 image is defective and is left out of training", "{n} images are defective and are left "
+    # warnings: wrong, or may well be
+    "left out": Kind(True, "1 image is anomalous and is left out of training", "{n} images are anomalous and are left "
                      "out of training"),
     "not normal": Kind(True, "1 folder lies beside a folder of normal images, and its images are taken for normal too",
                        "{n} folders lie beside a folder of normal images, and their images are taken for normal too"),
-    "no class": Kind(True, "1 image lies in no class folder and has no mask: good or defective is not known, so it is "
-                     "not used", "{n} images lie in no class folder and have no mask: good or defective is not known, "
-                     "so they are not used"),
-    "not good": Kind(True, "1 training image is not in train/good and is not used",
+    "no class": Kind(True, "1 image lies in no class folder and has no mask: normal or anomalous is not known, so it "
+                     "is not used", "{n} images lie in no class folder and have no mask: normal or anomalous is not "
+                     "known, so they are not used"),
+    "not in good": Kind(True, "1 training image is not in train/good and is not used",
                      "{n} training images are not in train/good and are not used"),
     "not used": Kind(True, "1 folder or file beside train and test is not used",
                      "{n} folders and files beside train and test are not used"),
-    "mask missing": Kind(True, "1 defective image has no mask, while others have",
-                         "{n} defective images have no mask, while others have"),
+    "mask missing": Kind(True, "1 anomalous image has no mask, while others have",
+                         "{n} anomalous images have no mask, while others have"),
     "mask unused": Kind(True, "1 mask belongs to no image", "{n} masks belong to no image"),
     "masks": Kind(True, "1 image has several masks that differ, none is used",
                   "{n} images have several masks that differ, none is used"),
     "mask shared": Kind(True, "1 mask fits several images, it is used for none",
                         "{n} masks fit several images, they are used for none"),
-    "mask empty": Kind(True, "1 defective image has a mask that marks nothing, it is not used",
-                       "{n} defective images have masks that mark nothing, they are not used"),
+    "mask empty": Kind(True, "1 anomalous image has a mask that marks nothing, it is not used",
+                       "{n} anomalous images have masks that mark nothing, they are not used"),
     "mask full": Kind(True, "1 mask marks every pixel", "{n} masks mark every pixel"),
-    "mask of good": Kind(True, "1 image in a folder of normal ones has a mask that marks defects",
-                         "{n} images in folders of normal ones have masks that mark defects"),
+    "mask of normal": Kind(True, "1 image in a folder of normal ones has a mask that marks something",
+                         "{n} images in folders of normal ones have masks that mark something"),
     "mask size": Kind(True, "1 mask is not of the size of its image", "{n} masks are not of the size of their images"),
     "unreadable": Kind(True, "1 file cannot be read as an image", "{n} files cannot be read as images"),
     "mask name": Kind(True, "1 file or folder is called like masks but holds photographs, which are used as images",
                       "{n} files and folders are called like masks but hold photographs, which are used as images"),
     "drawn": Kind(True, "1 image has the look of a mask", "{n} images have the look of masks"),
     "same split": Kind(True, "1 file is in train and in test", "{n} files are in train and in test"),
-    "same class": Kind(True, "1 file is among the normal and among the defective images",
-                       "{n} files are among the normal and among the defective images"),
+    "same class": Kind(True, "1 file is among the normal and among the anomalous images",
+                       "{n} files are among the normal and among the anomalous images"),
     "closed": Kind(True, "1 folder cannot be opened", "{n} folders cannot be opened"),
     "no file": Kind(True, "1 image is a link to nowhere, or no file",
                     "{n} images are links to nowhere, or no files"),
     "format": Kind(True, "1 picture is of a format that is not read", "{n} pictures are of formats that are not read"),
-    # what is worth knowing
+    # remarks: worth knowing
     "same": Kind(False, "1 file is there twice", "{n} files are there more than once"),
     "points": Kind(False, "1 depth image is passed over", "{n} depth images are passed over"),
     "mask beside": Kind(False, "1 mask lies beside its image", "{n} masks lie beside their images"),
@@ -79,33 +79,33 @@ class Finding:
     names: tuple[str, ...]
 
     @property
-    def loud(self) -> bool:
-        """Whether people are told unasked."""
-        return KINDS[self.kind].loud
+    def is_warning(self) -> bool:
+        """Whether it may be a mistake or changes results; the others are remarks, shown on demand."""
+        return KINDS[self.kind].is_warning
 
-    def said(self) -> str:
-        """What was found, without names."""
+    def message(self) -> str:
+        """What was found and how often, without names."""
         n = len(self.names)
         return KINDS[self.kind].one if n == 1 else KINDS[self.kind].many.format(n=f"{n:,}")
 
-    def some(self, shown: int = LISTED) -> list[str]:
-        """The first names, and how many there are beside."""
-        more = len(self.names) - shown
-        return [*self.names[:shown], *([f"and {more:,} more"] if more > 0 else [])]
+    def examples(self, count: int = IN_LIST) -> list[str]:
+        """The first names, and how many there are more."""
+        more = len(self.names) - count
+        return [*self.names[:count], *([f"and {more:,} more"] if more > 0 else [])]
 
     def text(self) -> str:
         """One line."""
-        return f"{self.said()}: {', '.join(self.some(SHOWN))}"
+        return f"{self.message()}: {', '.join(self.examples(IN_LINE))}"
 
 
 @dataclass(frozen=True)
-class Reckoning:
-    """What a scan made of a folder.
+class ScanSummary:
+    """What a scan found in a folder.
 
     folder : its name.  layout : "mvtec", "plain" or "images" (to be scored).
     images : part ("train", "test", "images") -> class -> count of the images used.
     masks : count of those used.
-    findings : all else, what people are told unasked first.
+    findings : all else, warnings first.
     """
 
     folder: str = ""
@@ -117,7 +117,7 @@ class Reckoning:
     @property
     def warnings(self) -> list[str]:
         """One line for each kind of thing that changes results or may be a mistake."""
-        return [f.text() for f in self.findings if f.loud]
+        return [f.text() for f in self.findings if f.is_warning]
 
     def text(self, verbose: bool = True) -> str:
         """For people: counts, then what is wrong; with `verbose` also what is only worth knowing."""
@@ -128,10 +128,13 @@ class Reckoning:
             lines.append(f"  {PARTS[part]:<16} {total:>6,}" + (f"   {kinds}" if kinds else ""))
         if "test" in self.images or self.masks:
             lines.append(f"  {'masks':<16} {self.masks:>6,}")
-        told = [f for f in self.findings if f.loud]
-        for finding in (*told, *(f for f in self.findings if verbose and not f.loud)):
-            lines += [f"  {'!' if finding.loud else '-'} {finding.said()}", *(f"      {n}" for n in finding.some())]
-        if not told:
+        warned = [f for f in self.findings if f.is_warning]
+        for finding in (*warned, *(f for f in self.findings if verbose and not f.is_warning)):
+            lines += [
+                f"  {'!' if finding.is_warning else '-'} {finding.message()}",
+                *(f"      {n}" for n in finding.examples()),
+            ]
+        if not warned:
             lines.append("  nothing looks wrong")
         return "\n".join(lines)
 
@@ -140,10 +143,10 @@ class Reckoning:
         findings = [
             {
                 "kind": f.kind,
-                "warning": f.loud,
+                "warning": f.is_warning,
                 "text": f.text(),
                 "count": len(f.names),
-                "names": list(f.names[:STORED]),
+                "names": list(f.names[:IN_JSON]),
             }
             for f in self.findings
         ]
@@ -157,19 +160,19 @@ PARTS = {"train": "training images", "test": "test images", "images": "images"}
 
 
 class Notes:
-    """Findings while they are being made."""
+    """Collects findings during a scan."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._names: dict[str, dict[str, str]] = {}  # kind -> name -> a word on it
+        self._names: dict[str, dict[str, str]] = {}  # kind -> name -> reason, "" for none
 
     def add(self, kind: str, path: Path | str, *, why: str = "") -> None:
-        """Note a file or folder, with a word on it; once."""
-        self._names.setdefault(kind, {}).setdefault(self.name(path), shown_name(why, self.root))
+        """Note a file or folder, once, with the reason where there is one."""
+        self._names.setdefault(kind, {}).setdefault(self.name(path), relative_name(why, self.root))
 
     def name(self, path: Path | str) -> str:
-        """How a file is called here."""
-        return shown_name(path, self.root)
+        """A file's name relative to the folder that is scanned."""
+        return relative_name(path, self.root)
 
     def extend(self, kind: str, paths: Iterable[Path]) -> None:
         """Note many."""
@@ -184,14 +187,14 @@ class Notes:
             if kind in self._names
         )
 
-    def reckoning(self, layout: str, images: Mapping[str, Iterable[str]], masks: int) -> Reckoning:
-        """The whole; `images` are the classes of the images used, by part."""
+    def summary(self, layout: str, images: Mapping[str, Iterable[str]], masks: int) -> ScanSummary:
+        """The summary of all findings so far; `images` are the classes of the images used, by part."""
         counted = {part: dict(Counter(classes)) for part, classes in images.items()}
-        folder = shown_name(self.root.resolve().name or str(self.root), self.root)
-        return Reckoning(folder, layout, {p: c for p, c in counted.items() if c}, masks, self.findings())
+        folder = relative_name(self.root.resolve().name or str(self.root), self.root)
+        return ScanSummary(folder, layout, {p: c for p, c in counted.items() if c}, masks, self.findings())
 
 
-def shown_name(path: Path | str, root: Path) -> str:
+def relative_name(path: Path | str, root: Path) -> str:
     """A path relative to `root`, in one line of printable characters."""
     text = str(path)
     if isinstance(path, Path):

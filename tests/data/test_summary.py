@@ -15,22 +15,10 @@ from PIL import Image
 from patchcore_fast.cli import main
 from patchcore_fast.data import scan
 from patchcore_fast.data.check import check_folder
-from patchcore_fast.data.reckoning import KINDS, LISTED, SHOWN, Notes, Reckoning
+from patchcore_fast.data.summary import IN_LINE, IN_LIST, KINDS, Notes, ScanSummary
 
+from ..evaluated import TINY
 from ..pictures import write_masks, write_mvtec, write_photos
-
-TINY = (
-    "--backbone",
-    "test_efficientnet",
-    "--layers",
-    "1,2",
-    "--weights",
-    "random",
-    "--image-size",
-    "64",
-    "--ratio",
-    ".1",
-)
 
 
 @pytest.fixture
@@ -65,7 +53,7 @@ WANTED = {
 
 def test_everything_is_said_once(messy: Path) -> None:
     with pytest.warns(UserWarning) as said:
-        found = scan(messy).reckoning
+        found = scan(messy).summary
     told = found.to_dict()
     assert json.loads(json.dumps(told)) == told
     assert {f["kind"]: f["names"] for f in told["findings"] if f["warning"]} == WANTED
@@ -74,7 +62,7 @@ def test_everything_is_said_once(messy: Path) -> None:
     assert quiet["other"] == ["train/good/notes.txt"]
     assert told["images"] == {"train": {"good": 8}, "test": {"good": 4, "spot": 4}} and told["masks"] == 1
     assert [str(w.message) for w in said] == [
-        f"set: {f.text()}" for f in found.findings if f.loud and f.kind != "unreadable"
+        f"set: {f.text()}" for f in found.findings if f.is_warning and f.kind != "unreadable"
     ]
     assert len(found.warnings) == len(WANTED) and all("\n" not in line for line in found.warnings)
     text = found.text()
@@ -83,7 +71,7 @@ def test_everything_is_said_once(messy: Path) -> None:
 
 
 def test_a_clean_set_says_so(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    found = scan(write_mvtec(tmp_path / "set")).reckoning
+    found = scan(write_mvtec(tmp_path / "set")).summary
     assert not found.findings and not found.warnings and not recwarn.list
     assert found.text().splitlines()[0] == "set (MVTec layout)" and "nothing looks wrong" in found.text()
 
@@ -92,9 +80,9 @@ def test_many_names_are_counted(tmp_path: Path) -> None:
     notes = Notes(tmp_path)
     notes.extend("drawn", (tmp_path / f"{i:04d}.png" for i in range(1234)))
     (finding,) = notes.findings()
-    assert finding.text().endswith(f"0002.png, and {1234 - SHOWN:,} more") and "1,234 images" in finding.text()
-    found = notes.reckoning("plain", {"train": ["good"]}, 0)
-    assert len(found.text().splitlines()) < 12 and f"and {1234 - LISTED:,} more" in found.text()
+    assert finding.text().endswith(f"0002.png, and {1234 - IN_LINE:,} more") and "1,234 images" in finding.text()
+    found = notes.summary("plain", {"train": ["good"]}, 0)
+    assert len(found.text().splitlines()) < 12 and f"and {1234 - IN_LIST:,} more" in found.text()
     assert found.to_dict()["findings"][0]["count"] == 1234 and len(found.to_dict()["findings"][0]["names"]) == 200
 
 
@@ -107,15 +95,15 @@ def test_odd_names_stay_in_one_line(tmp_path: Path) -> None:
 
 def test_every_kind_has_words_for_one_and_many() -> None:
     assert all(kind.one and "{n}" in kind.many for kind in KINDS.values())
-    assert Reckoning().text() and Reckoning().to_dict()["findings"] == []
+    assert ScanSummary().text() and ScanSummary().to_dict()["findings"] == []
 
 
 def test_equal_sizes_are_compared_by_content(tmp_path: Path) -> None:
     for name in ("train/good/a.bmp", "train/good/b.bmp", "test/good/c.bmp"):
         write_photos(tmp_path, name)
-    assert not scan(tmp_path).reckoning.findings
+    assert not scan(tmp_path).summary.findings
     shutil.copy(tmp_path / "train/good/a.bmp", tmp_path / "train/good/d.bmp")
-    assert [f.kind for f in scan(tmp_path).reckoning.findings] == ["same"]
+    assert [f.kind for f in scan(tmp_path).summary.findings] == ["same"]
 
 
 def test_check_opens_every_image(tmp_path: Path) -> None:
@@ -125,7 +113,7 @@ def test_check_opens_every_image(tmp_path: Path) -> None:
     Image.new("L", (32, 64)).save(root / "ground_truth/spot/000_mask.png")
     told: list[tuple[int, int]] = []
     found = check_folder(root, lambda done, total: told.append((done, total)))
-    assert {f.kind: f.names for f in found.findings if f.loud} == {
+    assert {f.kind: f.names for f in found.findings if f.is_warning} == {
         "unreadable": ("train/good/000.png (OSError: image file is truncated)",),
         "mask size": ("ground_truth/spot/000_mask.png",),
     }
@@ -158,8 +146,8 @@ def test_console_json_and_page_have_it(messy: Path, tmp_path: Path, capsys: pyte
     assert data["masks"] == 1 and {f["kind"] for f in data["findings"] if f["warning"]} == set(WANTED) - {"unreadable"}
     assert main(["report", str(out)]) == 0
     page = (out / "report.html").read_text()
-    held = re.search(r'<section id="held".*?</section>', page, re.S)
-    assert held and "ground_truth/spot/&lt;b&gt;_mask.png" in held[0] and ".ipynb_checkpoints" in held[0]
+    section = re.search(r'<section id="data-summary".*?</section>', page, re.S)
+    assert section and "ground_truth/spot/&lt;b&gt;_mask.png" in section[0] and ".ipynb_checkpoints" in section[0]
     capsys.readouterr()
     assert main(["fit", str(messy), "--output", str(tmp_path / "b.safetensors"), "-v", *TINY]) == 0
     assert "train/good/.hidden" in capsys.readouterr().err
