@@ -14,7 +14,8 @@ PAGE_IMAGES = 400  # report.page's (a test compares)
 DRAWN = 2048  # report.images' LONGEST (a test compares)
 FITTED = ("features", "selection", "search", "scoring")  # groups that decide what fit makes
 NOTES = {"features": "not together with --bank (but --weights)", "selection": "not together with --bank",
-         "search": "not together with --bank", "scoring": f"with --bank only {', '.join(map(flag, SCORED))}"}  # fmt: skip
+         "search": "not together with --bank",
+         "scoring": f"with --bank only {', '.join(map(flag, SCORED))}"}  # fmt: skip
 
 
 class _Version(argparse.Action):

@@ -188,6 +188,6 @@ def test_the_interval_is_clopper_and_pearsons() -> None:
 
 def test_banks_that_name_a_quantile_are_still_read() -> None:
     old = PatchCoreConfig().to_dict()
-    del old["max_false_alarms"]
+    del old["decision"]["max_false_alarms"]
     config = PatchCoreConfig.from_dict({**json.loads(json.dumps(old)), "threshold_quantile": 0.9})
     assert config.max_false_alarms == pytest.approx(0.1)
