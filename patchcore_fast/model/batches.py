@@ -15,6 +15,7 @@ from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import ImageDataset, ImageRecord, ImageSet, make_loader, scan, scan_images
 from patchcore_fast.errors import DataError
 from patchcore_fast.model.fewshot import draw_shots
+from patchcore_fast.progress import bar
 
 _ERRORS = ("error", "mask_error")  # of ImageDataset's items
 _TENSORS = ("images", "masks")  # of a Batch; its other fields are lists
@@ -87,6 +88,13 @@ class Batches:
         if not seen:
             raise DataError("PatchCore: the source gave no images")
         _tell_left_out(left_out, total)
+
+    def shown(self, what: str, progress: bool | None) -> Iterator[Batch]:
+        """The same under a progress bar; see `progress.bar`."""
+        with bar(self.count, what, progress) as counting:
+            for batch in self:
+                yield batch
+                counting.update(len(batch.labels))
 
     def name(self, path: Path) -> str:
         """How reports call a file: relative to the folder that was given, so that they tell nothing of the machine."""

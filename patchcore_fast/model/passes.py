@@ -79,15 +79,19 @@ def training_rows(
 
 
 def predict_batch(
-    batch: Batch, extractor: FeatureExtractor, scorer: ImageScorer, bank: MemoryBank, device: torch.device
+    batch: Batch,
+    config: PatchCoreConfig,
+    extractor: FeatureExtractor,
+    scorer: ImageScorer,
+    bank: MemoryBank,
+    device: torch.device,
 ) -> Iterator[Prediction]:
     """The predictions of a batch; of an image that could not be read, one with its error."""
-    c = scorer.config
     features, grid = extractor(batch.images.to(device))
     search = None if bank.searcher is None else bank.search
     scores, patches = scorer(features, len(batch.images), bank.features, search)
     size = (batch.images.shape[2], batch.images.shape[3])
-    s = c.scoring
+    s = config.scoring
     maps = anomaly_map(patches.view(-1, *grid), size, s.sigma, s.upsample, s.border).cpu().numpy()
     for i, score in enumerate(scores.tolist()):
         record, original = batch.records[i], batch.sizes[i]
@@ -96,4 +100,4 @@ def predict_batch(
             yield Prediction(path, math.nan, np.full_like(maps[i], np.nan), error=batch.errors[i])
             continue
         above = None if bank.threshold is None else score > bank.threshold
-        yield Prediction(path, score, maps[i], above, original, None if original is None else c.resize)
+        yield Prediction(path, score, maps[i], above, original, None if original is None else config.resize)

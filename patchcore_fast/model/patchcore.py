@@ -26,7 +26,6 @@ from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.score import ImageScorer
 from patchcore_fast.model.selection import Selector
 from patchcore_fast.model.threshold import with_threshold
-from patchcore_fast.progress import bar
 
 
 class PatchCore:
@@ -45,11 +44,6 @@ class PatchCore:
     bank : the MemoryBank of fit or load; ValueError before.
     timings_ : seconds of the last fit: "features", "selection", "threshold".
     unread_ : (file, why) of each training image that the last fit left out; empty unless it was told to.
-
-    Examples
-    --------
-    >>> model = PatchCore().fit("data/normal")            # doctest: +SKIP
-    >>> [p.score for p in model.predict("data/new")]      # doctest: +SKIP
     """
 
     def __init__(
@@ -93,25 +87,20 @@ class PatchCore:
     def fit(self, data: Any, *, shots: int | None = None, augment: Any = None, on_error: str = "raise") -> PatchCore:
         """Fill the memory bank with patches of normal images.
 
-        The threshold comes from up to 200 training images, each scored by a bank that was selected without it: it is
-        the score that a new normal image exceeds with the probability `max_false_alarms`, 1 in 20 by default (see
-        `threshold.false_alarm_threshold` and docs/threshold.md). A single image gives none. Images of which the sampler
-        pruned patches that no other image supports are not asked.
+        The threshold is the score that a new normal image exceeds with the probability `max_false_alarms`, by up to 200
+        training images, each scored by a bank that was selected without it (docs/threshold.md). A single image gives
+        none. Images of which the sampler pruned patches that no other image supports are not asked.
 
         Parameters
         ----------
-        data : a folder (its train/good, or all its images), an ImageSet (its train part), paths or
-            ImageRecords, a tensor [N, 3, H, W], or a loader of tensors or of dicts with "image". Tensors lie
-            in [0, 1], not normalised, and keep their size; files are resized as the config says.
+        data : a folder (its train/good, or all its images), an ImageSet (its train part), paths or ImageRecords, a
+            tensor [N, 3, H, W], or a loader of tensors or of dicts with "image". Tensors lie in [0, 1], not normalised,
+            and keep their size; files are resized as the config says.
         shots : images drawn of them by the config's seed; the config's when None. One shot gives no threshold.
         augment : "none", "rotate", or a transform (torchvision.transforms.v2) of an image [3, H, W]: the patches of the
             config's `augmentations` copies of each image join its own before the selection; the config's when None.
             The threshold is of the images themselves, each without its own rows and those of its copies.
         on_error : "raise" ends at the first file that cannot be read; "return" leaves it out and names it in `unread_`.
-
-        Returns
-        -------
-        self
 
         Raises
         ------
@@ -137,8 +126,7 @@ class PatchCore:
     def training_features(self, data: Any) -> FeatureRows:
         """The patch features that `fit` would choose from: `.features` [N, D], `.positions(indices)`, `.grid`.
 
-        `data` and errors as in `fit`; the model stays as it is. Where the config augments, each image is followed by
-        its copies, and `positions` counts all of them.
+        `data` and errors as in `fit`; the bank stays. Of a config that augments, copies follow their image and count.
         """
         config, augmentation = settle(self.config, None, None, self.sampler)
         rows, _, self.unread_ = self._rows(batches_of(data, config, "train", config.selection.shots), augmentation)
@@ -156,7 +144,7 @@ class PatchCore:
         """`predict` one image at a time, holding one batch in memory."""
         self._fitted("predict")
         batches = batches_of(data, self.config, "any", on_error=on_error)
-        for batch in self._bar(batches, "predict"):
+        for batch in batches.shown("predict", self.progress):
             yield from self._predict(batch)
 
     @undisturbed
@@ -165,14 +153,16 @@ class PatchCore:
 
         Parameters
         ----------
-        data : a folder in MVTec layout or an ImageSet (its test part), ImageRecords with labels, or a loader
-            of dicts with "image", "label" and where known "mask" [B, H, W] and "has_mask".
+        data : a folder in MVTec layout or an ImageSet (its test part), ImageRecords with labels, or a loader of dicts
+            with "image", "label" and where known "mask" [B, H, W] and "has_mask".
         on_error : "raise" ends at the first image or mask that cannot be used; "return" measures on the others and
             lists it in `Evaluation.unread`, or beside its image where only the mask is broken.
         """
         self._fitted("evaluate")
         batches = batches_of(data, self.config, "test", on_error=on_error)
-        return evaluate_batches(self._bar(batches, "evaluate"), self._predict, batches.name, self.bank, self.config)
+        return evaluate_batches(
+            batches.shown("evaluate", self.progress), self._predict, batches.name, self.bank, self.config
+        )
 
     def rescore(self, **settings: Any) -> None:
         """Score from now on with other settings of RESCORED; the bank stays.
@@ -240,21 +230,15 @@ class PatchCore:
     def _rows(
         self, batches: Batches, augmentation: Augmentation, views: bool = False
     ) -> tuple[FeatureRows, list[FeatureRows], list[tuple[Path, str]]]:
-        shown = self._bar(batches, "features")
+        shown = batches.shown("features", self.progress)
         return training_rows(shown, batches.count, self.extractor, self.device, augmentation, views)
 
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
         if self._scorer is None:
             self._scorer = ImageScorer(self.config, self.bank.features)
-        return predict_batch(batch, self.extractor, self._scorer, self.bank, self.device)
+        return predict_batch(batch, self.config, self.extractor, self._scorer, self.bank, self.device)
 
     def _fitted(self, name: str) -> MemoryBank:
         if self._bank is None:
             raise ValueError(f"PatchCore.{name}: there is no memory bank yet, call fit or load first")
         return self._bank
-
-    def _bar(self, batches: Batches, what: str) -> Iterator[Batch]:
-        with bar(batches.count, what, self.progress) as shown:
-            for batch in batches:
-                yield batch
-                shown.update(len(batch.labels))

@@ -43,7 +43,7 @@ class Selector:
             if s.ratio is None:
                 raise ValueError(
                     f"PatchCore.fit: the settings say sampler {s.sampler}, which was given as an object: give "
-                    "PatchCore(config, SAMPLER), or settings with another sampler and sampler_parameters=None"
+                    "PatchCore(config, SAMPLER), or settings with sampler, ratio and sampler_parameters=None"
                 )
             sampler = make_sampler(s.sampler, ratio=s.ratio, seed=s.seed, device=device)
         self.config, self.device, self.sampler = config, device, sampler

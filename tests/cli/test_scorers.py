@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from patchcore_fast.cli import main
-from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore
 from patchcore_fast.scorers import SCORERS
 
@@ -69,9 +67,3 @@ def test_rescore(bank: Path, data: Path, tmp_path: Path) -> None:
         model.rescore(backbone="x")
     with pytest.raises(ValueError, match="scorer must be one of"):
         model.rescore(scorer="x")
-
-
-def test_banks_of_earlier_versions_score_by_distance(bank: Path, tmp_path: Path) -> None:
-    saved = MemoryBank.load(bank)
-    dataclasses.replace(saved, config=saved.config | {"scoring": {}}).save(tmp_path / "old.safetensors")
-    assert PatchCore.load(tmp_path / "old.safetensors").config.scorer_name == "distance"

@@ -78,7 +78,10 @@ def test_earlier_words_mean_the_same() -> None:
         config = PatchCoreConfig(**old)
         assert config.scorer == "distance" and config.image_score == config.score == "reweighted"
         assert PatchCoreConfig.from_dict(old) == config == PatchCoreConfig().replace(**old)
-    assert PatchCoreConfig.anomalib(score="max").image_score == "max"
+    assert PatchCoreConfig.anomalib(score="max").image_score == "max" and PatchCoreConfig.amazon().input_size == (
+        224,
+        224,
+    )
     assert PatchCoreConfig.anomalib(scorer="influence").scorer_name == "influence + reweighted"
 
 
@@ -106,6 +109,7 @@ def test_dicts_with_and_without_groups() -> None:
     config = PatchCoreConfig(**CHANGED, sampler="a.B", sampler_parameters={"x": [1, 2.5], "y": None, "z": "é"})
     told = config.to_dict()
     assert set(told) == set(GROUPS) and PatchCoreConfig.from_dict(json.loads(json.dumps(told))) == config
+    assert PatchCoreConfig.from_dict({"scoring": {}}) == PatchCoreConfig.from_dict({}) == PatchCoreConfig()
     mixed = {k: v for group in told.values() for k, v in group.items()}
     assert PatchCoreConfig.from_dict(mixed) == config
     assert grouped({"search": {"index": 4, "odd": 1}, "index": 8, "a": 2}) == {"search": {"index": 8, "odd": 1}, "a": 2}

@@ -10,7 +10,6 @@ import torch
 
 from patchcore_fast.cli import main
 from patchcore_fast.config import recorded
-from patchcore_fast.errors import BankError
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.model.collect import FeatureRows
@@ -220,21 +219,6 @@ def test_elfs_compares_images_and_takes_no_copies() -> None:
 def test_bad_settings(changes: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError), match=next(iter(changes))):
         _config(**changes)
-
-
-def test_banks_from_before_still_load(tmp_path: Path) -> None:
-    PatchCore(_config()).fit(_images()).save(tmp_path / "new.safetensors")
-    bank = MemoryBank.load(tmp_path / "new.safetensors")
-    for group, name in (("selection", "shots"), ("selection", "augment"), ("features", "precision")):
-        del bank.config[group][name]
-    bank.save(tmp_path / "old.safetensors")
-    old, new = (PatchCore.load(tmp_path / f"{name}.safetensors") for name in ("old", "new"))
-    assert old.config == new.config
-    assert [p.score for p in old.predict(_images(2))] == [p.score for p in new.predict(_images(2))]
-    bank.config["selection"]["augment"] = "flip"
-    bank.save(tmp_path / "bad.safetensors")
-    with pytest.raises(BankError, match="augment must be one of"):
-        PatchCore.load(tmp_path / "bad.safetensors")
 
 
 def test_rotation_makes_turned_photographs_normal() -> None:

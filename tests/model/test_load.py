@@ -164,6 +164,8 @@ def test_bundled_weights_are_found_without_a_word(monkeypatch: pytest.MonkeyPatc
         ({"reweight_neighbours": 10**6}, "reweight_neighbours"),
         ({"patch_size": 10**9 + 1}, "patch_size"),
         ({"workers": 10**5}, "workers"),
+        ({"augment": "flip"}, "augment must be one of"),
+        ({"selection": ["a"]}, "selection must hold settings"),
         ({"batch_size": 10**9}, "batch_size"),
         ({"shots": 2**40}, "shots"),
         ({"augmentations": 10**9}, "augmentations"),
