@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from patchcore_fast.config import toml
 from patchcore_fast.config.base import nearest, settings_of
 from patchcore_fast.config.decision import DecisionSettings
 from patchcore_fast.config.features import FeatureSettings
@@ -17,6 +16,7 @@ from patchcore_fast.config.running import RunningSettings
 from patchcore_fast.config.scoring import ScoringSettings
 from patchcore_fast.config.search import SearchSettings
 from patchcore_fast.config.selection import SelectionSettings
+from patchcore_fast.config.toml import read_toml, toml_text
 from patchcore_fast.errors import DataError
 from patchcore_fast.files import atomic_write
 
@@ -155,7 +155,7 @@ class PatchCoreConfig:
         if not os.path.isfile(path):
             raise DataError(f"{os.fspath(path)}: no such file")
         try:
-            values = toml.read(path)
+            values = read_toml(path)
             if beside := [name for name in values if name not in GROUPS]:
                 home = GROUP_OF.get(beside[0])
                 raise ValueError(f"{beside[0]} belongs into [{home}]" if home else _unknown(beside))
@@ -165,7 +165,7 @@ class PatchCoreConfig:
 
     def to_toml(self, path: str | os.PathLike[str] | None = None) -> str:
         """The text of a file that `from_toml` reads; written whole where a path is given."""
-        text = toml.written(self.to_dict())
+        text = toml_text(self.to_dict())
         if path is not None:
             with atomic_write(path, "w", encoding="utf-8") as f:
                 f.write(text)

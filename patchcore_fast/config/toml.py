@@ -14,7 +14,7 @@ else:
     import tomli as tomllib
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file holds. ValueError: it is no TOML."""
     with open(path, "rb") as f:
         try:
@@ -23,8 +23,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"is no TOML: {error}") from error
 
 
-def written(groups: Mapping[str, Mapping[str, Any]]) -> str:
-    """The text that `read` gives back; None is left out, for TOML has no word for it."""
+def toml_text(groups: Mapping[str, Mapping[str, Any]]) -> str:
+    """The text that `read_toml` gives back; None is left out, for TOML has no word for it."""
     tables = []
     for group, values in groups.items():
         lines = [f"{name} = {_value(value)}" for name, value in values.items() if value is not None]
