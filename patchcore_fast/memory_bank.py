@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from patchcore_fast.bank_file import bank_error, digest, read_header, read_json, read_tensors
+from patchcore_fast.config import grouped, recorded
 from patchcore_fast.errors import BankError
 from patchcore_fast.files import atomic_write
 from patchcore_fast.kernels.surroundings import undisturbed
@@ -26,7 +27,7 @@ except ImportError as error:
     raise ImportError('patchcore_fast.memory_bank needs safetensors: pip install "patchcore_fast[pipeline]"') from error
 
 FORMAT = "patchcore_fast.memory_bank"
-FORMAT_VERSION = 2  # 1 had no digest, and faiss's own bytes for its index
+FORMAT_VERSION = 3  # 2 had settings without groups; 1 also no digest, and faiss's own bytes for its index
 SIDE, CELLS = 16_384, 1 << 24  # most patches on a side of an image's grid, and on all of it
 IMAGES = 1 << 20  # most training images where no names count them
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of features
@@ -40,11 +41,12 @@ class MemoryBank:
 
     Attributes
     ----------
-    features : [M, D] of the type that config["precision"] names, float32 where it names none; never projected.
+    features : [M, D] of the type that config["features"]["precision"] names, float32 where none; never projected.
     indices : [M] int64, row of each among all training patches, in selection order.
     positions : [M, 3] int32, (image, row, column) of each on its image's patch grid, or None.
     projection : [D, d] float32 that the selection worked in (features @ projection), or None.
-    config : what made the features, `PatchCoreConfig.to_dict()`; empty for a bank of foreign features.
+    config : what made the features, by group as `PatchCoreConfig.to_dict()` has it; empty for a bank of foreign
+        features. Settings without groups, as earlier versions had them, are put into theirs.
     threshold : image score above which an image is anomalous, or None.
     normal_scores : [n] float64, scores of training images by banks without them (the threshold's source), or None.
     images : names of the training images that `positions` counts, relative to their folder; empty when unknown.
@@ -75,6 +77,7 @@ class MemoryBank:
         for name, kind in (("config", dict), ("images", list), ("patches", int), ("weights", str), ("versions", dict)):
             if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
                 raise TypeError(f"MemoryBank: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        object.__setattr__(self, "config", grouped(self.config))
         if not all(isinstance(x, str) for x in [*self.images, *self.versions.values()]):
             raise TypeError("MemoryBank: images must be names, and versions texts")
         if not 0 <= self.patches < 1 << 63:
@@ -86,7 +89,7 @@ class MemoryBank:
 
     def _check_tensors(self) -> None:
         f, i = self.features, self.indices
-        precision = self.config.get("precision", "float32")
+        precision = recorded(self.config, "precision", "float32")
         if f.ndim != 2 or 0 in f.shape or not isinstance(precision, str) or f.dtype != _DTYPES.get(precision):
             raise ValueError(f"MemoryBank: features must be [M, D] {precision}, got {tuple(f.shape)} {f.dtype}")
         if not all(torch.isfinite(x) for x in f.aminmax()):  # NaN is either's; torch.isfinite(f) copies f
@@ -251,7 +254,7 @@ def _stored_index(
     if kind == "exact":
         return None
     if version == 1:  # faiss's own bytes: faiss trusts what it reads, so they are not given to it
-        return build_index(kind, bank.features, bank.config.get("seed", 0))
+        return build_index(kind, bank.features, recorded(bank.config, "seed", 0))
     return load_index(kind, bank.features, tensors)
 
 

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from patchcore_fast.config import flat
 from patchcore_fast.errors import DataError
 from patchcore_fast.report.page.read import Record, number, read_record
 
@@ -109,7 +110,7 @@ def _tensorboard(record: Record) -> Path:
             chosen = [image["score"] for image in record.images if image["label"] == label]
             if chosen:
                 writer.add_histogram(f"scores/{kind}", np.asarray(chosen), 0)
-        rows = (record.config | record.facts["environment"]).items()
+        rows = (flat(record.config) | record.facts["environment"]).items()
         settings = "\n".join(f"| {_cell(k)} | {_cell(v)} |" for k, v in rows)
         writer.add_text("settings", f"| setting | value |\n|---|---|\n{settings}", 0)
     return target

@@ -22,6 +22,7 @@ LAYER = {
     "names": 0,
     "npy": 0,
     "written": 0,
+    "config": 0,
     "progress": 0,
     "inputs": 0,
     "kernels": 1,

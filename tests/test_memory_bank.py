@@ -26,7 +26,7 @@ def _bank(**changes: Any) -> MemoryBank:
         "indices": torch.arange(12) * 3,
         "positions": torch.stack([torch.arange(12) % 2, torch.arange(12) % 8, torch.arange(12) % 9], 1).int(),
         "projection": torch.randn(5, 3, generator=generator),
-        "config": {"layers": [2, 3], "ratio": 0.1},
+        "config": {"features": {"layers": [2, 3]}, "selection": {"ratio": 0.1}},
         "threshold": 1.25,
         "images": ["train/good/ä b.png", "train/good/c.png"],
         "grid": (8, 9),

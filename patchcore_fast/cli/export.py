@@ -5,21 +5,29 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from patchcore_fast.cli.beforehand import check_bank, check_files, need_onnx, need_pipeline
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
 from patchcore_fast.errors import DataError
 
+SUFFIXES = (".pt2", ".onnx")  # export's (a test compares)
 CHECKED = 8  # images of --images that are compared
 
 
 def export(args: argparse.Namespace) -> None:
     """Write, compare with the model, say how far the numbers are apart."""
-    from patchcore_fast.export import SUFFIXES, TOLERANCE, export_model
-    from patchcore_fast.model import PatchCore
-
     output = writable_file(args.output)
     if output.suffix not in SUFFIXES:
         raise DataError(f"--output must end in {' or '.join(SUFFIXES)}, got {output.name}")
     check_outputs_differ({"BANK": args.bank, "--output": output})
+    check_bank(args.bank)
+    check_files([] if args.images is None else [args.images])
+    need_pipeline()
+    if output.suffix == ".onnx":
+        need_onnx()
+
+    from patchcore_fast.export import TOLERANCE, export_model
+    from patchcore_fast.model import PatchCore
+
     given = getattr(args, "weights", None)
     model = PatchCore.load(
         args.bank, "cpu", weights=given, allow_download=args.allow_download, index="exact", progress=False
@@ -32,7 +40,7 @@ def export(args: argparse.Namespace) -> None:
 
         config = model.config
         records = scan_images([args.images])[:CHECKED]
-        images = torch.stack([load_image(r.path, config.resize, config.crop) for r in records])
+        images = torch.stack([load_image(r.path, config.resize, config.features.crop) for r in records])
     found = export_model(model, output, images)
     height, width = model.config.input_size
     print(f"Saved {output} ({output.stat().st_size / 2**20:.1f} MB): images [B, 3, {height}, {width}] in, scores [B] "

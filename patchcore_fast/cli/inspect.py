@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchcore_fast.cli.beforehand import check_bank, check_images, check_room, need_pipeline
+from patchcore_fast.cli.options import check_loaded, chosen_config
 from patchcore_fast.cli.outputs import output_folder
-from patchcore_fast.cli.parser import MODEL, given_options
 from patchcore_fast.cli.pipeline import load_bank
 from patchcore_fast.errors import DataError
 from patchcore_fast.written import INSPECTED, writing
 
 if TYPE_CHECKING:
+    from patchcore_fast.config import PatchCoreConfig
     from patchcore_fast.data import ImageSet
     from patchcore_fast.model import PatchCore
     from patchcore_fast.model.collect import FeatureRows
@@ -41,24 +43,31 @@ class Selection:
 
 def inspect(args: argparse.Namespace) -> None:
     """Extract features, select, draw; with --bank the selection is the bank's."""
+    if args.bank is None:
+        config = chosen_config(args)
+        _check_whole(config)
+    else:
+        check_loaded(args, "selecting, and --bank brings a selection")
+        check_bank(args.bank)
+    check_images(args.folder)
+    check_room(args.output)
+    need_pipeline()
+
     from patchcore_fast.data import scan
-    from patchcore_fast.model import PatchCore, PatchCoreConfig
+    from patchcore_fast.model import PatchCore
     from patchcore_fast.report import write_json
     from patchcore_fast.report.plane import load_umap
 
-    typed = [o.flag for o in MODEL if hasattr(args, o.field)]
-    if args.bank is not None and typed:
-        raise DataError(f"{', '.join(typed)}: belongs to selecting, and --bank brings a selection")
     if args.plane == "umap":
         load_umap()  # a missing package is told now and not after the long part
     images = scan(args.folder)
     if not images.train:
         raise DataError(f"{args.folder}: no training images (train/good)")
     names = [r.path.relative_to(images.root).as_posix() for r in images.train]
-    model = load_bank(args) if args.bank is not None else PatchCore(PatchCoreConfig(**given_options(args)))
+    model = load_bank(args) if args.bank is not None else PatchCore(config)
     if args.bank is not None:
         _check_names(args, model, names)
-    _check_whole(model)
+    _check_whole(model.config)
     backbone = model.extractor.backbone
     sampler = None if args.bank is not None else _sampler(model)
     output = output_folder(args.output)
@@ -80,10 +89,13 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def _sampler(model: PatchCore) -> Any:
+    from patchcore_fast.config import SAMPLERS
     from patchcore_fast.samplers import make_sampler
 
-    c = model.config
-    return make_sampler(c.sampler, c.ratio, seed=c.seed, device=model.device)
+    s = model.config.selection
+    if s.ratio is None:
+        raise DataError(f"--config: sampler {s.sampler} is a record of an object; name one of {', '.join(SAMPLERS)}")
+    return make_sampler(s.sampler, s.ratio, seed=s.seed, device=model.device)
 
 
 def _select(sampler: Any, rows: FeatureRows) -> Selection:
@@ -109,11 +121,11 @@ def _select(sampler: Any, rows: FeatureRows) -> Selection:
     return Selection(indices, sampler, {"selection": time.perf_counter() - clock}, ends)
 
 
-def _check_whole(model: PatchCore) -> None:
+def _check_whole(config: PatchCoreConfig) -> None:
     """The pictures are of all training images and of no copies."""
-    c = model.config
-    if c.shots is not None or c.augment != "none":
-        raise DataError(f"inspect shows selections from whole training sets, got shots={c.shots} augment={c.augment}")
+    s = config.selection
+    if s.shots is not None or s.augment != "none":
+        raise DataError(f"inspect shows selections from whole training sets, got shots={s.shots} augment={s.augment}")
 
 
 def _check_names(args: argparse.Namespace, model: PatchCore, names: list[str]) -> None:
@@ -224,7 +236,8 @@ def _text(facts: dict[str, Any]) -> str:
 
     n, found, config = facts["patches"], facts["coverage"], facts["config"]
     spent = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in facts["seconds"].items())
-    how = config["sampler"] if facts["new_selection"] else f"a bank that was there, {config['sampler']}"
+    how = config["selection"]["sampler"]
+    how = how if facts["new_selection"] else f"a bank that was there, {how}"
     lines = [f"{facts['picked']:,} of {n:,} patches of {facts['images']:,} images picked ({how}; {spent})."]
     if facts["pruned"]:
         parts = ", ".join(f"{end} {count:,} ({percent(count, n)})" for end, count in facts["pruned"].items())

@@ -1,109 +1,21 @@
-"""Arguments of every command. Only argparse is imported here."""
+"""Arguments of every command. Nothing that is slow to import is imported here."""
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+from patchcore_fast.cli.options import SCORED, add_config, add_download, add_group, add_threshold, flag
+from patchcore_fast.config.running import device
 
 PRECISIONS = ("float32", "ieee", "tf32x3", "tf32", "bf16")  # kernels.tuning's (a test compares)
 DEMO_OUTPUT = "patchcore_fast_demo"
 PAGE_IMAGES = 400  # report.page's (a test compares)
 DRAWN = 2048  # report.images' LONGEST (a test compares)
-
-
-def side(text: str) -> int | tuple[int, int]:
-    """`256` or `256x320` (height x width)."""
-    sides = [int(part) for part in text.lower().split("x")]
-    if len(sides) > 2:
-        raise ValueError
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
-
-
-def names(text: str) -> tuple[int, ...] | tuple[str, ...]:
-    """`2,3` (stage numbers) or `layer2,layer3` (module names)."""
-    parts = [part.strip() for part in text.split(",")]
-    return tuple(int(p) for p in parts) if all(p.isdigit() for p in parts) else tuple(parts)
-
-
-def device(text: str) -> str:
-    """`cpu`, `cuda` or `cuda:1`; torch's own complaint about others fills a screen."""
-    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", text):
-        raise ValueError
-    return text
-
-
-class Option(NamedTuple):
-    """A model setting on the command line; `default` repeats PatchCoreConfig's for the help text (a test compares)."""
-
-    flag: str
-    kind: Callable[[str], Any]
-    default: Any
-    help: str
-    metavar: str
-
-    @property
-    def field(self) -> str:
-        """Name of the PatchCoreConfig field."""
-        return self.flag[2:].replace("-", "_")
-
-
-RUNNING = (
-    Option("--batch-size", int, 16, "images at a time", "N"),
-    Option("--workers", int, 0, "processes that decode images ahead", "N"),
-    Option("--device", device, None, "cpu, cuda, cuda:1, ...; a GPU is taken when there is one", "D"),
-    Option("--weights", str, "auto", '"auto" (ImageNet), "random", or a weight file', "W"),
-)
-MODEL = (
-    Option("--backbone", str, "tf_efficientnet_lite0", "any timm model with feature maps", "NAME"),
-    Option("--layers", names, (2, 3), "stages by number, or modules by name, with commas", "L,L"),
-    Option("--image-size", side, 256, "images are resized to this side, or HEIGHTxWIDTH", "PX"),
-    Option("--crop", side, None, "centre crop after resizing, side or HEIGHTxWIDTH", "PX"),
-    Option("--fusion", str, "concat", '"concat", "amazon" (pooled, 1024-d) or "interpolated" (reduced to --dim)', "F"),
-    Option("--dim", int, None, 'numbers a patch has after the fusions "amazon" and "interpolated"', "N"),
-    Option("--reduction", str, "project", 'how "interpolated" reduces: "project" (random, seeded) or "pool"', "R"),
-    Option("--precision", str, "float32", 'of features and bank: "float32", "float16" or "bfloat16"', "P"),
-    Option("--patch-size", int, 3, "patch neighbourhood, odd", "N"),
-    Option("--shots", int, None, "use so many of the training images, drawn by --seed", "N"),
-    Option("--augment", str, "none", '"rotate" enriches the bank with turned copies of the training images', "A"),
-    Option("--augmentations", int, 3, "copies of each image; 3 turns by 90, 180 and 270 degrees", "N"),
-    Option("--sampler", str, "greedy", '"greedy" (exact), "elfs", "approximate", "random" or "identity"', "S"),
-    Option("--ratio", float, 0.01, "part of the patches that the memory bank keeps", "R"),
-    Option("--seed", int, 0, "of the projection and of random choices", "N"),
-    Option("--neighbours", int, 1, "bank rows that a patch is compared with", "K"),
-    Option("--index", str, "exact", 'search: "exact" (ours), "faiss-flat" or "faiss-ivfpq" (large banks)', "I"),
-    Option("--score", str, "max", 'image score: "max" over patches or "reweighted" (the paper, Eq. 7)', "S"),
-    Option("--sigma", float, 4.0, "Gaussian smoothing of the anomaly map, in pixels", "PX"),
-)
-SCORING = (
-    Option("--scorer", str, "distance", 'patch scores: "distance", "reweighted", "influence" or "noising"', "S"),
-    Option("--noise-scale", float, 0.5, "of noising: how much noise", "X"),
-    Option("--noise-draws", int, 4, "of noising: noisy copies of a patch, an even number", "N"),
-)
-DECISION = (
-    Option("--threshold", float, None, "image score above which an image is anomalous, instead of the fit's", "X"),
-    Option("--max-false-alarms", float, 0.05, "share of normal images that may lie above it", "S"),
-)
-
-
-def _add(parser: argparse.ArgumentParser, title: str, options: tuple[Option, ...]) -> None:
-    group = parser.add_argument_group(title)
-    for o in options:
-        shown = ",".join(map(str, o.default)) if isinstance(o.default, tuple) else o.default
-        text = o.help if o.default is None else f"{o.help} (default {shown})"
-        # SUPPRESS: only what the user typed reaches the config, which owns defaults and validation.
-        group.add_argument(o.flag, type=o.kind, default=argparse.SUPPRESS, metavar=o.metavar, help=text)
-
-
-def _add_download(parser: argparse.ArgumentParser) -> None:
-    text = "let timm fetch the backbone that the bank names, where its weights are not here"
-    parser.add_argument("--allow-download", action="store_true", help=text)
-
-
-def given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The model settings that the user typed, by PatchCoreConfig field."""
-    return {o.field: getattr(args, o.field) for o in MODEL + SCORING + RUNNING if hasattr(args, o.field)}
+FITTED = ("features", "selection", "search", "scoring")  # groups that decide what fit makes
+NOTES = {"features": "not together with --bank (but --weights)", "selection": "not together with --bank",
+         "search": "not together with --bank",
+         "scoring": f"with --bank only {', '.join(map(flag, SCORED))}"}  # fmt: skip
 
 
 class _Version(argparse.Action):
@@ -152,10 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
                   "fit bottles --output bottles.safetensors")  # fmt: skip
     fit.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")
     fit.add_argument("--output", required=True, metavar="FILE", help="memory bank to write (.safetensors)")
-    _add(fit, "model", MODEL)
-    _add(fit, "scoring", SCORING)
-    _add(fit, "decision", DECISION)
-    _add(fit, "running", RUNNING)
+    add_config(fit)
+    for group in FITTED:
+        add_group(fit, group)
+    add_threshold(fit)
+    add_group(fit, "running")
 
     predict = command("predict", ("predict", "predict"), "score images and draw heat maps",
                       "predict bottles.safetensors photos --output out")  # fmt: skip
@@ -163,10 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")
     predict.add_argument("--output", required=True, metavar="DIR",
                          help=f"folder for scores.csv, sheet, heat maps (at most {DRAWN:,} pixels a side)")  # fmt: skip
-    _add(predict, "scoring (other than the fit's: there is then no threshold)", SCORING)
-    _add(predict, "decision (other than the bank's)", DECISION)
-    _add(predict, "running", RUNNING)
-    _add_download(predict)
+    add_group(predict, "features", ["weights"])
+    add_group(predict, "scoring", SCORED, "other than the fit's: there is then no threshold")
+    add_threshold(predict, "other than the bank's")
+    add_group(predict, "running")
+    add_download(predict)
 
     evaluate = command("evaluate", ("pipeline", "evaluate"), "measure accuracy on a folder in MVTec layout",
                        "evaluate bottles --output report")  # fmt: skip
@@ -176,11 +90,12 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--output", metavar="DIR", help="folder for scores.csv, plots, and what report needs")
     evaluate.add_argument("--log", choices=("tensorboard", "wandb"),
                           help="log metrics and figures below --output too (wandb: offline)")  # fmt: skip
-    _add(evaluate, "model (not together with --bank)", MODEL)
-    _add(evaluate, "scoring", SCORING)
-    _add(evaluate, "decision", DECISION)
-    _add(evaluate, "running", RUNNING)
-    _add_download(evaluate)
+    add_config(evaluate)
+    for group in FITTED:
+        add_group(evaluate, group, note=NOTES.get(group))
+    add_threshold(evaluate)
+    add_group(evaluate, "running")
+    add_download(evaluate)
 
     page = command("report", ("report", "report"), "make one HTML page of what evaluate wrote, to look at or to send",
                    "report results")  # fmt: skip
@@ -196,9 +111,11 @@ def build_parser() -> argparse.ArgumentParser:
     look.add_argument("--bank", metavar="FILE", help="show this bank, made of DIR by fit, and select nothing")
     look.add_argument("--plane", choices=("pca", "umap"), default="pca",
                       help="map of all patches (default pca; umap wants umap-learn)")  # fmt: skip
-    _add(look, "model (not together with --bank)", MODEL)
-    _add(look, "running", RUNNING)
-    _add_download(look)
+    add_config(look)
+    for group in FITTED:
+        add_group(look, group, note=NOTES.get(group))
+    add_group(look, "running")
+    add_download(look)
 
     export = command("export", ("export", "export"), "write the model as one file that runs without this package",
                      "export bottles.safetensors --output bottles.onnx")  # fmt: skip
@@ -206,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--output", required=True, metavar="FILE", help="file to write, .pt2 (torch.export) or .onnx")
     export.add_argument("--images", metavar="IMAGES", help="compare on these (folder or file) instead of seeded ones")
     export.add_argument("--weights", default=argparse.SUPPRESS, metavar="W", help="where its weights are now")
-    _add_download(export)
+    add_download(export)
 
     decide = command("threshold", ("threshold", "threshold"), "show or change the threshold of a bank",
                      "threshold bottles.safetensors 3.2")  # fmt: skip

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchcore_fast.cli.beforehand import check_bank, check_images, check_room, need_index, need_log, need_pipeline
 from patchcore_fast.cli.decision import expected, given_threshold, verdicts
+from patchcore_fast.cli.options import SCORED, check_loaded, chosen_config, given_settings
 from patchcore_fast.cli.outputs import check_folder, check_outputs_differ, output_folder, writable_file
-from patchcore_fast.cli.parser import MODEL, SCORING, given_options
-from patchcore_fast.cli.report import check_log, log_page
+from patchcore_fast.cli.report import log_page
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 
 if TYPE_CHECKING:
+    from patchcore_fast.config import PatchCoreConfig
     from patchcore_fast.data import ImageSet
     from patchcore_fast.model import PatchCore
 
 
-def _fit(args: argparse.Namespace, images: Any) -> PatchCore:
-    from patchcore_fast.model import PatchCore, PatchCoreConfig
+def _fit(config: PatchCoreConfig, images: Any, threshold: float | None) -> PatchCore:
+    from patchcore_fast.model import PatchCore
 
-    share = {"max_false_alarms": args.max_false_alarms} if hasattr(args, "max_false_alarms") else {}
-    threshold = given_threshold(args)
-    model = PatchCore(PatchCoreConfig(**given_options(args), **share))
+    model = PatchCore(config)
     model.fit(images, on_error="return")
     if threshold is not None:
         model.decide(threshold=threshold)
@@ -35,28 +34,34 @@ def load_bank(args: argparse.Namespace) -> PatchCore:
     """The bank of `args`; device, batch size and workers may differ from those of the fit."""
     from patchcore_fast.model import PatchCore
 
-    given = given_options(args)
+    given = given_settings(args)
+    share = given.pop("max_false_alarms", None)
     model = PatchCore.load(
         args.bank, given.pop("device", None), weights=given.pop("weights", None), allow_download=args.allow_download
     )
-    model.rescore(**{o.field: given.pop(o.field) for o in SCORING if o.field in given})
-    model.config = dataclasses.replace(model.config, **given)
+    model.rescore(**{name: given.pop(name) for name in SCORED if name in given})
+    model.config = model.config.replace(**given)
     if (threshold := given_threshold(args)) is not None:
         model.decide(threshold=threshold)
-    elif hasattr(args, "max_false_alarms"):
-        model.decide(max_false_alarms=args.max_false_alarms)
+    elif share is not None:
+        model.decide(max_false_alarms=share)
     return model
 
 
 def fit(args: argparse.Namespace) -> int:
     """Fit on a folder, save the bank, say what to do next. Images that cannot be read are left out and named."""
+    config, threshold = chosen_config(args), given_threshold(args)
+    output = writable_file(args.output)
+    check_images(args.folder)
+    need_pipeline()
+    need_index(config.search.index)
+
     from patchcore_fast.data import scan
 
-    output = writable_file(args.output)
     images = scan(args.folder)
     if output.exists():
         check_outputs_differ({"--output": output}, [("training image", r.path) for r in images.train])
-    model = _fit(args, images)
+    model = _fit(config, images, threshold)
     model.save(output)
     print(_bank_text(model, len(images.train) - len(model.unread_)))
     print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
@@ -86,17 +91,30 @@ def counted(n: int) -> str:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Measure on the test images of a folder; print a table, write JSON, plots and a contact sheet where asked."""
+    given_threshold(args)
+    if args.bank is None:
+        config = chosen_config(args)
+        need_index(config.search.index)
+    else:
+        check_loaded(args, "fitting, and --bank brings a fitted model")
+        check_bank(args.bank)
+    check_images(args.folder)
+    if args.log is not None and args.output is None:
+        raise DataError("--log: logs what --output DIR writes, and --output is not given")
+    json_file = None if args.json is None else writable_file(args.json)
+    if args.output is not None:
+        check_room(args.output)
+    need_pipeline()
+    if args.log is not None:
+        need_log(args.log)
+
     from patchcore_fast.data import scan
     from patchcore_fast.report import metrics_table, write_json
     from patchcore_fast.report.gallery import write_evaluation
+    from patchcore_fast.tracking import require
 
-    if args.bank is not None:
-        typed = [o.flag for o in MODEL if hasattr(args, o.field)]
-        if typed:
-            raise DataError(f"{', '.join(typed)}: belongs to fitting, and --bank brings a fitted model")
     if args.log is not None:
-        check_log(args.log, args.output)
-    json_file = None if args.json is None else writable_file(args.json)
+        require(args.log)  # before the long work: what is there need not work
     images = scan(args.folder)
     if not images.test:
         raise DataError(
@@ -104,7 +122,7 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     _check_outputs(args, images)
     output = None if args.output is None else output_folder(args.output)
-    model = load_bank(args) if args.bank is not None else _fit(args, images)
+    model = load_bank(args) if args.bank is not None else _fit(config, images, given_threshold(args))
     result = model.evaluate(images, on_error="return")
     name = Path(args.folder).resolve().name
     unread = [(r["path"], r["error"]) for r in [*result.unread, *result.images] if r["error"]]

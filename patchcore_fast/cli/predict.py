@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchcore_fast.cli.beforehand import check_bank, check_files, check_room, need_pipeline
+from patchcore_fast.cli.decision import given_threshold
 from patchcore_fast.cli.outputs import check_folder, output_folder
 from patchcore_fast.cli.pipeline import counted, load_bank
 from patchcore_fast.cli.process import PROGRAM, say
@@ -32,6 +34,12 @@ def predict(args: argparse.Namespace) -> int:
     The rows of scores.csv are written as the scores come, whatever happens to the pictures; the file is in place also
     when the run is stopped. Memory does not grow with the number of images.
     """
+    given_threshold(args)
+    check_bank(args.bank)
+    check_files(args.images)
+    check_room(args.output)
+    need_pipeline()
+
     from patchcore_fast.data import scan_images
     from patchcore_fast.report.scores_csv import append_scores
     from patchcore_fast.written import writing

@@ -25,15 +25,6 @@ def report(args: argparse.Namespace) -> None:
         print(f"Single pictures stay in {args.folder}.")
 
 
-def check_log(backend: str, output: str | None) -> None:
-    """Tell before the long work what would stop logging after it: no folder, or a package that is missing."""
-    from patchcore_fast.tracking import require
-
-    if output is None:
-        raise DataError("--log: logs what --output DIR writes, and --output is not given")
-    require(backend)
-
-
 def log_page(backend: str, output: Path) -> None:
     """Log an evaluation with its page, which is made for it."""
     from patchcore_fast.report.page import write_report

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from patchcore_fast.cli.beforehand import check_bank, need_pipeline
 from patchcore_fast.cli.decision import expected
 from patchcore_fast.cli.outputs import writable_file
 from patchcore_fast.errors import DataError
@@ -15,18 +16,22 @@ SHARES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)  # of false alarms, in the table
 
 def threshold(args: argparse.Namespace) -> None:
     """Set VALUE, or the threshold of a share of false alarms; without either show what there is to choose from."""
+    if args.value is not None and args.max_false_alarms is not None:
+        raise DataError("VALUE and --max-false-alarms: one of both is wanted")
+    look = args.value is None and args.max_false_alarms is None
+    if look and args.output is not None:
+        raise DataError("--output: there is nothing to write without VALUE or --max-false-alarms")
+    check_bank(args.bank)
+    output = None if look else writable_file(args.output or args.bank)
+    need_pipeline()
+
     from patchcore_fast.memory_bank import MemoryBank
     from patchcore_fast.model.threshold import with_threshold
 
-    if args.value is not None and args.max_false_alarms is not None:
-        raise DataError("VALUE and --max-false-alarms: one of both is wanted")
     bank = MemoryBank.load(args.bank)
-    if args.value is None and args.max_false_alarms is None:
-        if args.output is not None:
-            raise DataError("--output: there is nothing to write without VALUE or --max-false-alarms")
+    if output is None:
         print(_choices(bank))
         return
-    output = writable_file(args.output or args.bank)
     changed = with_threshold(bank, threshold=args.value, max_false_alarms=args.max_false_alarms)
     changed.save(output)
     before = "none" if bank.threshold is None else f"{bank.threshold:.6g}"

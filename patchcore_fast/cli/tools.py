@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from patchcore_fast.cli.beforehand import need, need_pipeline
+
 
 def demo(args: argparse.Namespace) -> int:
     """See `patchcore_fast.demo.run_demo`."""
+    need_pipeline()
+    need("skimage", "the demo needs scikit-image", "demo")
+
     from patchcore_fast.demo import run_demo
 
     run_demo(args.output, quick=args.quick, say=print)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from os import PathLike
+from typing import TYPE_CHECKING
 
 from patchcore_fast.cli.process import PROGRAM, say
 from patchcore_fast.names import printable
-from patchcore_fast.report.problems import Problems
+
+if TYPE_CHECKING:
+    from patchcore_fast.report.problems import Problems
 
 NAMED, CODE = 10, 3  # files named on the screen (scores.csv has all of them), and the exit code
 

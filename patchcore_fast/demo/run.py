@@ -20,25 +20,8 @@ from patchcore_fast.files import atomic_write
 from patchcore_fast.model import Evaluation, PatchCore, PatchCoreConfig
 from patchcore_fast.report import metrics_table, plot_roc, write_json
 from patchcore_fast.report.gallery import write_evaluation
-from patchcore_fast.samplers import make_sampler
 
 MARKER = ".patchcore_fast_demo"
-
-
-class _KeepFeatures:
-    """The config's sampler, remembering what it chose from: the race runs on the same features."""
-
-    def __init__(self, config: PatchCoreConfig, device: torch.device) -> None:
-        self.inner = make_sampler(config.sampler, config.ratio, seed=config.seed, device=device)
-        self.features = torch.empty(0)
-
-    def select(self, features: torch.Tensor) -> torch.Tensor:
-        self.features = features
-        return self.inner.select(features)
-
-    @property
-    def projection_(self) -> torch.Tensor | None:
-        return self.inner.projection_
 
 
 def run_demo(
@@ -78,14 +61,13 @@ def run_demo(
     for name in names:
         images = scan(write_texture(name, folder / "data", seed=seed))
         model = PatchCore(config)
-        model.sampler = keep = _KeepFeatures(config, model.device)
         model.fit(images)
         result = evaluations[name] = model.evaluate(images)
         (folder / name).mkdir(exist_ok=True)
         model.save(folder / name / "bank.safetensors")
         write_evaluation(folder / name, name, images, result, model)
-        projection = keep.projection_
-        rows.append(keep.features if projection is None else keep.features @ projection)
+        features, projection = model.training_features(images).features, model.bank.projection
+        rows.append(features if projection is None else features @ projection)  # what the fit chose from
         say(f"  {name}: fitted on {len(images.train)} tiles, tested on {len(images.test)}")
     curves = {name: (e.curves["labels"], e.curves["scores"]) for name, e in evaluations.items()}
     plot_roc(curves, folder / "roc.png", title="Finding anomalous tiles")

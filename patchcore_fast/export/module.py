@@ -29,7 +29,7 @@ class ExportedPatchCore(torch.nn.Module):
 
     Parameters
     ----------
-    model : fitted, with the scorer "distance" or "reweighted" and float32 features.
+    model : fitted, with the scorer "distance" and float32 features.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def _average(source: int, target: int) -> torch.Tensor:
 
 def _check(model: PatchCore) -> None:
     c = model.config
-    if c.scorer not in ("distance", "reweighted"):
-        raise BankError(f'export: scorer must be "distance" or "reweighted", got {c.scorer!r}')
-    if c.precision != "float32":
-        raise BankError(f'export: precision must be "float32", got {c.precision!r}')
+    if c.scoring.scorer != "distance":
+        raise BankError(f'export: scorer must be "distance", got {c.scoring.scorer!r}')
+    if c.features.precision != "float32":
+        raise BankError(f'export: precision must be "float32", got {c.features.precision!r}')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patchcore_fast.model.config import PatchCoreConfig
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.model.patchcore import PatchCore
 from patchcore_fast.model.results import Evaluation, Prediction
 

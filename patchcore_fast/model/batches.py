@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import ImageDataset, ImageRecord, ImageSet, make_loader, scan, scan_images
 from patchcore_fast.errors import DataError
-from patchcore_fast.model.config import PatchCoreConfig
 from patchcore_fast.model.fewshot import draw_shots
+from patchcore_fast.progress import bar
 
 _ERRORS = ("error", "mask_error")  # of ImageDataset's items
 _TENSORS = ("images", "masks")  # of a Batch; its other fields are lists
@@ -88,6 +89,13 @@ class Batches:
             raise DataError("PatchCore: the source gave no images")
         _tell_left_out(left_out, total)
 
+    def shown(self, what: str, progress: bool | None) -> Iterator[Batch]:
+        """The same under a progress bar; see `progress.bar`."""
+        with bar(self.count, what, progress) as counting:
+            for batch in self:
+                yield batch
+                counting.update(len(batch.labels))
+
     def name(self, path: Path) -> str:
         """How reports call a file: relative to the folder that was given, so that they tell nothing of the machine."""
         if self.root is not None and path.is_relative_to(self.root):
@@ -119,8 +127,8 @@ def batches_of(
         if data.ndim != 4:
             raise ValueError(f"PatchCore: an image tensor must be [N, 3, H, W], got shape {tuple(data.shape)}")
         if shots is not None:
-            data = data[draw_shots(len(data), shots, config.seed).to(data.device)]
-        return Batches(data.split(config.batch_size) if len(data) else [], len(data), None)
+            data = data[draw_shots(len(data), shots, config.selection.seed).to(data.device)]
+        return Batches(data.split(config.running.batch_size) if len(data) else [], len(data), None)
     elif isinstance(data, Iterable):
         if shots is not None:
             raise TypeError(
@@ -143,8 +151,10 @@ def batches_of(
         _tell_left_out([names(r.path) for r in records if r.label > 0], len(records))
         records = [r for r in records if r.label <= 0]
     if shots is not None:
-        records = [records[i] for i in draw_shots(len(records), shots, config.seed).tolist()]
-    loader = make_loader(records, config.resize, config.crop, config.batch_size, config.workers, on_error)
+        records = [records[i] for i in draw_shots(len(records), shots, config.selection.seed).tolist()]
+    loader = make_loader(
+        records, config.resize, config.features.crop, config.running.batch_size, config.running.workers, on_error
+    )
     return Batches(loader, len(records), records, root)
 
 

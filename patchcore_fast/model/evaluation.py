@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +11,35 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from patchcore_fast import metrics
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import ImageRecord
 from patchcore_fast.errors import DataError
+from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.batches import Batch
-from patchcore_fast.model.config import PatchCoreConfig
 from patchcore_fast.model.results import Evaluation, Prediction
+from patchcore_fast.model.threshold import false_alarm_interval, held_out
 
 _NAN = float("nan")
+
+
+def evaluate_batches(
+    batches: Iterable[Batch],
+    predict: Callable[[Batch], Iterable[Prediction]],
+    name: Callable[[Path], str],
+    bank: MemoryBank,
+    config: PatchCoreConfig,
+) -> Evaluation:
+    """Predict every batch, then see `evaluate_predictions`. Of the settings, the selection is the bank's own."""
+    clock = time.perf_counter()
+    predictions: list[Prediction] = []
+    seen: list[Batch] = []
+    for batch in batches:
+        predictions += predict(batch)
+        seen.append(replace(batch, images=batch.images[:0]))  # only the truth is wanted later
+    taken = time.perf_counter() - clock
+    expected = None if bank.threshold is None else false_alarm_interval(held_out(bank), bank.threshold)
+    config = config.replace(selection=PatchCoreConfig.from_dict(bank.config).selection)
+    return evaluate_predictions(predictions, seen, name, bank.threshold, expected, config, taken)
 
 
 def evaluate_predictions(

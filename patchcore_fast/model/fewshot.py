@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from patchcore_fast.config import PatchCoreConfig, recorded
 from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.model.collect import FeatureRows
-from patchcore_fast.model.config import PatchCoreConfig
+from patchcore_fast.samplers import describe_sampler
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -168,28 +168,32 @@ class Augmentation:
 def settle(
     config: PatchCoreConfig, shots: int | None, augment: str | Transform | None, sampler: Any
 ) -> tuple[PatchCoreConfig, Augmentation]:
-    """The config that a fit follows, with what its arguments say instead, and the augmentation of it.
+    """The config that a fit follows, with what its arguments and its sampler say instead, and the augmentation.
 
     Raises
     ------
     ValueError : a config that was fitted with a transform, and no transform; or augmentation for a sampler that
         compares images (`uses_positions`), to which the copies of an image are no other images.
     """
-    how = config.augment if augment is None else augment
+    how = config.selection.augment if augment is None else augment
     if how == "custom":
         raise ValueError('PatchCore.fit: augment="custom" stands for a transform: give fit(..., augment=TRANSFORM)')
-    augmentation = Augmentation(how, config.augmentations, config.seed)
-    compares = config.sampler == "elfs" if sampler is None else getattr(sampler, "uses_positions", False)
+    augmentation = Augmentation(how, config.selection.augmentations, config.selection.seed)
+    compares = config.selection.sampler == "elfs" if sampler is None else getattr(sampler, "uses_positions", False)
     if augmentation.copies and compares:
         raise ValueError(
             "PatchCore.fit: augment does not go with a sampler that compares images (elfs): copies of an image would "
             "count as other images that support it"
         )
-    return replace(config, shots=config.shots if shots is None else shots, augment=augmentation.name), augmentation
+    settled = config.replace(shots=config.selection.shots if shots is None else shots, augment=augmentation.name)
+    if sampler is not None:
+        name, parameters = describe_sampler(sampler)
+        settled = settled.replace(sampler=name, sampler_parameters=parameters)
+    return settled, augmentation
 
 
 def described(config: Mapping[str, Any]) -> str:
-    """How few images a bank was made of and with which copies, for tables: "4 + rotate x 3", "all"."""
-    shots, augment = config.get("shots"), config.get("augment", "none")
+    """How few images a bank was made of (its `config`) and with which copies, for tables: "4 + rotate x 3", "all"."""
+    shots, augment = recorded(config, "shots"), recorded(config, "augment", "none")
     base = "all" if shots is None else str(shots)
-    return base if augment == "none" else f"{base} + {augment} x {config.get('augmentations', 0)}"
+    return base if augment == "none" else f"{base} + {augment} x {recorded(config, 'augmentations', 0)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -10,27 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from patchcore_fast.bank_file import bank_error
-from patchcore_fast.errors import BankError, DataError
-from patchcore_fast.features import Backbone, FeatureExtractor
-from patchcore_fast.features.weights import chosen_weights
+from patchcore_fast.config import RESCORED, PatchCoreConfig, RunningSettings, current
+from patchcore_fast.features import FeatureExtractor
 from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.batches import Batch, Batches, batches_of
 from patchcore_fast.model.collect import FeatureRows
-from patchcore_fast.model.config import PatchCoreConfig
-from patchcore_fast.model.evaluation import evaluate_predictions
+from patchcore_fast.model.evaluation import evaluate_batches
 from patchcore_fast.model.fewshot import Augmentation, settle
+from patchcore_fast.model.fitting import choose_bank
+from patchcore_fast.model.loading import fitting_extractor, stored_config
+from patchcore_fast.model.passes import make_extractor, predict_batch, training_rows
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.score import ImageScorer
 from patchcore_fast.model.selection import Selector
-from patchcore_fast.model.threshold import false_alarm_interval, false_alarm_threshold, held_out, with_threshold
-from patchcore_fast.model.views import VIEWS, undone
-from patchcore_fast.progress import bar
-from patchcore_fast.scoring import anomaly_map
+from patchcore_fast.model.threshold import with_threshold
 
 
 class PatchCore:
@@ -49,11 +44,6 @@ class PatchCore:
     bank : the MemoryBank of fit or load; ValueError before.
     timings_ : seconds of the last fit: "features", "selection", "threshold".
     unread_ : (file, why) of each training image that the last fit left out; empty unless it was told to.
-
-    Examples
-    --------
-    >>> model = PatchCore().fit("data/normal")            # doctest: +SKIP
-    >>> [p.score for p in model.predict("data/new")]      # doctest: +SKIP
     """
 
     def __init__(
@@ -80,11 +70,7 @@ class PatchCore:
     def extractor(self) -> FeatureExtractor:
         """Backbone and fusion of the config, built on first use."""
         if self._extractor is None:
-            c = self.config
-            backbone = Backbone(c.backbone, c.layers, c.weights, self.device, c.seed)
-            self._extractor = FeatureExtractor(
-                backbone, c.fusion, c.patch_size, c.dim, c.layer_dim, c.feature_resize, c.reduction, c.precision, c.seed
-            )
+            self._extractor = make_extractor(self.config, self.device)
         return self._extractor
 
     @property
@@ -101,25 +87,20 @@ class PatchCore:
     def fit(self, data: Any, *, shots: int | None = None, augment: Any = None, on_error: str = "raise") -> PatchCore:
         """Fill the memory bank with patches of normal images.
 
-        The threshold comes from up to 200 training images, each scored by a bank that was selected without it: it is
-        the score that a new normal image exceeds with the probability `max_false_alarms`, 1 in 20 by default (see
-        `threshold.false_alarm_threshold` and docs/threshold.md). A single image gives none. Images of which the sampler
-        pruned patches that no other image supports are not asked.
+        The threshold is the score that a new normal image exceeds with the probability `max_false_alarms`, by up to 200
+        training images, each scored by a bank that was selected without it (docs/threshold.md). A single image gives
+        none. Images of which the sampler pruned patches that no other image supports are not asked.
 
         Parameters
         ----------
-        data : a folder (its train/good, or all its images), an ImageSet (its train part), paths or
-            ImageRecords, a tensor [N, 3, H, W], or a loader of tensors or of dicts with "image". Tensors lie
-            in [0, 1], not normalised, and keep their size; files are resized as the config says.
+        data : a folder (its train/good, or all its images), an ImageSet (its train part), paths or ImageRecords, a
+            tensor [N, 3, H, W], or a loader of tensors or of dicts with "image". Tensors lie in [0, 1], not normalised,
+            and keep their size; files are resized as the config says.
         shots : images drawn of them by the config's seed; the config's when None. One shot gives no threshold.
         augment : "none", "rotate", or a transform (torchvision.transforms.v2) of an image [3, H, W]: the patches of the
             config's `augmentations` copies of each image join its own before the selection; the config's when None.
             The threshold is of the images themselves, each without its own rows and those of its copies.
         on_error : "raise" ends at the first file that cannot be read; "return" leaves it out and names it in `unread_`.
-
-        Returns
-        -------
-        self
 
         Raises
         ------
@@ -128,43 +109,28 @@ class PatchCore:
         """
         config, augmentation = settle(self.config, shots, augment, self.sampler)
         selector = Selector(config, self.sampler, self.device)
-        batches = batches_of(data, config, "train", config.shots, on_error)
+        batches = batches_of(data, config, "train", config.selection.shots, on_error)
         clock = time.perf_counter()
-        rows, views = self._rows(batches, selector.wants_views, augmentation)
-        self.timings_ = {"features": time.perf_counter() - clock}
-
-        clock = time.perf_counter()
-        with bar(None, "coreset", self.progress) as shown:
-            indices, projection, trusted = selector.select(rows, views, shown.at)
-        self.timings_["selection"] = time.perf_counter() - clock
-        bank = rows.features[indices].to(self.device)
-
-        clock = time.perf_counter()
-        with bar(None, "threshold", self.progress) as shown:
-            # With copies no sampler that doubts images is allowed, so `trusted` counts images.
-            scores = selector.held_out_scores(rows, views, trusted, augmentation.per_image, shown.at)
-        self.timings_["threshold"] = time.perf_counter() - clock
-        names = self._names(batches)
-        if len(names) != len(augmentation.originals(rows)):
-            names = []  # a loader that leaves images out, or repeats some: nobody says which they were
-        self._scorer, self._bank = ImageScorer(config, bank), MemoryBank(
-            bank, indices, augmentation.sources(rows, indices), projection, config=config.to_dict(),
-            threshold=false_alarm_threshold(scores, config.max_false_alarms, config.distance == "squared"),
-            normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
-            images=names, grid=rows.grid, patches=rows.used,
-            weights=self.extractor.backbone.fingerprint(),
-        ).with_index(config.index, config.seed)  # fmt: skip
+        rows, views, self.unread_ = self._rows(batches, augmentation, selector.wants_views)
+        timings = {"features": time.perf_counter() - clock}
+        unread = {path for path, _ in self.unread_}
+        names = [batches.name(r.path) for r in batches.records or [] if r.path not in unread]
+        weights = self.extractor.backbone.fingerprint()
+        self._bank, spent = choose_bank(
+            rows, views, selector, augmentation, images=names, weights=weights, progress=self.progress
+        )
+        self.timings_, self._scorer = timings | spent, None
         return self
 
     @undisturbed
     def training_features(self, data: Any) -> FeatureRows:
         """The patch features that `fit` would choose from: `.features` [N, D], `.positions(indices)`, `.grid`.
 
-        `data` and errors as in `fit`; the model stays as it is. Where the config augments, each image is followed by
-        its copies, and `positions` counts all of them.
+        `data` and errors as in `fit`; the bank stays. Of a config that augments, copies follow their image and count.
         """
         config, augmentation = settle(self.config, None, None, self.sampler)
-        return self._rows(batches_of(data, config, "train", config.shots), augmentation=augmentation)[0]
+        rows, _, self.unread_ = self._rows(batches_of(data, config, "train", config.selection.shots), augmentation)
+        return rows
 
     def predict(self, data: Any, *, on_error: str = "raise") -> list[Prediction]:
         """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part.
@@ -178,7 +144,7 @@ class PatchCore:
         """`predict` one image at a time, holding one batch in memory."""
         self._fitted("predict")
         batches = batches_of(data, self.config, "any", on_error=on_error)
-        for batch in self._bar(batches, "predict"):
+        for batch in batches.shown("predict", self.progress):
             yield from self._predict(batch)
 
     @undisturbed
@@ -187,37 +153,29 @@ class PatchCore:
 
         Parameters
         ----------
-        data : a folder in MVTec layout or an ImageSet (its test part), ImageRecords with labels, or a loader
-            of dicts with "image", "label" and where known "mask" [B, H, W] and "has_mask".
+        data : a folder in MVTec layout or an ImageSet (its test part), ImageRecords with labels, or a loader of dicts
+            with "image", "label" and where known "mask" [B, H, W] and "has_mask".
         on_error : "raise" ends at the first image or mask that cannot be used; "return" measures on the others and
             lists it in `Evaluation.unread`, or beside its image where only the mask is broken.
         """
         self._fitted("evaluate")
         batches = batches_of(data, self.config, "test", on_error=on_error)
-        clock = time.perf_counter()
-        predictions: list[Prediction] = []
-        seen: list[Batch] = []
-        for batch in self._bar(batches, "evaluate"):
-            predictions += self._predict(batch)
-            seen.append(replace(batch, images=batch.images[:0]))  # only the truth is wanted later
-        taken = time.perf_counter() - clock
-        bank = self.bank
-        expected = None if bank.threshold is None else false_alarm_interval(held_out(bank), bank.threshold)
-        return evaluate_predictions(predictions, seen, batches.name, bank.threshold, expected, self.config, taken)
+        return evaluate_batches(
+            batches.shown("evaluate", self.progress), self._predict, batches.name, self.bank, self.config
+        )
 
     def rescore(self, **settings: Any) -> None:
-        """Score from now on with other `scorer`, `score`, `neighbours`, `noise_scale` or `noise_draws`; the bank stays.
+        """Score from now on with other settings of RESCORED; the bank stays.
 
         A change takes the threshold away: it was found with the scores of `fit`, and says nothing about others.
         """
-        bank = self._fitted("rescore")
-        if unknown := sorted(set(settings) - {"scorer", "score", "neighbours", "noise_scale", "noise_draws"}):
+        bank, settings = self._fitted("rescore"), current(settings)
+        if unknown := sorted(set(settings) - set(RESCORED)):
             raise ValueError(f"PatchCore.rescore: settings of the scoring are wanted, got {', '.join(unknown)}")
-        config = replace(self.config, **settings)
+        config = self.config.replace(**settings)
         if config != self.config:
-            stored = {**bank.config, **{name: getattr(config, name) for name in settings}}
             self.config, self._scorer = config, None
-            self._bank = replace(bank, config=stored, threshold=None, normal_scores=None)
+            self._bank = replace(bank, config=bank.config | settings, threshold=None, normal_scores=None)
 
     def decide(self, *, threshold: float | None = None, max_false_alarms: float | None = None) -> None:
         """Call images anomalous from now on above a threshold, or so that a share of normal images exceeds it.
@@ -226,7 +184,7 @@ class PatchCore:
         """
         bank = with_threshold(self._fitted("decide"), threshold=threshold, max_false_alarms=max_false_alarms)
         if max_false_alarms is not None:
-            self.config = replace(self.config, max_false_alarms=float(max_false_alarms))
+            self.config = self.config.replace(max_false_alarms=float(max_false_alarms))
         self._bank = bank
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -242,8 +200,8 @@ class PatchCore:
         *,
         weights: str | None = None,
         allow_download: bool = False,
-        batch_size: int = PatchCoreConfig.batch_size,
-        workers: int = PatchCoreConfig.workers,
+        batch_size: int = RunningSettings.batch_size,
+        workers: int = RunningSettings.workers,
         index: str | None = None,
         progress: bool | None = None,
     ) -> PatchCore:
@@ -262,94 +220,25 @@ class PatchCore:
             made with other weights.  DataError : `weights` cannot be read.  ConnectionError : the download failed.
         """
         bank = MemoryBank.load(path, index)
-        try:
-            config = PatchCoreConfig.from_dict(bank.config)
-            here = {"weights": chosen_weights(config.backbone, config.weights, weights, allow_download)}
-            here |= {} if index is None else {"index": index}
-            config = replace(config, device=None, batch_size=batch_size, workers=workers, **here)  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
-            raise bank_error(path, f"its settings cannot be used ({error})") from error
-        model = cls(replace(config, device=None if device is None else str(device)), progress=progress)
-        try:
-            backbone = model.extractor.backbone
-        except DataError:
-            raise
-        except (ValueError, TypeError, LookupError, AssertionError, RuntimeError) as error:
-            raise bank_error(path, f"its backbone cannot be built ({error})") from error
-        if bank.weights and backbone.fingerprint() != bank.weights:
-            raise BankError(f"{os.fspath(path)}: was made with other weights of {backbone.name} than are here")
-        if bank.features.shape[1] != model.extractor.dim:
-            raise BankError(
-                f"{os.fspath(path)}: its rows have {bank.features.shape[1]} features, its settings give "
-                f"{model.extractor.dim}"
-            )
-        if config.neighbours > len(bank):
-            raise BankError(f"{os.fspath(path)}: asks for {config.neighbours} neighbours among {len(bank)} rows")
+        config = stored_config(path, bank, weights, allow_download, index)
+        running = RunningSettings(batch_size, workers, None if device is None else str(device))
+        model = cls(config.replace(running=running), progress=progress)
+        model._extractor = fitting_extractor(path, bank, model.config, model.device)
         model._bank = bank.to(model.device)
         return model
 
     def _rows(
-        self, batches: Batches, views: bool = False, augmentation: Augmentation | None = None
-    ) -> tuple[FeatureRows, list[FeatureRows]]:
-        """Features of all images and, with `views`, of each view of them, in one pass over the source."""
-        augmentation = augmentation or Augmentation()
-        count, first = None if batches.count is None else batches.count * augmentation.per_image, 0
-        rows, more = FeatureRows(count), [FeatureRows(count) for _ in VIEWS if views]
-        self.unread_ = []
-        for batch in self._bar(batches, "features"):
-            batch = self._readable(batch)
-            if not len(batch.images):
-                continue
-            for images in augmentation.blocks(batch.images.to(self.device), first):
-                rows.add(*self.extractor(images))
-                for view, found in zip(VIEWS.values(), more, strict=False):
-                    features, grid = self.extractor(view.change(images))
-                    found.add(undone(view, features, grid), grid)
-            first += len(batch.images)
-        if not rows.used:
-            raise DataError(f"PatchCore.fit: none of {len(self.unread_)} images can be read; {self.unread_[0][1]}")
-        return rows, more
-
-    def _readable(self, batch: Batch) -> Batch:
-        """The batch without images that could not be read; they are written down."""
-        for record, error in zip(batch.records, batch.errors, strict=True):
-            if error is not None:
-                self.unread_.append((Path() if record is None else record.path, error))
-        return batch.only([i for i, error in enumerate(batch.errors) if error is None])
-
-    def _names(self, batches: Batches) -> list[str]:
-        """Names of the training images that the rows come from."""
-        unread = {path for path, _ in self.unread_}
-        return [batches.name(r.path) for r in batches.records or [] if r.path not in unread]
+        self, batches: Batches, augmentation: Augmentation, views: bool = False
+    ) -> tuple[FeatureRows, list[FeatureRows], list[tuple[Path, str]]]:
+        shown = batches.shown("features", self.progress)
+        return training_rows(shown, batches.count, self.extractor, self.device, augmentation, views)
 
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
-        c, bank = self.config, self.bank
-        features, grid = self.extractor(batch.images.to(self.device))
         if self._scorer is None:
-            self._scorer = ImageScorer(c, bank.features)
-        search = None if bank.searcher is None else bank.search
-        scores, patches = self._scorer(features, len(batch.images), bank.features, search)
-        size = (batch.images.shape[2], batch.images.shape[3])
-        maps = anomaly_map(patches.view(-1, *grid), size, c.sigma, c.upsample, c.border).cpu().numpy()
-        for i, score in enumerate(scores.tolist()):
-            record, original = batch.records[i], batch.sizes[i]
-            if batch.errors[i] is not None:
-                nothing = np.full_like(maps[i], np.nan)
-                yield Prediction(None if record is None else record.path, math.nan, nothing, error=batch.errors[i])
-                continue
-            yield Prediction(
-                None if record is None else record.path, score, maps[i],
-                None if bank.threshold is None else score > bank.threshold,
-                original, None if original is None else c.resize,
-            )  # fmt: skip
+            self._scorer = ImageScorer(self.config, self.bank.features)
+        return predict_batch(batch, self.config, self.extractor, self._scorer, self.bank, self.device)
 
     def _fitted(self, name: str) -> MemoryBank:
         if self._bank is None:
             raise ValueError(f"PatchCore.{name}: there is no memory bank yet, call fit or load first")
         return self._bank
-
-    def _bar(self, batches: Batches, what: str) -> Iterator[Batch]:
-        with bar(batches.count, what, self.progress) as shown:
-            for batch in batches:
-                yield batch
-                shown.update(len(batch.labels))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from patchcore_fast.model.config import PatchCoreConfig
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.scorers import make_scorer
 from patchcore_fast.scorers.influence import Search
 from patchcore_fast.scoring import image_score
@@ -15,10 +15,10 @@ class ImageScorer:
 
     def __init__(self, config: PatchCoreConfig, bank: torch.Tensor) -> None:
         """See `scorers.make_scorer`."""
-        self.config = config
+        self.config, s = config, config.scoring
         self.patches = make_scorer(
-            config.scorer, bank, k=config.neighbours, squared=config.distance == "squared",
-            noise_scale=config.noise_scale, noise_draws=config.noise_draws, seed=config.seed,
+            s.scorer, bank, k=config.search.neighbours, squared=s.distance == "squared",
+            noise_scale=s.noise_scale, noise_draws=s.noise_draws, seed=config.selection.seed,
         )  # fmt: skip
 
     def __call__(
@@ -28,10 +28,10 @@ class ImageScorer:
 
         bank : the rows to compare with, some of those this was made for.  search : in place of an exact one in them.
         """
-        c = self.config
+        s = self.config.scoring
         scores, nearest = self.patches(features, bank, search)
         patches = scores.view(images, -1)
         images_scores = image_score(
-            patches, c.image_score, features=features, nearest=nearest, bank=bank, b=c.reweight_neighbours
+            patches, s.image_score, features=features, nearest=nearest, bank=bank, b=s.reweight_neighbours
         )
         return images_scores, patches

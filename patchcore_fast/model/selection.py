@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.model.collect import FeatureRows
-from patchcore_fast.model.config import PatchCoreConfig
 from patchcore_fast.model.score import ImageScorer
 from patchcore_fast.model.threshold import held_out_folds
 from patchcore_fast.samplers import make_sampler
@@ -37,9 +37,16 @@ class Selector:
     """The sampler of a fit: one that was given, or the config's, on a device."""
 
     def __init__(self, config: PatchCoreConfig, sampler: Any, device: torch.device) -> None:
-        """See `samplers.make_sampler`."""
-        self.config, self.device = config, device
-        self.sampler = sampler or make_sampler(config.sampler, ratio=config.ratio, seed=config.seed, device=device)
+        """See `samplers.make_sampler`. ValueError: the settings are of a sampler that was given, and none is given."""
+        s = config.selection
+        if sampler is None:
+            if s.ratio is None:
+                raise ValueError(
+                    f"PatchCore.fit: the settings say sampler {s.sampler}, which was given as an object: give "
+                    "PatchCore(config, SAMPLER), or settings with sampler, ratio and sampler_parameters=None"
+                )
+            sampler = make_sampler(s.sampler, ratio=s.ratio, seed=s.seed, device=device)
+        self.config, self.device, self.sampler = config, device, sampler
 
     @property
     def wants_views(self) -> bool:
@@ -57,10 +64,10 @@ class Selector:
         """
         with _set(self.sampler, "progress", progress):
             indices = _choose(self.sampler, rows, views)
-        if len(indices) < self.config.neighbours:
+        if len(indices) < self.config.search.neighbours:
             raise ValueError(
                 f"PatchCore.fit: the coreset has {len(indices)} of {rows.used} patches, at least "
-                f"{self.config.neighbours} wanted: give more images or a larger ratio"
+                f"{self.config.search.neighbours} wanted: give more images or a larger ratio"
             )
         projection = getattr(self.sampler, "projection_", None)
         unsupported = getattr(self.sampler, "pruned_", {}).get("support")
@@ -124,7 +131,7 @@ class Selector:
         except ValueError as error:
             logger.warning("threshold: no bank without %d of the images: %s", len(held.grids), error)
             return []
-        if len(indices) < self.config.neighbours:
+        if len(indices) < self.config.search.neighbours:
             return []
         bank = rest.features[indices].to(self.device)
         scorer = ImageScorer(self.config, bank)
@@ -133,7 +140,7 @@ class Selector:
         for (h, w), group in groupby(held.grids):
             left = len(list(group))
             while left:
-                images = min(left, self.config.batch_size)
+                images = min(left, self.config.running.batch_size)
                 part = held.features[first : first + images * h * w].to(self.device)
                 scores += scorer(part, images, bank)[0].tolist()
                 first, left = first + len(part), left - images

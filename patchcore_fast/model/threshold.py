@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import isfinite
 from numbers import Real
-from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
 
+from patchcore_fast.config import recorded
 from patchcore_fast.memory_bank import MemoryBank
 
 PART = 10  # at most one image in so many is held out at a time, so that the others still make nearly the same bank
@@ -91,14 +91,15 @@ def with_threshold(
         return replace(bank, threshold=float(threshold))
     if isinstance(max_false_alarms, bool) or not isinstance(max_false_alarms, Real) or not 0 < max_false_alarms < 1:
         raise ValueError(f"with_threshold: max_false_alarms must lie in (0, 1), got {max_false_alarms!r}")
-    found = false_alarm_threshold(held_out(bank), float(max_false_alarms), bank.config.get("distance") == "squared")
+    found = false_alarm_threshold(
+        held_out(bank), float(max_false_alarms), recorded(bank.config, "distance") == "squared"
+    )
     if found is None:
         raise ValueError(
             "with_threshold: the bank has no scores of held-out images (an older file, a single training image, or "
             "another scoring than the fit's): give a threshold instead"
         )
-    config: dict[str, Any] = bank.config | {"max_false_alarms": float(max_false_alarms)}
-    return replace(bank, threshold=found, config=config)
+    return replace(bank, threshold=found, config=bank.config | {"max_false_alarms": float(max_false_alarms)})
 
 
 def held_out(bank: MemoryBank) -> list[float]:

@@ -97,7 +97,8 @@ def bootstrap(images: ImageSet, result: Any) -> tuple[dict[str, Any], list[dict[
 
 def _masks(images: ImageSet, result: Any) -> list[Any]:
     """Masks at the size of the maps; zeros for normal images, None where an anomalous one's pixels are not known."""
-    size, crop = (tuple(v) if isinstance(v, list) else v for v in (result.config["image_size"], result.config["crop"]))
+    f = result.config["features"]
+    size, crop = (tuple(v) if isinstance(v, list) else v for v in (f["image_size"], f["crop"]))
     found: list[Any] = []
     for record, prediction in zip(images.test, result.predictions, strict=True):
         truth = load_truth(record, prediction.anomaly_map.shape, size, crop)

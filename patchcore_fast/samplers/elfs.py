@@ -108,6 +108,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         if instability not in (None, "views", "noise"):
             raise ValueError(f'instability must be "views", "noise" or None, got {instability!r}')
         self.mode, self.instability = mode, instability
+        self.prune_support, self.w_repr, self.w_density, self.w_unc = prune_support, w_repr, w_density, w_unc
         self.rule = SupportRule.of(prune_support)
         self.prune_hard = checked_share("prune_hard", _HARD if prune_hard is None and mode == "pseudo" else prune_hard)
         self.prune_easy = checked_share("prune_easy", prune_easy)

@@ -26,7 +26,7 @@ class SupportedImages:
     """
 
     def __init__(self, prune: str | float = "auto", *, seed: int = 0, device: torch.device | str | None = None) -> None:
-        self.rule = SupportRule.of(prune)
+        self.prune, self.rule = prune, SupportRule.of(prune)
         if not self.rule.active:
             raise ValueError(f'SupportedImages: prune must be "auto" or a share in (0, 1), got {prune!r}')
         self.seed, self.device = seed, device

@@ -5,20 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from patchcore_fast.config import SCORERS as SCORERS
 from patchcore_fast.kernels.checks import check_int, check_matrix
 from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.scorers.influence import CHUNK_SIZE, Search, gradient, search_chunks, typical_influence
 from patchcore_fast.scorers.noise import NoiseProposal
 from patchcore_fast.scoring import patch_scores
 
-SCORERS = ("distance", "reweighted", "influence", "noising")
 # Of the mean typical influence: less counts as so much, or a dimension that is always flat would decide alone.
 LEAST = 0.1
 
 
 class Scorer:
-    """Patch scores by the distance s(x), the mean over the k nearest bank rows: "distance", and "reweighted", which
-    differs in the image score only (`scoring.image_score`). Subclasses look at more.
+    """Patch scores by the distance s(x), the mean over the k nearest bank rows: "distance". Subclasses look at more.
 
     Calling it with rows [Q, D], a bank [M, D] and, for another search than `knn`, search(query, k), gives scores [Q]
     float32 and the nearest bank row of each, [Q] int64. What a scorer knows of the bank it was made for stays as it
@@ -117,7 +116,7 @@ def make_scorer(
     ValueError : an unknown name, or what the scorer cannot take.
     """
     check_matrix("make_scorer", "bank", bank, "M, D")
-    if name in ("distance", "reweighted"):
+    if name == "distance":
         return Scorer(k, squared)
     if name == "influence":
         return InfluenceScorer(bank, k, squared)

@@ -6,11 +6,11 @@ from typing import Protocol
 
 import torch
 
+from patchcore_fast.config import INDEXES as INDEXES
 from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.exact import paired_squared, root
 from patchcore_fast.kernels.surroundings import undisturbed
 
-INDEXES = ("exact", "faiss-flat", "faiss-ivfpq")
 _BLOCK_BYTES = 16 << 20  # differences of queries and candidates held at a time
 
 

@@ -18,7 +18,10 @@ from PIL import Image
 
 from patchcore_fast import __version__
 from patchcore_fast.cli import main
-from patchcore_fast.cli.parser import MODEL, RUNNING, SCORING, build_parser
+from patchcore_fast.cli.options import flag
+from patchcore_fast.cli.parser import build_parser
+from patchcore_fast.config import GROUPS
+from patchcore_fast.config.base import settings_of
 from patchcore_fast.kernels import k_center_greedy, knn
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
@@ -61,9 +64,17 @@ def test_each_command_has_an_example_that_parses(command: str, capsys: pytest.Ca
     assert build_parser().parse_args(example[1:]).run
 
 
-def test_help_tells_the_true_defaults() -> None:
-    for option in MODEL + SCORING + RUNNING:
-        assert getattr(PatchCoreConfig(), option.field) == option.default, option.flag
+@pytest.mark.parametrize("command", ["fit", "evaluate", "inspect", "predict"])
+def test_help_has_the_groups_of_the_settings(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    titles = [line.rstrip(":") for line in text.splitlines() if line.endswith(":") and line[:1].isalpha()]
+    wanted = {"inspect": set(GROUPS) - {"decision"}, "predict": {"features", "scoring", "decision", "running"}}
+    assert [t for t in titles if t in GROUPS] == [g for g in GROUPS if g in wanted.get(command, set(GROUPS))]
+    assert "--score " not in text and ("--image-score {max,reweighted}" in text)
+    if command == "fit":
+        for f in (f for kind in GROUPS.values() for f in settings_of(kind) if f.metadata["help"]):
+            assert flag(f.name) in text and all(c in text for c in f.metadata["offered"]), f.name
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "fit-layer-number": (["fit", "data", "--output", "out", *TINY, "--layers", "2,9"], "layers 0 to 4, got 9"),
     "fit-layer-name": (["fit", "data", "--output", "out", *TINY, "--layers", "layer9"], "no layer 'layer9'"),
     "fit-weights": (["fit", "data", "--output", "out", *TINY, "--weights", "no.pth"], "no.pth"),
-    "fit-sampler": (["fit", "data", "--output", "out", *TINY, "--sampler", "best"], "sampler must be one of"),
+    "fit-sampler": (["fit", "data", "--output", "out", *TINY, "--sampler", "best"], "invalid choice: 'best'"),
     "fit-ratio": (["fit", "data", "--output", "out", *TINY, "--ratio", "0"], "ratio must be in"),
     "fit-ratio-keeps-none": (["fit", "data", "--output", "out", *TINY, "--ratio", "1e-9"], "the coreset has 0 of"),
     "fit-neighbours": (["fit", "data", "--output", "out", *TINY, "--neighbours", "1000"], "at least 1000 wanted"),

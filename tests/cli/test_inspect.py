@@ -204,7 +204,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "output-is-file": (["data", "--output", "file", *TINY], "file: is a file, a folder is wanted"),
     "no-train": (["data/test", *BANK], "training images are not those 6 of bank.safetensors"),
     "ratio": (["data", *TINY, "--ratio", "2"], "ratio must be in (0, 1)"),
-    "sampler": (["data", *TINY, "--sampler", "best"], "sampler must be one of"),
+    "sampler": (["data", *TINY, "--sampler", "best"], "invalid choice: 'best' (choose from"),
     "weights": (["data", *TINY, "--weights", "no.pth"], "no.pth"),
     "plane": (["data", *TINY, "--plane", "tsne"], "invalid choice: 'tsne'"),
     "umap": (["data", *TINY, "--plane", "umap"], "pip install umap-learn"),

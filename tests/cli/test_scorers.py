@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from patchcore_fast.cli import main
-from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore
 from patchcore_fast.scorers import SCORERS
 
@@ -43,7 +40,7 @@ def test_the_command_line_runs_every_scorer(
     assert main(["evaluate", str(data), "--bank", str(own), "--json", str(table)]) == 0
     text, result = capsys.readouterr().out, json.loads(table.read_text())
     row = dict(zip(text.splitlines()[0].split(), text.splitlines()[2].split(), strict=False))
-    assert row["scorer"] == name == result["config"]["scorer"]
+    assert row["scorer"] == name == result["config"]["scoring"]["scorer"]
     assert result["metrics"]["image_auroc"] == 1.0
     # The same bank, another scorer: the same scores, and no threshold that was found with other scores.
     assert main(["evaluate", str(data), "--bank", str(bank), "--scorer", name, "--json", str(table)]) == 0
@@ -70,12 +67,3 @@ def test_rescore(bank: Path, data: Path, tmp_path: Path) -> None:
         model.rescore(backbone="x")
     with pytest.raises(ValueError, match="scorer must be one of"):
         model.rescore(scorer="x")
-
-
-def test_banks_of_earlier_versions_score_by_distance(bank: Path, tmp_path: Path) -> None:
-    saved = MemoryBank.load(bank)
-    config: dict[str, Any] = {
-        k: v for k, v in saved.config.items() if k not in ("scorer", "noise_scale", "noise_draws")
-    }
-    dataclasses.replace(saved, config=config).save(tmp_path / "old.safetensors")
-    assert PatchCore.load(tmp_path / "old.safetensors").config.scorer_name == "distance"

@@ -40,7 +40,7 @@ def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, st
 def test_fit_says_what_its_threshold_means(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "fit", data, "--output", tmp_path / "b", *TINY, "--max-false-alarms", "0.2")
     fitted = MemoryBank.load(tmp_path / "b")
-    assert code == 0 and fitted.threshold is not None and fitted.config["max_false_alarms"] == 0.2
+    assert code == 0 and fitted.threshold is not None and fitted.config["decision"]["max_false_alarms"] == 0.2
     count = len(fitted.normal_scores)
     above = int((fitted.normal_scores > fitted.threshold).sum())
     assert f"Threshold {fitted.threshold:.4g}: {above} of {count} held-out training images lie above it" in out
@@ -152,11 +152,12 @@ def test_both_at_once_are_refused(data: Path, bank: Path, capsys: pytest.Capture
 def test_another_scoring_has_no_threshold_until_one_is_given(
     data: Path, bank: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = run(capsys, "evaluate", data, "--bank", bank, "--scorer", "reweighted")
+    other = ("evaluate", data, "--bank", bank, "--image-score", "reweighted")
+    code, out, _ = run(capsys, *other)
     assert code == 0 and "No threshold, so no verdicts" in out
-    code, _, err = run(capsys, "evaluate", data, "--bank", bank, "--scorer", "reweighted", "--max-false-alarms", "0.1")
+    code, _, err = run(capsys, *other, "--max-false-alarms", "0.1")
     assert code == 2 and "no scores of held-out images" in err
-    code, out, _ = run(capsys, "evaluate", data, "--bank", bank, "--scorer", "reweighted", "--threshold", "1.5")
+    code, out, _ = run(capsys, *other, "--threshold", "1.5")
     assert code == 0 and "At the threshold in use, 1.5" in out
 
 

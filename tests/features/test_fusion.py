@@ -190,7 +190,7 @@ def test_a_bank_of_another_precision_than_its_settings_is_refused(tmp_path: Any)
     bank = MemoryBank(rows.half(), torch.arange(5), config={"precision": "float16"})
     bank.save(tmp_path / "b.safetensors")
     assert torch.equal(MemoryBank.load(tmp_path / "b.safetensors").features, rows.half())
-    bank.config["precision"] = ["float16"]
+    bank.config["features"]["precision"] = ["float16"]
     bank.save(tmp_path / "c.safetensors")
     with pytest.raises(BankError, match="inconsistent"):
         MemoryBank.load(tmp_path / "c.safetensors")

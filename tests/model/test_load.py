@@ -64,7 +64,7 @@ def test_the_reader_decides_how_it_runs(bank: Callable[..., Path]) -> None:
     assert (config.workers, config.batch_size, config.device) == (0, 16, None)
     config = PatchCore.load(path, "cpu", workers=2, batch_size=3).config
     assert (config.workers, config.batch_size, config.device) == (2, 3, "cpu")
-    assert MemoryBank.load(path).config["workers"] == 40, "still on record"
+    assert MemoryBank.load(path).config["running"]["workers"] == 40, "still on record"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_weights_that_timm_fetched_before_are_taken_without_a_request(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     model = PatchCore.load(bank(weights="auto"), "cpu")
     assert model.extractor.backbone.fingerprint() == fitted.bank.weights and no_network == []
-    assert model.bank.config["weights"] == "auto"
+    assert model.bank.config["features"]["weights"] == "auto"
 
 
 def test_bundled_weights_are_found_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +164,8 @@ def test_bundled_weights_are_found_without_a_word(monkeypatch: pytest.MonkeyPatc
         ({"reweight_neighbours": 10**6}, "reweight_neighbours"),
         ({"patch_size": 10**9 + 1}, "patch_size"),
         ({"workers": 10**5}, "workers"),
+        ({"augment": "flip"}, "augment must be one of"),
+        ({"selection": ["a"]}, "selection must hold settings"),
         ({"batch_size": 10**9}, "batch_size"),
         ({"shots": 2**40}, "shots"),
         ({"augmentations": 10**9}, "augmentations"),

@@ -220,9 +220,3 @@ def test_one_image_gives_no_threshold() -> None:
     model = PatchCore(_config()).fit(torch.rand(1, 3, 64, 64))
     prediction = model.predict(torch.rand(1, 3, 64, 64))[0]
     assert model.threshold is None and prediction.is_anomalous is None
-
-
-def test_config_round_trip_and_presets() -> None:
-    for config in (_config(crop=32), PatchCoreConfig.amazon(seed=4), PatchCoreConfig.anomalib(image_size=(64, 96))):
-        assert PatchCoreConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    assert PatchCoreConfig.amazon().input_size == (224, 224) and PatchCoreConfig.anomalib().score == "reweighted"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -184,10 +182,3 @@ def test_the_interval_is_clopper_and_pearsons() -> None:
     low, high = false_alarm_interval([float(i) for i in range(20)], 18.5) or (0, 0)  # 1 of 20 above
     assert (low, high) == pytest.approx((stats.beta.ppf(0.025, 1, 20), stats.beta.ppf(0.975, 2, 19)))
     assert false_alarm_interval([1.0] * 20, 2.0) == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
-
-
-def test_banks_that_name_a_quantile_are_still_read() -> None:
-    old = PatchCoreConfig().to_dict()
-    del old["max_false_alarms"]
-    config = PatchCoreConfig.from_dict({**json.loads(json.dumps(old)), "threshold_quantile": 0.9})
-    assert config.max_false_alarms == pytest.approx(0.1)

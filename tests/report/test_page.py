@@ -224,6 +224,6 @@ def test_the_heading_names_what_is_not_the_default(out: Path) -> None:
     plain = write_report(out).read_text()
     assert "scored by" not in plain and "training images of all" not in plain
     told = json.loads(file.read_text())
-    told["config"] |= {"scorer": "noising", "shots": 4}
+    told["config"] |= {"scorer": "noising", "shots": 4}  # as before there were groups
     file.write_text(json.dumps(told))
     assert "; scored by noising; 4 training images of all" in write_report(out).read_text()

@@ -28,10 +28,9 @@ CASES = pytest.mark.parametrize(("k", "squared"), [(1, False), (3, False), (3, T
 @CASES
 def test_distance(k: int, squared: bool) -> None:
     x, bank = _rows(60, 12, 0), _rows(40, 12, 1)
-    for name in ("distance", "reweighted"):
-        scores, nearest = make_scorer(name, bank, k=k, squared=squared)(x, bank)
-        torch.testing.assert_close(scores.double(), _distance(x, bank, k, squared), rtol=1e-5, atol=0)
-        assert torch.equal(nearest, knn(x, bank, 1)[1][:, 0])
+    scores, nearest = make_scorer("distance", bank, k=k, squared=squared)(x, bank)
+    torch.testing.assert_close(scores.double(), _distance(x, bank, k, squared), rtol=1e-5, atol=0)
+    assert torch.equal(nearest, knn(x, bank, 1)[1][:, 0])
 
 
 @CASES
@@ -102,7 +101,7 @@ def test_banks_that_tell_nothing_score_by_distance(name: str) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="name must be one of distance, reweighted, influence, noising, got 'noise'"):
+    with pytest.raises(ValueError, match="name must be one of distance, influence, noising, got 'noise'"):
         make_scorer("noise", torch.ones(2, 2))
     for wrong in ({"scorer": "noise"}, {"noise_draws": 3}, {"noise_scale": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

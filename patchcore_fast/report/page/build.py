@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from patchcore_fast.config import recorded
 from patchcore_fast.files import atomic_write
 from patchcore_fast.names import printable
 from patchcore_fast.report.page.charts import curves_chart, histogram_chart
@@ -168,14 +169,14 @@ def _summary(record: Record) -> str:
     of_types = f" of {types} defect types" if types > 1 else ""
     parts = [f"{normal:,} normal and {anomalous:,} anomalous test images{of_types}"]
     config = record.config
-    if "backbone" in config:
-        ratio = number(config.get("ratio"))
+    if backbone := recorded(config, "backbone"):
+        ratio = number(recorded(config, "ratio"))
         share = "" if ratio is None else f" {100 * ratio:g} %"
-        parts.append(f"{config['backbone']}, {config.get('sampler', '')}{share}")
-    if config.get("scorer", "distance") != "distance":
-        parts.append(f"scored by {config['scorer']}")
-    if config.get("shots"):
-        parts.append(f"{config['shots']} training images of all")
+        parts.append(f"{backbone}, {recorded(config, 'sampler', '')}{share}")
+    if (scorer := recorded(config, "scorer", "distance")) != "distance":
+        parts.append(f"scored by {scorer}")
+    if shots := recorded(config, "shots"):
+        parts.append(f"{shots} training images of all")
     return "; ".join(parts)
 
 

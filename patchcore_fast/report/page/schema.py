@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from patchcore_fast.config import grouped
 from patchcore_fast.names import printable
 
 Check = Callable[[Any, str], Any]
@@ -63,6 +64,19 @@ def setting(value: Any, where: str) -> Any:
         return text(value, where)
     number(value, where)
     return value  # an integer stays one
+
+
+def settings(value: Any, where: str) -> dict[str, Any]:
+    """A configuration by group; of earlier versions, which had no groups, too."""
+    if not isinstance(value, dict):
+        raise _wrong(value, where, "an object")
+    groups: dict[str, Any] = dict_of(_nested(_nested(setting)))(grouped(value), where)  # of a sampler: its parameters
+    return groups
+
+
+def _nested(check: Check) -> Check:
+    """What `check` takes, or an object of such."""
+    return lambda value, where: (dict_of(check) if isinstance(value, dict) else check)(value, where)
 
 
 def label(value: Any, where: str) -> int:
@@ -174,7 +188,7 @@ METRICS = fields(
     unread=optional(list_of(fields(path=text, error=text))),
     curves=fields(image_roc=_curve("fpr", "tpr"), pixel_roc=_curve("fpr", "tpr"), pro=_curve("fpr", "pro"),
                   image_pr=_curve("recall", "precision"), pixel_pr=_curve("recall", "precision")),
-    config=dict_of(setting),
+    config=settings,
 )  # fmt: skip
 FACTS = fields(
     name=text,

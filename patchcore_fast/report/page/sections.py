@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from patchcore_fast.config import flat
 from patchcore_fast.report.page.read import Record, number
 
 NAMES = {
@@ -199,7 +200,7 @@ def settings_section(record: Record) -> str:
                        for k, v in values.items())  # fmt: skip
         return f"<table><tbody>{rows}</tbody></table>"
 
-    settings, versions = table(record.config), table(record.facts["environment"])
+    settings, versions = table(flat(record.config)), table(record.facts["environment"])
     return (
         f"<details><summary>Settings of the model</summary>{settings}</details>"
         f"<details><summary>Versions and device</summary>{versions}</details>"

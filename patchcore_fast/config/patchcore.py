@@ -1,0 +1,205 @@
+"""All settings of a PatchCore model, in groups."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from patchcore_fast.config.base import nearest, settings_of
+from patchcore_fast.config.decision import DecisionSettings
+from patchcore_fast.config.features import FeatureSettings
+from patchcore_fast.config.record import GROUP_OF, GROUPS, OLD_NAMES, current, grouped
+from patchcore_fast.config.running import RunningSettings
+from patchcore_fast.config.scoring import ScoringSettings
+from patchcore_fast.config.search import SearchSettings
+from patchcore_fast.config.selection import SelectionSettings
+from patchcore_fast.config.toml import read_toml, toml_text
+from patchcore_fast.errors import DataError
+from patchcore_fast.files import atomic_write
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class PatchCoreConfig:
+    """All that decides what a PatchCore model computes; checked when it is made.
+
+    A setting is given and read by its name alone, for no name is in two groups: `PatchCoreConfig(ratio=0.1).ratio` is
+    `PatchCoreConfig(selection=SelectionSettings(ratio=0.1)).selection.ratio`. What each one means, and its default,
+    stands in the class of its group.
+
+    Parameters
+    ----------
+    features, selection, search, scoring, decision, running : groups; the defaults when left out.
+    settings : single settings by name, over those of the groups. `score` and scorer="reweighted", of earlier versions,
+        are image_score.
+
+    Raises
+    ------
+    TypeError, ValueError : a setting of the wrong type or out of range, or one that there is not; the message names
+        group and setting.
+    """
+
+    features: FeatureSettings
+    selection: SelectionSettings
+    search: SearchSettings
+    scoring: ScoringSettings
+    decision: DecisionSettings
+    running: RunningSettings
+
+    def __init__(
+        self,
+        *,
+        features: FeatureSettings | None = None,
+        selection: SelectionSettings | None = None,
+        search: SearchSettings | None = None,
+        scoring: ScoringSettings | None = None,
+        decision: DecisionSettings | None = None,
+        running: RunningSettings | None = None,
+        **settings: Any,
+    ) -> None:
+        """Make the groups, then hold them against each other."""
+        given = {"features": features, "selection": selection, "search": search, "scoring": scoring,
+                 "decision": decision, "running": running}  # fmt: skip
+        changes = grouped(settings)
+        if unknown := [name for name in changes if name not in GROUPS]:
+            raise TypeError(_unknown(unknown))
+        for name, kind in GROUPS.items():
+            group = kind() if given[name] is None else given[name]
+            if not isinstance(group, kind):
+                raise TypeError(f"PatchCoreConfig: {name} must be a {kind.__name__}, got {type(group).__name__}")
+            object.__setattr__(self, name, dataclasses.replace(group, **changes.get(name, {})))  # type: ignore[type-var]
+        if not 0 <= self.scoring.sigma <= max(self.resize):
+            raise ValueError(
+                f"PatchCoreConfig: scoring.sigma must be finite and >= 0, at most the {max(self.resize)} pixels of an "
+                f"image's side, got {self.sigma}"
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        """A setting by its name alone."""
+        name = OLD_NAMES.get(name, name)
+        group = self.__dict__.get(GROUP_OF.get(name, ""))
+        if group is None:
+            raise AttributeError(f"PatchCoreConfig has no setting {name}{nearest(name, GROUP_OF)}")
+        return getattr(group, name)
+
+    def __repr__(self) -> str:
+        """The settings that are not the defaults."""
+        changed = [
+            f"{f.name}={getattr(getattr(self, name), f.name)!r}"
+            for name, kind in GROUPS.items()
+            for f in settings_of(kind)
+            if getattr(getattr(self, name), f.name) != f.default
+        ]
+        return f"PatchCoreConfig({', '.join(changed)})"
+
+    @property
+    def resize(self) -> tuple[int, int]:
+        """(height, width) every image is resized to."""
+        return self.features.resize
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) the backbone sees and the score maps have: the crop where there is one."""
+        return self.features.input_size
+
+    @property
+    def scorer_name(self) -> str:
+        """What tables call the scoring; see `ScoringSettings.scorer_name`."""
+        return self.scoring.scorer_name
+
+    def replace(self, **changes: Any) -> PatchCoreConfig:
+        """The same with other groups or single settings; arguments and errors as of the class."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types by group, {"features": {...}, ...}; `from_dict` gives an equal config back."""
+        found: dict[str, Any] = {
+            name: {f.name: _plain(getattr(getattr(self, name), f.name)) for f in settings_of(kind)}
+            for name, kind in GROUPS.items()
+        }
+        parameters = self.selection.sampler_parameters
+        if parameters is not None:
+            found["selection"]["sampler_parameters"] = {name: _plain(value) for name, value in parameters}
+        return found
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PatchCoreConfig:
+        """Inverse of `to_dict`; takes the flat dicts of earlier versions too.
+
+        Raises
+        ------
+        TypeError, ValueError : as the class; ValueError for settings that this version does not know.
+        """
+        values = grouped(values)
+        unknown = [name for name in values if name not in GROUPS]
+        for name, kind in GROUPS.items():
+            group = values.get(name, {})
+            if not isinstance(group, Mapping):
+                raise TypeError(f"PatchCoreConfig: {name} must hold settings by name, got {group!r}")
+            known = {f.name for f in settings_of(kind)}
+            unknown += [f"{name}.{setting}" for setting in group if setting not in known]
+        if unknown:
+            raise ValueError(_unknown(unknown))
+        return cls(**{name: kind(**values.get(name, {})) for name, kind in GROUPS.items()})  # type: ignore[arg-type]
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> PatchCoreConfig:
+        """The settings of a TOML file, a table a group; what it leaves out is as by default.
+
+        Raises
+        ------
+        DataError : no such file, no TOML, or a setting that is wrong; the message names file, group and setting.
+        """
+        if not os.path.isfile(path):
+            raise DataError(f"{os.fspath(path)}: no such file")
+        try:
+            values = read_toml(path)
+            if beside := [name for name in values if name not in GROUPS]:
+                home = GROUP_OF.get(beside[0])
+                raise ValueError(f"{beside[0]} belongs into [{home}]" if home else _unknown(beside))
+            return cls.from_dict(values)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{os.fspath(path)}: {str(error).removeprefix('PatchCoreConfig: ')}") from error
+
+    def to_toml(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The text of a file that `from_toml` reads; written whole where a path is given."""
+        text = toml_text(self.to_dict())
+        if path is not None:
+            with atomic_write(path, "w", encoding="utf-8") as f:
+                f.write(text)
+        return text
+
+    @classmethod
+    def amazon(cls, **overrides: Any) -> PatchCoreConfig:
+        """The scoring path of amazon-science/patchcore-inspection (WideResNet-50, 224 px, 10 %)."""
+        base: dict[str, Any] = {
+            "backbone": "wide_resnet50_2", "layers": ("layer2", "layer3"), "image_size": 256, "crop": 224,
+            "fusion": "amazon", "dim": 1024, "sampler": "approximate", "ratio": 0.1, "distance": "squared",
+        }  # fmt: skip
+        return cls(**(base | current(overrides)))
+
+    @classmethod
+    def anomalib(cls, **overrides: Any) -> PatchCoreConfig:
+        """The scoring path of anomalib's Patchcore (WideResNet-50, 256 px, 10 %, re-weighting with b = 9)."""
+        base: dict[str, Any] = {
+            "backbone": "wide_resnet50_2", "layers": ("layer2", "layer3"), "image_size": 256, "ratio": 0.1,
+            "image_score": "reweighted", "reweight_neighbours": 9, "upsample": "nearest", "border": "mirror",
+        }  # fmt: skip
+        return cls(**(base | current(overrides)))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _unknown(names: list[str]) -> str:
+    """Names as they were given, each with the nearest that there is: of its group, or of all."""
+    said = []
+    for name in names:
+        group, _, setting = name.rpartition(".")
+        known = [n for n, home in GROUP_OF.items() if home == group] if group else [*GROUP_OF, *GROUPS]
+        home = GROUP_OF.get(setting) if group else None
+        said.append(name + (f" (it belongs into {home})" if home else nearest(setting, known)))
+    return f"PatchCoreConfig: unknown fields {', '.join(said)}"

@@ -1,0 +1,82 @@
+"""Settings of the selection: which images and copies of them the bank is chosen from, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, ClassVar
+
+from patchcore_fast.config.base import Settings, setting
+
+SAMPLERS = ("greedy", "elfs", "approximate", "random", "identity")  # samplers.NAMED's (a test compares)
+# Of what is recorded of a sampler that was given as an object: characters of a text, parameters, numbers in a list.
+TEXT, PARAMETERS, LIST = 200, 100, 20
+
+
+@dataclass(frozen=True)
+class SelectionSettings(Settings):
+    """How the rows of the bank are chosen.
+
+    Parameters
+    ----------
+    sampler, ratio : the coreset; see `samplers.make_sampler`.
+    sampler_parameters : None, or what is recorded where `PatchCore` was given a sampler as an object: its public
+        constructor parameters, (name, value) pairs. `sampler` is then its registered name or its class, and `ratio` is
+        None, for it was not asked. Such settings describe a bank; to fit with them the object must be given again.
+    seed : of all random choices, those of other groups (random weights, projections, noise, k-means) too.
+    shots : training images that `fit` draws by `seed`, all when None.
+    augment, augmentations : copies that `fit` makes of each training image to enrich the bank, and how many: "none",
+        "rotate", or "custom" where `fit` was given a transform; see `model.fewshot`.
+    """
+
+    group: ClassVar[str] = "selection"
+    sampler: str = setting("greedy", "how the bank is chosen; greedy is exact k-center", choices=SAMPLERS)
+    ratio: float | None = setting(0.01, "part of the patches that the memory bank keeps", parse=float, metavar="R")
+    sampler_parameters: tuple[tuple[str, Any], ...] | None = setting(None)
+    seed: int = setting(0, "of the projection and of random choices", least=0, most=2**63 - 1, metavar="N")
+    shots: int | None = setting(
+        None, "use so many of the training images, drawn by --seed", least=1, most=2**31, metavar="N"
+    )
+    augment: str = setting(
+        "none", '"rotate" enriches the bank with turned copies of the training images',
+        choices=("none", "rotate", "custom"), untyped=("custom",),
+    )  # fmt: skip
+    augmentations: int = setting(
+        3, "copies of each image; 3 turns by 90, 180 and 270 degrees", least=1, most=10_000, metavar="N"
+    )
+
+    def _choice(self, name: str, value: Any, allowed: Any) -> None:
+        if name != "sampler" or self.sampler_parameters is None:
+            super()._choice(name, value, allowed)
+
+    def _check(self) -> None:
+        if self.sampler_parameters is not None:
+            self._text("sampler", TEXT)
+            self._set("sampler_parameters", self._parameters(self.sampler_parameters))
+            self._set("ratio", None)
+        elif not 0 < self._real("ratio") < 1:
+            self._wrong("ratio", f"must be in (0, 1), got {self.ratio}; sampler 'identity' keeps all")
+
+    def _parameters(self, given: Any) -> tuple[tuple[str, Any], ...]:
+        pairs = given.items() if isinstance(given, Mapping) else given
+        try:
+            found = {name: tuple(v) if isinstance(v, list) else v for name, v in pairs}
+        except (TypeError, ValueError):
+            self._wrong("sampler_parameters", f"must be names with values, got {given!r}", TypeError)
+        if len(found) > PARAMETERS:
+            self._wrong("sampler_parameters", f"must be at most {PARAMETERS}, got {len(found)}")
+        for name, value in found.items():
+            parts = value if isinstance(value, tuple) and len(value) <= LIST else (value,)
+            if not isinstance(name, str) or len(name) > TEXT or not all(map(is_plain, parts)):
+                self._wrong("sampler_parameters", f"must be texts, numbers and lists of them, got {name!r}: {value!r}")
+        return tuple(found.items())
+
+
+def is_plain(value: object) -> bool:
+    """What JSON holds and is not nested: None, a truth, a number of 64 bits, a text of at most TEXT characters."""
+    if isinstance(value, str):
+        return len(value) <= TEXT
+    if isinstance(value, float):
+        return isfinite(value)
+    return value is None or (isinstance(value, int) and abs(value) < 1 << 63)
