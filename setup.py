@@ -31,6 +31,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 NATIVE = "patchcore_fast._native"
+NATIVE_MODE = "PATCHCORE_FAST_NATIVE"
 
 
 def _beside(path: str) -> ModuleType:
@@ -54,14 +55,6 @@ def package_version(env: Mapping[str, str]) -> str:
     if label and not re.fullmatch(r"[a-z0-9]+(\.[a-z0-9]+)*", label):
         raise SystemExit(f"PATCHCORE_FAST_LOCAL_VERSION must be letters and digits as in cu128, got {label!r}")
     return f"{found[1]}+{label}" if label else found[1]
-
-
-def native_mode(env: Mapping[str, str]) -> str:
-    """PATCHCORE_FAST_NATIVE: "auto", "1" or "0"."""
-    mode = env.get("PATCHCORE_FAST_NATIVE", "") or "auto"
-    if mode not in ("auto", "0", "1"):
-        raise SystemExit(f"PATCHCORE_FAST_NATIVE must be auto, 1 or 0, got {mode!r}")
-    return mode
 
 
 def find_tool(name: str, env: Mapping[str, str]) -> str | None:
@@ -94,11 +87,11 @@ def missing(env: Mapping[str, str]) -> str | None:
 
 def decide(env: Mapping[str, str]) -> str | None:
     """None where the native module is to be built, else the line that says why not; SystemExit if =1 cannot be."""
-    mode = native_mode(env)
-    reason = "PATCHCORE_FAST_NATIVE=0" if mode == "0" else missing(env)
+    modes = {name: toolkit.mode(env, name) for name in (NATIVE_MODE, toolkit.CUDA)}
+    reason = f"{NATIVE_MODE}=0" if modes[NATIVE_MODE] == "0" else missing(env)
     if reason is None:
         return None
-    for name, asked in (("PATCHCORE_FAST_NATIVE", mode), (toolkit.CUDA, toolkit.cuda_mode(env))):
+    for name, asked in modes.items():
         if asked == "1":  # the CUDA kernels are a part of the native module
             raise SystemExit(f"patchcore_fast: {name}=1, but the native module cannot be built: {reason}")
     return f"patchcore_fast: installing WITHOUT the native CPU engine: {reason}. Everything runs on torch, only slower."

@@ -50,12 +50,12 @@ def dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-def cuda_mode(env: Mapping[str, str]) -> str:
-    """PATCHCORE_FAST_CUDA: "auto", "1" or "0"."""
-    mode = env.get(CUDA, "") or "auto"
-    if mode not in ("auto", "0", "1"):
-        raise SystemExit(f"{CUDA} must be auto, 1 or 0, got {mode!r}")
-    return mode
+def mode(env: Mapping[str, str], variable: str) -> str:
+    """PATCHCORE_FAST_NATIVE or PATCHCORE_FAST_CUDA: "auto", "1" or "0"."""
+    value = env.get(variable, "") or "auto"
+    if value not in ("auto", "0", "1"):
+        raise SystemExit(f"{variable} must be auto, 1 or 0, got {value!r}")
+    return value
 
 
 def asked_archs(env: Mapping[str, str]) -> tuple[int, ...] | None:
@@ -138,7 +138,7 @@ def find_toolkit(env: Mapping[str, str], host: str | None) -> Toolkit | str:
         return f"CUDACXX={named} is not there" if named else "no nvcc (in PATH, CUDA_HOME or /usr/local/cuda)"
     here = [] if asked else cards(env)
     none = "no GPU here" if not here else f"no GPU of compute capability {OLDEST_CARD / 10} or later here"
-    if not asked and not choose_archs(here, ALL) and cuda_mode(env) != "1":
+    if not asked and not choose_archs(here, ALL) and mode(env, CUDA) != "1":
         return f"{none} ({ARCHS} names cards to build for)"
     good, text = _said([nvcc, "--version"], env)
     found = re.search(r"release (\d+)\.(\d+)", text)
@@ -189,11 +189,11 @@ def _last_line(text: str) -> str:
 
 def decide_cuda(env: Mapping[str, str], host: str | None) -> Toolkit | str:
     """What to build CUDA kernels with, or in words why there are none; SystemExit if =1 cannot be."""
-    mode = cuda_mode(env)
-    found = f"{CUDA}=0" if mode == "0" else find_toolkit(env, host)
+    asked = mode(env, CUDA)
+    found = f"{CUDA}=0" if asked == "0" else find_toolkit(env, host)
     if isinstance(found, Toolkit):
         return found
-    if mode == "1":
+    if asked == "1":
         raise SystemExit(
             f"patchcore_fast: {CUDA}=1, but CUDA kernels cannot be built: {found}. Install the CUDA toolkit "
             f"({dotted(OLDEST_NVCC)} to 13.x) and put its bin folder into PATH, or name its nvcc in CUDACXX; "

@@ -30,7 +30,7 @@ KINDS = {
                      "is not used", "{n} images lie in no class folder and have no mask: normal or anomalous is not "
                      "known, so they are not used"),
     "not in good": Kind(True, "1 training image is not in train/good and is not used",
-                     "{n} training images are not in train/good and are not used"),
+                        "{n} training images are not in train/good and are not used"),
     "not used": Kind(True, "1 folder or file beside train and test is not used",
                      "{n} folders and files beside train and test are not used"),
     "mask missing": Kind(True, "1 anomalous image has no mask, while others have",
@@ -44,7 +44,7 @@ KINDS = {
                        "{n} anomalous images have masks that mark nothing, they are not used"),
     "mask full": Kind(True, "1 mask marks every pixel", "{n} masks mark every pixel"),
     "mask of normal": Kind(True, "1 image in a folder of normal ones has a mask that marks something",
-                         "{n} images in folders of normal ones have masks that mark something"),
+                           "{n} images in folders of normal ones have masks that mark something"),
     "mask size": Kind(True, "1 mask is not of the size of its image", "{n} masks are not of the size of their images"),
     "unreadable": Kind(True, "1 file cannot be read as an image", "{n} files cannot be read as images"),
     "mask name": Kind(True, "1 file or folder is called like masks but holds photographs, which are used as images",

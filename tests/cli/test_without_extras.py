@@ -1,8 +1,4 @@
-"""The engine and the samplers need torch and NumPy alone; the pipeline says what else it wants.
-
-The extras are hidden here where they are installed. `.ci/run` runs this file in an environment that has none of them,
-with a CPU build of torch.
-"""
+"""Engine and samplers need torch and NumPy alone. `.ci/run` runs this where the extras, hidden here, are missing."""
 
 from __future__ import annotations
 

@@ -40,14 +40,12 @@ def without(*names: str, **settings: str) -> dict[str, str]:
     return kept | {"PATCHCORE_FAST_CUDA": "0"} | settings
 
 
-@pytest.mark.parametrize(("value", "mode"), [(None, "auto"), ("", "auto"), ("auto", "auto"), ("0", "0"), ("1", "1")])
-def test_mode(value: str | None, mode: str) -> None:
-    assert build.native_mode({} if value is None else {"PATCHCORE_FAST_NATIVE": value}) == mode
-
-
-def test_unknown_mode_is_an_error() -> None:
-    with pytest.raises(SystemExit, match="must be auto, 1 or 0, got 'yes'"):
-        build.native_mode({"PATCHCORE_FAST_NATIVE": "yes"})
+@pytest.mark.parametrize("variable", ["PATCHCORE_FAST_NATIVE", "PATCHCORE_FAST_CUDA"])
+def test_mode(variable: str) -> None:
+    for env, mode in (({}, "auto"), ({variable: ""}, "auto"), *(({variable: m}, m) for m in ("auto", "0", "1"))):
+        assert build.toolkit.mode(env, variable) == mode
+    with pytest.raises(SystemExit, match=f"{variable} must be auto, 1 or 0, got 'yes'"):
+        build.decide({variable: "yes"})
 
 
 def test_no_compiler(tmp_path: Path) -> None:
@@ -224,15 +222,3 @@ def test_kernels_define_no_symbol_that_the_linker_could_share(configured: tuple[
         symbols = [line.split(maxsplit=2)[-2:] for line in done.stdout.splitlines()]
         assert [s for s in symbols if s[0] in "TDRB"], f"{path} defines nothing"
         assert [s for s in symbols if s[0] in "WVu"] == [], path
-
-
-def test_installed_module_shows_one_symbol_and_needs_no_cpp_runtime() -> None:
-    from patchcore_fast.kernels.backends.native_library import native, native_refusal
-
-    if (reason := native_refusal()) or shutil.which("nm") is None:
-        pytest.skip(reason or "no nm")
-    file = native().__file__
-    symbols = subprocess.run(["nm", "-D", "--defined-only", file], check=True, capture_output=True, text=True).stdout
-    assert [line.split()[-1] for line in symbols.splitlines()] == ["PyInit__native"]
-    needed = subprocess.run(["readelf", "-d", file], check=True, capture_output=True, text=True).stdout
-    assert "NEEDED" in needed and "libstdc++" not in needed and "libgcc_s" not in needed

@@ -39,16 +39,6 @@ def with_cards(env: dict[str, str], folder: Path, script: str) -> dict[str, str]
     return env | {"PATH": f"{folder}:{env['PATH']}"}
 
 
-@pytest.mark.parametrize(("value", "mode"), [(None, "auto"), ("", "auto"), ("auto", "auto"), ("0", "0"), ("1", "1")])
-def test_mode(value: str | None, mode: str) -> None:
-    assert tools.cuda_mode({} if value is None else {"PATCHCORE_FAST_CUDA": value}) == mode
-
-
-def test_unknown_mode_is_an_error() -> None:
-    with pytest.raises(SystemExit, match="PATCHCORE_FAST_CUDA must be auto, 1 or 0, got 'ON'"):
-        tools.decide_cuda({"PATCHCORE_FAST_CUDA": "ON"}, None)
-
-
 @pytest.mark.parametrize(
     ("text", "archs"),
     [

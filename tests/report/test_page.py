@@ -206,7 +206,7 @@ def test_damaged_folders_are_refused(out: Path, spoil: Any, words: str) -> None:
 
 def test_a_folder_of_the_version_before(out: Path) -> None:
     now = write_report(out).read_text(encoding="utf-8")
-    for new, old in {new: old for old, new in FROM_VERSION_1.items()}.items():
+    for old, new in {**FROM_VERSION_1, "defects": "defect_types"}.items():
         for name in ("metrics.json", "report.json"):
             (out / name).write_text((out / name).read_text().replace(f'"{new}"', f'"{old}"'))
     damaged(out, "report.json", lambda d: d.update(format_version=1))

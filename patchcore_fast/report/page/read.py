@@ -15,10 +15,10 @@ from patchcore_fast.report.page import schema
 from patchcore_fast.report.record import FILE, FORMAT, FORMAT_VERSION
 
 METRICS = "metrics.json"
-# Keys of metrics.json and report.json before format version 2, and what they are called now.
-FROM_VERSION_1 = {"defects": "defect_types", "defect": "defect_type", "predicted": "is_anomalous",
-                  "found": "true_positives", "missed": "false_negatives", "false_alarms": "false_positives",
-                  "passed": "true_negatives"}  # fmt: skip
+# Keys of rows and counts before format version 2, and what they are called now; "defects" is now "defect_types".
+FROM_VERSION_1 = {"defect": "defect_type", "predicted": "is_anomalous", "found": "true_positives",
+                  "missed": "false_negatives", "false_alarms": "false_positives", "passed": "true_negatives",
+                  }  # fmt: skip
 LARGEST_JSON, LARGEST_LAYER = 2**30, 2**25  # bytes: a million images, and far more than a picture of 384 pixels
 
 
@@ -97,12 +97,13 @@ def _from_version_1(metrics: dict[str, Any], facts: dict[str, Any]) -> tuple[dic
     """Both files with the names of today. What is no object or list stays, for the check that follows."""
 
     def renamed(value: Any) -> Any:
-        if isinstance(value, list):
-            return [renamed(item) for item in value]
         return {FROM_VERSION_1.get(k, k): v for k, v in value.items()} if isinstance(value, dict) else value
 
-    metrics = metrics | {key: renamed(metrics[key]) for key in ("metrics", "images") if key in metrics}
-    return metrics, {k: renamed(v) if k == "defect_types" else v for k, v in renamed(facts).items()}
+    def rows(value: Any) -> Any:
+        return [renamed(row) for row in value] if isinstance(value, list) else value
+
+    new = {"metrics": renamed(metrics.get("metrics")), "images": rows(metrics.get("images"))}
+    return metrics | new, facts | {"defect_types": rows(facts.get("defects"))}
 
 
 def _checked(path: Path, content: dict[str, Any], check: schema.Check) -> dict[str, Any]:
