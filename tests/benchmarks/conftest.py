@@ -80,14 +80,18 @@ def frozen() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def in_process() -> Iterator[type[Here]]:
-    """Workers of this process; signals and global generators are put back."""
+    """Workers of this process, on one thread; signals, threads and global generators are put back."""
     before, drawn, numpys = signal.getsignal(signal.SIGTERM), torch.get_rng_state(), np.random.get_state()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "Worker", Here)
         patch.setattr(worker, "_WARM_K", 2)
+        patch.setenv("OMP_NUM_THREADS", "1")  # of what is started all the same
         patch.setenv("PATCHCORE_FAST_ISA", "auto")  # providers that are held to an instruction set change it
         yield Here
     signal.signal(signal.SIGTERM, before)
+    torch.set_num_threads(threads)
     torch.set_rng_state(drawn)
     np.random.set_state(numpys)
 

@@ -49,10 +49,7 @@ def test_trace_where_all_rows_are_taken_up() -> None:
 
 def test_neighbour_error() -> None:
     random = np.random.default_rng(0)
-    bank, query = (
-        random.standard_normal((300, 4)).astype(np.float32),
-        random.standard_normal((20, 4)).astype(np.float32),
-    )
+    bank, query = (random.standard_normal((n, 4)).astype(np.float32) for n in (300, 20))
     true = ((query[:, None].astype(float) - bank) ** 2).sum(2).argsort(1)
     assert neighbour_error(query, bank, true[:, :3]) == 0.0
     assert neighbour_error(query, bank, true[:, 1:4]) > 1e-3

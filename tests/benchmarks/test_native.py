@@ -32,7 +32,7 @@ def test_the_machine_is_measured() -> None:
 
 @needs_native
 def test_runs_and_page(
-    tmp_path: Path, small_kcenter: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., str], threads: object
+    tmp_path: Path, small_kcenter: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., str]
 ) -> None:
     out, plot = tmp_path / "results" / "box" / "native.json", tmp_path / "native.png"
     isa = isas_here()[-1]

@@ -38,13 +38,8 @@ def test_what_variants_ask_for(task: str, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(module, name, recorded)
     arrays = {"features": crowd(80, 5)} if task != "knn" else {"bank": crowd(80, 5), "queries": crowd(20, 5)}
-    wanted = {
-        "ieee": ("precision", "ieee"),
-        "tf32x3": ("precision", "tf32x3"),
-        "tf32": ("precision", "tf32"),
-        "bf16": ("precision", "bf16"),
-        "512 MB": ("memory_limit", 512 << 20),
-    }
+    wanted = {mode: ("precision", mode) for mode in ("ieee", "tf32x3", "tf32", "bf16")}
+    wanted |= {"512 MB": ("memory_limit", 512 << 20)}
     for variant, (option, value) in wanted.items():
         provider = known[f"patchcore_fast triton {variant}"]
         assert provider.optional and bool(provider.judged) == (variant in ("tf32", "bf16"))

@@ -26,9 +26,8 @@ def test_render(tmp_path: Path, small_kcenter: Path, run: Callable[..., str]) ->
     page = (tmp_path / "docs" / "benchmarks.md").read_text()
     assert "gaussian: 40 picks of 1,500 x 8" in page and (tmp_path / "docs/benchmarks/box-kcenter.png").exists()
     text = readme.read_text()
-    assert (
-        text.startswith("before\n") and text.endswith("after\n") and "old" not in text and "| 40 of 1,500 x 8" in text
-    )
+    assert text.startswith("before\n") and text.endswith("after\n")
+    assert "old" not in text and "| 40 of 1,500 x 8" in text
     readme.write_text(text.replace("passes", "steps"))
     with pytest.raises(SystemExit, match=r"stale.*README\.md"):
         run(render, *place, "--check")

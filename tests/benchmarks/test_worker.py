@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.harness import runs
 from benchmarks.harness.worker import Worker, WorkerError
 from benchmarks.speed import kcenter
 
 from .conftest import Here, rows
 
 
-def test_memory_and_death(tmp_path: Path, plugin: Path) -> None:
+def test_memory_and_death(tmp_path: Path, plugin: Path, in_process: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes: one takes 2 GB of 1.5, one dies, one works; the others do not notice."""
+    monkeypatch.setattr(runs, "Worker", Worker)
     out = tmp_path / "memory.json"
     options = ["--case", "gaussian", "--n", "3000", "--d", "8", "--k", "10", "--repeat", "1", "--memory-gb", "1.5"]
     options += ["--plugin", str(plugin), "--providers", "hungry", "dying", "gemv loop"]
