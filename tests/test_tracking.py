@@ -84,7 +84,7 @@ def test_wandb_writes_offline(out: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     (table,) = (run / "files/media/table").glob("*.json")
     rows = json.loads(table.read_text())["data"]
     images = read_record(out).images
-    assert [(row[0], row[3]) for row in rows] == [(image["path"], image["score"]) for image in images]
+    assert [(row[0], row[1]) for row in rows] == [(image["path"], image["score"]) for image in images]
     said = capfd.readouterr()
     assert said.out == "" and said.err == "", "quiet"
 
