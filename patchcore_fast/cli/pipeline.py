@@ -98,15 +98,15 @@ def evaluate(args: argparse.Namespace) -> int:
     else:
         check_loaded(args, "fitting, and --bank brings a fitted model")
         check_bank(args.bank)
+    if args.log is not None:
+        if args.output is None:
+            raise DataError("--log: logs what --output DIR writes, and --output is not given")
+        need_log(args.log)
     check_images(args.folder)
-    if args.log is not None and args.output is None:
-        raise DataError("--log: logs what --output DIR writes, and --output is not given")
     json_file = None if args.json is None else writable_file(args.json)
     if args.output is not None:
         check_room(args.output)
     need_pipeline()
-    if args.log is not None:
-        need_log(args.log)
 
     from patchcore_fast.data import scan
     from patchcore_fast.report import metrics_table, write_json

@@ -20,6 +20,8 @@ from patchcore_fast.config.toml import read_toml, toml_text
 from patchcore_fast.errors import DataError
 from patchcore_fast.files import atomic_write
 
+SAID = 5  # unknown names in a message: a file may hold any number of them
+
 
 @dataclass(frozen=True, init=False, repr=False)
 class PatchCoreConfig:
@@ -197,9 +199,10 @@ def _plain(value: Any) -> Any:
 def _unknown(names: list[str]) -> str:
     """Names as they were given, each with the nearest that there is: of its group, or of all."""
     said = []
-    for name in names:
+    for name in names[:SAID]:
         group, _, setting = name.rpartition(".")
         known = [n for n, home in GROUP_OF.items() if home == group] if group else [*GROUP_OF, *GROUPS]
         home = GROUP_OF.get(setting) if group else None
         said.append(name + (f" (it belongs into {home})" if home else nearest(setting, known)))
-    return f"PatchCoreConfig: unknown fields {', '.join(said)}"
+    more = f" and {len(names) - SAID:,} more" if len(names) > SAID else ""
+    return f"PatchCoreConfig: unknown fields {', '.join(said)}{more}"

@@ -38,7 +38,8 @@ def evaluate_batches(
         seen.append(replace(batch, images=batch.images[:0]))  # only the truth is wanted later
     taken = time.perf_counter() - clock
     expected = None if bank.threshold is None else false_alarm_interval(held_out(bank), bank.threshold)
-    config = config.replace(selection=PatchCoreConfig.from_dict(bank.config).selection)
+    if bank.config:
+        config = config.replace(selection=PatchCoreConfig.from_dict(bank.config).selection)
     return evaluate_predictions(predictions, seen, name, bank.threshold, expected, config, taken)
 
 

@@ -32,16 +32,14 @@ from ..evaluated import TINY, files, rows_of
 from ..pictures import write_mvtec
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_mvtec(tmp_path_factory.mktemp("cli") / "weave")
+@pytest.fixture
+def data(place: Path) -> Path:
+    return place / "weave"
 
 
-@pytest.fixture(scope="module")
-def bank(data: Path) -> Path:
-    path = data.parent / "weave.safetensors"
-    assert main(["fit", str(data), "--output", str(path), *TINY]) == 0
-    return path
+@pytest.fixture
+def bank(place: Path) -> Path:
+    return place / "bank.safetensors"
 
 
 def test_help_is_light() -> None:

@@ -14,21 +14,17 @@ from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore
 from patchcore_fast.model.threshold import false_alarm_threshold, with_threshold
 
-from ..pictures import write_mvtec
-
-TINY = ["--backbone", "test_resnet", "--layers", "1,2", "--weights", "random", "--image-size", "64", "--ratio", "0.1"]
+from ..evaluated import TINY
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_mvtec(tmp_path_factory.mktemp("threshold") / "weave")
+@pytest.fixture
+def data(place: Path) -> Path:
+    return place / "weave"
 
 
-@pytest.fixture(scope="module")
-def bank(data: Path) -> Path:
-    path = data.parent / "weave.safetensors"
-    assert main(["fit", str(data), "--output", str(path), *TINY]) == 0
-    return path
+@pytest.fixture
+def bank(place: Path) -> Path:
+    return place / "bank.safetensors"
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
