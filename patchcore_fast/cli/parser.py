@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole parser; `args.run` is (module in patchcore_fast.cli, function)."""
     parser = argparse.ArgumentParser(
         prog="patchcore-fast",
-        description="Find defects in photographs after looking at good ones (PatchCore), with a fast exact coreset.",
+        description="Find defects in photographs after looking at normal ones (PatchCore), with a fast exact coreset.",
         epilog="New here? Run: patchcore-fast demo",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
