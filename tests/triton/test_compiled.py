@@ -21,6 +21,7 @@ import triton
 from patchcore_fast.kernels.backends.triton_kernels.catalogue import CAPABILITIES, KERNELS, variants
 from patchcore_fast.kernels.backends.triton_kernels.tile_table import shared_limit
 
+pytestmark = pytest.mark.thorough
 ROOT = Path(__file__).parent.parent.parent
 HOT = {kernel.key for kernel in KERNELS if kernel.hot}
 # Instructions on local memory: none in hot kernels, but for the most neighbours on sm_120; a few in others.

@@ -49,7 +49,11 @@ def check(x, k, *tunings, key=None, device=DEVICE, memory_limit=None, **options)
     return result
 
 
-@pytest.mark.parametrize("name", awkward())
+ALONE = ["gaussian", "duplicates", "far from the origin", "float64 near underflow", "zero", "integers"]
+REST = [pytest.param(name, marks=pytest.mark.thorough) for name in awkward() if name not in ALONE]
+
+
+@pytest.mark.parametrize("name", [*ALONE, *REST])
 def test_awkward_features(name, tile):
     tile(Tile(32, 16, 16, 4, 1))
     x = awkward()[name]
@@ -70,9 +74,11 @@ def options(x):
     return chosen | {"start": int((~torch.isin(torch.arange(n), chosen["selected"])).nonzero()[3])}
 
 
-ALONE = ["gaussian", "duplicates", "far from the origin", "float64 near underflow", "zero", "integers"]
-KINDS = [(name, kind) for kind in ("weights", "initial_min_dist", "all") for name in awkward()]
-KINDS += [(name, kind) for kind in ("selected", "start") for name in ALONE]
+KINDS = [(name, "all") for name in awkward()]
+KINDS += [(name, kind) for kind in ("weights", "initial_min_dist", "selected", "start") for name in ALONE]
+KINDS += [
+    pytest.param(*rest.values, kind, marks=rest.marks) for kind in ("weights", "initial_min_dist") for rest in REST
+]
 
 
 @pytest.mark.parametrize("name, kind", KINDS)

@@ -155,7 +155,9 @@ UPDATES = {
 
 @pytest.mark.parametrize("listed", [False, True], ids=["all", "listed"])
 @pytest.mark.parametrize(
-    "initial, weighted", [(False, False), (True, False), (True, True)], ids=["plain", "initial", "weighted"]
+    "initial, weighted",
+    [*(pytest.param(initial, False, marks=pytest.mark.thorough) for initial in (False, True)), (True, True)],
+    ids=["plain", "initial", "weighted"],
 )
 @pytest.mark.parametrize("parts", [2, 13])  # fewer programs than tiles of rows; and several to a tile
 @pytest.mark.parametrize("name", UPDATES)
