@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from patchcore_fast.errors import DataError
-from patchcore_fast.samplers import (
-    PrecomputedSampler,
-)
+from patchcore_fast.samplers import PrecomputedSampler
 
 from .test_base import features
 

@@ -6,12 +6,7 @@ import pytest
 import torch
 
 from patchcore_fast.kernels import knn
-from patchcore_fast.samplers import (
-    ApproximateGreedyCoresetSampler,
-    ELFSCoresetSampler,
-    GreedyCoresetSampler,
-    elfs,
-)
+from patchcore_fast.samplers import ApproximateGreedyCoresetSampler, ELFSCoresetSampler, GreedyCoresetSampler, elfs
 from patchcore_fast.scores import difficulty, rarity, support
 
 from ..patches import fields, plant, positions

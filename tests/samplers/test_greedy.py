@@ -11,10 +11,7 @@ import torch
 
 from patchcore_fast.kernels.exact import root, squared_distance
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
-from patchcore_fast.samplers import (
-    ApproximateGreedyCoresetSampler,
-    GreedyCoresetSampler,
-)
+from patchcore_fast.samplers import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
 from patchcore_fast.samplers.greedy import farthest_from_mean, mean_distance
 
 from .test_base import features

@@ -6,9 +6,7 @@ import torch
 
 from patchcore_fast.kernels import k_center_greedy
 from patchcore_fast.kernels.exact import halving_sum
-from patchcore_fast.samplers import (
-    GreedyCoresetSampler,
-)
+from patchcore_fast.samplers import GreedyCoresetSampler
 from patchcore_fast.samplers.projection import project, random_projection
 
 from .test_base import features

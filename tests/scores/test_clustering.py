@@ -7,10 +7,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans as PeerKMeans
 
-from patchcore_fast.scores import (
-    KMeans,
-    k_means,
-)
+from patchcore_fast.scores import KMeans, k_means
 from patchcore_fast.scores.clustering import _update
 
 from .test_rows import OK, rand

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchcore_fast.scores import (
-    instability,
-    noise_instability,
-)
+from patchcore_fast.scores import instability, noise_instability
 
 from .test_rows import rand
 

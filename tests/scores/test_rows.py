@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchcore_fast.scores import (
-    difficulty,
-    instability,
-    k_means,
-    noise_instability,
-    rarity,
-    representativeness,
-)
+from patchcore_fast.scores import difficulty, instability, k_means, noise_instability, rarity, representativeness
 from patchcore_fast.scores.rows import moments, read_rows
 
 
