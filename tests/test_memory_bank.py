@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,15 +113,19 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
-def test_damaged_files_are_named(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "bank.safetensors"
+def refusal(path: Path, damage: Callable[[Path], Any], message: str) -> str:
+    """What is said of a bank that was damaged so."""
     _bank().save(path)
-    damage, message = DAMAGE[kind]
     damage(path)
     with pytest.raises(BankError, match=message) as caught:
         MemoryBank.load(path)
-    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_files_are_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "bank.safetensors"
+    assert str(path) in refusal(path, *DAMAGE[kind])
 
 
 def _place(column: int, value: int) -> torch.Tensor:
@@ -178,12 +183,8 @@ def _text(path: Path, text: str) -> None:
 def test_no_number_goes_beyond_what_the_file_can_mean(kind: str, tmp_path: Path) -> None:
     """All with a right digest: a stranger can compute it."""
     path = tmp_path / "bank.safetensors"
-    _bank().save(path)
-    damage, message = BOUNDS[kind]
-    damage(path)
-    with pytest.raises(BankError, match=message) as caught:
-        MemoryBank.load(path)
-    assert len(str(caught.value)) < len(str(path)) + 400 and "\n" not in str(caught.value)
+    said = refusal(path, *BOUNDS[kind])
+    assert len(said) < len(str(path)) + 400 and "\n" not in said
 
 
 def test_a_loaded_bank_does_not_depend_on_its_file(tmp_path: Path) -> None:
