@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ..kernels.conftest import poisoned_empty  # noqa: F401
+from ..kernels.conftest import backend, poisoned_empty, room  # noqa: F401
 from . import emulated as emulation
 from .knn_runs import pieces, plans, rescued  # noqa: F401
 

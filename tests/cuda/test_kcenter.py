@@ -6,9 +6,17 @@ import pytest
 import torch
 
 from patchcore_fast.kernels import Tuning, k_center_greedy
+from patchcore_fast.kernels.backends.cuda_kernels.kcenter import CudaKCenter as Leaves  # noqa: F401
 
 from ..kernels.cases import awkward, gaussian, integers
 from ..kernels.conftest import poisoned_empty  # noqa: F401
+from ..kernels.tiled_kcenter import (  # noqa: F401
+    options,
+    test_extreme_weights,
+    test_more_candidates_than_there_is_room_for,
+    test_more_picks_than_distinct_rows_with_weights,
+    test_photographs,
+)
 from .kcenter_runs import DEVICE, SMALL, check, engine, select  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -18,20 +26,6 @@ pytestmark = pytest.mark.usefixtures("engine")
 def test_awkward_features(name):
     x = awkward()[name][:150]
     check(x, min(x.shape[0], 10), key=("awkward", name))
-
-
-def options(x):
-    n, g = x.shape[0], torch.Generator().manual_seed(5)
-    weights = torch.rand(n, generator=g)
-    weights[::7] = 0
-    size = x.double().sub(x[:1].double()).square().sum(1).median().sqrt()
-    chosen = {
-        "weights": weights,
-        "initial_min_dist": torch.rand(n, generator=g, dtype=torch.float64) * 1.5 * size,
-        "selected": torch.randperm(n, generator=g)[: n // 8],
-    }
-    chosen["initial_min_dist"][5:9] = torch.inf
-    return chosen | {"start": int((~torch.isin(torch.arange(n), chosen["selected"])).nonzero()[3])}
 
 
 SOME = ["gaussian", "duplicates", "far from the origin", "float64 near underflow", "zero", "integers", "float16"]
@@ -108,33 +102,6 @@ def test_neither_the_order_of_threads_nor_the_card_reaches_the_picks(arch, seed,
         check(x, 30, key=("order", name), precisions=("float32", "ieee"))
 
 
-@pytest.mark.parametrize("n, distinct", [(200, 1), (420, 3), (300, 12)])
-def test_more_candidates_than_there_is_room_for(n, distinct, monkeypatch):
-    from patchcore_fast.kernels.backends.cuda_kernels.kcenter import CudaKCenter
-
-    crowded, whole = [], CudaKCenter._enqueue
-    monkeypatch.setattr(
-        CudaKCenter, "_enqueue", lambda self, levels: (crowded.append(self._exact_cuts), whole(self, levels))
-    )
-    x = gaussian(distinct, 6).repeat(-(-n // distinct), 1)[:n]
-    check(x, distinct + 4, Tuning(batch=16, block=16), key=("crowded", n, distinct))
-    assert any(crowded)  # rooms are of 128
-    check((x * 8).round(), 16, Tuning(batch=16, block=16), key=("crowded integers", n, distinct))
-
-
-@pytest.mark.parametrize(
-    "weights", [torch.zeros(40), torch.tensor([1e300] * 39 + [0.0], dtype=torch.float64)], ids=["0", "1e300"]
-)
-def test_extreme_weights(weights):
-    check(gaussian(40, 6), 40, weights=weights)
-    check(gaussian(40, 6), 10, weights=weights, initial_min_dist=torch.full((40,), torch.inf))
-
-
-def test_more_picks_than_distinct_rows_with_weights():
-    weights = torch.arange(200.0) % 5
-    check(gaussian(7, 6).repeat(29, 1)[:200], 20, Tuning(batch=16, block=16), weights=weights)
-
-
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 def test_whatever_precision_is_permitted_the_picks_are_exact(precision):
     check(gaussian(150, 40), 20, key=("permitted",), precisions=(precision,))
@@ -151,12 +118,3 @@ def test_other_backends_pick_the_same():
 def photographs(real_features):
     """[300, 128] of the photographs' features."""
     return real_features[::104][:300].contiguous()
-
-
-def test_photographs(photographs):
-    lazy, eager = (
-        check(photographs, 30, Tuning(batch=48, block=32, lazy=lazy), start=0, key=("photographs",))
-        for lazy in (True, False)
-    )
-    assert max(lazy.passes, eager.passes) <= 10  # for 29 picks
-    assert lazy.distances < eager.distances

@@ -19,6 +19,18 @@ def poisoned_empty(monkeypatch):
     monkeypatch.setattr(torch, "empty", poisoned)
 
 
+@pytest.fixture
+def room(request):
+    """The file that takes over a test of tiled_knn.py or tiled_kcenter.py, with what its backend has of its own."""
+    return request.module
+
+
+@pytest.fixture
+def backend(request):
+    """The backend of that file's folder."""
+    return request.path.parent.name
+
+
 @pytest.fixture(params=ENGINES, ids=str)
 def engine(request):
     """Each engine in turn (engines.Engine)."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..kernels.conftest import poisoned_empty  # noqa: F401
+from ..kernels.conftest import backend, poisoned_empty, room  # noqa: F401
 
 GPU, CARD = "Imaginary 1000", (8, 6)
 
