@@ -102,12 +102,7 @@ X = integers(6, 2, 9)
         ((X, -1, deepcore_distance), {}, ValueError, "Illegal budget size.*got -1"),
         ((X, 1.5, deepcore_distance), {}, TypeError, "budget must be an integer"),
         ((X.tolist(), 1, deepcore_distance), {}, TypeError, "matrix must be a torch.Tensor"),
-        (
-            (X.numpy().astype(int), 1, deepcore_distance),
-            {},
-            TypeError,
-            "matrix must be floating, got an ndarray of int64",
-        ),
+        ((X.long().numpy(), 1, deepcore_distance), {}, TypeError, "matrix must be floating, got an ndarray of int64"),
         ((X[0], 1, deepcore_distance), {}, ValueError, "2-D"),
         ((X[:0], 1, deepcore_distance), {}, ValueError, "at least one row"),
         ((X, 1, "euclidean"), {}, TypeError, "metric must be callable"),

@@ -11,11 +11,13 @@ from patchcore_fast.kernels.backends.cuda_kernels.kcenter import CudaKCenter as 
 from ..kernels.cases import awkward, gaussian, integers
 from ..kernels.conftest import poisoned_empty  # noqa: F401
 from ..kernels.tiled_kcenter import (  # noqa: F401
+    TUNINGS,
     options,
     test_extreme_weights,
     test_more_candidates_than_there_is_room_for,
     test_more_picks_than_distinct_rows_with_weights,
     test_photographs,
+    views,
 )
 from .kcenter_runs import DEVICE, SMALL, check, engine, select  # noqa: F401
 
@@ -63,31 +65,11 @@ def test_types_and_widths(dtype, d):
 
 def test_layouts():
     x = gaussian(1500, 20)
-    for view in (
-        x[:90, ::3],
-        x[::16][:, 3:],
-        x[:40].t(),
-        x[:1].expand(30, 20),
-        x.flatten().as_strided((90, 7), (3, 2)),
-        x.half()[:90, 1:],
-        x.flatten()[1 : 1 + 80 * 20].view(80, 20),
-    ):
+    for view in (*views(x), x.half()[:90, 1:], x.flatten()[1 : 1 + 80 * 20].view(80, 20)):
         check(view, min(20, view.shape[0]))
 
 
-TUNINGS = [
-    Tuning(batch=1, block=1),
-    Tuning(batch=1000, block=16),
-    Tuning(batch=7, block=17, lazy=False),
-    Tuning(batch=30, block=31),
-    Tuning(batch=16, block=32, lazy=False),
-    Tuning(block=64),
-    Tuning(),
-    Tuning(block=1024, graph=True),
-]
-
-
-@pytest.mark.parametrize("tuning", TUNINGS, ids=str)
+@pytest.mark.parametrize("tuning", [*TUNINGS, Tuning(block=1024, graph=True)], ids=str)
 def test_tuning_does_not_reach_the_picks(tuning):
     check(gaussian(120, 21), 22, tuning, key=("tuning",))
 

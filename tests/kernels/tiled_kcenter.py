@@ -13,6 +13,14 @@ from patchcore_fast.kernels import Tuning
 from .cases import gaussian, integers
 
 PASSES = {"gaussian": gaussian(150, 12), "integers": integers(150, 2), "crowded": gaussian(2, 5).repeat(100, 1)}
+TUNINGS = [Tuning(batch=1, block=1), Tuning(batch=1000, block=16), Tuning(batch=7, block=17, lazy=False)]
+TUNINGS += [Tuning(batch=30, block=31), Tuning(batch=16, block=32, lazy=False), Tuning(block=64), Tuning()]
+
+
+def views(x):
+    """Layouts of [1500, 20]."""
+    strided = x.flatten().as_strided((90, 7), (3, 2))
+    return x[:90, ::3], x[::16][:, 3:], x[:40].t(), x[:1].expand(30, 20), strided
 
 
 def options(x):

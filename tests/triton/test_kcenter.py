@@ -16,11 +16,13 @@ from patchcore_fast.kernels.kcenter.trace import greedy_shortfall
 from ..kernels.cases import awkward, gaussian, integers
 from ..kernels.engines import once
 from ..kernels.tiled_kcenter import (  # noqa: F401
+    TUNINGS,
     options,
     test_extreme_weights,
     test_more_candidates_than_there_is_room_for,
     test_more_picks_than_distinct_rows_with_weights,
     test_photographs,
+    views,
 )
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -99,26 +101,10 @@ def test_types_and_widths(dtype, d):
 
 
 def test_layouts(tile):
-    x = gaussian(1500, 20)
-    for view in (
-        x[:90, ::3],
-        x[::16][:, 3:],
-        x[:40].t(),
-        x[:1].expand(30, 20),
-        x.flatten().as_strided((90, 7), (3, 2)),
-    ):
+    for view in views(gaussian(1500, 20)):
         check(view, min(20, view.shape[0]))
 
 
-TUNINGS = [
-    Tuning(batch=1, block=1),
-    Tuning(batch=1000, block=16),
-    Tuning(batch=7, block=17, lazy=False),
-    Tuning(batch=30, block=31),
-    Tuning(batch=16, block=32, lazy=False),
-    Tuning(block=64),
-    Tuning(),
-]
 TILES = [TINY, Tile(32, 16, 16, 4, 1), Tile(16, 64, 32, 4, 1), Tile(64, 64, 64, 4, 1)]
 
 
