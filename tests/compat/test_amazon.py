@@ -1,7 +1,5 @@
 """compat.amazon and compat.ader against the restated loops of patchcore-inspection."""
 
-from __future__ import annotations
-
 import types
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`compat.anomalib` against the peer's loop restated; anomalib itself is not needed (tests/peers has the real one)."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from types import ModuleType

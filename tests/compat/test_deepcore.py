@@ -1,7 +1,5 @@
 """compat.deepcore against the restated loop of DeepCore."""
 
-from __future__ import annotations
-
 import sys
 import types
 

@@ -1,7 +1,5 @@
 """compat.indad against the restated loop of ind_knn_ad."""
 
-from __future__ import annotations
-
 import sys
 import types
 import warnings

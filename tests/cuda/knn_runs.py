@@ -1,7 +1,5 @@
 """What the k-NN tests of this folder share: on a card whose kernels are built, else on the emulator (kcenter_runs)."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

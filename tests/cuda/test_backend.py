@@ -1,7 +1,5 @@
 """Where the CUDA backend runs, and why not elsewhere."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess

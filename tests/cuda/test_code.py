@@ -1,7 +1,5 @@
 """Code for one compute capability on a later card, as drivers make it from PTX: what it lacks is not launched."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

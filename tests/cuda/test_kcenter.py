@@ -1,7 +1,5 @@
 """Whole runs of the CUDA k-center leaves against the plain float64 algorithm, index for index."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

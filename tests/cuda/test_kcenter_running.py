@@ -3,8 +3,6 @@
 The driver is the Triton leaves' too (kernels/backends/device), and tests/triton looks at more of it.
 """
 
-from __future__ import annotations
-
 import logging
 
 import pytest

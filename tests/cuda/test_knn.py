@@ -1,7 +1,5 @@
 """The CUDA k-NN against float64 brute force: on a card, or its kernels' sources on the emulator."""
 
-from __future__ import annotations
-
 import logging
 
 import pytest

@@ -1,7 +1,5 @@
 """The CUDA k-NN in pieces, in little memory, as an operator; what its module refuses."""
 
-from __future__ import annotations
-
 import re
 import weakref
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Uninitialised memory is poison here: a kernel that reads what it has not written shows it. And the engines."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Nothing N x N or N x M is allocated: peak resident memory, measured in a process of its own."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """How many processors there are for us, read from made-up control groups."""
 
-from __future__ import annotations
-
 import math
 import os
 

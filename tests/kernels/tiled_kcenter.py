@@ -3,8 +3,6 @@
 `room` is the file that did, with its `check` or `select` and `leaves`; Leaves its class of leaves.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Tests of the k-NN that tests/cuda and tests/triton both take over. `room` is the file that did, with its `check`."""
 
-from __future__ import annotations
-
 import logging
 
 import pytest

@@ -1,7 +1,5 @@
 """patchcore-inspection itself: its own tests on our samplers, its samplers beside ours, a whole PatchCore with both."""
 
-from __future__ import annotations
-
 import importlib
 
 import numpy as np

@@ -3,8 +3,6 @@
 How they are found: repositories.py. For google/active-learning and hcw-00 the same variable names one or the other.
 """
 
-from __future__ import annotations
-
 import importlib.machinery
 import importlib.util
 import sys

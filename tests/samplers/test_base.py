@@ -1,7 +1,5 @@
 """What holds for every sampler: types out as in, counts, seeds, progress, and bad input."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

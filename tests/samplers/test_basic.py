@@ -1,7 +1,5 @@
 """Selections that come from a file."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """ELFSCoresetSampler: greedy on clean sets, without what no other image shows on others, and what each option does."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

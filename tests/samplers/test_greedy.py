@@ -1,7 +1,5 @@
 """Greedy and approximate greedy: the peers' starts, loops and means, in memory that does not grow."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """The random projection: the peers' draw, and rounded the same in any chunks."""
 
-from __future__ import annotations
-
 import torch
 
 from patchcore_fast.kernels import k_center_greedy

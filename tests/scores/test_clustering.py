@@ -1,7 +1,5 @@
 """k-means: Lloyd's steps, the inertia of scikit-learn's, and clusters that run empty."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Rarity and representativeness against their formulas."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

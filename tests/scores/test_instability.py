@@ -1,7 +1,5 @@
 """Instability under views and under noise against its formulas."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Which image and grid cell a row came from: as given, or read off the order of the rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

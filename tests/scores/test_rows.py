@@ -1,7 +1,5 @@
 """What holds for every score: chunks, seeds, what features may be, progress, memory, and bad input."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """What the Triton k-center leaves do besides picking: memory, waits for the device, progress."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 

@@ -1,7 +1,5 @@
 """The Triton backend's k-NN against float64 brute force: in the interpreter where there is no CUDA device."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The Triton k-NN in pieces, in little memory, as an operator; its choice by `auto`."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
