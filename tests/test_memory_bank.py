@@ -161,8 +161,7 @@ BOUNDS = {
     "names that are numbers": (lambda p: _facts(p, images=[1, 2]), "images must be names"),
     "versions that are lists": (lambda p: _facts(p, versions={"torch": []}), "versions texts"),
     "a precision that is a list": (lambda p: _facts(p, config={"precision": ["float32"]}), "features must be"),
-    "scores that are infinite": (
-        lambda p: _rewrite(p, normal_scores=torch.tensor([torch.inf], dtype=torch.float64)), "normal_scores"),
+    "infinite scores": (lambda p: _rewrite(p, normal_scores=torch.tensor([torch.inf]).double()), "normal_scores"),
     "more scores than images": (lambda p: _rewrite(p, normal_scores=torch.ones(3).double()), "3 normal_scores of 2"),
     "deep lists": (lambda p: _rewrite(p, {"facts": "[" * 100_000}), "nested too deeply"),
     "deep settings": (lambda p: _facts(p, config={"a": json.loads("[" * 900 + "]" * 900)}), "nested too deeply"),

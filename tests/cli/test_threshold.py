@@ -104,17 +104,11 @@ def test_threshold_goes_into_the_bank_and_nothing_else_changes(
     assert code == 0 and MemoryBank.load(tmp_path / "other").threshold == pytest.approx(old.threshold)
 
 
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (["3", "--max-false-alarms", "0.1"], "one of both"),
-        (["nan"], "finite"),
-        (["inf"], "finite"),
-        (["--max-false-alarms", "0"], "(0, 1)"),
-        (["--max-false-alarms", "1.5"], "(0, 1)"),
-        (["--output", "x"], "nothing to write"),
-    ],
-)
+WRONG = [("3 --max-false-alarms 0.1", "one of both"), ("nan", "finite"), ("inf", "finite")]
+WRONG += [("--max-false-alarms 0", "(0, 1)"), ("--max-false-alarms 1.5", "(0, 1)"), ("--output x", "nothing to write")]
+
+
+@pytest.mark.parametrize(("more", "words"), [(text.split(), words) for text, words in WRONG])
 def test_wrong_thresholds(bank: Path, capsys: pytest.CaptureFixture[str], more: list[str], words: str) -> None:
     before = bank.read_bytes()
     code, _, err = run(capsys, "threshold", bank, *more)

@@ -29,6 +29,32 @@ def backend(request):
     return request.path.parent.name
 
 
+@pytest.fixture
+def plans(room, monkeypatch):
+    """The plans that searches of `room.host` were made by."""
+    made, make_plan = [], room.host.make_plan
+
+    def remembered(*arguments):
+        made.append(make_plan(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(room.host, "make_plan", remembered)
+    return made
+
+
+@pytest.fixture
+def rescued(room, monkeypatch):
+    """How many of its queries were crowded, call by call."""
+    seen, rescue = [], room.host.Search._rescue
+
+    def counted(self, *arguments):
+        seen.append(arguments[-1])
+        rescue(self, *arguments)
+
+    monkeypatch.setattr(room.host.Search, "_rescue", counted)
+    return seen
+
+
 @pytest.fixture(params=ENGINES, ids=str)
 def engine(request):
     """Each engine in turn (engines.Engine)."""
