@@ -55,6 +55,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def weave(place: Path) -> Path:
+    return place / "weave"
+
+
+@pytest.fixture
+def bank(place: Path) -> Path:
+    return place / "bank.safetensors"
+
+
+@pytest.fixture
 def data(place: Path, tmp_path: Path) -> Path:
     """A copy of that data set, to be spoilt."""
     return Path(shutil.copytree(place / "weave", tmp_path / "weave"))

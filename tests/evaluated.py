@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from patchcore_fast.cli import main
+from patchcore_fast.model import PatchCoreConfig
 
 from .pictures import write_mvtec
 
 TINY = ["--backbone", "test_resnet", "--layers", "1,2", "--weights", "random", "--image-size", "64", "--ratio", "0.1"]
+
+
+def tiny_config(**changes: Any) -> PatchCoreConfig:
+    base: dict[str, Any] = {
+        "backbone": "test_efficientnet", "layers": (1, 2), "weights": "random", "image_size": 64, "ratio": 0.1,
+        "sigma": 2.0, "batch_size": 4,
+    }  # fmt: skip
+    return PatchCoreConfig(**(base | changes))
 
 
 def evaluate(root: Path, **counts: int) -> Path:

@@ -7,6 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def normal(n: int, d: int, seed: int, scale: float = 1.0) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * scale
+
+
 def fields(images: int, grid: tuple[int, int], d: int = 8, seed: int = 0) -> Tensor:
     """[images * h * w, d] float32, image by image, line by line; white noise averaged over 3 x 3 patches."""
     generator = torch.Generator().manual_seed(seed)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from patchcore_fast.data import ImageSet, scan
 
 
 def texture(rng: np.random.Generator, side: int = 64) -> np.ndarray:
@@ -54,3 +57,9 @@ def write_masks(root: Path, *names: str, side: int = 24, empty: bool = False) ->
             mask[top : top + side // 4, 3:9] = 255
         Image.fromarray(mask).save(path)
     return root
+
+
+def quiet_scan(root: Path) -> ImageSet:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return scan(root)

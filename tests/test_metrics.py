@@ -154,13 +154,8 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_scores_in_any_form(form: str) -> None:
-    for labels in (
-        Y,
-        torch.tensor(Y),
-        torch.tensor(Y).bool(),
-        torch.tensor(Y).bfloat16(),
-        [torch.tensor(y) for y in Y],
-    ):
+    tensor = torch.tensor(Y)
+    for labels in (Y, tensor, tensor.bool(), tensor.bfloat16(), [torch.tensor(y) for y in Y]):
         assert metrics.image_auroc(FORMS[form], labels) == metrics.image_auroc(S, Y)
         assert metrics.average_precision(FORMS[form], labels) == metrics.average_precision(S, Y)
         assert metrics.best_f1(FORMS[form], labels) == metrics.best_f1(S, Y)

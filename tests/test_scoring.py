@@ -11,9 +11,7 @@ from scipy import ndimage
 from patchcore_fast import scoring
 from patchcore_fast.kernels import knn
 
-
-def _rows(n: int, d: int, seed: int, scale: float = 1.0) -> torch.Tensor:
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * scale
+from .patches import normal
 
 
 def test_patch_scores() -> None:
@@ -34,7 +32,7 @@ def _equation_7(x: np.ndarray, bank: np.ndarray, b: int) -> float:
 
 @pytest.mark.parametrize("b", [2, 5, 9, 40], ids=lambda b: f"b{b}")
 def test_reweighted_is_equation_7(b: int) -> None:
-    bank, query = _rows(30, 8, 0), _rows(3 * 20, 8, 1)
+    bank, query = normal(30, 8, 0), normal(3 * 20, 8, 1)
     dist, nearest = knn(query, bank, 1)
     got = scoring.image_score(dist.view(3, 20), "reweighted", features=query, nearest=nearest[:, 0], bank=bank, b=b)
     want = [_equation_7(x.double().numpy(), bank.double().numpy(), b) for x in query.view(3, 20, 8)]
@@ -42,14 +40,14 @@ def test_reweighted_is_equation_7(b: int) -> None:
 
 
 def test_reweighting_does_not_overflow() -> None:
-    bank, query = _rows(30, 8, 0, 1e4), _rows(20, 8, 1, 1e4)
+    bank, query = normal(30, 8, 0, 1e4), normal(20, 8, 1, 1e4)
     dist, nearest = knn(query, bank, 1)
     got = scoring.image_score(dist.view(1, 20), "reweighted", features=query, nearest=nearest[:, 0], bank=bank)
     assert torch.isfinite(got).all() and 0 < got[0] <= dist.max()
 
 
 def test_reweighting_with_one_bank_row_is_the_maximum() -> None:
-    bank, query = _rows(1, 8, 0), _rows(20, 8, 1)
+    bank, query = normal(1, 8, 0), normal(20, 8, 1)
     dist, nearest = knn(query, bank, 1)
     got = scoring.image_score(dist.view(2, 10), "reweighted", features=query, nearest=nearest[:, 0], bank=bank)
     assert torch.equal(got, scoring.image_score(dist.view(2, 10), "max"))
@@ -82,7 +80,7 @@ def test_map_to_image_puts_the_crop_where_it_was() -> None:
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_score_patches_compiles_whole(backend: str) -> None:
-    query, bank = _rows(50, 16, 0), _rows(20, 16, 1)
+    query, bank = normal(50, 16, 0), normal(20, 16, 1)
     want = torch.cdist(query.double(), bank.double()).sort(dim=1).values[:, :3].square().mean(1).float()
     torch._dynamo.reset()
     compiled = torch.compile(scoring.score_patches, fullgraph=True, backend=backend)

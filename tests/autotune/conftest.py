@@ -1,6 +1,4 @@
 """Memory is poisoned as in tests/kernels; a card that nobody has measured."""
 
-from __future__ import annotations
-
 from ..kernels.conftest import poisoned_empty  # noqa: F401
 from ..triton.conftest import card  # noqa: F401

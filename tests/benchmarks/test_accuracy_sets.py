@@ -1,7 +1,5 @@
 """accuracy/: sets and what is moved into training, metrics and their resamples, memory of a selection."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

@@ -87,13 +87,8 @@ def test_what_hangs_is_ended_and_the_next_part_runs(short: None, tmp_path: Path,
     row = {"provider": "patchcore_fast", "family": "ours", "k": 5, "status": "failed", "message": "", "k_timed": 0}
     row |= {"error": None, "leading": None, "extra_bytes": 0, "peak_bytes": 0, "facts": {}}
     problem = {"case": "made", "about": "up", "n": 9, "d": 2, "k": 5, "rows": [row]}
-    result = {
-        "benchmark": "kcenter",
-        "environment": {},
-        "options": {"memory_gb": None},
-        "problems": [problem],
-        "schema": 2,
-    }
+    result = {"benchmark": "kcenter", "environment": {}, "schema": 2}
+    result |= {"options": {"memory_gb": None}, "problems": [problem]}
     pid = tmp_path / "pid"
     hangs = HANGS.format(pid=str(pid), result=result)
     parts = [

@@ -98,20 +98,8 @@ def test_regained_is_of_the_same_test_images(measured):
 def test_sets_without_masks_or_too_few_images(textures, tmp_path, capsys):
     folder, out = tmp_path / "unmasked", tmp_path / "u.json"
     shutil.copytree(textures[0], folder, ignore=shutil.ignore_patterns("ground_truth"))
-    command = [
-        str(folder),
-        *TINY,
-        "--samplers",
-        "greedy",
-        "random",
-        "--seeds",
-        "0",
-        "--banks",
-        "0.02",
-        "--json",
-        str(out),
-    ]
-    assert grid.main([*command, "--contamination", "0", "0.01", "0.1"]) == 0
+    more = "--samplers greedy random --seeds 0 --banks 0.02 --contamination 0 0.01 0.1"
+    assert grid.main([str(folder), *TINY, *more.split(), "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     assert result["sets"][0]["masked"] == 0 and result["sets"][0]["moved"] == {"0": 0, "0.01": 0, "0.1": 3}
     assert {c["share"] for c in result["cells"]} == {0, 0.1}  # nothing would be moved at 1 %

@@ -1,7 +1,5 @@
 """speed/pipeline.py with scripts that only say what a run would say."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -32,16 +32,6 @@ from ..evaluated import TINY, files, rows_of
 from ..pictures import write_mvtec
 
 
-@pytest.fixture
-def data(place: Path) -> Path:
-    return place / "weave"
-
-
-@pytest.fixture
-def bank(place: Path) -> Path:
-    return place / "bank.safetensors"
-
-
 def test_help_is_light() -> None:
     code = (
         "import sys; from patchcore_fast.cli import main; code = main(['fit', '--help']); "
@@ -80,11 +70,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"patchcore-fast {__version__}\n"
 
 
-def test_fit_passes_every_option_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_passes_every_option_on(weave: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--crop", "48x56", "--fusion", "amazon", "--patch-size", "1", "--sampler", "random", "--seed", "5",
              "--neighbours", "2", "--score", "reweighted", "--sigma", "2.5", "--batch-size", "4",
              "--workers", "0", "--device", "cpu"]  # fmt: skip
-    assert main(["fit", str(data), "--output", str(tmp_path / "b.safetensors"), *TINY, *given]) == 0
+    assert main(["fit", str(weave), "--output", str(tmp_path / "b.safetensors"), *TINY, *given]) == 0
     wanted = PatchCoreConfig(
         backbone="test_resnet", layers=(1, 2), weights="random", image_size=64, ratio=0.1, crop=(48, 56),
         fusion="amazon", patch_size=1, sampler="random", seed=5, neighbours=2, score="reweighted", sigma=2.5,
@@ -96,19 +86,19 @@ def test_fit_passes_every_option_on(data: Path, tmp_path: Path, capsys: pytest.C
     assert out.err == "", "quiet when not on a terminal"
 
 
-def test_fit_says_when_there_is_no_test_set(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", str(data / "train" / "good"), "--output", str(tmp_path / "b.safetensors"), *TINY]) == 0
+def test_fit_says_when_there_is_no_test_set(weave: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", str(weave / "train" / "good"), "--output", str(tmp_path / "b.safetensors"), *TINY]) == 0
     text = capsys.readouterr().out
     assert "no test images" in text and "evaluate" not in text
 
 
-def test_predict_writes_what_the_model_says(bank: Path, data: Path, tmp_path: Path) -> None:
+def test_predict_writes_what_the_model_says(bank: Path, weave: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    assert main(["predict", str(bank), str(data / "test"), "--output", str(out)]) == 0
+    assert main(["predict", str(bank), str(weave / "test"), "--output", str(out)]) == 0
     stems = [f"{kind}/{i:03d}" for kind in ("good", "spot") for i in range(3)]
     assert files(out) == {"scores.csv", "contact_sheet.png", LIST} | {f"heatmaps/{s}.png" for s in stems}
     rows = rows_of(out / "scores.csv")
-    expected = PatchCore.load(bank).predict(data / "test")
+    expected = PatchCore.load(bank).predict(weave / "test")
     assert [r["path"] for r in rows] == [str(p.path) for p in expected]
     assert [np.float32(r["score"]) for r in rows] == [np.float32(p.score) for p in expected]
     assert [r["is_anomalous"] for r in rows] == [str(p.is_anomalous) for p in expected]
@@ -118,19 +108,19 @@ def test_predict_writes_what_the_model_says(bank: Path, data: Path, tmp_path: Pa
 
 
 def test_predict_shows_the_highest_scores(
-    bank: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bank: Path, weave: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sheets = []
     monkeypatch.setattr("patchcore_fast.report.gallery.SHEET_LIMIT", 2)
     monkeypatch.setattr("patchcore_fast.report.gallery.contact_sheet", lambda p, *a, **k: sheets.append((p, k)))
-    assert main(["predict", str(bank), str(data / "test"), "--output", str(tmp_path)]) == 0
+    assert main(["predict", str(bank), str(weave / "test"), "--output", str(tmp_path)]) == 0
     ((panels, given),) = sheets
-    scores = sorted((p.score for p in PatchCore.load(bank).predict(data / "test")), reverse=True)
+    scores = sorted((p.score for p in PatchCore.load(bank).predict(weave / "test")), reverse=True)
     assert [p.score for p in panels] == scores[:2]
     assert given["title"] == "6 images: the 2 highest scores"
 
 
-def test_predict_runs_as_told(bank: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_runs_as_told(bank: Path, weave: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     whole = PatchCore.iter_predict
 
@@ -140,12 +130,12 @@ def test_predict_runs_as_told(bank: Path, data: Path, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(PatchCore, "iter_predict", watched)
     args = ["--batch-size", "2", "--device", "cpu", "--weights", "random"]
-    assert main(["predict", str(bank), str(data / "test"), "--output", str(tmp_path), *args]) == 0
+    assert main(["predict", str(bank), str(weave / "test"), "--output", str(tmp_path), *args]) == 0
     assert (seen[0].batch_size, seen[0].device, seen[0].weights) == (2, "cpu", "random")
 
 
-def test_predict_keeps_equal_names_apart(bank: Path, data: Path, tmp_path: Path) -> None:
-    good, spot = data / "test/good/000.png", data / "test/spot/000.png"
+def test_predict_keeps_equal_names_apart(bank: Path, weave: Path, tmp_path: Path) -> None:
+    good, spot = weave / "test/good/000.png", weave / "test/spot/000.png"
     twin = tmp_path / "000.bmp"
     Image.open(good).save(twin)
     Image.open(good).resize((50, 90)).save(tmp_path / "000.png")
@@ -161,12 +151,12 @@ def test_predict_keeps_equal_names_apart(bank: Path, data: Path, tmp_path: Path)
 
 
 def test_evaluate_with_a_bank_equals_evaluate_from_scratch(
-    bank: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bank: Path, weave: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = tmp_path / "1.json", tmp_path / "2.json"
-    assert main(["evaluate", str(data), "--bank", str(bank), "--json", str(one), "--output", str(tmp_path / "o")]) == 0
+    assert main(["evaluate", str(weave), "--bank", str(bank), "--json", str(one), "--output", str(tmp_path / "o")]) == 0
     text = capsys.readouterr().out
-    assert main(["evaluate", str(data), "--json", str(two), *TINY]) == 0
+    assert main(["evaluate", str(weave), "--json", str(two), *TINY]) == 0
     first, second = (json.loads(p.read_text()) for p in (one, two))
     assert first["metrics"] == second["metrics"] and first["images"] == second["images"]
     assert f"{first['metrics']['image_auroc']:.3f}" in text and "weave" in text

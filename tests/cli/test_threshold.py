@@ -17,24 +17,14 @@ from patchcore_fast.model.threshold import false_alarm_threshold, with_threshold
 from ..evaluated import TINY
 
 
-@pytest.fixture
-def data(place: Path) -> Path:
-    return place / "weave"
-
-
-@pytest.fixture
-def bank(place: Path) -> Path:
-    return place / "bank.safetensors"
-
-
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
     code = main([str(a) for a in args])
     said = capsys.readouterr()
     return code, said.out, said.err
 
 
-def test_fit_says_what_its_threshold_means(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "fit", data, "--output", tmp_path / "b", *TINY, "--max-false-alarms", "0.2")
+def test_fit_says_what_its_threshold_means(weave: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "fit", weave, "--output", tmp_path / "b", *TINY, "--max-false-alarms", "0.2")
     fitted = MemoryBank.load(tmp_path / "b")
     assert code == 0 and fitted.threshold is not None and fitted.config["decision"]["max_false_alarms"] == 0.2
     count = len(fitted.normal_scores)
@@ -42,15 +32,15 @@ def test_fit_says_what_its_threshold_means(data: Path, tmp_path: Path, capsys: p
     assert f"Threshold {fitted.threshold:.4g}: {above} of {count} held-out training images lie above it" in out
 
 
-def test_fit_takes_a_threshold(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "fit", data, "--output", tmp_path / "b", *TINY, "--threshold", "2.5")
+def test_fit_takes_a_threshold(weave: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "fit", weave, "--output", tmp_path / "b", *TINY, "--threshold", "2.5")
     assert code == 0 and MemoryBank.load(tmp_path / "b").threshold == 2.5 and "Threshold 2.5:" in out
 
 
 def test_evaluate_counts_verdicts_at_the_threshold_in_use(
-    data: Path, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weave: Path, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = run(capsys, "evaluate", data, "--bank", bank, "--json", tmp_path / "m.json")
+    code, out, _ = run(capsys, "evaluate", weave, "--bank", bank, "--json", tmp_path / "m.json")
     found = json.loads((tmp_path / "m.json").read_text())
     metrics, rows = found["metrics"], found["images"]
     limit = MemoryBank.load(bank).threshold
@@ -67,10 +57,10 @@ def test_evaluate_counts_verdicts_at_the_threshold_in_use(
 
 @pytest.mark.parametrize(("limit", "missed", "alarms"), [("1e9", True, False), ("-1", False, True)])
 def test_evaluate_takes_a_threshold(
-    data: Path, bank: Path, capsys: pytest.CaptureFixture[str], limit: str, missed: bool, alarms: bool
+    weave: Path, bank: Path, capsys: pytest.CaptureFixture[str], limit: str, missed: bool, alarms: bool
 ) -> None:
     before = bank.read_bytes()
-    code, out, _ = run(capsys, "evaluate", data, "--bank", bank, "--threshold", limit)
+    code, out, _ = run(capsys, "evaluate", weave, "--bank", bank, "--threshold", limit)
     assert code == 0 and bank.read_bytes() == before
     hit = re.search(r"(\d+) of (\d+) anomalous images found", out)
     false = re.search(r"(\d+) of (\d+) normal images are false alarms", out)
@@ -80,12 +70,12 @@ def test_evaluate_takes_a_threshold(
 
 
 def test_predict_takes_a_share_of_false_alarms(
-    data: Path, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weave: Path, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verdicts = {}
     for share in ("0.9", "0.001"):
         code, out, _ = run(
-            capsys, "predict", bank, data / "test", "--output", tmp_path / share, "--max-false-alarms", share
+            capsys, "predict", bank, weave / "test", "--output", tmp_path / share, "--max-false-alarms", share
         )
         assert code == 0
         verdicts[share] = int(re.search(r"(\d+) anomalous \(above the threshold", out)[1])
@@ -114,17 +104,11 @@ def test_threshold_goes_into_the_bank_and_nothing_else_changes(
     assert code == 0 and MemoryBank.load(tmp_path / "other").threshold == pytest.approx(old.threshold)
 
 
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (["3", "--max-false-alarms", "0.1"], "one of both"),
-        (["nan"], "finite"),
-        (["inf"], "finite"),
-        (["--max-false-alarms", "0"], "(0, 1)"),
-        (["--max-false-alarms", "1.5"], "(0, 1)"),
-        (["--output", "x"], "nothing to write"),
-    ],
-)
+WRONG = [("3 --max-false-alarms 0.1", "one of both"), ("nan", "finite"), ("inf", "finite")]
+WRONG += [("--max-false-alarms 0", "(0, 1)"), ("--max-false-alarms 1.5", "(0, 1)"), ("--output x", "nothing to write")]
+
+
+@pytest.mark.parametrize(("more", "words"), [(text.split(), words) for text, words in WRONG])
 def test_wrong_thresholds(bank: Path, capsys: pytest.CaptureFixture[str], more: list[str], words: str) -> None:
     before = bank.read_bytes()
     code, _, err = run(capsys, "threshold", bank, *more)
@@ -132,23 +116,23 @@ def test_wrong_thresholds(bank: Path, capsys: pytest.CaptureFixture[str], more: 
 
 
 def test_a_wrong_threshold_is_refused_before_the_work(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    weave: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PatchCore, "fit", lambda *_, **__: pytest.fail("the fit has begun"))
     for value in ("nan", "inf"):
-        code, _, err = run(capsys, "fit", data, "--output", tmp_path / "b", *TINY, "--threshold", value)
+        code, _, err = run(capsys, "fit", weave, "--output", tmp_path / "b", *TINY, "--threshold", value)
         assert code == 2 and "--threshold must be a finite number" in err
 
 
-def test_both_at_once_are_refused(data: Path, bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, "evaluate", data, "--bank", bank, "--threshold", "1", "--max-false-alarms", "0.1")
+def test_both_at_once_are_refused(weave: Path, bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "evaluate", weave, "--bank", bank, "--threshold", "1", "--max-false-alarms", "0.1")
     assert code == 2 and "one of both" in err
 
 
 def test_another_scoring_has_no_threshold_until_one_is_given(
-    data: Path, bank: Path, capsys: pytest.CaptureFixture[str]
+    weave: Path, bank: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = ("evaluate", data, "--bank", bank, "--image-score", "reweighted")
+    other = ("evaluate", weave, "--bank", bank, "--image-score", "reweighted")
     code, out, _ = run(capsys, *other)
     assert code == 0 and "No threshold, so no verdicts" in out
     code, _, err = run(capsys, *other, "--max-false-alarms", "0.1")
@@ -169,8 +153,8 @@ def test_a_bank_without_held_out_scores(bank: Path, tmp_path: Path, capsys: pyte
         with_threshold(MemoryBank.load(bank), threshold=1.0, max_false_alarms=0.1)
 
 
-def test_the_page_has_the_way_back(data: Path, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, "evaluate", data, "--bank", bank, "--output", tmp_path / "out")
+def test_the_page_has_the_way_back(weave: Path, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "evaluate", weave, "--bank", bank, "--output", tmp_path / "out")
     code, _, _ = run(capsys, "report", tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert code == 0 and "patchcore-fast threshold BANK" in page and "By the held-out training images" in page

@@ -151,31 +151,23 @@ def test_attributes_and_silence(capfd):
 X = integers((6, 2), 9)
 
 
+def pick(*args):
+    return kCenterGreedy(X, 0, 0).select_batch_(*args)
+
+
 @pytest.mark.parametrize(
     "call, error, message",
     [
         (lambda: kCenterGreedy([[1.0]], 0, 0), TypeError, "X must be an ndarray"),
-        (
-            lambda: kCenterGreedy(X, 0, 0, metric="cosine"),
-            ValueError,
-            "one of euclidean, l2, sqeuclidean, got 'cosine'",
-        ),
-        (
-            lambda: kCenterGreedy(X, 0, 0).select_batch_(None, None, 1),
-            TypeError,
-            "already_selected must be row numbers",
-        ),
-        (lambda: kCenterGreedy(X, 0, 0).select_batch_(None, [6], 1), ValueError, "already_selected.* -6..5, got 6"),
-        (lambda: kCenterGreedy(X, 0, 0).select_batch_(None, [0.5], 1), TypeError, "must be an integer"),
-        (lambda: kCenterGreedy(X, 0, 0).select_batch_(None, [], -1), ValueError, "N must lie in 0"),
-        (lambda: kCenterGreedy(X, 0, 0).select_batch_(None, [0, 1], 7), AssertionError, "row 0 is selected already"),
+        (lambda: kCenterGreedy(X, 0, 0, "cosine"), ValueError, "one of euclidean, l2, sqeuclidean, got 'cosine'"),
+        (lambda: pick(None, None, 1), TypeError, "already_selected must be row numbers"),
+        (lambda: pick(None, [6], 1), ValueError, "already_selected.* -6..5, got 6"),
+        (lambda: pick(None, [0.5], 1), TypeError, "must be an integer"),
+        (lambda: pick(None, [], -1), ValueError, "N must lie in 0"),
+        (lambda: pick(None, [0, 1], 7), AssertionError, "row 0 is selected already"),
         (lambda: kCenterGreedy(X / 0.0, 0, 0).select_batch_(None, [], 1), ValueError, "6 of 6 rows are not finite"),
-        (lambda: kCenterGreedy(X, 0, 0).select_batch_(Model(len), [], 1), ValueError, "features must be"),
-        (
-            lambda: kCenterGreedy(X, 0, 0).select_batch_(Model(lambda x: None), [], 1),
-            TypeError,
-            "features must be numbers, got an array of object",
-        ),
+        (lambda: pick(Model(len), [], 1), ValueError, "features must be"),
+        (lambda: pick(Model(lambda x: None), [], 1), TypeError, "features must be numbers, got an array of object"),
         (lambda: kCenterGreedy(X + 1j, 0, 0).select_batch_(None, [], 1), TypeError, "real"),
         (lambda: setattr(kCenterGreedy(X, 0, 0), "min_distances", 1), ValueError, "only be set to None"),
     ],

@@ -1,7 +1,5 @@
 """compat.amazon and compat.ader against the restated loops of patchcore-inspection."""
 
-from __future__ import annotations
-
 import types
 
 import numpy as np
@@ -12,24 +10,11 @@ from patchcore_fast.compat import ader, amazon
 from patchcore_fast.kernels.kcenter.trace import greedy_shortfall
 
 from ..peers import restated_amazon
+from ..peers.draws import generators, integers, seed_all
 
 GREEDY = ["GreedyCoresetSampler", "ApproximateGreedyCoresetSampler"]
 SAMPLERS = ["IdentitySampler", "RandomSampler", *GREEDY]
 CPU = torch.device("cpu")
-
-
-def seed_all(seed: int) -> None:
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-
-
-def generators() -> tuple[bytes, bytes, int]:
-    state = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), state[1].tobytes(), state[2]
-
-
-def integers(n: int, d: int, high: int, seed: int = 0) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, high, (n, d)).astype(np.float32))
 
 
 @pytest.mark.parametrize("name", GREEDY)
@@ -39,9 +24,9 @@ def integers(n: int, d: int, high: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equal_seeds_give_equal_coresets(name, n, d, high, seed):
     x = integers(n, d, high, seed)
-    seed_all(seed)
+    seed_all(seed, seed)
     want, state = restated_amazon.run(name, x, 0.5, d), generators()
-    seed_all(seed)
+    seed_all(seed, seed)
     sampler = getattr(amazon, name)(0.5, CPU, dimension_to_project_features_to=d)
     got = sampler.run(x)
     assert sampler.indices_.tolist() == want.tolist()

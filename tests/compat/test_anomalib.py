@@ -1,7 +1,5 @@
 """`compat.anomalib` against the peer's loop restated; anomalib itself is not needed (tests/peers has the real one)."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from types import ModuleType
@@ -20,20 +18,8 @@ VERSIONS = ("2.0", "2.2", "2.4")
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
-    ("shape", "ratio", "top"),
-    [
-        ((300, 4, 4), 0.1, 4),
-        ((500, 3, 2, 2), 0.5, 3),
-        ((700, 64, 1), 0.05, 9),
-        ((200, 33, 1), 0.9, 9),
-        ((50, 7, 1), 1.0, 2),  # rows that coincide are left at the end
-        ((90, 2, 1), 1.0, 2),  # four distinct rows
-        ((40, 1, 1), 1.5, 3),
-        ((60, 3, 1), 0.5, 1),  # all rows equal
-        ((64, 5, 2), 0.02, 4),
-        ((150,), 0.2, 64),
-        ((1, 3, 3), 1.0, 4),
-    ],
+    "shape, ratio, top",
+    [*peer.UNPROJECTED, ((700, 64, 1), 0.05, 9), ((64, 5, 2), 0.02, 4), ((1, 3, 3), 1.0, 4)],
     ids=str,
 )
 def test_same_rows_without_projection(version, shape, ratio, top):

@@ -1,7 +1,5 @@
 """compat.indad against the restated loop of ind_knn_ad."""
 
-from __future__ import annotations
-
 import sys
 import types
 import warnings
@@ -14,17 +12,9 @@ from patchcore_fast.compat import indad
 from patchcore_fast.compat.indad import get_coreset_idx_randomp
 
 from ..peers import restated_others
+from ..peers.draws import generators, integers
 
 pytestmark = pytest.mark.filterwarnings("ignore:get_coreset_idx_randomp. features are not projected")
-
-
-def integers(n: int, d: int, high: int, seed: int = 0) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, high, (n, d)).astype(np.float32))
-
-
-def generator() -> tuple[bytes, int]:
-    state = np.random.get_state()
-    return state[1].tobytes(), state[2]
 
 
 @pytest.mark.parametrize("n, d, high", [(1, 2, 3), (60, 3, 3), (200, 8, 4), (500, 40, 6), (300, 1, 50)], ids=str)
@@ -32,25 +22,25 @@ def generator() -> tuple[bytes, int]:
 def test_unprojected_integers_index_for_index(n, d, high, k):
     x = integers(n, d, high)
     np.random.seed(1)
-    want, state = restated_others.indad(restated_others.sparse_projected(x), k), generator()
+    want, state = restated_others.indad(restated_others.sparse_projected(x), k), generators()
     np.random.seed(1)
     got = get_coreset_idx_randomp(x, k, float16=False, force_cpu=True)
     assert got.dtype == torch.int64 and got.device.type == "cpu"
     assert got.tolist() == want.tolist()
-    assert generator() == state
+    assert generators() == state
 
 
 @pytest.mark.parametrize("eps", [0.9, 0.99])
 def test_projection_is_the_peers_and_picks_are_greedy_on_it(eps):
     x = torch.randn(400, 300, generator=torch.Generator().manual_seed(0))
     np.random.seed(7)
-    projected, state = restated_others.sparse_projected(x, eps), generator()
+    projected, state = restated_others.sparse_projected(x, eps), generators()
     assert projected.shape[1] != x.shape[1]
     np.random.seed(7)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         got = get_coreset_idx_randomp(x, 120, eps, float16=False, force_cpu=True)
-    assert generator() == state
+    assert generators() == state
     assert got.tolist() == restated_others.indad(projected.double(), 120).tolist()
 
 

@@ -12,23 +12,10 @@ import torch
 from patchcore_fast.compat import amazon, softpatch
 
 from ..peers import restated_amazon, restated_others
+from ..peers.draws import generators, integers, seed_all
 
 CPU = torch.device("cpu")
 GREEDY = ["GreedyCoresetSampler", "ApproximateGreedyCoresetSampler", "WeightedGreedyCoresetSampler"]
-
-
-def integers(n: int, d: int, high: int, seed: int = 0) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, high, (n, d)).astype(np.float32))
-
-
-def generators() -> tuple[bytes, bytes, int]:
-    state = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), state[1].tobytes(), state[2]
-
-
-def seed_all() -> None:
-    torch.manual_seed(1)
-    np.random.seed(2)
 
 
 def some_weights(kind: str, n: int) -> torch.Tensor | None:

@@ -78,10 +78,8 @@ def test_earlier_words_mean_the_same() -> None:
         config = PatchCoreConfig(**old)
         assert config.scorer == "distance" and config.image_score == config.score == "reweighted"
         assert PatchCoreConfig.from_dict(old) == config == PatchCoreConfig().replace(**old)
-    assert PatchCoreConfig.anomalib(score="max").image_score == "max" and PatchCoreConfig.amazon().input_size == (
-        224,
-        224,
-    )
+    assert PatchCoreConfig.anomalib(score="max").image_score == "max"
+    assert PatchCoreConfig.amazon().input_size == (224, 224)
     assert PatchCoreConfig.anomalib(scorer="influence").scorer_name == "influence + reweighted"
 
 

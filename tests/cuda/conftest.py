@@ -7,9 +7,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from ..kernels.conftest import poisoned_empty  # noqa: F401
+from ..kernels.conftest import backend, plans, poisoned_empty, rescued, room  # noqa: F401
 from . import emulated as emulation
-from .knn_runs import pieces, plans, rescued  # noqa: F401
+from .knn_runs import pieces  # noqa: F401
 
 
 @pytest.fixture(scope="session")

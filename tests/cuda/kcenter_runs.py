@@ -4,8 +4,6 @@ Where there is a card whose kernels are built, the kernels run on it ("cuda-cuda
 same sources run on the emulator, which pretends to be a card of compute capability 8.0.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 

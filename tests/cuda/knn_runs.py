@@ -1,18 +1,15 @@
 """What the k-NN tests of this folder share: on a card whose kernels are built, else on the emulator (kcenter_runs)."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
 from patchcore_fast.kernels import knn
-from patchcore_fast.kernels.backends.cuda_kernels import knn as host
 from patchcore_fast.kernels.backends.cuda_kernels import plan
 from patchcore_fast.kernels.knn.reference import knn_reference
 
 from .kcenter_runs import DEVICE
 
-__all__ = ["DEVICE", "EXACT", "check", "engine", "pieces", "plans", "rescued"]
+__all__ = ["DEVICE", "EXACT", "check", "engine", "pieces"]
 EXACT = ("ieee", "tf32x3")  # float32 multiply-adds, and tensor cores
 
 
@@ -31,32 +28,6 @@ def pieces(monkeypatch):
         monkeypatch.setattr(plan, "_rounded", lambda wanted, most: min(most, rows))
 
     return cut
-
-
-@pytest.fixture
-def plans(monkeypatch):
-    """The plans that searches were made by."""
-    made = []
-
-    def remembered(*arguments):
-        made.append(plan.make_plan(*arguments))
-        return made[-1]
-
-    monkeypatch.setattr(host, "make_plan", remembered)
-    return made
-
-
-@pytest.fixture
-def rescued(monkeypatch):
-    """How many queries were crowded, call by call."""
-    seen, rescue = [], host.Search._rescue
-
-    def counted(self, search, piece, crowded):
-        seen.append(crowded)
-        rescue(self, search, piece, crowded)
-
-    monkeypatch.setattr(host.Search, "_rescue", counted)
-    return seen
 
 
 def check(query, bank, k, precisions=EXACT, **options):

@@ -1,7 +1,5 @@
 """Where the CUDA backend runs, and why not elsewhere."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess
@@ -90,10 +88,8 @@ def test_arithmetic_goes_by_the_card_unless_its_code_has_no_tf32(card, capabilit
 
 
 def test_what_lasts_is_asked_once(card):
-    for lasting in (
-        {},
-        {"runnable": False, "reason": "nothing compiled here runs on compute capability 8.6: no kernel image"},
-    ):
+    why = "nothing compiled here runs on compute capability 8.6: no kernel image"
+    for lasting in ({}, {"runnable": False, "reason": why}):
         _, asked = card(**lasting)
         assert refusal(CUDA) == refusal(CUDA) == (lasting.get("reason") or None) and len(asked) == 1
 
@@ -106,17 +102,11 @@ def test_what_passes_is_asked_again(card):
     assert refusal(CUDA) is None and refusal(CUDA) is None and len(asked) == 3
 
 
-@pytest.mark.parametrize(
-    "capability, archs, ptx, code",
-    [
-        ((8, 6), [75, 80, 86, 90], 90, 86),
-        ((8, 9), [75, 80, 86], 86, 86),
-        ((9, 0), [75], 75, 75),
-        ((10, 3), [90, 100], 100, 100),
-        ((8, 0), [86], 86, 0),
-        ((8, 6), [75], 0, 0),
-    ],
-)
+COMPILED = [((8, 6), [75, 80, 86, 90], 90, 86), ((8, 9), [75, 80, 86], 86, 86), ((9, 0), [75], 75, 75)]
+COMPILED += [((10, 3), [90, 100], 100, 100), ((8, 0), [86], 86, 0), ((8, 6), [75], 0, 0)]
+
+
+@pytest.mark.parametrize("capability, archs, ptx, code", COMPILED)
 def test_a_device_is_not_asked_while_a_graph_is_captured(card, capability, archs, ptx, code):
     _, asked = card(capability, capturing=True, archs=archs, ptx=ptx)
     why = None if code else "nothing compiled here runs on compute capability {}.{}".format(*capability)
@@ -212,22 +202,13 @@ print(sum(s.backend == "cuda" for s in explain_backends()))
     assert done.returncode == 0 and int(done.stdout) >= 2, done.stderr
 
 
-@pytest.mark.parametrize(
-    "precision, capability, dim, mode",
-    [
-        ("float32", (8, 0), 128, "tf32x3"),
-        ("float32", (9, 0), 1 << 16, "tf32x3"),
-        ("float32", (9, 0), (1 << 16) + 1, "ffma"),
-        ("float32", (7, 5), 128, "ffma"),
-        ("float32", (8, 6), 128, "ffma"),
-        ("float32", (12, 0), 128, "ffma"),
-        ("ieee", (9, 0), 128, "ffma"),
-        ("tf32x3", (8, 6), 128, "tf32x3"),
-        ("tf32x3", (7, 5), 128, "ffma"),
-        ("tf32", (9, 0), 128, "tf32x3"),
-        ("bf16", (8, 9), 128, "ffma"),
-    ],
-)
+TENSOR_CORES = [("float32", (8, 0), 128), ("float32", (9, 0), 1 << 16), ("tf32x3", (8, 6), 128), ("tf32", (9, 0), 128)]
+NONE = [("float32", (9, 0), (1 << 16) + 1), *[("float32", card, 128) for card in ((7, 5), (8, 6), (12, 0))]]
+NONE += [("ieee", (9, 0), 128), ("tf32x3", (7, 5), 128), ("bf16", (8, 9), 128)]
+MODES = [(*case, "tf32x3") for case in TENSOR_CORES] + [(*case, "ffma") for case in NONE]
+
+
+@pytest.mark.parametrize("precision, capability, dim, mode", MODES)
 def test_arithmetic(precision, capability, dim, mode):
     found = choose_arithmetic(precision, capability, dim)
     assert found.mode == mode and found.certified

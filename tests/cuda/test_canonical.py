@@ -1,7 +1,5 @@
 """The canonical distance of a warp is exact.squared_distance, bit for bit, in every lane."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Which GPU kernels `auto` takes, what that rests on, and what is said of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging

@@ -1,7 +1,5 @@
 """The emulated tensor cores are as inaccurate as the bound of TF32 allows, and not more."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from math import floor, log2
 

@@ -1,7 +1,5 @@
 """The emulator finds the mistakes it promises to find, and runs what is right; csrc/cuda/emulator/wrong.cu has both."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np

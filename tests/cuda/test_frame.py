@@ -1,7 +1,5 @@
 """Rows looked over and packed by the CUDA kernels."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,14 +1,22 @@
 """Whole runs of the CUDA k-center leaves against the plain float64 algorithm, index for index."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
 from patchcore_fast.kernels import Tuning, k_center_greedy
+from patchcore_fast.kernels.backends.cuda_kernels.kcenter import CudaKCenter as Leaves  # noqa: F401
 
 from ..kernels.cases import awkward, gaussian, integers
 from ..kernels.conftest import poisoned_empty  # noqa: F401
+from ..kernels.tiled_kcenter import (  # noqa: F401
+    TUNINGS,
+    options,
+    test_extreme_weights,
+    test_more_candidates_than_there_is_room_for,
+    test_more_picks_than_distinct_rows_with_weights,
+    test_photographs,
+    views,
+)
 from .kcenter_runs import DEVICE, SMALL, check, engine, select  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -18,20 +26,6 @@ pytestmark = pytest.mark.usefixtures("engine")
 def test_awkward_features(name):
     x = awkward()[name][:150]
     check(x, min(x.shape[0], 10), key=("awkward", name))
-
-
-def options(x):
-    n, g = x.shape[0], torch.Generator().manual_seed(5)
-    weights = torch.rand(n, generator=g)
-    weights[::7] = 0
-    size = x.double().sub(x[:1].double()).square().sum(1).median().sqrt()
-    chosen = {
-        "weights": weights,
-        "initial_min_dist": torch.rand(n, generator=g, dtype=torch.float64) * 1.5 * size,
-        "selected": torch.randperm(n, generator=g)[: n // 8],
-    }
-    chosen["initial_min_dist"][5:9] = torch.inf
-    return chosen | {"start": int((~torch.isin(torch.arange(n), chosen["selected"])).nonzero()[3])}
 
 
 SOME = ["gaussian", "duplicates", "far from the origin", "float64 near underflow", "zero", "integers", "float16"]
@@ -69,31 +63,11 @@ def test_types_and_widths(dtype, d):
 
 def test_layouts():
     x = gaussian(1500, 20)
-    for view in (
-        x[:90, ::3],
-        x[::16][:, 3:],
-        x[:40].t(),
-        x[:1].expand(30, 20),
-        x.flatten().as_strided((90, 7), (3, 2)),
-        x.half()[:90, 1:],
-        x.flatten()[1 : 1 + 80 * 20].view(80, 20),
-    ):
+    for view in (*views(x), x.half()[:90, 1:], x.flatten()[1 : 1 + 80 * 20].view(80, 20)):
         check(view, min(20, view.shape[0]))
 
 
-TUNINGS = [
-    Tuning(batch=1, block=1),
-    Tuning(batch=1000, block=16),
-    Tuning(batch=7, block=17, lazy=False),
-    Tuning(batch=30, block=31),
-    Tuning(batch=16, block=32, lazy=False),
-    Tuning(block=64),
-    Tuning(),
-    Tuning(block=1024, graph=True),
-]
-
-
-@pytest.mark.parametrize("tuning", TUNINGS, ids=str)
+@pytest.mark.parametrize("tuning", [*TUNINGS, Tuning(block=1024, graph=True)], ids=str)
 def test_tuning_does_not_reach_the_picks(tuning):
     check(gaussian(120, 21), 22, tuning, key=("tuning",))
 
@@ -106,33 +80,6 @@ def test_neither_the_order_of_threads_nor_the_card_reaches_the_picks(arch, seed,
     monkeypatch.setenv("PATCHCORE_FAST_CUDA_SEED", seed)
     for name, x in (("gaussian", gaussian(150, 20)), ("ties", integers(150, 3)), ("half", gaussian(150, 9).half())):
         check(x, 30, key=("order", name), precisions=("float32", "ieee"))
-
-
-@pytest.mark.parametrize("n, distinct", [(200, 1), (420, 3), (300, 12)])
-def test_more_candidates_than_there_is_room_for(n, distinct, monkeypatch):
-    from patchcore_fast.kernels.backends.cuda_kernels.kcenter import CudaKCenter
-
-    crowded, whole = [], CudaKCenter._enqueue
-    monkeypatch.setattr(
-        CudaKCenter, "_enqueue", lambda self, levels: (crowded.append(self._exact_cuts), whole(self, levels))
-    )
-    x = gaussian(distinct, 6).repeat(-(-n // distinct), 1)[:n]
-    check(x, distinct + 4, Tuning(batch=16, block=16), key=("crowded", n, distinct))
-    assert any(crowded)  # rooms are of 128
-    check((x * 8).round(), 16, Tuning(batch=16, block=16), key=("crowded integers", n, distinct))
-
-
-@pytest.mark.parametrize(
-    "weights", [torch.zeros(40), torch.tensor([1e300] * 39 + [0.0], dtype=torch.float64)], ids=["0", "1e300"]
-)
-def test_extreme_weights(weights):
-    check(gaussian(40, 6), 40, weights=weights)
-    check(gaussian(40, 6), 10, weights=weights, initial_min_dist=torch.full((40,), torch.inf))
-
-
-def test_more_picks_than_distinct_rows_with_weights():
-    weights = torch.arange(200.0) % 5
-    check(gaussian(7, 6).repeat(29, 1)[:200], 20, Tuning(batch=16, block=16), weights=weights)
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
@@ -151,12 +98,3 @@ def test_other_backends_pick_the_same():
 def photographs(real_features):
     """[300, 128] of the photographs' features."""
     return real_features[::104][:300].contiguous()
-
-
-def test_photographs(photographs):
-    lazy, eager = (
-        check(photographs, 30, Tuning(batch=48, block=32, lazy=lazy), start=0, key=("photographs",))
-        for lazy in (True, False)
-    )
-    assert max(lazy.passes, eager.passes) <= 10  # for 29 picks
-    assert lazy.distances < eager.distances

@@ -4,8 +4,6 @@ The arrays lie between guards, since the emulator watches shared memory only: wh
 found here.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -3,8 +3,6 @@
 The driver is the Triton leaves' too (kernels/backends/device), and tests/triton looks at more of it.
 """
 
-from __future__ import annotations
-
 import logging
 
 import pytest
@@ -17,12 +15,17 @@ from patchcore_fast.kernels.backends.device import kcenter as device_kcenter
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.tuning import Budget
 
-from ..kernels.cases import gaussian, integers
+from ..kernels.cases import gaussian
+from ..kernels.tiled_kcenter import (  # noqa: F401
+    PASSES,
+    test_arguments_are_not_changed,
+    test_memory_limit,
+    test_unfinite_rows_are_refused,
+)
 from ..kernels.watch import Allocations, held, waits
 from .kcenter_runs import DEVICE, engine, leaves, select  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("engine")
-PASSES = {"gaussian": gaussian(150, 12), "integers": integers(150, 2), "crowded": gaussian(2, 5).repeat(100, 1)}
 
 
 @pytest.mark.parametrize("name", PASSES)
@@ -63,16 +66,6 @@ def test_bytes_says_what_is_taken(n, d, k, block):
     assert 0.95 * made.bytes(block) <= held(made) <= 1.05 * made.bytes(block)
 
 
-def test_memory_limit():
-    x = gaussian(60, 8)
-    expected = select(x, 25).indices.tolist()
-    made = leaves(x, 25, Tuning(block=1024), memory_limit=2 << 20)
-    assert made.block == 256 and made.bytes(256) <= 2 << 20 < made.bytes(512)
-    assert select(x, 25, tuning=Tuning(batch=20, block=512), memory_limit=2 << 20).indices.tolist() == expected
-    with pytest.raises(ValueError, match=r"80000 rows and 25 picks need \d+ bytes beyond .* memory_limit is 2097152"):
-        select(torch.zeros(1, 8).expand(80_000, 8), 25, memory_limit=2 << 20)
-
-
 def test_memory_stays_within_the_limit():
     x = gaussian(2000, 40).to(DEVICE)
     with Allocations() as seen:
@@ -97,26 +90,11 @@ def test_out_of_memory_makes_blocks_smaller(monkeypatch, caplog):
     assert "k_center_greedy: out of memory with blocks of 128 candidates, now 32" in caplog.text
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_unfinite_rows_are_refused(value):
-    x = gaussian(30, 4)
-    x[7, 2], x[20, 1] = value, torch.nan
-    with pytest.raises(ValueError, match=r"k_center_greedy: features must be finite; 2 of 30 rows .* first is row 7"):
-        select(x, 5)
-
-
 def test_too_many_rows_are_refused():
     x = torch.zeros(1, 1).expand((1 << 31) - 10, 1)
     job = KCenterJob("k_center_greedy", x, torch.zeros(1), None, 0, 1, Tuning(), Budget())
     with pytest.raises(ValueError, match=r"k_center_greedy: the CUDA backend takes at most \d+ rows, got 2147483638"):
         CudaKCenter(job)
-
-
-def test_arguments_are_not_changed():
-    given = [gaussian(60, 8), torch.full((60,), 2.0, dtype=torch.float64), torch.arange(60).double(), torch.arange(9)]
-    copies = [v.clone() for v in given]
-    select(given[0], 20, initial_min_dist=given[1], weights=given[2], selected=given[3])
-    assert all(torch.equal(v, copy) for v, copy in zip(given, copies, strict=True))
 
 
 def test_requires_grad_zero_tensors_and_autocast():

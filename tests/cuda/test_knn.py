@@ -1,22 +1,25 @@
 """The CUDA k-NN against float64 brute force: on a card, or its kernels' sources on the emulator."""
 
-from __future__ import annotations
-
 import logging
 
 import pytest
 import torch
 
-from patchcore_fast.kernels import knn_rarity
 from patchcore_fast.kernels.backends.cuda_kernels import knn as host
 from patchcore_fast.kernels.backends.cuda_kernels import plan
 from patchcore_fast.kernels.backends.cuda_kernels.library import library
-from patchcore_fast.kernels.knn.reference import knn_rarity_reference
 
 from ..kernels.cases import awkward, gaussian, integers
+from ..kernels.tiled_knn import (  # noqa: F401
+    TYPES,
+    check_layouts,
+    test_awkward_banks,
+    test_many_neighbours,
+    test_rarity,
+    test_ties_go_to_the_lowest_row,
+)
 from .knn_runs import DEVICE, check, engine  # noqa: F401
 
-TYPES = {"h": torch.float16, "b": torch.bfloat16, "f": torch.float32, "d": torch.float64}
 ON_EMULATOR = pytest.mark.skipif(DEVICE != "cpu", reason="of the emulator")
 
 
@@ -25,14 +28,6 @@ def test_numbers_of_the_kernels():
         "queries": plan.TILE, "neighbours": plan.MOST_NEIGHBOURS, "rows": plan.MOST_ROWS, "aligned": plan.ALIGNED,
         "crowded": plan.CROWDED, "slots": 1 << (plan.MOST_NEIGHBOURS + plan._SPARE - 1).bit_length(),
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", awkward())
-@pytest.mark.parametrize("k", [1, 3])
-def test_awkward_banks(name, k, monkeypatch):
-    monkeypatch.setattr(host, "_FEW", 0)
-    bank = awkward()[name]
-    check(torch.cat([bank[:5], bank[10:15] * 1.01]), bank, k)
 
 
 @pytest.mark.parametrize("name", awkward())
@@ -50,13 +45,6 @@ def test_crowded_queries_without_thinning(name, rescued):
     bank = awkward()[name][:200]
     check(bank[5:14] * 1.01, bank, 3)
     assert sum(rescued) > 0
-
-
-@pytest.mark.parametrize("d", [1, 2, 17, 64, 130, 300])
-def test_ties_go_to_the_lowest_row(d, rescued):
-    for k in (1, 5):
-        check(integers(20, d, seed=1), integers(150, d), k)
-    assert not rescued  # float32 is exact
 
 
 @pytest.mark.parametrize(
@@ -89,13 +77,6 @@ def test_rows_in_orders_that_fill_the_buffers(order, k, rescued):
     check(query, bank + 0.1, k)
 
 
-@pytest.mark.parametrize("k", [63, 64, 65, 100])
-def test_many_neighbours(k, caplog):
-    with caplog.at_level(logging.DEBUG, "patchcore_fast.kernels"):
-        check(gaussian(3, 9, seed=1), gaussian(250, 9), k)
-    assert ("on torch's matrix products" in caplog.text) == (k > 64)
-
-
 def test_more_rows_than_are_counted(monkeypatch, caplog, plans):
     monkeypatch.setattr(host, "MOST_ROWS", 50)
     with caplog.at_level(logging.DEBUG, "patchcore_fast.kernels"):
@@ -116,17 +97,7 @@ def test_mixed_types(types, rescued):
 
 def test_layouts(pieces):
     pieces(33)
-    x = gaussian(1200, 20)
-    views = [
-        x[:90, ::3],
-        x[:90].t()[:, :50].t()[:, :7],
-        x[:1].expand(90, 20)[:, :7],
-        x.flatten()[1:631].as_strided((90, 7), (7, 1)),
-        x.flatten()[:2000].as_strided((90, 7), (3, 2)),
-    ]
-    for view in views:
-        check(view[::9].double() + 0.01, view, 3)
-        check(view[::9], x[:80, 3:10], 2)
+    check_layouts(check)
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -188,11 +159,3 @@ def test_any_order_of_threads(arch, every_seed, monkeypatch, pieces, plans):
         pieces(100)
         check(gaussian(120, 8, seed=1), gaussian(330, 8), 2)
     assert {p.splits > 1 for p in plans} == {False, True}
-
-
-def test_rarity(plans):
-    x = gaussian(150, 12).to(DEVICE)
-    anchors = torch.arange(0, 150, 2, device=DEVICE)
-    rarity = knn_rarity(x, 5, anchors=anchors, backend="cuda", memory_limit=1 << 20)
-    torch.testing.assert_close(rarity.cpu(), knn_rarity_reference(x.cpu(), 5, anchors.cpu()), rtol=1e-6, atol=0)
-    assert plans  # it went through the kernels

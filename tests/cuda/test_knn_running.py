@@ -1,15 +1,11 @@
 """The CUDA k-NN in pieces, in little memory, as an operator; what its module refuses."""
 
-from __future__ import annotations
-
-import logging
 import re
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
-from torch.library import opcheck
 
 from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.backends.cuda_kernels import knn as host
@@ -22,8 +18,17 @@ from patchcore_fast.kernels.backends.native_backend import describe
 from patchcore_fast.kernels.knn.reference import knn_reference
 
 from ..kernels.cases import gaussian, integers
+from ..kernels.tiled_knn import (  # noqa: F401
+    test_compiles_into_one_graph,
+    test_nothing_is_queries_by_bank,
+    test_opcheck,
+    test_out_of_memory_makes_pieces_smaller,
+    test_unfinite_rows_are_refused,
+)
 from ..kernels.watch import Allocations
 from .knn_runs import DEVICE, EXACT, check, engine  # noqa: F401
+
+LITTLE = {"precisions": EXACT[:1], "memory_limit": 4 << 20}
 
 
 @pytest.mark.parametrize("rows", [1, 31, 100, 128])
@@ -89,33 +94,6 @@ def test_cuts_of_the_work_do_not_reach_the_neighbours(plans, monkeypatch):
     assert {(p.queries, p.bank) for p in plans} == {(256, 128)}
 
 
-def test_nothing_is_queries_by_bank(plans):
-    query, bank = gaussian(400, 2, seed=1).to(DEVICE), gaussian(2000, 2).to(DEVICE)
-    with Allocations() as seen:
-        knn(query, bank, 1, backend="cuda")
-    assert 0 < max(size for _, size in seen.made) < 400 * 2000 / 4
-
-
-def test_out_of_memory_makes_pieces_smaller(plans, monkeypatch, caplog):
-    query, bank = gaussian(40, 90, seed=1), gaussian(3000, 90)
-    empty, refused = host.Search._empty, []
-
-    def scarce(self, dtype, *shape):
-        if shape[-1] == 96 and shape[0] == 3000:
-            refused.append(shape)
-            raise torch.OutOfMemoryError("there is no more, says the test")
-        return empty(self, dtype, *shape)
-
-    monkeypatch.setattr(host.Search, "_empty", scarce)
-    with caplog.at_level(logging.DEBUG, "patchcore_fast.kernels"):
-        check(query, bank, 3, EXACT[:1], memory_limit=4 << 20)
-    assert refused == [(3000, 96)] and [p.bank == 3000 for p in plans] == [True, False]
-    assert "out of memory" in caplog.text
-    monkeypatch.setattr(host.Search, "_empty", lambda *arguments: scarce(arguments[0], None, 3000, 96))
-    with pytest.raises(torch.OutOfMemoryError, match="says the test"):
-        knn(query.to(DEVICE), bank.to(DEVICE), 3, backend="cuda")
-
-
 def test_the_second_try_begins_with_nothing_held(monkeypatch):
     # Out of memory where crowded queries are settled: all buffers of the first try are there by then.
     query, bank, held = gaussian(40, 9), gaussian(6, 9).repeat(20, 1), []
@@ -165,15 +143,6 @@ def test_all_kernels_of_a_search_are_loaded():
             assert "PCF_LOAD(search_kernel<false>)" in text and "PCF_LOAD(search_kernel<true>)" in text
 
 
-def test_unfinite_rows_are_refused():
-    x, bad = gaussian(9, 4).to(DEVICE), gaussian(30, 4).to(DEVICE)
-    bad[7, 2], bad[20, 1] = torch.nan, torch.inf
-    with pytest.raises(ValueError, match="knn: bank must be finite; 2 of 30 rows are not finite, the first is row 7"):
-        knn(x, bad, 1, backend="cuda")
-    with pytest.raises(ValueError, match="knn: query must be finite; 2 of 30 rows"):
-        knn(bad, x, 1, backend="cuda")
-
-
 @pytest.mark.parametrize("precision", EXACT)
 def test_unchecked_rows_give_valid_row_numbers(precision, monkeypatch):
     # What a captured graph does, in which nothing is looked at by the host.
@@ -191,20 +160,6 @@ def test_unchecked_rows_give_valid_row_numbers(precision, monkeypatch):
                 bank[first:] = value
                 rows = knn(query, bank, 3, backend="cuda", precision=precision)[1]
                 assert bool(((rows >= 0) & (rows < 150)).all())
-
-
-def test_opcheck():
-    x, y = gaussian(10, 6).to(DEVICE), gaussian(30, 6, seed=1).to(DEVICE)
-    opcheck(torch.ops.patchcore_fast.knn.default, (x, y, 3, "cuda", "float32", 1 << 24))
-
-
-def test_compiles_into_one_graph():
-    bank, query = gaussian(40, 6).to(DEVICE), gaussian(9, 6, seed=1).to(DEVICE)
-
-    def score(x):
-        return knn(x * 2, bank, 3, backend="cuda", precision="float32", memory_limit=1 << 22)[0].mean(1)
-
-    assert torch.equal(torch.compile(score, fullgraph=True, backend="aot_eager")(query), score(query))
 
 
 SIZES = {"k": 2, "slots": 8, "pitch": 8, "queries": 4, "chunk": 30, "splits": 1, "rescuers": 1}

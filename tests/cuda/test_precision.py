@@ -1,7 +1,5 @@
 """The proven bound of the difference form, attacked: its derivation is in kernels/backends/device/precision.py."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

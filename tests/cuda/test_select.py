@@ -1,7 +1,5 @@
 """The rows that a pass looks at, against sorting: the edge, the candidates, the rows to refresh and their order."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

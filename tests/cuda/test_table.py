@@ -1,7 +1,5 @@
 """docs/cuda.md against the sources, and the machine code of one architecture where nvcc is."""
 
-from __future__ import annotations
-
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,9 @@ from PIL import Image
 from patchcore_fast.data import ImageSet, scan, scan_images
 from patchcore_fast.errors import DataError
 
-from ..pictures import write_masks, write_photos
+from ..pictures import quiet_scan, write_masks, write_photos
 
 SET = ("train/good/000.png", "test/good/001.png", "test/crack/002.png")
-
-
-def _quiet(root: Path) -> ImageSet:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return scan(root)
 
 
 def _names(found: ImageSet) -> list[str]:
@@ -41,7 +34,7 @@ def test_litter_is_no_data_at_any_level(litter: str, tmp_path: Path) -> None:
     write_photos(tmp_path, *SET, *(f"{p}{litter}/{n}" for p in places for n in ("x.png", "good/y.png", "002.png")))
     write_photos(tmp_path, "test/crack/._002.png", "train/good/~$000.png")
     write_masks(tmp_path, "ground_truth/crack/002_mask.png")
-    found = _quiet(tmp_path)
+    found = quiet_scan(tmp_path)
     assert _names(found) == ["train/good/000.png", "test/crack/002.png", "test/good/001.png"]
     assert not found.summary.warnings
     (noted,) = [f for f in found.summary.findings if f.kind == "litter"]
@@ -58,7 +51,7 @@ def test_litter_is_no_data_at_any_level(litter: str, tmp_path: Path) -> None:
 def test_names_of_parts_and_of_normal_images(train: str, test: str, normal: str, tmp_path: Path) -> None:
     write_photos(tmp_path, f"{train}/0.png", f"{test}/{normal}/0.png", f"{test}/bad/0.png")
     write_masks(tmp_path, f"{test}/ground_truth/bad/0_mask.png")
-    found = _quiet(tmp_path)
+    found = quiet_scan(tmp_path)
     known = {(r.label, r.defect, r.mask is not None) for r in (*found.train, *found.test)}
     assert (len(found.train), len(found.test)) == (1, 2) and known == {(0, "good", False), (1, "bad", True)}
     assert not found.summary.warnings
@@ -67,7 +60,7 @@ def test_names_of_parts_and_of_normal_images(train: str, test: str, normal: str,
 def test_nothing_vanishes_in_silence(tmp_path: Path) -> None:
     write_photos(tmp_path, *SET, "train/1.png", "train/crack/2.png", "test/3.png", "val/4.png", "validation/good/5.png")
     write_photos(tmp_path, "6.png", "notes/7.png")
-    found = _quiet(tmp_path)
+    found = quiet_scan(tmp_path)
     assert len(found.train) == 1 and len(found.test) == 2
     assert _told(found) == {
         "no class": ("test/3.png",),
@@ -81,14 +74,14 @@ def test_formats_that_pillow_reads(suffix: str, tmp_path: Path) -> None:
     if suffix.lower() not in Image.registered_extensions():
         pytest.skip(f"this Pillow does not read {suffix}")
     write_photos(tmp_path, f"train/good/a{suffix}", f"photos/a{suffix}")
-    assert len(_quiet(tmp_path).train) == len(scan_images(tmp_path / "photos")) == 1
+    assert len(quiet_scan(tmp_path).train) == len(scan_images(tmp_path / "photos")) == 1
 
 
 def test_pictures_that_are_not_read_are_named(tmp_path: Path) -> None:
     write_photos(tmp_path, "a.png")
     for name in ("b.heic", "c.CR2", "d.psd", "e.txt", "f"):
         (tmp_path / name).write_bytes(b"x")
-    found = _quiet(tmp_path)
+    found = quiet_scan(tmp_path)
     assert _told(found) == {"format": ("c.CR2", "b.heic", "d.psd")}
     assert [f.names for f in found.summary.findings if f.kind == "other"] == [("f", "e.txt")]
     with pytest.warns(UserWarning, match="3 pictures are of formats that are not read"):
@@ -105,7 +98,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
         os.symlink(to, root / link)
     os.symlink(tmp_path / "nowhere.png", root / "dead.png")
     os.symlink(far / "1.png", root / "file.png")
-    found = _quiet(root)
+    found = quiet_scan(root)
     assert _names(found) == ["a/0.png", "b/1.png", "b/sub/2.png", "file.png"] or len(found.train) == 4
     assert _told(found)["no file"] == ("dead.png",)
     assert len(scan_images([root])) == 4
@@ -119,7 +112,7 @@ def test_classes_and_parts_may_be_links(tmp_path: Path) -> None:
                      ("ground_truth/crack", far / "truth")):  # fmt: skip
         (root / link).parent.mkdir(parents=True, exist_ok=True)
         os.symlink(to, root / link)
-    found = _quiet(root)
+    found = quiet_scan(root)
     assert _names(found) == ["train/good/0.png", "test/crack/1.png", "test/good/0.png"]
     assert found.test[0].mask is not None
     assert _told(found) == {"same split": ("test/good/0.png (also train/good/0.png)",)}
@@ -128,7 +121,7 @@ def test_classes_and_parts_may_be_links(tmp_path: Path) -> None:
 def test_a_pipe_with_the_name_of_an_image_is_not_opened(tmp_path: Path) -> None:
     write_photos(tmp_path, "a.png")
     os.mkfifo(tmp_path / "b.png")
-    found = _quiet(tmp_path)
+    found = quiet_scan(tmp_path)
     assert _names(found) == ["a.png"] and _told(found) == {"no file": ("b.png",)}
 
 
@@ -137,7 +130,7 @@ def test_images_that_are_marked_are_not_learned_as_normal(tmp_path: Path) -> Non
     write_photos(root, "Images/Anomaly/3.png")
     write_masks(root, "kos/Part0_label.bmp", empty=True)
     write_masks(root, "kos/Part1_label.bmp", "Masks/Anomaly/3.png")
-    found = _quiet(root)
+    found = quiet_scan(root)
     assert _names(found) == ["Images/Normal/3.png", "kos/Part0.jpg"]
     assert _told(found) == {"left out": ("Images/Anomaly/3.png", "x/bad/2.png", "kos/Part1.jpg")}
 
@@ -166,7 +159,7 @@ def test_a_folder_that_cannot_be_opened_is_said(tmp_path: Path, monkeypatch: pyt
         return true(path)
 
     monkeypatch.setattr(os, "scandir", refuse)  # root would be let in
-    assert _told(_quiet(tmp_path)) == {"closed": ("closed (Permission denied)",)}
+    assert _told(quiet_scan(tmp_path)) == {"closed": ("closed (Permission denied)",)}
 
 
 def test_a_link_to_itself_is_named_and_ends_nothing(tmp_path: Path) -> None:

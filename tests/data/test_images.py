@@ -10,14 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from patchcore_fast.data import (
-    ImageDataset,
-    ImageRecord,
-    load_image,
-    make_loader,
-    scan,
-    scan_images,
-)
+from patchcore_fast.data import ImageDataset, ImageRecord, load_image, make_loader, scan, scan_images
 from patchcore_fast.errors import DataError
 from patchcore_fast.model import PatchCoreConfig
 from patchcore_fast.model.batches import batches_of

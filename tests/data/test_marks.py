@@ -126,12 +126,7 @@ KINDS: dict[str, tuple[str, Image.Image, int, np.ndarray | None]] = {
     "lossless webp": ("b.webp", Image.fromarray(M), 0, None),
     "png of a jpeg": ("a.png", _once_jpeg(M * 255, 75), 10, None),
     "png of a fine jpeg": ("a.png", _once_jpeg(M * 255, 95), 10, None),
-    "png of a jpeg of classes": (
-        "a.png",
-        _once_jpeg(CLASSES, 50),
-        20,
-        None,
-    ),
+    "png of a jpeg of classes": ("a.png", _once_jpeg(CLASSES, 50), 20, None),
 }
 
 

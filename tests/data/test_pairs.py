@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from patchcore_fast.data import ImageSet, load_mask, scan, scan_images
+from patchcore_fast.data import load_mask, scan, scan_images
 from patchcore_fast.data.conventions import CONVENTIONS
 
-from ..pictures import write_masks, write_photos
+from ..pictures import quiet_scan, write_masks, write_photos
 
 GOOD = ("train/good/000.png", "test/good/000.png")
-
-
-def _quiet(root: Path) -> ImageSet:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return scan(root)
 
 
 def _pairs(root: Path) -> dict[str, str | None]:
     """Anomalous image -> mask, relative to the set."""
     return {r.path.relative_to(root / "test").as_posix(): r.mask and r.mask.relative_to(root).as_posix()
-            for r in _quiet(root).test if r.label == 1}  # fmt: skip
+            for r in quiet_scan(root).test if r.label == 1}  # fmt: skip
 
 
 def _kinds(root: Path) -> set[str]:
-    return {f.kind for f in _quiet(root).summary.findings if f.is_warning}
+    return {f.kind for f in quiet_scan(root).summary.findings if f.is_warning}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +61,7 @@ def test_known_conventions(image: str, mask: str, tmp_path: Path) -> None:
     write_photos(tmp_path, *GOOD, f"test/{image}")
     write_masks(tmp_path, mask)
     assert _pairs(tmp_path) == {image: mask}
-    found = _quiet(tmp_path)
+    found = quiet_scan(tmp_path)
     assert found.summary.masks == 1 and not found.summary.warnings
     assert [p.path.relative_to(tmp_path).as_posix() for p in scan_images(tmp_path)] == sorted((*GOOD, f"test/{image}"))
 
@@ -146,7 +139,7 @@ def test_a_mask_without_an_image_and_an_image_without_a_mask_are_said(tmp_path: 
 
 def test_folder_with_the_name_of_masks_may_hold_photographs(tmp_path: Path) -> None:
     write_photos(tmp_path, *GOOD, "test/label/000.png", "test/mask/000.png", "test/mask/x_mask.png")
-    assert {r.defect for r in _quiet(tmp_path).test} == {"good", "label", "mask"}
+    assert {r.defect for r in quiet_scan(tmp_path).test} == {"good", "label", "mask"}
     assert len(scan_images(tmp_path / "test")) == 4
     assert not _kinds(tmp_path)
 
@@ -172,7 +165,7 @@ def test_soft_masks_beside_their_images(tmp_path: Path) -> None:
 def test_a_folder_of_good_images_outweighs_their_masks(tmp_path: Path) -> None:
     write_photos(tmp_path, *GOOD)
     write_masks(tmp_path, "train/good/000_mask.png")
-    found = _quiet(tmp_path)
+    found = quiet_scan(tmp_path)
     assert len(found.train) == 1 and _kinds(tmp_path) == {"mask of normal"}
 
 
@@ -181,7 +174,7 @@ def test_masks_of_good_images_are_no_images(tmp_path: Path) -> None:
     write_masks(tmp_path, "test/good/gt/000.png", "train/good/gt/000.png", empty=True)
     write_masks(tmp_path, "test/crack/gt/000.png")
     write_photos(tmp_path, "test/crack/xyz/000.tiff")
-    found = _quiet(tmp_path)
+    found = quiet_scan(tmp_path)
     assert [(r.label, r.defect) for r in (*found.train, *found.test)] == [(0, "good"), (1, "crack"), (0, "good")]
     assert not found.summary.warnings and {f.kind for f in found.summary.findings} >= {"points"}
     write_masks(tmp_path, "test/good/gt/000.png")
@@ -211,7 +204,7 @@ def test_test_images_in_no_class_are_told_by_their_masks(tmp_path: Path) -> None
     write_photos(tmp_path, "train/1.png", "train/2.png", "test/3.png", "test/4.png", "test/5.png")
     write_masks(tmp_path, "train/1_GT.png", "test/3_GT.png", empty=True)
     write_masks(tmp_path, "train/2_GT.png", "test/4_GT.png")
-    found = _quiet(tmp_path)
+    found = quiet_scan(tmp_path)
     assert [r.path.name for r in found.train] == ["1.png"]
     assert [(r.path.name, r.label) for r in found.test] == [("3.png", 0), ("4.png", 1)]
     assert found.test[1].mask is not None

@@ -184,11 +184,8 @@ def test_cuda_kernels_and_cards_are_shown(monkeypatch: pytest.MonkeyPatch) -> No
     cuda = found["cuda"]
     assert cuda["built"] and cuda["reason"] is None and cuda["architectures"] == ["7.5", "8.0", "12.0"]
     assert (cuda["ptx"], cuda["runtime"], cuda["driver"]) == ("12.0", "12.8", "12.4")
-    assert [(d["capability"], d["runnable"]) for d in cuda["devices"]] == [
-        ("8.6", True),
-        ("7.0", False),
-        ("12.0", True),
-    ]
+    runnable = [(d["capability"], d["runnable"]) for d in cuda["devices"]]
+    assert runnable == [("8.6", True), ("7.0", False), ("12.0", True)]
     assert [d["reason"] is None for d in cuda["devices"]] == [True, False, True]
     text = doctor.render(found)
     assert "built     for 7.5, 8.0, 12.0 and PTX of 12.0; CUDA 12.8 inside, the driver knows 12.4" in text
@@ -255,11 +252,8 @@ def test_triton_first_calls_come_from_the_cache(cards: Path) -> None:
     pytest.importorskip("triton")
     place = f"NVIDIA H100|9.0|{doctor.version('triton')}|"
     other = "NVIDIA H100|9.0|1.0|knn, of another triton"
-    calls = {
-        place + "knn, k = 1": {"first": 3.25, "again": 0.0004},
-        place + "odd": {"first": "x"},
-        other: {"first": 9.0},
-    }
+    calls = {place + "knn, k = 1": {"first": 3.25, "again": 0.0004}}
+    calls |= {place + "odd": {"first": "x"}, other: {"first": 9.0}}
     content = {"format": 1, "tiles": {place + "update|128|ieee": {}}, "first_calls": calls}
     (cards / "triton.json").write_text(json.dumps(content))
     found = doctor.collect()

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
@@ -302,7 +300,7 @@ def test_what_a_killed_writer_leaves_is_removed_and_what_a_living_one_writes_is_
     living.wait()
     living.stdout.close()
     assert len(parts) == (1 if kind == "hidden" else 0)
-    time.sleep(0.1)
+    temporary._due.clear()
     write(tmp_path / "c")
     assert os.listdir(tmp_path) == ["c"]
 

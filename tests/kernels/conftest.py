@@ -1,7 +1,5 @@
 """Uninitialised memory is poison here: a kernel that reads what it has not written shows it. And the engines."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -17,6 +15,44 @@ def poisoned_empty(monkeypatch):
         return out.fill_(torch.nan if out.is_floating_point() else 2**6 if out.element_size() == 1 else -(2**14))
 
     monkeypatch.setattr(torch, "empty", poisoned)
+
+
+@pytest.fixture
+def room(request):
+    """The file that takes over a test of tiled_knn.py or tiled_kcenter.py, with what its backend has of its own."""
+    return request.module
+
+
+@pytest.fixture
+def backend(request):
+    """The backend of that file's folder."""
+    return request.path.parent.name
+
+
+@pytest.fixture
+def plans(room, monkeypatch):
+    """The plans that searches of `room.host` were made by."""
+    made, make_plan = [], room.host.make_plan
+
+    def remembered(*arguments):
+        made.append(make_plan(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(room.host, "make_plan", remembered)
+    return made
+
+
+@pytest.fixture
+def rescued(room, monkeypatch):
+    """How many of its queries were crowded, call by call."""
+    seen, rescue = [], room.host.Search._rescue
+
+    def counted(self, *arguments):
+        seen.append(arguments[-1])
+        rescue(self, *arguments)
+
+    monkeypatch.setattr(room.host.Search, "_rescue", counted)
+    return seen
 
 
 @pytest.fixture(params=ENGINES, ids=str)

@@ -1,7 +1,5 @@
 """Each public function of the engine says what it received and what it wants."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """What k-center greedy does besides picking: passes, progress, Ctrl-C, global state, and large runs."""
 
-from __future__ import annotations
-
 import signal
 import threading
 

@@ -1,7 +1,5 @@
 """What GPU kernels of both kinds do on a card, and neither interpreter nor emulator shows: streams, graphs, memory."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

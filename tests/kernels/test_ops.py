@@ -1,7 +1,5 @@
 """The registered operators: schemas, fakes, graphs; and what a call may use."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.library import opcheck

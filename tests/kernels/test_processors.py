@@ -1,9 +1,8 @@
 """How many processors there are for us, read from made-up control groups."""
 
-from __future__ import annotations
-
 import math
 import os
+from pathlib import Path
 
 import pytest
 
@@ -24,70 +23,55 @@ def machine(base, groups, mounts, files):
     lines += [template.format(root=root, at=at) for template, root, at in mounts]
     (proc / "mountinfo").write_text("\n".join(lines) + "\n")
     for path, text in files.items():
-        (base / path).parent.mkdir(parents=True, exist_ok=True)
-        (base / path).write_text(text)
+        file = Path(os.path.normpath(base / "sys/fs/cgroup" / path))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
     return base
 
 
 V2, V1 = [(UNIFIED, "/", "/sys/fs/cgroup")], [(CPU, "/", "/sys/fs/cgroup/cpu")]
+QUOTA, PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+# Files below /sys/fs/cgroup.
 CASES = {
-    "a container of version 2": ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2.0),
-    "no limit": ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "max 100000\n"}, math.inf),
-    "a part of one": ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5),
-    "the tightest is above": (
-        "0::/a/b/c\n",
-        V2,
-        {"sys/fs/cgroup/a/cpu.max": "150000 100000", "sys/fs/cgroup/a/b/c/cpu.max": "400000 100000"},
-        1.5,
-    ),
-    "the tightest is our own": (
-        "0::/a/b\n",
-        V2,
-        {"sys/fs/cgroup/a/cpu.max": "800000 100000", "sys/fs/cgroup/a/b/cpu.max": "300000 100000"},
-        3.0,
-    ),
-    "a group beside ours": ("0::/a\n", V2, {"sys/fs/cgroup/b/cpu.max": "100000 100000"}, math.inf),
+    "a container of version 2": ("0::/\n", V2, {"cpu.max": "200000 100000\n"}, 2.0),
+    "no limit": ("0::/\n", V2, {"cpu.max": "max 100000\n"}, math.inf),
+    "a part of one": ("0::/\n", V2, {"cpu.max": "50000 100000\n"}, 0.5),
+    "the tightest is above": ("0::/a/b/c\n", V2, {"a/cpu.max": "150000 100000", "a/b/c/cpu.max": "400000 100000"}, 1.5),
+    "the tightest is our own": ("0::/a/b\n", V2, {"a/cpu.max": "800000 100000", "a/b/cpu.max": "300000 100000"}, 3.0),
+    "a group beside ours": ("0::/a\n", V2, {"b/cpu.max": "100000 100000"}, math.inf),
     "seen from a name space, group outside": (
         "0::/../other\n",
         V2,
-        {"sys/fs/cgroup/cpu.max": "200000 100000", "sys/fs/other/cpu.max": "100000 100000"},
+        {"cpu.max": "200000 100000", "../other/cpu.max": "100000 100000"},
         2.0,
     ),
     "version 1": (
         "5:memory:/x\n4:cpuacct,cpu:/pod/one\n",
         [(MEMORY, "/", "/sys/fs/cgroup/memory"), *V1],
-        {
-            "sys/fs/cgroup/cpu/pod/one/cpu.cfs_quota_us": "-1\n",
-            "sys/fs/cgroup/cpu/pod/one/cpu.cfs_period_us": "100000\n",
-            "sys/fs/cgroup/cpu/pod/cpu.cfs_quota_us": "250000\n",
-            "sys/fs/cgroup/cpu/pod/cpu.cfs_period_us": "100000\n",
-        },
+        {f"cpu/pod/one/{QUOTA}": "-1\n", f"cpu/pod/one/{PERIOD}": "100000\n"}
+        | {f"cpu/pod/{QUOTA}": "250000\n", f"cpu/pod/{PERIOD}": "100000\n"},
         2.5,
     ),
     "version 1 in a container": (
         "4:cpu,cpuacct:/docker/abc\n",
         [(CPU, "/docker/abc", "/sys/fs/cgroup/cpu")],
-        {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"},
+        {f"cpu/{QUOTA}": "200000", f"cpu/{PERIOD}": "100000"},
         2.0,
     ),
     "both versions": (
         "4:cpu:/a\n0::/b\n",
         [*V1, (UNIFIED, "/", "/sys/fs/cgroup/unified")],
-        {
-            "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "400000",
-            "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000",
-            "sys/fs/cgroup/unified/b/cpu.max": "300000 100000",
-        },
+        {f"cpu/a/{QUOTA}": "400000", f"cpu/a/{PERIOD}": "100000", "unified/b/cpu.max": "300000 100000"},
         3.0,
     ),
     "a mount with a blank in its name": (
         "0::/\n",
         [(UNIFIED, "/", "/my\\040groups")],
-        {"my groups/cpu.max": "200000 100000"},
+        {"../../../my groups/cpu.max": "200000 100000"},
         2.0,
     ),
-    "nonsense": ("x\n0::/\n", V2, {"sys/fs/cgroup/cpu.max": "many"}, math.inf),
-    "a period of zero": ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "100000 0"}, math.inf),
+    "nonsense": ("x\n0::/\n", V2, {"cpu.max": "many"}, math.inf),
+    "a period of zero": ("0::/\n", V2, {"cpu.max": "100000 0"}, math.inf),
     "no mount": ("0::/\n", [], {}, math.inf),
 }
 

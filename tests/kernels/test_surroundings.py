@@ -1,7 +1,5 @@
 """What a caller has set around a call does not reach its answers, and is as it was afterwards."""
 
-from __future__ import annotations
-
 import logging
 import threading
 

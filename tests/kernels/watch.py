@@ -1,7 +1,5 @@
 """What a pass of device leaves does besides picking: memory taken, waits for the device."""
 
-from __future__ import annotations
-
 import contextlib
 import weakref
 

@@ -76,6 +76,7 @@ class _Choosy:
 
 
 Case = tuple[Callable[[Path], Any], type[Exception], str]
+GOOD, OTHER = "good/train/good/000.png", "other.safetensors"
 CASES: dict[str, Case] = {
     # folders and files
     "missing folder": (lambda p: scan(p / "nowhere"), DataError, "nowhere: no such folder"),
@@ -98,8 +99,7 @@ CASES: dict[str, Case] = {
     "deep integers": (lambda p: load_image(p / "deep.tif"), DataError, r"outside \[0, 65535\]"),
     "size zero": (lambda p: load_image(p / "cut.png", 0), ValueError, "size must be at least 1"),
     "size as text": (lambda p: load_image(p / "cut.png", "big"), TypeError, "size must be an integer"),
-    "crop beyond the image": (
-        lambda p: load_image(p / "good/train/good/000.png", 32, 40), ValueError, "crop 40 x 40 is larger"),
+    "crop beyond the image": (lambda p: load_image(p / GOOD, 32, 40), ValueError, "crop 40 x 40 is larger"),
     # settings
     "ratio above one": (_config(ratio=1.5), ValueError, r"ratio must be in \(0, 1\), got 1.5; sampler"),
     "ratio one": (_config(ratio=1), ValueError, r"ratio must be in \(0, 1\), got 1;"),
@@ -132,18 +132,15 @@ CASES: dict[str, Case] = {
     "missing weights": (lambda p: Backbone("test_resnet", (1,), p / "no.pth"), DataError, "no such weight file"),
     "weights of noise": (lambda p: Backbone("test_resnet", (1,), p / "noise.pth"), DataError, "cannot be read"),
     "weights of lists": (lambda p: Backbone("test_resnet", (1,), p / "list.pth"), DataError, "no state dict"),
-    "other weights": (
-        lambda p: Backbone("test_resnet", (1,), p / "other.safetensors"), DataError, "lacks .* tensors wanted, first"),
+    "other weights": (lambda p: Backbone("test_resnet", (1,), p / OTHER), DataError, "lacks .* tensors wanted, first"),
     "weights of another shape": (
         lambda p: Backbone("test_efficientnet", (1,), p / "shape.safetensors"), DataError, r"shape \(2, 2\)"),
-    "too few lite tensors": (
-        lambda p: Backbone("tf_efficientnet_lite0", (1,), p / "other.safetensors"), DataError, "holds 1 tensors"),
+    "few lite tensors": (lambda p: Backbone("tf_efficientnet_lite0", (1,), p / OTHER), DataError, "holds 1 tensors"),
     "fixed size": (lambda p: Backbone("test_vit", (1,), "random")(torch.rand(1, 3, 64, 64)), ValueError, "160"),
     "even patch of an extractor": (
         lambda p: FeatureExtractor(Backbone("test_resnet", (1,), "random"), patch_size=2), ValueError, "odd"),
     # tensors
-    "bytes as images": (
-        lambda p: _fitted().predict(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), TypeError, "floating point"),
+    "bytes as images": (lambda p: _fitted().predict(torch.zeros(1, 3, 8, 8).byte()), TypeError, "floating point"),
     "normalised images": (lambda p: _fitted().predict(torch.randn(2, 3, 64, 64)), ValueError, "do not normalise"),
     "NaN images": (lambda p: _fitted().predict(torch.full((1, 3, 64, 64), torch.nan)), ValueError, r"\[0, 1\]"),
     "grey tensor": (lambda p: _fitted().predict(torch.rand(2, 1, 64, 64)), ValueError, r"\[B, 3, H, W\]"),
@@ -163,31 +160,26 @@ CASES: dict[str, Case] = {
     "predict before fit": (lambda p: PatchCore().predict(p), ValueError, "call fit or load first"),
     "save before fit": (lambda p: PatchCore().save(p / "x"), ValueError, "call fit or load first"),
     "evaluate without test": (lambda p: _fitted().evaluate(p / "good/train"), DataError, "no test images"),
-    "evaluate without labels": (
-        lambda p: _fitted().evaluate([ImageRecord(p / "good/train/good/000.png")]), DataError, "no image has a label"),
+    "evaluate unlabelled": (lambda p: _fitted().evaluate([ImageRecord(p / GOOD)]), DataError, "no image has a label"),
     "save into no folder": (lambda p: _fitted().save(p / "no/where"), FileNotFoundError, "No such file"),
     # banks
     "bank of another tool": (lambda p: PatchCore.load(p / "other.safetensors"), BankError, "not a memory bank"),
     "bank with odd settings": (lambda p: PatchCore.load(p / "odd_config.safetensors"), BankError, "fields colour"),
     "bank of another width": (lambda p: PatchCore.load(p / "narrow.safetensors"), BankError, "3 features"),
-    "bank of other weights": (
-        lambda p: PatchCore.load(p / "other_weights.safetensors"), BankError, "made with other weights"),
+    "bank of others": (lambda p: PatchCore.load(p / "other_weights.safetensors"), BankError, "made with other weights"),
     "query of another width": (
         lambda p: MemoryBank.load(p / "narrow.safetensors").search(torch.ones(2, 4)), ValueError, r"\[Q, 3\]"),
     # scores and metrics
     "no distances": (lambda p: scoring.patch_scores(torch.ones(3)), ValueError, r"\[P, k\]"),
     "unknown image score": (lambda p: scoring.image_score(torch.ones(1, 2), "mean"), ValueError, "method must be"),
-    "reweighting without a bank": (
-        lambda p: scoring.image_score(torch.ones(1, 2), "reweighted"), ValueError, "needs features"),
-    "unknown border": (
-        lambda p: scoring.anomaly_map(torch.ones(1, 2, 2), (4, 4), border="wrap"), ValueError, "border must be"),
+    "reweighting alone": (lambda p: scoring.image_score(torch.ones(1, 2), "reweighted"), ValueError, "needs features"),
+    "border": (lambda p: scoring.anomaly_map(torch.ones(1, 2, 2), (4, 4), border="wrap"), ValueError, "border must be"),
     "flat patches": (lambda p: scoring.anomaly_map(torch.ones(2, 2), (4, 4)), ValueError, r"\[B, h, w\]"),
     "scores without labels": (lambda p: metrics.image_auroc([1.0, 2.0], [1]), ValueError, "2 scores for 1 labels"),
     "labels beyond 0 and 1": (lambda p: metrics.image_auroc([1.0, 2.0], [0, 2]), ValueError, "0 or 1"),
     "NaN scores": (lambda p: metrics.image_auroc([1.0, np.nan], [0, 1]), ValueError, "1 of 2 scores"),
     "words as scores": (lambda p: metrics.image_auroc(["a", "b"], [0, 1]), TypeError, "scores must be numbers"),
-    "masks of another size": (
-        lambda p: metrics.aupro(np.ones((1, 4, 4)), np.ones((1, 4, 5))), ValueError, r"\(4, 4\) .* \(4, 5\)"),
+    "mask size": (lambda p: metrics.aupro(np.ones((1, 4, 4)), np.ones((1, 4, 5))), ValueError, r"\(4, 4\) .* \(4, 5\)"),
     "rate of zero": (lambda p: metrics.aupro(np.ones((1, 2, 2)), np.ones((1, 2, 2)), 0), ValueError, "max_fpr"),
 }  # fmt: skip
 

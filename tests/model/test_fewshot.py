@@ -15,15 +15,8 @@ from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.model.collect import FeatureRows
 from patchcore_fast.model.fewshot import Augmentation, described, draw_shots, rotate
 
+from ..evaluated import tiny_config
 from ..pictures import write_mvtec
-
-
-def _config(**changes: Any) -> PatchCoreConfig:
-    base: dict[str, Any] = {
-        "backbone": "test_efficientnet", "layers": (1, 2), "weights": "random", "image_size": 64, "ratio": 0.1,
-        "sigma": 2.0, "batch_size": 4,
-    }  # fmt: skip
-    return PatchCoreConfig(**(base | changes))
 
 
 def _images(n: int = 5, height: int = 64, width: int = 64) -> torch.Tensor:
@@ -55,26 +48,26 @@ def test_draws_are_seeded_and_nested() -> None:
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_shots_are_a_fit_on_the_drawn_images(folder: Path, seed: int) -> None:
-    model = PatchCore(_config(seed=seed)).fit(folder, shots=2)
+    model = PatchCore(tiny_config(seed=seed)).fit(folder, shots=2)
     paths = sorted((folder / "train/good").iterdir())
     chosen = draw_shots(6, 2, seed).tolist()
-    alone = PatchCore(_config(seed=seed)).fit([paths[i] for i in chosen])
+    alone = PatchCore(tiny_config(seed=seed)).fit([paths[i] for i in chosen])
     assert torch.equal(model.bank.features, alone.bank.features)
     assert model.threshold == alone.threshold is not None
     assert model.bank.images == [f"train/good/{i:03d}.png" for i in chosen]
     assert model.bank.config["selection"]["shots"] == 2 and model.config.shots is None
     images = _images()
-    few = PatchCore(_config(seed=seed, shots=2)).fit(images)
+    few = PatchCore(tiny_config(seed=seed, shots=2)).fit(images)
     assert torch.equal(
-        few.bank.features, PatchCore(_config(seed=seed)).fit(images[draw_shots(5, 2, seed)]).bank.features
+        few.bank.features, PatchCore(tiny_config(seed=seed)).fit(images[draw_shots(5, 2, seed)]).bank.features
     )
 
 
 def test_one_shot_has_no_threshold_and_loaders_are_no_pool() -> None:
-    model = PatchCore(_config()).fit(_images(), shots=1, augment="rotate")
+    model = PatchCore(tiny_config()).fit(_images(), shots=1, augment="rotate")
     assert model.threshold is None and model.predict(_images(1))[0].is_anomalous is None
     with pytest.raises(TypeError, match="shots are drawn from"):
-        PatchCore(_config()).fit([_images()], shots=1)
+        PatchCore(tiny_config()).fit([_images()], shots=1)
 
 
 def test_quarter_turns_move_pixels_only() -> None:
@@ -137,14 +130,14 @@ def test_patches_are_traced_back_to_their_place(copies: int, size: tuple[int, in
 
 def test_none_is_the_plain_fit() -> None:
     images = _images()
-    plain, none = PatchCore(_config()).fit(images), PatchCore(_config()).fit(images, augment="none")
+    plain, none = PatchCore(tiny_config()).fit(images), PatchCore(tiny_config()).fit(images, augment="none")
     assert torch.equal(plain.bank.features, none.bank.features) and plain.threshold == none.threshold
     assert none.bank.patches == 5 * 256
 
 
 def test_copies_enrich_what_the_selection_sees(tmp_path: Path) -> None:
     images = _images(3)
-    model = PatchCore(_config(sampler="identity")).fit(images, augment="rotate")
+    model = PatchCore(tiny_config(sampler="identity")).fit(images, augment="rotate")
     bank = model.bank
     assert bank.patches == len(bank) == 3 * 4 * 256 and bank.grid == (16, 16)
     assert bank.config["selection"]["augment"] == "rotate" and bank.config["selection"]["augmentations"] == 3
@@ -160,18 +153,18 @@ def test_copies_enrich_what_the_selection_sees(tmp_path: Path) -> None:
 
 def test_a_seed_gives_one_bank() -> None:
     images = _images()
-    first = PatchCore(_config()).fit(images, shots=2, augment=_reseed).bank
+    first = PatchCore(tiny_config()).fit(images, shots=2, augment=_reseed).bank
     state = torch.random.get_rng_state()
     torch.rand(7)
-    again = PatchCore(_config(batch_size=1)).fit(images, shots=2, augment=_reseed).bank
+    again = PatchCore(tiny_config(batch_size=1)).fit(images, shots=2, augment=_reseed).bank
     assert torch.equal(first.indices, again.indices)
     torch.testing.assert_close(first.features, again.features, rtol=1e-4, atol=1e-5)
-    other = PatchCore(_config(seed=1)).fit(images, shots=2, augment=_reseed).bank
+    other = PatchCore(tiny_config(seed=1)).fit(images, shots=2, augment=_reseed).bank
     assert not torch.equal(first.features, other.features)
     torch.random.set_rng_state(state)
     expected = torch.rand(3)
     torch.random.set_rng_state(state)
-    PatchCore(_config()).fit(images, shots=2, augment=_reseed)
+    PatchCore(tiny_config()).fit(images, shots=2, augment=_reseed)
     assert torch.equal(torch.rand(3), expected), "the caller's generator is left as it was"
 
 
@@ -185,7 +178,7 @@ def test_copies_of_one_image_differ() -> None:
 def test_torchvision_transforms(tmp_path: Path) -> None:
     v2 = pytest.importorskip("torchvision.transforms.v2", reason="the extra pipeline is not installed")
     transform = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomRotation(10), v2.ColorJitter(0.1, 0.1)])
-    model = PatchCore(_config(augmentations=2)).fit(_images(3), augment=transform)
+    model = PatchCore(tiny_config(augmentations=2)).fit(_images(3), augment=transform)
     assert model.bank.patches == 3 * 3 * 256 and model.bank.config["selection"]["augment"] == "custom"
     model.save(tmp_path / "b.safetensors")
     again = PatchCore.load(tmp_path / "b.safetensors")
@@ -207,18 +200,18 @@ def test_torchvision_transforms(tmp_path: Path) -> None:
 )
 def test_bad_augmentations(augment: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        PatchCore(_config()).fit(_images(1), augment=augment)
+        PatchCore(tiny_config()).fit(_images(1), augment=augment)
 
 
 def test_elfs_compares_images_and_takes_no_copies() -> None:
     with pytest.raises(ValueError, match="does not go with a sampler that compares images"):
-        PatchCore(_config(sampler="elfs")).fit(_images(), augment="rotate")
+        PatchCore(tiny_config(sampler="elfs")).fit(_images(), augment="rotate")
 
 
 @pytest.mark.parametrize("changes", [{"shots": 0}, {"augment": "flip"}, {"augmentations": 0}, {"shots": True}])
 def test_bad_settings(changes: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError), match=next(iter(changes))):
-        _config(**changes)
+        tiny_config(**changes)
 
 
 def test_rotation_makes_turned_photographs_normal() -> None:
@@ -230,7 +223,7 @@ def test_rotation_makes_turned_photographs_normal() -> None:
 
     photo = torch.from_numpy(photograph("brick")).float() / 255
     shot, new = (photo[None, None, s : s + 192, s : s + 192].expand(1, 3, -1, -1) for s in (0, 200))
-    config = _config(backbone="tf_efficientnet_lite0", layers=(2, 3), weights="auto", sampler="identity")
+    config = tiny_config(backbone="tf_efficientnet_lite0", layers=(2, 3), weights="auto", sampler="identity")
     scores = {}
     for augment in ("none", "rotate"):
         model = PatchCore(config).fit(shot, augment=augment)

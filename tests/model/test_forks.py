@@ -1,7 +1,5 @@
 """Children of a fork, after the parent has used torch's threads: nobody waits for them, and answers are the same."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

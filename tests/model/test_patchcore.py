@@ -16,18 +16,11 @@ from torch._utils import ExceptionWrapper
 from patchcore_fast import metrics
 from patchcore_fast.data import load_image, load_mask, make_loader, scan
 from patchcore_fast.errors import BankError, DataError
-from patchcore_fast.model import PatchCore, PatchCoreConfig
+from patchcore_fast.model import PatchCore
 from patchcore_fast.samplers import make_sampler
 
+from ..evaluated import tiny_config
 from ..pictures import write_mvtec
-
-
-def _config(**changes: Any) -> PatchCoreConfig:
-    base: dict[str, Any] = {
-        "backbone": "test_efficientnet", "layers": (1, 2), "weights": "random", "image_size": 64, "ratio": 0.1,
-        "sigma": 2.0, "batch_size": 4,
-    }  # fmt: skip
-    return PatchCoreConfig(**(base | changes))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> PatchCore:
-    return PatchCore(_config()).fit(folder)
+    return PatchCore(tiny_config()).fit(folder)
 
 
 def test_fit_fills_the_bank(model: PatchCore, folder: Path) -> None:
@@ -45,7 +38,7 @@ def test_fit_fills_the_bank(model: PatchCore, folder: Path) -> None:
     assert bank.features.shape == (153, 56) and bank.patches == 6 * 256 and bank.grid == (16, 16)
     assert bank.images == [f"train/good/{i:03d}.png" for i in range(6)]
     assert bank.projection is None or bank.projection.shape[0] == 56
-    assert bank.config == _config().to_dict()
+    assert bank.config == tiny_config().to_dict()
     assert model.threshold is not None and set(model.timings_) == {"features", "selection", "threshold"}
 
 
@@ -84,7 +77,7 @@ def test_every_way_in_gives_the_same(folder: Path, model: PatchCore) -> None:
         "generator": (part for part in tensor.split(4)),
     }  # fmt: skip
     for name, source in sources.items():
-        bank = PatchCore(_config()).fit(source).bank
+        bank = PatchCore(tiny_config()).fit(source).bank
         assert torch.equal(bank.indices, model.bank.indices), name
         torch.testing.assert_close(bank.features, model.bank.features, rtol=1e-4, atol=1e-5)
         assert bank.threshold == pytest.approx(model.threshold, rel=1e-4)
@@ -96,7 +89,7 @@ def test_every_way_in_gives_the_same(folder: Path, model: PatchCore) -> None:
 
 def test_images_of_different_sizes_as_tensors() -> None:
     images = [torch.rand(1, 3, 64, 64), torch.rand(2, 3, 48, 80)]
-    model = PatchCore(_config(sampler="identity")).fit(images)
+    model = PatchCore(tiny_config(sampler="identity")).fit(images)
     assert model.bank.grid is None and model.bank.patches == 256 + 2 * 240
     assert model.bank.positions is not None
     assert model.bank.positions[-1].tolist() == [2, 11, 19]
@@ -146,7 +139,7 @@ def test_evaluate_without_masks_or_normal_images(model: PatchCore, folder: Path)
     ids=["default", "reweighted", "squared mean of 3", "amazon cropped", "wide nearest", "random"],
 )  # fmt: skip
 def test_saved_models_predict_the_same(changes: dict[str, Any], folder: Path, tmp_path: Path) -> None:
-    model = PatchCore(_config(**changes)).fit(folder)
+    model = PatchCore(tiny_config(**changes)).fit(folder)
     model.save(tmp_path / "bank.safetensors")
     back = PatchCore.load(tmp_path / "bank.safetensors", batch_size=3)
     assert back.config == dataclasses.replace(model.config, batch_size=3) and back.threshold == model.threshold
@@ -159,7 +152,7 @@ def test_saved_models_predict_the_same(changes: dict[str, Any], folder: Path, tm
 def test_load_with_the_weights_elsewhere(folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    model = PatchCore(_config()).fit(folder)
+    model = PatchCore(tiny_config()).fit(folder)
     state = model.extractor.backbone.net.state_dict()
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "w.safetensors")
     model.save(tmp_path / "bank.safetensors")
@@ -172,14 +165,14 @@ def test_load_with_the_weights_elsewhere(folder: Path, tmp_path: Path) -> None:
 
 def test_a_given_sampler_is_used_and_its_progress_put_back(folder: Path) -> None:
     sampler = make_sampler("random", ratio=0.02, seed=3)
-    model = PatchCore(_config(), sampler).fit(folder)
+    model = PatchCore(tiny_config(), sampler).fit(folder)
     assert torch.equal(model.bank.indices, sampler.indices_) and len(model.bank) == 30
     assert sampler.progress is None
 
 
 def test_fit_is_reproducible_and_leaves_global_random_state_alone(folder: Path, model: PatchCore) -> None:
     before, before_np = torch.get_rng_state(), np.random.get_state()[1].copy()
-    again = PatchCore(_config()).fit(folder)
+    again = PatchCore(tiny_config()).fit(folder)
     again.predict(folder / "test")
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == before_np).all()
@@ -189,7 +182,7 @@ def test_fit_is_reproducible_and_leaves_global_random_state_alone(folder: Path, 
 def test_quiet_unless_asked(folder: Path, model: PatchCore, capfd: pytest.CaptureFixture[str]) -> None:
     list(model.iter_predict(folder / "test"))
     assert capfd.readouterr() == ("", "")
-    loud = PatchCore(_config(), progress=True).fit(folder)
+    loud = PatchCore(tiny_config(), progress=True).fit(folder)
     assert "coreset" in capfd.readouterr().err and loud.bank is not None
 
 
@@ -212,11 +205,11 @@ def test_a_loader_that_repeats_images_gives_no_names(folder: Path) -> None:
 
     dataset = ImageDataset(scan(folder).train, (64, 64), None)
     for order in ([0, 1, 1, 2, 0, 3, 4, 5, 2], [0, 1]):
-        bank = PatchCore(_config()).fit(DataLoader(dataset, batch_size=3, sampler=order)).bank
+        bank = PatchCore(tiny_config()).fit(DataLoader(dataset, batch_size=3, sampler=order)).bank
         assert bank.images == [] and bank.positions is not None and int(bank.positions[:, 0].max()) < len(order)
 
 
 def test_one_image_gives_no_threshold() -> None:
-    model = PatchCore(_config()).fit(torch.rand(1, 3, 64, 64))
+    model = PatchCore(tiny_config()).fit(torch.rand(1, 3, 64, 64))
     prediction = model.predict(torch.rand(1, 3, 64, 64))[0]
     assert model.threshold is None and prediction.is_anomalous is None

@@ -10,12 +10,7 @@ from scipy import stats
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.model.collect import FeatureRows
 from patchcore_fast.model.selection import Selector
-from patchcore_fast.model.threshold import (
-    ASKED,
-    false_alarm_interval,
-    false_alarm_threshold,
-    held_out_folds,
-)
+from patchcore_fast.model.threshold import ASKED, false_alarm_interval, false_alarm_threshold, held_out_folds
 from patchcore_fast.samplers import IdentitySampler, RandomSampler
 
 CONFIG = {"weights": "random", "image_size": 64, "device": "cpu", "ratio": 0.2}

@@ -1,7 +1,5 @@
 """Which engine a call takes: the forced instruction set, what is refused, and torch where the module is missing."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """A few seconds of the fuzzer on the installed module; .ci/run gives it longer, under AddressSanitizer."""
 
-from __future__ import annotations
-
 import pytest
 
 from patchcore_fast.kernels.backends.native_library import native, native_refusal

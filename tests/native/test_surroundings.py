@@ -1,7 +1,5 @@
 """What surrounds a call does not reach the native engine: torch's defaults, addresses, an interrupted run."""
 
-from __future__ import annotations
-
 import gc
 import signal
 import weakref

@@ -80,6 +80,12 @@ def generators() -> tuple:
     return (torch.get_rng_state().tolist(), kind, keys.tolist(), *rest)
 
 
+# (shape, ratio, top) of `grid`s that tell selections apart. Of the fourth, rows that coincide are left at the end, the
+# fifth has four distinct rows, and all rows of the seventh are equal.
+UNPROJECTED = [((300, 4, 4), 0.1, 4), ((500, 3, 2, 2), 0.5, 3), ((200, 33, 1), 0.9, 9), ((50, 7, 1), 1.0, 2)]
+UNPROJECTED += [((90, 2, 1), 1.0, 2), ((40, 1, 1), 1.5, 3), ((60, 3, 1), 0.5, 1), ((150,), 0.2, 64)]
+
+
 def grid(*shape: int, top: int = 4, value: int = 0) -> torch.Tensor:
     """Multiples of 64: the 1e-6 that "2.0" adds to their differences is lost in float32, squares are exact."""
     return 64.0 * torch.randint(0, top, shape, generator=torch.Generator().manual_seed(value))

@@ -1,7 +1,5 @@
 """patchcore-inspection itself: its own tests on our samplers, its samplers beside ours, a whole PatchCore with both."""
 
-from __future__ import annotations
-
 import importlib
 
 import numpy as np
@@ -12,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from patchcore_fast.compat import amazon
 
 from . import restated_amazon
+from .draws import generators, seed_all
 from .repositories import checkout, peer_module, run_suite
 
 CPU = torch.device("cpu")
@@ -24,18 +23,9 @@ def run_real(name, x, percentage, seed, **options):
     rows = []
     choose = sampler._compute_greedy_coreset_indices
     sampler._compute_greedy_coreset_indices = lambda features: rows.append(choose(features)) or rows[0]
-    seed_all(seed)
+    seed_all(seed, seed)
     sampler.run(x)
     return rows[0], generators()
-
-
-def seed_all(seed):
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-
-
-def generators():
-    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), np.random.get_state()[2]
 
 
 def test_their_tests_pass_on_our_samplers():
@@ -49,12 +39,12 @@ def test_their_tests_pass_on_our_samplers():
 def test_equal_coresets_on_integer_features(name, n, d, high, seed):
     x = np.random.default_rng(seed).integers(0, high, (n, d)).astype(np.float32)
     want, state = run_real(name, x, 0.5, seed, dimension_to_project_features_to=d)
-    seed_all(seed)
+    seed_all(seed, seed)
     sampler = getattr(amazon, name)(0.5, CPU, dimension_to_project_features_to=d)
     assert np.array_equal(sampler.run(x), x[want])
     assert sampler.indices_.tolist() == want.tolist() and generators() == state
     # The restated loop is the baseline of the benchmarks and the oracle where the repository is absent.
-    seed_all(seed)
+    seed_all(seed, seed)
     assert restated_amazon.run(name, torch.from_numpy(x), 0.5, d).tolist() == want.tolist()
 
 

@@ -22,7 +22,7 @@ import torch
 from patchcore_fast.compat import anomalib as fast
 
 from .repositories import checkout, peer_module
-from .restated_anomalib import generators, grid, near_tie, seed
+from .restated_anomalib import UNPROJECTED, generators, grid, near_tie, seed
 
 HOME = "anomalib.models.components.sampling.k_center_greedy"
 ROOT = Path(__file__).parents[2]
@@ -104,20 +104,7 @@ def _values(module: object) -> list[object]:
     return [v for v in list(getattr(module, "__dict__", {}).values()) if isinstance(v, type)]
 
 
-@pytest.mark.parametrize(
-    ("shape", "ratio", "top"),
-    [
-        ((300, 4, 4), 0.1, 4),
-        ((500, 3, 2, 2), 0.5, 3),
-        ((200, 33, 1), 0.9, 9),
-        ((50, 7, 1), 1.0, 2),
-        ((90, 2, 1), 1.0, 2),
-        ((40, 1, 1), 1.5, 3),
-        ((60, 3, 1), 0.5, 1),
-        ((150,), 0.2, 64),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("shape, ratio, top", UNPROJECTED, ids=str)
 def test_same_rows_as_their_class_without_projection(theirs: type, shape, ratio, top) -> None:
     version = fast.installed_version()
     for value in range(3):

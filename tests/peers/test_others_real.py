@@ -3,8 +3,6 @@
 How they are found: repositories.py. For google/active-learning and hcw-00 the same variable names one or the other.
 """
 
-from __future__ import annotations
-
 import importlib.machinery
 import importlib.util
 import sys
@@ -18,23 +16,10 @@ import torch
 from patchcore_fast.compat import active_learning, deepcore, indad, softpatch
 
 from . import restated_others
+from .draws import generators, integers, seed_all
 from .repositories import checkout, peer_module
 
 CPU = torch.device("cpu")
-
-
-def integers(n: int, d: int, high: int, seed: int = 0) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, high, (n, d)).astype(np.float32))
-
-
-def generators() -> tuple[bytes, bytes, int]:
-    state = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), state[1].tobytes(), state[2]
-
-
-def seed_all() -> None:
-    torch.manual_seed(1)
-    np.random.seed(2)
 
 
 @pytest.fixture

@@ -128,18 +128,16 @@ def test_keys_are_text_too(out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "name, content",
     [
-        lambda o: (o / "report.json").write_text("[" * 100_000),
-        lambda o: (o / "report.json").write_text('{"format": ' + "9" * 5000 + "}"),
-        lambda o: (o / "metrics.json").write_bytes(b"\xff\xfe{}"),
-        lambda o: (o / "metrics.json").write_text(""),
-        lambda o: (o / "metrics.json").write_text("null"),
+        ("report.json", b"[" * 100_000),
+        ("report.json", b'{"format": ' + b"9" * 5000 + b"}"),
+        *[("metrics.json", content) for content in (b"\xff\xfe{}", b"", b"null")],
     ],
     ids=["deep", "long-number", "encoding", "empty", "null"],
 )
-def test_json_of_hostile_form_is_one_line(out: Path, spoil: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    spoil(out)
+def test_json_of_hostile_form_is_one_line(out: Path, name: str, content: bytes, capsys: Any) -> None:
+    (out / name).write_bytes(content)
     assert main(["report", str(out)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -1,7 +1,5 @@
 """What holds for every sampler: types out as in, counts, seeds, progress, and bad input."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -96,22 +94,14 @@ BAD = {
     "list": (lambda: RandomSampler(0.1).run([[1.0]]), TypeError, "RandomSampler: features must be an ndarray"),
     "integers": (lambda: RandomSampler(0.1).run(np.ones((4, 2), int)), TypeError, "float64 ndarray, got int64"),
     "int tensor": (lambda: IdentitySampler().run(torch.ones(4, 2).int()), TypeError, "must be floating"),
-    "3-D": (
-        lambda: IdentitySampler().run(torch.ones(4, 2, 2)),
-        ValueError,
-        r"must be 2-D \[N, D\], got shape \(4, 2, 2\)",
-    ),
+    "3-D": (lambda: IdentitySampler().run(torch.ones(4, 2, 2)), ValueError, r"be 2-D \[N, D\], got shape \(4, 2, 2\)"),
     "NaN": (lambda: GreedyCoresetSampler(0.5).run(torch.full((9, 128), torch.nan)), ValueError, "9 of 9 rows"),
     "NaN, wide": (lambda: GreedyCoresetSampler(0.5).run(torch.full((9, 200), torch.nan)), ValueError, "9 of 9 rows"),
     "row range": (lambda: PrecomputedSampler([9]).run(torch.ones(9, 2)), ValueError, "row 9 was selected, .* 9 rows"),
     "negative row": (lambda: PrecomputedSampler([-1]), DataError, "holds -1..-1, no row numbers"),
     "huge row": (lambda: PrecomputedSampler(np.array([2**64 - 1], np.uint64)), DataError, "no row numbers"),
     "ragged rows": (lambda: PrecomputedSampler([[1], [2, 3]]), DataError, "must hold integers"),
-    "no columns": (
-        lambda: GreedyCoresetSampler(0.5).run(np.ones((4, 0), np.float32)),
-        ValueError,
-        "at least one column",
-    ),
+    "no columns": (lambda: GreedyCoresetSampler(0.5).run(torch.ones(4, 0).numpy()), ValueError, "at least one column"),
     "width text": (lambda: GreedyCoresetSampler(0.1, None, "128"), TypeError, "must be an integer, got '128'"),
     "float rows": (lambda: PrecomputedSampler([0.5]), DataError, "must hold integers"),
     "missing file": (lambda: PrecomputedSampler("nowhere.npy"), DataError, "nowhere.npy is not a readable .npy file"),

@@ -1,14 +1,10 @@
 """Selections that come from a file."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
 from patchcore_fast.errors import DataError
-from patchcore_fast.samplers import (
-    PrecomputedSampler,
-)
+from patchcore_fast.samplers import PrecomputedSampler
 
 from .test_base import features
 

@@ -1,17 +1,10 @@
 """ELFSCoresetSampler: greedy on clean sets, without what no other image shows on others, and what each option does."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
 from patchcore_fast.kernels import knn
-from patchcore_fast.samplers import (
-    ApproximateGreedyCoresetSampler,
-    ELFSCoresetSampler,
-    GreedyCoresetSampler,
-    elfs,
-)
+from patchcore_fast.samplers import ApproximateGreedyCoresetSampler, ELFSCoresetSampler, GreedyCoresetSampler, elfs
 from patchcore_fast.scores import difficulty, rarity, support
 
 from ..patches import fields, plant, positions

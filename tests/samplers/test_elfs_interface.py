@@ -1,7 +1,5 @@
 """ELFSCoresetSampler as its users meet it: arguments, old names, messages, types, reports, the pipeline."""
 
-from __future__ import annotations
-
 import json
 import random
 import warnings

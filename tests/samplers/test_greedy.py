@@ -1,7 +1,5 @@
 """Greedy and approximate greedy: the peers' starts, loops and means, in memory that does not grow."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -11,10 +9,7 @@ import torch
 
 from patchcore_fast.kernels.exact import root, squared_distance
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
-from patchcore_fast.samplers import (
-    ApproximateGreedyCoresetSampler,
-    GreedyCoresetSampler,
-)
+from patchcore_fast.samplers import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
 from patchcore_fast.samplers.greedy import farthest_from_mean, mean_distance
 
 from .test_base import features

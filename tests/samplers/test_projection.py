@@ -1,14 +1,10 @@
 """The random projection: the peers' draw, and rounded the same in any chunks."""
 
-from __future__ import annotations
-
 import torch
 
 from patchcore_fast.kernels import k_center_greedy
 from patchcore_fast.kernels.exact import halving_sum
-from patchcore_fast.samplers import (
-    GreedyCoresetSampler,
-)
+from patchcore_fast.samplers import GreedyCoresetSampler
 from patchcore_fast.samplers.projection import project, random_projection
 
 from .test_base import features

@@ -1,7 +1,5 @@
 """Images first, then patches of the chosen images."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -10,11 +10,9 @@ from patchcore_fast.kernels import knn
 from patchcore_fast.model import PatchCoreConfig
 from patchcore_fast.scorers import SCORERS, influence, make_scorer, typical_influence
 
+from ..patches import normal
+
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-def _rows(n: int, d: int, seed: int, scale: float = 1.0) -> Tensor:
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * scale
 
 
 def _distance(x: Tensor, bank: Tensor, k: int, squared: bool) -> Tensor:
@@ -27,7 +25,7 @@ CASES = pytest.mark.parametrize(("k", "squared"), [(1, False), (3, False), (3, T
 
 @CASES
 def test_distance(k: int, squared: bool) -> None:
-    x, bank = _rows(60, 12, 0), _rows(40, 12, 1)
+    x, bank = normal(60, 12, 0), normal(40, 12, 1)
     scores, nearest = make_scorer("distance", bank, k=k, squared=squared)(x, bank)
     torch.testing.assert_close(scores.double(), _distance(x, bank, k, squared), rtol=1e-5, atol=0)
     assert torch.equal(nearest, knn(x, bank, 1)[1][:, 0])
@@ -35,8 +33,8 @@ def test_distance(k: int, squared: bool) -> None:
 
 @CASES
 def test_influence_is_its_formula(k: int, squared: bool) -> None:
-    bank = _rows(40, 12, 1) * torch.linspace(0.01, 2, 12)
-    x = _rows(60, 12, 0)
+    bank = normal(40, 12, 1) * torch.linspace(0.01, 2, 12)
+    x = normal(60, 12, 0)
     m = typical_influence(bank, k)
     w = 1 / m.clamp(min=0.1 * m.mean())
     factor = (influence(x, bank, k).influence.double() * w).sum(1) / (w * m).sum()
@@ -46,7 +44,7 @@ def test_influence_is_its_formula(k: int, squared: bool) -> None:
 
 def test_influence_scores_what_is_unusual_higher() -> None:
     # The bank varies along dimension 0 only: the same distance along dimension 1 is the stranger one.
-    bank = torch.stack([torch.arange(50.0), 0.01 * _rows(50, 1, 0)[:, 0]], 1)
+    bank = torch.stack([torch.arange(50.0), 0.01 * normal(50, 1, 0)[:, 0]], 1)
     x = torch.tensor([[-5.0, bank[0, 1]], [20.0, bank[20, 1] + 5.0]])
     plain, odd = (make_scorer(name, bank)(x, bank)[0] for name in ("distance", "influence"))
     assert plain[1] == pytest.approx(float(plain[0]), rel=1e-3) and odd[1] > 3 * odd[0]
@@ -54,7 +52,7 @@ def test_influence_scores_what_is_unusual_higher() -> None:
 
 @CASES
 def test_noising_is_the_mean_over_its_noise(k: int, squared: bool) -> None:
-    x, bank = _rows(60, 12, 0, 2.0), _rows(40, 12, 1)
+    x, bank = normal(60, 12, 0, 2.0), normal(40, 12, 1)
     scorer = make_scorer("noising", bank, k=k, squared=squared, noise_scale=0.8, noise_draws=6, seed=4)
     spread = scorer.proposal.spread(x, influence(x, bank, k).influence)
     noise = [sign * z * spread for z in scorer.proposal.table for sign in (1, -1)]
@@ -68,7 +66,7 @@ def test_noising_is_the_mean_over_its_noise(k: int, squared: bool) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", SCORERS)
 def test_a_patch_scores_the_same_in_any_company(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, bank = _rows(70, 16, 0).to(device), _rows(50, 16, 1).to(device)
+    x, bank = normal(70, 16, 0).to(device), normal(50, 16, 1).to(device)
     scorer = make_scorer(name, bank, k=2, seed=1)
     whole, nearest = scorer(x, bank)
     order = torch.randperm(70, generator=torch.Generator().manual_seed(0)).to(device)
@@ -86,7 +84,7 @@ def test_a_patch_scores_the_same_in_any_company(name: str, device: str, monkeypa
 @pytest.mark.parametrize("name", SCORERS)
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64], ids=str)
 def test_other_types(name: str, kind: torch.dtype) -> None:
-    x, bank = _rows(30, 16, 0).to(kind), _rows(20, 16, 1).to(kind)
+    x, bank = normal(30, 16, 0).to(kind), normal(20, 16, 1).to(kind)
     scores, _ = make_scorer(name, bank, k=2)(x, bank)
     want = make_scorer(name, bank.float(), k=2)(x.float(), bank.float())[0]
     assert scores.dtype == torch.float32
@@ -96,7 +94,7 @@ def test_other_types(name: str, kind: torch.dtype) -> None:
 @pytest.mark.parametrize("name", SCORERS)
 def test_banks_that_tell_nothing_score_by_distance(name: str) -> None:
     for bank in (torch.ones(1, 3), torch.ones(7, 3)):
-        x = _rows(5, 3, 0)
+        x = normal(5, 3, 0)
         torch.testing.assert_close(make_scorer(name, bank)(x, bank)[0], knn(x, bank, 1)[0][:, 0])
 
 

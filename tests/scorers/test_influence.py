@@ -9,11 +9,9 @@ from torch import Tensor
 from patchcore_fast.kernels import knn
 from patchcore_fast.scorers import influence, typical_influence
 
+from ..patches import normal
+
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-def _rows(n: int, d: int, seed: int, scale: float = 1.0) -> Tensor:
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * scale
 
 
 def _autograd(x: Tensor, bank: Tensor, k: int, squared: bool = False) -> Tensor:
@@ -29,7 +27,7 @@ def _autograd(x: Tensor, bank: Tensor, k: int, squared: bool = False) -> Tensor:
 @pytest.mark.parametrize("k", [1, 2, 7])
 @pytest.mark.parametrize("d", [1, 3, 64, 1024])
 def test_equals_autograd(d: int, k: int, squared: bool, device: str) -> None:
-    x, bank = _rows(90, d, 0).to(device), _rows(50, d, 1).to(device)
+    x, bank = normal(90, d, 0).to(device), normal(50, d, 1).to(device)
     found = influence(x, bank, k, squared=squared, chunk_size=32)
     want = _autograd(x, bank, k, squared)
     torch.testing.assert_close(found.influence.double(), want, rtol=1e-5, atol=1e-5)
@@ -46,14 +44,14 @@ def test_equals_autograd_on_real_features(real_features: Tensor, k: int) -> None
 
 @pytest.mark.parametrize("scale", [1e-18, 1e15], ids=["small", "large"])
 def test_does_not_depend_on_the_unit(scale: float) -> None:
-    x, bank = _rows(40, 16, 0), _rows(30, 16, 1)
+    x, bank = normal(40, 16, 0), normal(30, 16, 1)
     want = _autograd(x, bank, 3)
     got = influence(x.double() * scale, bank.double() * scale, 3).influence
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-9)
 
 
 def test_float64_keeps_its_digits_and_half_precision_is_widened() -> None:
-    x, bank = _rows(40, 16, 0).double(), _rows(30, 16, 1).double()
+    x, bank = normal(40, 16, 0).double(), normal(30, 16, 1).double()
     torch.testing.assert_close(influence(x, bank, 3).influence, _autograd(x, bank, 3), rtol=1e-12, atol=1e-14)
     low = influence(x.bfloat16(), bank.bfloat16(), 3).influence
     assert low.dtype == torch.float32
@@ -62,23 +60,23 @@ def test_float64_keeps_its_digits_and_half_precision_is_widened() -> None:
 
 
 def test_a_patch_of_the_bank_has_no_influence_from_itself() -> None:
-    bank = _rows(30, 8, 0)
+    bank = normal(30, 8, 0)
     assert influence(bank, bank, 1).influence.eq(0).all()
     torch.testing.assert_close(influence(bank, bank, 3).influence.double(), _autograd(bank, bank, 3), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 1000])
 def test_chunks_change_nothing(chunk_size: int) -> None:
-    x, bank = _rows(50, 24, 0), _rows(40, 24, 1)
+    x, bank = normal(50, 24, 0), normal(40, 24, 1)
     for got, want in zip(influence(x, bank, 4, chunk_size=chunk_size), influence(x, bank, 4), strict=True):
         assert torch.equal(got, want)
 
 
 def test_no_queries_and_no_graph() -> None:
-    bank = _rows(10, 4, 0)
+    bank = normal(10, 4, 0)
     none = influence(bank[:0], bank, 2)
     assert [t.shape for t in none] == [(0, 4), (0, 2), (0, 2)]
-    assert not influence(_rows(3, 4, 1).requires_grad_(), bank, 2).influence.requires_grad
+    assert not influence(normal(3, 4, 1).requires_grad_(), bank, 2).influence.requires_grad
 
 
 def test_memory_is_that_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,20 +88,22 @@ def test_memory_is_that_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         return whole(self, dim, index)
 
     monkeypatch.setattr(torch.Tensor, "index_select", watched)
-    bank = _rows(60, 8, 1)
-    influence(_rows(100, 8, 0), bank, 3, chunk_size=16, search=lambda q, k: torch.cdist(q, bank).topk(k, largest=False))
+    bank = normal(60, 8, 1)
+    influence(
+        normal(100, 8, 0), bank, 3, chunk_size=16, search=lambda q, k: torch.cdist(q, bank).topk(k, largest=False)
+    )
     assert sizes == [16] * (6 * 3) + [4] * 3, "one neighbour of one chunk at a time"
 
 
 def test_another_search_is_used() -> None:
-    x, bank = _rows(20, 8, 0), _rows(30, 8, 1)
+    x, bank = normal(20, 8, 0), normal(30, 8, 1)
     found = influence(x, bank, 2, search=lambda q, k: knn(q, bank[:5], k))
     assert int(found.rows.max()) < 5
     assert torch.equal(found.influence, influence(x, bank[:5], 2).influence)
 
 
 def test_typical_influence_leaves_out_the_row_itself() -> None:
-    bank = torch.cat([_rows(30, 6, 0), _rows(30, 6, 0)[:4]])  # four rows twice
+    bank = torch.cat([normal(30, 6, 0), normal(30, 6, 0)[:4]])  # four rows twice
     want = torch.zeros(6, dtype=torch.float64)
     for i in range(len(bank)):
         want += _autograd(bank[i : i + 1], torch.cat([bank[:i], bank[i + 1 :]]), 3)[0]
@@ -126,6 +126,6 @@ def test_typical_influence_leaves_out_the_row_itself() -> None:
     ids=str,
 )
 def test_wrong_arguments(change: dict, error: type[Exception], words: str) -> None:
-    given = {"query": torch.zeros(3, 4), "bank": _rows(6, 4, 0), "k": 2} | change
+    given = {"query": torch.zeros(3, 4), "bank": normal(6, 4, 0), "k": 2} | change
     with pytest.raises(error, match=words):
         influence(**given)

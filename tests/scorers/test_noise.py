@@ -8,18 +8,16 @@ from torch import Tensor
 
 from patchcore_fast.scorers import NoiseProposal, influence
 
-
-def _rows(n: int, d: int, seed: int, scale: float = 1.0) -> Tensor:
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * scale
+from ..patches import normal
 
 
 def _clusters() -> Tensor:
     """Two clusters of 8 rows, at 0 and at 100, four times as wide the second."""
-    return torch.cat([_rows(8, 4, 0), 100 + _rows(8, 4, 1, 4.0)])
+    return torch.cat([normal(8, 4, 0), 100 + normal(8, 4, 1, 4.0)])
 
 
 def test_scale_grows_with_the_distance_to_the_normal_clusters() -> None:
-    bank = _rows(100, 8, 0)
+    bank = normal(100, 8, 0)
     proposal = NoiseProposal(bank, scale=0.5)
     away = bank.mean(0) + torch.arange(20, 60)[:, None] * torch.ones(8)
     sigma = proposal.sigma(away)
@@ -27,7 +25,7 @@ def test_scale_grows_with_the_distance_to_the_normal_clusters() -> None:
 
 
 def test_sigma_is_its_formula() -> None:
-    bank, x = _clusters(), torch.cat([_rows(5, 4, 2), 100 + _rows(5, 4, 3)])
+    bank, x = _clusters(), torch.cat([normal(5, 4, 2), 100 + normal(5, 4, 3)])
     proposal = NoiseProposal(bank, scale=0.7, seed=3)
     d = torch.cdist(bank.double(), bank.double(), compute_mode="donot_use_mm_for_euclid_dist")
     tau = d.fill_diagonal_(torch.inf).min(1).values.median()
@@ -45,7 +43,7 @@ def test_sigma_is_its_formula() -> None:
 
 
 def test_noise_goes_where_influence_is() -> None:
-    bank, x = _rows(40, 6, 0), _rows(10, 6, 1, 3.0)
+    bank, x = normal(40, 6, 0), normal(10, 6, 1, 3.0)
     proposal = NoiseProposal(bank)
     found = influence(x, bank, 3).influence
     spread = proposal.spread(x, found)
@@ -58,19 +56,19 @@ def test_noise_goes_where_influence_is() -> None:
 
 
 def test_seed_decides_and_global_state_is_left_alone() -> None:
-    bank, before = _rows(40, 6, 0), torch.get_rng_state()
+    bank, before = normal(40, 6, 0), torch.get_rng_state()
     one, same, other = NoiseProposal(bank, seed=1), NoiseProposal(bank, seed=1), NoiseProposal(bank, seed=2)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one.table, same.table) and torch.equal(one.centers, same.centers)
     assert not torch.equal(one.table, other.table)
-    many = NoiseProposal(_rows(40, 400, 0), draws=200).table
+    many = NoiseProposal(normal(40, 400, 0), draws=200).table
     assert abs(float(many.mean())) < 0.02 and abs(float(many.std()) - 1) < 0.02
 
 
 @pytest.mark.parametrize("bank", [torch.ones(1, 3), torch.ones(9, 3)], ids=["one row", "equal rows"])
 def test_banks_that_tell_nothing_give_no_noise(bank: Tensor) -> None:
     proposal = NoiseProposal(bank)
-    assert proposal.spacing == 0 and proposal.sigma(_rows(5, 3, 0)).eq(0).all()
+    assert proposal.spacing == 0 and proposal.sigma(normal(5, 3, 0)).eq(0).all()
 
 
 @pytest.mark.parametrize(
@@ -88,9 +86,9 @@ def test_banks_that_tell_nothing_give_no_noise(bank: Tensor) -> None:
 )
 def test_wrong_arguments(change: dict, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        NoiseProposal(**({"bank": _rows(6, 4, 0)} | change))
+        NoiseProposal(**({"bank": normal(6, 4, 0)} | change))
 
 
 def test_gradient_must_fit() -> None:
     with pytest.raises(ValueError, match=r"gradient must be \(3, 4\), got \(3, 5\)"):
-        NoiseProposal(_rows(6, 4, 0)).spread(torch.zeros(3, 4), torch.zeros(3, 5))
+        NoiseProposal(normal(6, 4, 0)).spread(torch.zeros(3, 4), torch.zeros(3, 5))

@@ -1,16 +1,11 @@
 """k-means: Lloyd's steps, the inertia of scikit-learn's, and clusters that run empty."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans as PeerKMeans
 
-from patchcore_fast.scores import (
-    KMeans,
-    k_means,
-)
+from patchcore_fast.scores import KMeans, k_means
 from patchcore_fast.scores.clustering import _update
 
 from .test_rows import OK, rand

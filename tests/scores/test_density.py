@@ -1,16 +1,10 @@
 """Rarity and representativeness against their formulas."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 
 from patchcore_fast.kernels import k_center_greedy, knn_rarity
-from patchcore_fast.scores import (
-    k_means,
-    rarity,
-    representativeness,
-)
+from patchcore_fast.scores import k_means, rarity, representativeness
 
 from .test_rows import rand
 

@@ -1,7 +1,5 @@
 """difficulty against torch.nn, torch.optim and tables of rows by epochs: everything that it does without."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

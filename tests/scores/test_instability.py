@@ -1,15 +1,10 @@
 """Instability under views and under noise against its formulas."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 
-from patchcore_fast.scores import (
-    instability,
-    noise_instability,
-)
+from patchcore_fast.scores import instability, noise_instability
 
 from .test_rows import rand
 

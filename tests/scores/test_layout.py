@@ -1,7 +1,5 @@
 """Which image and grid cell a row came from: as given, or read off the order of the rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -46,11 +44,7 @@ def test_nothing_given_is_no_layout_and_no_rows_are_fine():
         ({"image_ids": [0, 1]}, ValueError, r"f: image_ids must have shape \(3,\).*got \(2,\)"),
         ({"positions": [[0, 0], [0, 1], [1, 0]]}, ValueError, r"f: positions must have shape \(3, 3\).*got \(3, 2\)"),
         ({"positions": [[0, 0, 0], [0, 0, -2], [1, 0, 0]]}, ValueError, "rows and columns >= 0, got -2"),
-        (
-            {"image_ids": [0, 1, 1], "positions": [[0, 0, 0], [0, 0, 1], [1, 0, 0]]},
-            ValueError,
-            "must agree, they differ",
-        ),
+        ({"image_ids": [0, 1, 1], "positions": [[0, 0, 0], [0, 0, 1], [1, 0, 0]]}, ValueError, "agree, they differ"),
     ],
 )
 def test_what_does_not_fit_is_refused(given, error, message):

@@ -1,7 +1,5 @@
 """What holds for every score: chunks, seeds, what features may be, progress, memory, and bad input."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -9,14 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchcore_fast.scores import (
-    difficulty,
-    instability,
-    k_means,
-    noise_instability,
-    rarity,
-    representativeness,
-)
+from patchcore_fast.scores import difficulty, instability, k_means, noise_instability, rarity, representativeness
 from patchcore_fast.scores.rows import moments, read_rows
 
 
@@ -139,17 +130,13 @@ BAD = {
     "clusters": (lambda: k_means(OK, 31), ValueError, r"k_means: clusters must lie in 1..30 \(N = 30\), got 31"),
     "iterations": (lambda: k_means(OK, 3, iterations=-1), ValueError, "k_means: iterations must lie in"),
     "sample": (lambda: k_means(OK, 3, sample=0.5), TypeError, "k_means: sample must be an integer, got 0.5"),
-    "float32's range": (
-        lambda: k_means(OK.double() * 1e60, 2),
-        ValueError,
-        "float32's range, got a value of size 1.19e",
-    ),
+    "range": (lambda: k_means(OK.double() * 1e60, 2), ValueError, "float32's range, got a value of size 1.19e"),
     "k": (lambda: rarity(OK, k=30), ValueError, r"rarity: k must lie in 1..29 \(30 anchors"),
     "one anchor": (lambda: rarity(OK, anchors=[3, 3]), ValueError, "rarity: at least 2 anchors .* got 1"),
     "anchor row": (lambda: rarity(OK, anchors=[3, 30]), ValueError, "rarity: anchors must lie in 0..29, got 30 at 1"),
     "anchors text": (lambda: rarity(OK, anchors="all"), TypeError, "rarity: anchors must be an integer, got 'all'"),
     "mode": (lambda: representativeness(OK, mode="near"), ValueError, 'must be "cluster" or "global", got \'near\''),
-    "foreign clusters": (
+    "foreign": (
         lambda: representativeness(OK, clusters=k_means(OK[:9], 2)),
         ValueError,
         "clusters must be of these 30 rows, got a k_means of 9",
@@ -171,11 +158,7 @@ BAD = {
     "early": (lambda: difficulty(OK, epochs=3, early_epochs=4), ValueError, "early_epochs must lie in 1..3, got 4"),
     "one class": (lambda: difficulty(OK, labels=torch.ones(30).long()), ValueError, "at least two classes .* got 1"),
     "equal rows": (lambda: difficulty(torch.ones(9, 2)), ValueError, "at least two classes are wanted, got 1 in 9"),
-    "labels shape": (
-        lambda: difficulty(OK, labels=torch.ones(4).long()),
-        ValueError,
-        r"labels must have shape \(30,\)",
-    ),
+    "labels size": (lambda: difficulty(OK, labels=torch.ones(4).long()), ValueError, r"labels must have shape \(30,\)"),
     "labels below 0": (
         lambda: difficulty(OK, labels=np.arange(30) - 1),
         ValueError,

@@ -1,4 +1,4 @@
-"""Uninitialised memory is poison here too; a card that nobody has measured; what tests of the k-NN look into."""
+"""Uninitialised memory is poison here too; a card that nobody has measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..kernels.conftest import poisoned_empty  # noqa: F401
+from ..kernels.conftest import backend, plans, poisoned_empty, rescued, room  # noqa: F401
 
 GPU, CARD = "Imaginary 1000", (8, 6)
 
@@ -34,34 +34,3 @@ def small_tiles(monkeypatch):
     from .knn_helpers import SMALL
 
     monkeypatch.setattr(plan, "choose_tile", lambda *shape: SMALL)
-
-
-@pytest.fixture
-def plans(monkeypatch):
-    """The plans that searches were made by."""
-    from patchcore_fast.kernels.backends.triton_kernels import knn as host
-    from patchcore_fast.kernels.backends.triton_kernels import plan
-
-    made = []
-
-    def remembered(*arguments):
-        made.append(plan.make_plan(*arguments))
-        return made[-1]
-
-    monkeypatch.setattr(host, "make_plan", remembered)
-    return made
-
-
-@pytest.fixture
-def rescued(monkeypatch):
-    """How many queries were crowded, call by call."""
-    from patchcore_fast.kernels.backends.triton_kernels import knn as host
-
-    seen, rescue = [], host.Search._rescue
-
-    def counted(self, cut, query, crowded):
-        seen.append(crowded)
-        rescue(self, cut, query, crowded)
-
-    monkeypatch.setattr(host.Search, "_rescue", counted)
-    return seen

@@ -1,7 +1,5 @@
 """What the tests of the Triton k-NN share."""
 
-from __future__ import annotations
-
 import torch
 
 from patchcore_fast.kernels import knn

@@ -1,7 +1,5 @@
 """Where the Triton backend runs, why not elsewhere, and when triton is imported."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import os

@@ -1,7 +1,5 @@
 """Whole runs of the Triton k-center leaves against the plain float64 algorithm, index for index."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -15,10 +13,20 @@ from patchcore_fast.kernels.kcenter.trace import greedy_shortfall
 
 from ..kernels.cases import awkward, gaussian, integers
 from ..kernels.engines import once
+from ..kernels.tiled_kcenter import (  # noqa: F401
+    TUNINGS,
+    options,
+    test_extreme_weights,
+    test_more_candidates_than_there_is_room_for,
+    test_more_picks_than_distinct_rows_with_weights,
+    test_photographs,
+    views,
+)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TINY = Tile(16, 16, 16, 4, 1)  # several tiles of rows and of picks, and chunks of columns, even of small matrices
 SMALL = Tuning(batch=20, block=16)
+Leaves = kcenter.TritonKCenter
 
 
 @pytest.fixture
@@ -60,25 +68,9 @@ def test_awkward_features(name, tile):
     check(x, min(x.shape[0], 12), SMALL, key=("awkward", name))
 
 
-def options(x):
-    n, g = x.shape[0], torch.Generator().manual_seed(5)
-    weights = torch.rand(n, generator=g)
-    weights[::7] = 0
-    size = x.double().sub(x[:1].double()).square().sum(1).median().sqrt()
-    chosen = {
-        "weights": weights,
-        "initial_min_dist": torch.rand(n, generator=g, dtype=torch.float64) * 1.5 * size,
-        "selected": torch.randperm(n, generator=g)[: n // 8],
-    }
-    chosen["initial_min_dist"][5:9] = torch.inf
-    return chosen | {"start": int((~torch.isin(torch.arange(n), chosen["selected"])).nonzero()[3])}
-
-
 KINDS = [(name, "all") for name in awkward()]
 KINDS += [(name, kind) for kind in ("weights", "initial_min_dist", "selected", "start") for name in ALONE]
-KINDS += [
-    pytest.param(*rest.values, kind, marks=rest.marks) for kind in ("weights", "initial_min_dist") for rest in REST
-]
+KINDS += [pytest.param(*r.values, kind, marks=r.marks) for kind in ("weights", "initial_min_dist") for r in REST]
 
 
 @pytest.mark.parametrize("name, kind", KINDS)
@@ -111,26 +103,10 @@ def test_types_and_widths(dtype, d):
 
 
 def test_layouts(tile):
-    x = gaussian(1500, 20)
-    for view in (
-        x[:90, ::3],
-        x[::16][:, 3:],
-        x[:40].t(),
-        x[:1].expand(30, 20),
-        x.flatten().as_strided((90, 7), (3, 2)),
-    ):
+    for view in views(gaussian(1500, 20)):
         check(view, min(20, view.shape[0]))
 
 
-TUNINGS = [
-    Tuning(batch=1, block=1),
-    Tuning(batch=1000, block=16),
-    Tuning(batch=7, block=17, lazy=False),
-    Tuning(batch=30, block=31),
-    Tuning(batch=16, block=32, lazy=False),
-    Tuning(block=64),
-    Tuning(),
-]
 TILES = [TINY, Tile(32, 16, 16, 4, 1), Tile(16, 64, 32, 4, 1), Tile(64, 64, 64, 4, 1)]
 
 
@@ -147,45 +123,10 @@ def test_tiles_do_not_reach_the_picks(chosen, d, tile):
     check(integers(100, d), 25, Tuning(batch=12, block=16), key=("tiles, integers", d))
 
 
-@pytest.mark.parametrize("n, distinct", [(200, 1), (420, 3), (300, 12)])
-def test_more_candidates_than_there_is_room_for(n, distinct, monkeypatch):
-    crowded = []
-    whole = kcenter.TritonKCenter._enqueue
-    monkeypatch.setattr(
-        kcenter.TritonKCenter, "_enqueue", lambda self, levels: (crowded.append(self._exact_cuts), whole(self, levels))
-    )
-    x = gaussian(distinct, 6).repeat(-(-n // distinct), 1)[:n]
-    check(x, distinct + 4, Tuning(batch=16, block=16), key=("crowded", n, distinct))
-    assert any(crowded)  # rooms are of 128
-    check((x * 8).round(), 16, Tuning(batch=16, block=16), key=("crowded integers", n, distinct))
-
-
-def test_more_picks_than_distinct_rows_with_weights():
-    weights = torch.arange(200.0) % 5
-    check(gaussian(7, 6).repeat(29, 1)[:200], 20, Tuning(batch=16, block=16), weights=weights)
-
-
-@pytest.mark.parametrize(
-    "weights", [torch.zeros(40), torch.tensor([1e300] * 39 + [0.0], dtype=torch.float64)], ids=["0", "1e300"]
-)
-def test_extreme_weights(weights):
-    check(gaussian(40, 6), 40, weights=weights)
-    check(gaussian(40, 6), 10, weights=weights, initial_min_dist=torch.full((40,), torch.inf))
-
-
 @pytest.fixture(scope="module")
 def photographs(real_features):
     """[400, 128] of the photographs' features."""
     return real_features[::78][:400].contiguous()
-
-
-def test_photographs(photographs):
-    lazy, eager = (
-        check(photographs, 30, Tuning(batch=48, block=32, lazy=lazy), start=0, key=("photographs",))
-        for lazy in (True, False)
-    )
-    assert max(lazy.passes, eager.passes) <= 10  # for 29 picks
-    assert lazy.distances < eager.distances
 
 
 ROUGH = {

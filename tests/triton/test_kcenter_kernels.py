@@ -125,10 +125,8 @@ def test_pack(name: str) -> None:
     x = awkward()[name].to(DEVICE)
     frame = choose_frame("test", Arithmetic("ieee"), True, features=x)
     rows = torch.tensor([7, 299, 0, 7, 150], device=DEVICE)
-    out, norm = (
-        torch.full((9, 29), UNTOUCHED, device=DEVICE, dtype=torch.float32),
-        torch.full((9,), torch.nan, device=DEVICE),
-    )
+    out = torch.full((9, 29), UNTOUCHED, device=DEVICE, dtype=torch.float32)
+    norm = torch.full((9,), torch.nan, device=DEVICE)
     pack(x, frame, norm, out, rows, first=2)
     scale = frame.params[0] * frame.params[4]
     expected = ((x[rows].double() - frame.centre.double()) * scale).float()
@@ -282,10 +280,8 @@ def test_settle_before_the_first_pick_and_beyond_the_room() -> None:
 def test_near_and_pairs(name: str, count: int) -> None:
     bench, size = Bench(SETTLED[name], 9), 32
     rows = torch.randperm(90, generator=random(9))[:count].to(DEVICE)
-    row, exact = (
-        torch.full((size,), UNTOUCHED, dtype=torch.int32, device=DEVICE),
-        torch.full((size,), torch.nan).double(),
-    )
+    row = torch.full((size,), UNTOUCHED, dtype=torch.int32, device=DEVICE)
+    exact = torch.full((size,), torch.nan).double()
     exact = exact.to(DEVICE)
     row[:count], exact[:count] = rows.int(), bench.true.min(1).values[rows]
     bench.counters[at.BLOCK] = count

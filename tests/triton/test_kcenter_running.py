@@ -1,7 +1,5 @@
 """What the Triton k-center leaves do besides picking: memory, waits for the device, progress."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 
@@ -17,7 +15,13 @@ from patchcore_fast.kernels.backends.triton_kernels import kcenter
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.tuning import Budget
 
-from ..kernels.cases import gaussian, integers
+from ..kernels.cases import gaussian
+from ..kernels.tiled_kcenter import (  # noqa: F401
+    PASSES,
+    test_arguments_are_not_changed,
+    test_memory_limit,
+    test_unfinite_rows_are_refused,
+)
 from ..kernels.watch import Allocations, held, waits
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -36,9 +40,6 @@ def leaves(x, k, tuning=SMALL, **budget):
     made = kcenter.TritonKCenter(KCenterJob("test", x, initial, None, 0, k, tuning, Budget(**budget)))
     made.append(torch.tensor([0], device=DEVICE))
     return made
-
-
-PASSES = {"gaussian": gaussian(150, 12), "integers": integers(150, 2), "crowded": gaussian(2, 5).repeat(100, 1)}
 
 
 @pytest.mark.parametrize("name", PASSES)
@@ -73,21 +74,6 @@ def test_many_given_picks_are_met_in_several_launches(monkeypatch):
     monkeypatch.setattr(device_kcenter, "_MOST_WORK", 16 * x.numel())
     found = select(x, 20, selected=given, start=1).indices.tolist()
     assert found == k_center_greedy_reference(x, 20, selected=given, start=1)[0].tolist() and len(enqueued) == 4
-
-
-def test_memory_limit():
-    x = gaussian(60, 8)
-    expected = select(x, 25).indices.tolist()
-    made = leaves(x, 25, Tuning(block=1024), memory_limit=2 << 20)
-    assert made.block == 256 and made.bytes(256) <= 2 << 20 < made.bytes(512)
-    assert select(x, 25, tuning=Tuning(batch=20, block=512), memory_limit=2 << 20).indices.tolist() == expected
-    large = torch.zeros(1, 8).expand(80_000, 8)
-    with pytest.raises(
-        ValueError, match=r"k_center_greedy: 80000 rows and 25 picks need \d+ bytes beyond .* memory_limit is 2097152"
-    ):
-        select(large, 25, memory_limit=2 << 20)
-    with pytest.raises(ValueError, match="k_center_greedy: memory_limit must lie in"):
-        select(x, 25, memory_limit=1000)
 
 
 def test_memory_stays_within_the_limit():
@@ -154,22 +140,6 @@ def test_an_exception_in_progress_ends_the_run():
         select(gaussian(90, 6), 60, progress=stop, tuning=Tuning(batch=8, block=16))
     assert len(calls) == 2
     assert select(gaussian(90, 6), 9).indices.tolist() == k_center_greedy_reference(gaussian(90, 6), 9)[0].tolist()
-
-
-def test_arguments_are_not_changed():
-    given = [gaussian(60, 8), torch.full((60,), 2.0, dtype=torch.float64), torch.arange(60).double(), torch.arange(9)]
-    given = [v.to(DEVICE) for v in given]
-    copies = [v.clone() for v in given]
-    select(given[0], 20, initial_min_dist=given[1], weights=given[2], selected=given[3])
-    assert all(torch.equal(v, copy) for v, copy in zip(given, copies, strict=True))
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_unfinite_rows_are_refused(value):
-    x = gaussian(30, 4)
-    x[7, 2], x[20, 1] = value, torch.nan
-    with pytest.raises(ValueError, match=r"k_center_greedy: features must be finite; 2 of 30 rows .* first is row 7"):
-        select(x, 5)
 
 
 def test_too_many_rows_are_refused():

@@ -1,35 +1,29 @@
 """The Triton backend's k-NN against float64 brute force: in the interpreter where there is no CUDA device."""
 
-from __future__ import annotations
-
-import logging
-
 import pytest
 import torch
 
 pytest.importorskip("triton", minversion="3.3")
 
-from patchcore_fast.kernels import knn, knn_rarity
+from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.backends.device.twins import surplus_twins
 from patchcore_fast.kernels.backends.triton_kernels import knn as host
 from patchcore_fast.kernels.backends.triton_kernels import plan
 from patchcore_fast.kernels.backends.triton_kernels.precision import Arithmetic
 from patchcore_fast.kernels.backends.triton_kernels.tiles import Tile
-from patchcore_fast.kernels.knn.reference import knn_rarity_reference, knn_reference
+from patchcore_fast.kernels.knn.reference import knn_reference
 from patchcore_fast.kernels.rounding import ErrorBound
 
 from ..kernels.cases import awkward, gaussian, integers
+from ..kernels.tiled_knn import (  # noqa: F401
+    TYPES,
+    check_layouts,
+    test_awkward_banks,
+    test_many_neighbours,
+    test_rarity,
+    test_ties_go_to_the_lowest_row,
+)
 from .knn_helpers import DEVICE, SMALL, check
-
-TYPES = {"h": torch.float16, "b": torch.bfloat16, "f": torch.float32, "d": torch.float64}
-
-
-@pytest.mark.parametrize("name", awkward())
-@pytest.mark.parametrize("k", [1, 3])
-def test_awkward_banks(name, k, monkeypatch):
-    monkeypatch.setattr(host, "_FEW", 0)
-    bank = awkward()[name]
-    check(torch.cat([bank[:5], bank[10:15] * 1.01]), bank, k)
 
 
 @pytest.mark.parametrize("name", awkward())
@@ -48,13 +42,6 @@ def test_crowded_queries_without_thinning(name, rescued, small_tiles):
     assert sum(rescued) > 0
 
 
-@pytest.mark.parametrize("d", [1, 2, 17, 64, 130, 300])
-def test_ties_go_to_the_lowest_row(d, rescued):
-    for k in (1, 5):
-        check(integers(20, d, seed=1), integers(150, d), k)
-    assert not rescued  # float32 is exact
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 33, 5), (33, 1, 5), (17, 31, 16), (15, 65, 33), (49, 97, 47)])
 @pytest.mark.parametrize("tile", [SMALL, Tile(32, 16, 64, 2, 1), Tile(64, 64, 64, 4, 1)], ids=str)
 def test_odd_sizes(shape, tile, monkeypatch):
@@ -64,13 +51,6 @@ def test_odd_sizes(shape, tile, monkeypatch):
         check(gaussian(q, d, seed=1), gaussian(m, d), k)
 
 
-@pytest.mark.parametrize("k", [63, 64, 65, 100])
-def test_many_neighbours(k, caplog):
-    with caplog.at_level(logging.DEBUG, "patchcore_fast.kernels"):
-        check(gaussian(3, 9, seed=1), gaussian(150, 9), k)
-    assert ("on torch's matrix products" in caplog.text) == (k > 64)
-
-
 @pytest.mark.parametrize("types", [a + b for a in "hbfd" for b in "hbfd"])
 def test_mixed_types(types):
     query, bank = (gaussian(9, 33, seed=2) * 3 + 5).to(TYPES[types[0]]), (gaussian(70, 33) * 3 + 5).to(TYPES[types[1]])
@@ -78,17 +58,7 @@ def test_mixed_types(types):
 
 
 def test_layouts(small_tiles):
-    x = gaussian(1200, 20)
-    views = [
-        x[:90, ::3],
-        x[:90].t()[:, :50].t()[:, :7],
-        x[:1].expand(90, 20)[:, :7],
-        x.flatten()[1:631].as_strided((90, 7), (7, 1)),
-        x.flatten()[:2000].as_strided((90, 7), (3, 2)),
-    ]
-    for view in views:
-        check(view[::9].double() + 0.01, view, 3)
-        check(view[::9], x[:80, 3:10], 2)
+    check_layouts(check)
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -176,11 +146,3 @@ def test_less_precision_is_a_permission(precision):
     wide = knn(query, bank, 20, backend="triton", precision=precision)[0]
     assert bool((wide.diff(dim=1) >= 0).all())
     torch.testing.assert_close(wide, knn_reference(query, bank, 20)[0], rtol=0.02, atol=0.05)
-
-
-def test_rarity(plans):
-    x = gaussian(150, 12).to(DEVICE)
-    anchors = torch.arange(0, 150, 2, device=DEVICE)
-    rarity = knn_rarity(x, 5, anchors=anchors, backend="triton", memory_limit=1 << 20)
-    torch.testing.assert_close(rarity.cpu(), knn_rarity_reference(x.cpu(), 5, anchors.cpu()), rtol=1e-6, atol=0)
-    assert plans  # it went through the kernels

@@ -1,12 +1,7 @@
 """The Triton k-NN in pieces, in little memory, as an operator; its choice by `auto`."""
 
-from __future__ import annotations
-
-import logging
-
 import pytest
 import torch
-from torch.library import opcheck
 
 pytest.importorskip("triton", minversion="3.3")
 
@@ -21,8 +16,17 @@ from patchcore_fast.kernels.knn.reference import knn_reference
 from patchcore_fast.kernels.tuning import Budget
 
 from ..kernels.cases import gaussian, integers
+from ..kernels.tiled_knn import (  # noqa: F401
+    test_compiles_into_one_graph,
+    test_nothing_is_queries_by_bank,
+    test_opcheck,
+    test_out_of_memory_makes_pieces_smaller,
+    test_unfinite_rows_are_refused,
+)
 from ..kernels.watch import Allocations
-from .knn_helpers import DEVICE, check
+from .knn_helpers import DEVICE, check  # noqa: F401
+
+LITTLE = {"memory_limit": 3 << 20}
 
 
 @pytest.mark.parametrize("limit", [1 << 14, 1 << 16])
@@ -50,42 +54,6 @@ def test_memory_stays_within_the_limit(small_tiles):
         search.packed = search.packed_bank = search.value = search.row = search.exact = None
 
 
-def test_nothing_is_queries_by_bank(plans):
-    query, bank = gaussian(400, 2, seed=1).to(DEVICE), gaussian(2000, 2).to(DEVICE)
-    with Allocations() as seen:
-        knn(query, bank, 1, backend="triton")
-    assert 0 < max(size for _, size in seen.made) < 400 * 2000 / 4
-
-
-def test_out_of_memory_makes_pieces_smaller(plans, monkeypatch, caplog):
-    query, bank = gaussian(40, 90, seed=1), gaussian(3000, 90)
-    empty, refused = host.Search._empty, []
-
-    def scarce(self, dtype, *shape):
-        if shape[-1] == 96 and shape[0] == 3000:
-            refused.append(shape)
-            raise torch.OutOfMemoryError("there is no more, says the test")
-        return empty(self, dtype, *shape)
-
-    monkeypatch.setattr(host.Search, "_empty", scarce)
-    with caplog.at_level(logging.DEBUG, "patchcore_fast.kernels"):
-        check(query, bank, 3, memory_limit=3 << 20)
-    assert refused == [(3000, 96)] and [p.bank == 3000 for p in plans] == [True, False]
-    assert "out of memory" in caplog.text
-    monkeypatch.setattr(host.Search, "_empty", lambda *arguments: scarce(arguments[0], None, 3000, 96))
-    with pytest.raises(torch.OutOfMemoryError, match="says the test"):
-        knn(query.to(DEVICE), bank.to(DEVICE), 3, backend="triton")
-
-
-def test_unfinite_rows_are_refused():
-    x, bad = gaussian(9, 4).to(DEVICE), gaussian(30, 4).to(DEVICE)
-    bad[7, 2], bad[20, 1] = torch.nan, torch.inf
-    with pytest.raises(ValueError, match="knn: bank must be finite; 2 of 30 rows are not finite, the first is row 7"):
-        knn(x, bad, 1, backend="triton")
-    with pytest.raises(ValueError, match="knn: query must be finite; 2 of 30 rows"):
-        knn(bad, x, 1, backend="triton")
-
-
 def test_unchecked_rows_give_valid_row_numbers(monkeypatch, small_tiles):
     # What a captured graph does, in which nothing is looked at by the host.
     monkeypatch.setattr(host, "captured", lambda device: True)
@@ -108,17 +76,3 @@ def test_auto_never_takes_the_interpreter():
         assert rows["triton", "cpu"].available and "interpreter" in rows["triton", "cpu"].reason
         assert "no CUDA device" in rows["triton", "cuda"].reason
     assert choose_backend("t", "auto", torch.device("cpu")).name in ("native", "torch")
-
-
-def test_opcheck():
-    x, y = gaussian(10, 6).to(DEVICE), gaussian(30, 6, seed=1).to(DEVICE)
-    opcheck(torch.ops.patchcore_fast.knn.default, (x, y, 3, "triton", "float32", 1 << 24))
-
-
-def test_compiles_into_one_graph():
-    bank, query = gaussian(40, 6).to(DEVICE), gaussian(9, 6, seed=1).to(DEVICE)
-
-    def score(x):
-        return knn(x * 2, bank, 3, backend="triton", precision="float32", memory_limit=1 << 22)[0].mean(1)
-
-    assert torch.equal(torch.compile(score, fullgraph=True, backend="aot_eager")(query), score(query))
