@@ -127,9 +127,9 @@ def test_full_streams(features: Path, stream: str, what: str) -> None:
 def test_names_of_any_bytes_on_a_plain_terminal(features: Path, name: bytes) -> None:
     output = os.fsencode(features.parent) + b"/" + name
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C", "PYTHONUTF8": "0"}
-    select = [b"select", os.fsencode(features), b"--ratio", b"0.5", b"--output", output]
-    command = [sys.executable.encode(), b"-c", RUN.encode(), *select]
-    done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    command = [sys.executable.encode(), b"-c", RUN.encode(), b"select", os.fsencode(features), b"--ratio", b"0.5"]
+    command += [b"--output"]
+    done = subprocess.run([*command, output], capture_output=True, check=False, env=environment)
     assert done.returncode == 0 and os.path.exists(output), done.stderr
     command[4] = output + b"x"
     done = subprocess.run([*command, b"o"], capture_output=True, check=False, env=environment)
