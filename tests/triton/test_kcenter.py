@@ -81,15 +81,17 @@ def test_options(name, kind, tile):
     check(x, 12, SMALL, key=("options", name, kind), **chosen)
 
 
-@pytest.mark.parametrize("d", [1, 3, 64, 128, 129, 300])
-@pytest.mark.parametrize("n", [1, 2, 63, 500])
+SIZES = [(n, d) for n in (1, 2, 63, 500) for d in (1, 3, 64, 128, 129, 300)]
+
+
+@pytest.mark.parametrize(("n", "d"), [pytest.param(*s, marks=[pytest.mark.thorough] * (s[0] == 500)) for s in SIZES])
 def test_integers(n, d):
     # Duplicates and ties, and down to the last row where few pairs are equally near.
     check(integers(n, d), min(n, 63 if d < 64 else 20), SMALL, key=("integers", n, d))
     check(integers(n, d), 1, SMALL, initial_min_dist=torch.ones(n))
 
 
-@pytest.mark.parametrize("d", [1, 2, 5])
+@pytest.mark.parametrize("d", [1, *(pytest.param(d, marks=pytest.mark.thorough) for d in (2, 5))])
 def test_down_to_the_last_row(d, tile):
     x = gaussian(63, d)
     check(x, 63, SMALL, Tuning(batch=63, block=64), key=("last", d))
