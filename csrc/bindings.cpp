@@ -18,8 +18,6 @@ using namespace pcf;
 
 namespace {
 
-constexpr double kLargestNorm2 = 0x1p120; // products of such rows stay within float32
-
 // Ctrl-C reaches a job within 50 ms: the thread that called it looks for signals between tasks.
 void poll() {
     const py::gil_scoped_acquire gil;
@@ -35,6 +33,13 @@ Prune prune_of(const std::string& name) {
 }
 
 Matrix matrix_of(const Rows& rows) { return matrix_from<Matrix>(rows); }
+
+// Rows of other processes, of one type with a job's own.
+const void* guests_of(uintptr_t address, Type type) {
+    const uintptr_t bytes = type == Type::f64 ? 8 : type == Type::f32 ? 4 : 2;
+    if (address % bytes != 0) throw std::invalid_argument("the address of the guests is not aligned for their type");
+    return reinterpret_cast<const void*>(address);
+}
 
 int at_least_one(int threads) {
     if (threads < 1) throw std::invalid_argument("threads must be at least 1, got " + std::to_string(threads));
@@ -53,8 +58,7 @@ struct Look {
     void check(const Rows& given) const {
         if (given != rows || int64_t(w.size()) != std::get<2>(rows))
             throw std::invalid_argument("the rows are not those that were looked over, or the look is used up");
-        const double longest = frame.kernel().longest;
-        if (!(extremes.norm2 <= (longest > 0 ? longest * longest : kLargestNorm2)))
+        if (!(extremes.norm2 <= most_norm2(frame.kernel())))
             throw std::invalid_argument("the rows are not finite, or too long for the instruction set");
     }
 };
@@ -100,10 +104,12 @@ PYBIND11_MODULE(_native, m) {
 
     py::class_<KCenter>(m, "KCenter", py::module_local(), "Leaves of k-center greedy; see csrc/cpu/kcenter.h.")
         .def(py::init([](const Rows& rows, Look& look, uintptr_t squared, uintptr_t weight, int64_t capacity,
-                         const std::string& prune, uintptr_t directions, int64_t direction_count, int threads) {
-                 const Matrix x = matrix_of(rows);
+                         const std::string& prune, uintptr_t directions, int64_t direction_count, int threads,
+                         uintptr_t guests) {
+                 Matrix x = matrix_of(rows);
+                 x.guests = guests_of(guests, x.type);
                  look.check(rows);
-                 if (capacity < 1 || capacity > x.rows || capacity > INT32_MAX)
+                 if (capacity < 1 || (capacity > x.rows && !guests) || capacity > INT32_MAX)
                      throw std::invalid_argument("capacity must lie in 1..rows, got " + std::to_string(capacity));
                  at_least_one(threads);
                  auto* s = array<double>(squared, x.rows);
@@ -122,7 +128,8 @@ PYBIND11_MODULE(_native, m) {
                                                   direction_count, threads, poll);
              }),
              py::arg("rows"), py::arg("look"), py::arg("squared"), py::arg("weight"), py::arg("capacity"),
-             py::arg("prune"), py::arg("directions"), py::arg("direction_count"), py::arg("threads"))
+             py::arg("prune"), py::arg("directions"), py::arg("direction_count"), py::arg("threads"),
+             py::arg("guests") = 0)
         .def_property_readonly("count", &KCenter::count)
         .def("append",
              [](KCenter& k, uintptr_t rows, int64_t count) {
@@ -130,6 +137,13 @@ PYBIND11_MODULE(_native, m) {
                  k.check_rows(r, count);
                  const FloatMode mode;
                  k.append(r, count);
+             })
+        .def("append_guests",
+             [](KCenter& k, uintptr_t own, int64_t count) {
+                 const auto* rows = array<const int64_t>(own, count);
+                 k.check_guests(rows, count);
+                 const FloatMode mode;
+                 k.append_guests(rows, count);
              })
         .def("edge",
              [](KCenter& k, int64_t wanted) {

@@ -22,7 +22,7 @@ void look_over(const Rows& x, uintptr_t largest, uintptr_t broken, int device, u
 }
 
 void pack_rows(const Rows& x, uintptr_t rows, int64_t count, int64_t first, uintptr_t centre, uintptr_t params,
-               uintptr_t norm, uintptr_t out, int64_t pitch, int device, uintptr_t stream) {
+               uintptr_t norm, uintptr_t out, int64_t pitch, int device, uintptr_t stream, bool raw) {
     Packing p{};
     p.x = device_matrix(x);
     p.rows = array<const int64_t>(rows, 0);
@@ -31,7 +31,10 @@ void pack_rows(const Rows& x, uintptr_t rows, int64_t count, int64_t first, uint
     p.centre = array<const float>(centre, 1);
     p.params = array<const double>(params, 1);
     p.norm = array<float>(norm, count);
-    p.out = array<float>(out, 0);
+    p.raw = raw;
+    p.out = raw ? static_cast<void*>(array<uint16_t>(out, 0)) : array<float>(out, 0);
+    if (raw && p.x.type != Type::f16 && p.x.type != Type::bf16)
+        throw std::invalid_argument("only float16 and bfloat16 rows are packed as they are");
     p.pitch = pitch;
     if (!p.rows && count > p.x.rows)
         throw std::invalid_argument("count must be at most the rows, got " + std::to_string(count));
@@ -61,38 +64,32 @@ void select_rows(uintptr_t key, uintptr_t seen, int64_t rows, int64_t span, uint
     s.ages = array<int32_t>(ages, 1);
     s.candidates = array<int32_t>(candidates, room);
     s.stale = array<int32_t>(stale, rows);
-    s.room = room;
+    s.listed = room;
     s.eager = eager;
     const py::gil_scoped_release release;
     check(select(s, levels, stream_of(stream)));
 }
 
+// kEdgeRow -> EDGE_ROW
+std::string python_name(const char* name) {
+    std::string out;
+    for (const char* c = name + 1; *c; ++c) {
+        if (*c >= 'A' && *c <= 'Z' && !out.empty()) out += '_';
+        out += *c >= 'a' && *c <= 'z' ? char(*c - 'a' + 'A') : *c;
+    }
+    return out;
+}
+
 py::dict layout() {
     py::dict out;
-    out["COUNT"] = int(kCount);
-    out["END"] = int(kEnd);
-    out["WANTED"] = int(kWanted);
-    out["LEFT"] = int(kLeft);
-    out["EDGE"] = int(kEdge);
-    out["EDGE_ROW"] = int(kEdgeRow);
-    out["BEST"] = int(kBest);
-    out["BEST_ROW"] = int(kBestRow);
-    out["ACCEPTED"] = int(kAccepted);
-    out["DISTANCES"] = int(kDistances);
-    out["FOUND"] = int(kFound);
-    out["CONTROL"] = int(kControl);
-    out["STALE"] = int(kStale);
-    out["INSIDE"] = int(kInside);
-    out["DOUBT"] = int(kDoubt);
-    out["BLOCK"] = int(kBlock);
-    out["PAIRS"] = int(kPairs);
-    out["TICKET"] = int(kTicket);
-    out["HISTOGRAM"] = int(kHistogram);
-    out["AGE_BINS"] = kAgeBins;
-    out["BINS"] = kBins;
-    out["LAST_ROW"] = kLastRow;
-    out["KEY_LEVELS"] = kKeyLevels;
-    out["COARSE_LEVELS"] = kCoarseLevels;
+#define PCF_TELL_PLACE(name, place) out[py::str(python_name(#name))] = int(name);
+#define PCF_TELL_NUMBER(type, name, value) out[py::str(python_name(#name))] = name;
+    PCF_CONTROL(PCF_TELL_PLACE)
+    PCF_COUNTERS(PCF_TELL_PLACE)
+    PCF_NUMBERS(PCF_TELL_NUMBER)
+#undef PCF_TELL_PLACE
+#undef PCF_TELL_NUMBER
+    out["COUNTERS"] = kCounters;
     py::list levels;
     for (const Level& level : kLevels) levels.append(py::make_tuple(level.shift, level.width));
     out["LEVELS"] = py::tuple(levels);
@@ -106,12 +103,14 @@ void bind_frame(py::module_& m) {
     m.def("look", &look_over, py::arg("x"), py::arg("largest"), py::arg("broken"), py::arg("device"),
           py::arg("stream"));
     m.def("pack", &pack_rows, py::arg("x"), py::arg("rows"), py::arg("count"), py::arg("first"), py::arg("centre"),
-          py::arg("params"), py::arg("norm"), py::arg("out"), py::arg("pitch"), py::arg("device"), py::arg("stream"));
+          py::arg("params"), py::arg("norm"), py::arg("out"), py::arg("pitch"), py::arg("device"), py::arg("stream"),
+          py::arg("raw") = false);
     m.def("select", &select_rows, py::arg("key"), py::arg("seen"), py::arg("rows"), py::arg("span"), py::arg("control"),
           py::arg("counters"), py::arg("ages"), py::arg("candidates"), py::arg("room"), py::arg("stale"),
           py::arg("eager"), py::arg("levels"), py::arg("stream"));
 #ifdef PCF_EMULATED
     bind_wrong(m);
+    bind_wrong_global(m);
 #endif
 }
 

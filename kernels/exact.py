@@ -33,11 +33,25 @@ def root(squared: Tensor) -> Tensor:  # float64 -> float64
     return squared.sqrt()
 
 
-def squared_weights(weights: Tensor) -> Tensor:  # [N] -> [N] float64
-    """Weights for squared distances, scaled by a power of two (the order does not change) so as not to overflow."""
+def squared_weights(weights: Tensor, largest: Tensor | None = None) -> Tensor:  # [N] -> [N] float64
+    """Weights for squared distances, scaled by a power of two (the order does not change) so as not to overflow.
+
+    `largest` [] : of all weights, where these are not all.
+    """
     weights = weights.double()
-    exponent = weights.max().frexp().exponent.clamp(min=-1000)
-    return (weights * torch.ldexp(torch.ones_like(weights[0]), -exponent)).square()
+    exponent = weight_exponent(weights.max() if largest is None else largest)
+    half = exponent // 2  # in two steps: 2^-1024 is not normal
+    return (weights * power_of_two(half) * power_of_two(exponent - half)).square()
+
+
+def weight_exponent(largest: Tensor) -> Tensor:  # [] float64 -> [] int
+    """The power of two that weights are scaled by, from the largest of them."""
+    return -largest.double().frexp().exponent.clamp(min=-1000)
+
+
+def power_of_two(exponent: Tensor) -> Tensor:  # [...] int -> [...] float64
+    """2^n for -1022 <= n <= 1023, from its bits: on a device torch.ldexp takes a pow that may be a unit off."""
+    return ((exponent.long() + 1023) << 52).view(torch.float64)
 
 
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:  # [..., D], [..., D] (broadcast) -> [...] float64

@@ -1,4 +1,4 @@
-"""The order in which greedy takes rows: the larger key first, then the lower row."""
+"""The order in which greedy takes rows: the larger key first, then the lower row; and where it may end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from .exact import root
 
 
 @dataclass(frozen=True, order=True)
@@ -22,6 +24,23 @@ class Picks:
 
     rows: list[int] = field(default_factory=list)
     squared: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where to end before k picks are made: at the first whose weighted distance is not above the radius."""
+
+    radius: float  # in the units of the weights
+    weight: Tensor | None  # [N] float64, squared
+
+    def place(self, rows: Tensor, squared: Tensor) -> int | None:
+        """Which of these picks [P], in order, is the first to leave out; None: none."""
+        key = squared
+        if self.weight is not None:
+            weight = self.weight[rows]
+            key = torch.where(weight > 0, weight * squared, 0.0)
+        below = (root(key) <= self.radius).nonzero()
+        return int(below[0]) if below.shape[0] else None
 
 
 def take_top(key: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Rank | None]:

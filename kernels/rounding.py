@@ -28,6 +28,8 @@ from .checks import LARGEST, raise_unusable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .together import Together
+
 UNIT = 2.0**-24
 _EXACT_INTEGERS = 2.0**24
 _CHUNK_ELEMENTS = {"cpu": 1 << 19}
@@ -104,7 +106,7 @@ def sample_rows(x: Tensor) -> Tensor:  # [N, D] -> [S, D]
     return x[:: -(-x.shape[0] // max(1, min(_SAMPLE, _SAMPLE_ELEMENTS // x.shape[1])))]
 
 
-def choose_frame(name: str, **matrices: Tensor) -> tuple[Frame, Tensor]:
+def choose_frame(name: str, together: Together | None = None, **matrices: Tensor) -> tuple[Frame, Tensor]:
     """Look over the rows once, refuse unusable ones, and choose a common frame for all matrices.
 
     Centring costs a copy of every tile, so it is done only where the centre dominates: there it shrinks |x|^2, hence
@@ -115,17 +117,24 @@ def choose_frame(name: str, **matrices: Tensor) -> tuple[Frame, Tensor]:
     Parameters
     ----------
     name : public function, for the error message.
+    together : the ranks whose rows are compared with each other; each has a centre of its own.
     matrices : [N, D] each, any float dtype, by the name that the message should use.
 
     Returns
     -------
     frame, and the squared norms [N] float32 of the first matrix in it.
     """
-    looks = [_look_over(name, what, x) for what, x in matrices.items()]
+
+    def look() -> list[_Look]:
+        return [_look_over(name, what, x) for what, x in matrices.items()]
+
+    looks = look() if together is None else together.agree(look)
     x = next(iter(matrices.values()))
     dim, norms = x.shape[1], looks[0].sq_norm
-    largest = max(look.largest for look in looks)
-    if all(look.integral for look in looks) and 4 * dim * largest**2 <= _EXACT_INTEGERS:
+    largest, integral = max(look.largest for look in looks), all(look.integral for look in looks)
+    if together is not None:
+        largest, integral = together.most(largest), together.most(float(not integral)) == 0
+    if integral and 4 * dim * largest**2 <= _EXACT_INTEGERS:
         return Frame(None, 1.0, ErrorBound(0.0, 0.0, 0.0)), norms
 
     plain = 2.0**-SAFE_EXPONENT <= largest <= 2.0**SAFE_EXPONENT
@@ -133,6 +142,8 @@ def choose_frame(name: str, **matrices: Tensor) -> tuple[Frame, Tensor]:
     # keeps `absolute` above what the float64 squares of subnormal differences lose.
     exponent = SAFE_EXPONENT if plain else 41
     scale = 1.0 if plain or largest == 0 else 2.0 ** min(40 - math.frexp(largest)[1], 450)
+    if x.shape[0] == 0:
+        return Frame(None, scale, expanded_bound(dim, exponent)), norms
     sample = sample_rows(x).double()
     centre = sample.median(0).values
     dominated = 16 * (sample - centre).square_().sum(1).median() < sample.square().sum(1).median()

@@ -45,14 +45,14 @@ class Tuning:
     block: int = 512  # candidates settled at a time
     lazy: bool = True  # refresh only rows that could become candidates
     prune: str = "auto"  # native engine: how rows are compared with picks; "auto" takes what is cheapest as it runs
-    graph: bool = False  # Triton, CUDA: record a pass once as a CUDA graph and replay it
+    graph: bool | None = None  # record a pass once as a CUDA graph and replay it; None: Triton does, CUDA does not
 
     def __post_init__(self) -> None:
         """Every size is a positive integer; `prune` is one of PRUNE."""
         for name in ("batch", "block"):
             if name != "batch" or self.batch is not None:
                 check_int("Tuning", name, getattr(self, name), 1, 1 << 40)
-        if not isinstance(self.graph, bool):
-            raise TypeError(f"Tuning: graph must be True or False, got {self.graph!r}")
+        if self.graph is not None and not isinstance(self.graph, bool):
+            raise TypeError(f"Tuning: graph must be True, False or None, got {self.graph!r}")
         if self.prune not in PRUNE:
             raise ValueError(f"Tuning: prune must be one of {', '.join(PRUNE)}, got {self.prune!r}")

@@ -28,10 +28,14 @@ KCenter::KCenter(const Matrix& x, Frame frame, std::vector<float> w, std::vector
                  double* squared, const double* weight, int64_t capacity, Prune prune, const float* directions,
                  int64_t direction_count, int threads, std::function<void()> poll)
     : x_(x), frame_(std::move(frame)), kernel_(frame_.kernel()),
-      bound_(loss, kernel_.roundings, frame_.depth(), frame_.dim(), frame_.scale()), w_(std::move(w)),
+      bound_(loss, kernel_.roundings, frame_.depth(), frame_.dim(), frame_.scale()), guests_(frame_), w_(std::move(w)),
       rho_(std::move(rho)), squared_(squared), weight_(weight), seen_(size_t(x.rows)), nearest_(size_t(x.rows), -1),
       picks_(frame_, capacity), prune_(prune), panel_groups_(panel_groups(frame_)), team_(threads, std::move(poll)) {
     pick_row_.reserve(size_t(capacity));
+    if (x.guests) {
+        w_.resize(size_t(x.rows + capacity));
+        rho_.resize(size_t(x.rows + capacity));
+    }
     if (directions) sketch_ = std::make_unique<Sketch>(frame_, directions, direction_count, capacity);
     for (int i = 0; i < team_.size(); ++i)
         workers_.push_back(std::make_unique<Worker>(x_, frame_, sketch_.get(), panel_groups_));
@@ -46,19 +50,49 @@ void KCenter::check_rows(const int64_t* rows, int64_t count) const {
                                     std::to_string(rows[i]));
 }
 
+void KCenter::check_guests(const int64_t* own, int64_t count) const {
+    if (!x_.guests) throw std::invalid_argument("the job was made without guests");
+    for (int64_t i = 0; i < count; ++i)
+        if (own[i] != -1) check_rows(own + i, 1);
+}
+
 void KCenter::append(const int64_t* rows, int64_t count) {
-    if (count_ + count > int64_t(pick_row_.capacity())) throw std::length_error("more picks than were asked for");
-    picks_.open(count_, count_ + count);
-    if (sketch_) sketch_->points.open(count_, count_ + count);
+    open(count);
     const Scratch& scratch = workers_[0]->scratch;
     for (int64_t i = 0; i < count; ++i) {
         frame_.row(x_, rows[i], scratch.rows.get(), scratch.spare.get());
-        picks_.put(count_ + i, scratch.rows.get(), w_[size_t(rows[i])]);
-        pick_row_.push_back(rows[i]);
+        put(rows[i], scratch.rows.get());
         squared_[rows[i]] = -1.0;
     }
-    count_ += count;
     if (sketch_) sketch_picks(count_ - count);
+}
+
+void KCenter::append_guests(const int64_t* own, int64_t count) {
+    open(count);
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t row = x_.rows + count_;
+        guests_.take(x_, row, w_[size_t(row)], rho_[size_t(row)]);
+        if (!(guests_.norm2() <= most_norm2(kernel_))) throw std::domain_error("a row is too long for the frame, or not finite");
+        put(row, guests_.row());
+        if (own[i] >= 0) squared_[own[i]] = -1.0;
+    }
+    const Loss loss = guests_.loss();
+    bound_.alpha = std::max(bound_.alpha, loss.alpha);
+    bound_.beta = std::max(bound_.beta, loss.beta);
+    if (sketch_) sketch_picks(count_ - count);
+}
+
+// Room for so many picks more.
+void KCenter::open(int64_t count) {
+    if (count_ + count > int64_t(pick_row_.capacity())) throw std::length_error("more picks than were asked for");
+    picks_.open(count_, count_ + count);
+    if (sketch_) sketch_->points.open(count_, count_ + count);
+}
+
+void KCenter::put(int64_t row, const float* in_frame) {
+    picks_.put(count_, in_frame, w_[size_t(row)]);
+    pick_row_.push_back(row);
+    ++count_;
 }
 
 KCenter::View KCenter::full_view(const Points& points) const { return {&frame_, &points, &bound_, true}; }

@@ -34,7 +34,11 @@ class KCenter {
 
     int64_t count() const { return count_; }
     void check_rows(const int64_t* rows, int64_t count) const; // throws std::out_of_range
+    void check_guests(const int64_t* own, int64_t count) const; // throws std::invalid_argument, std::out_of_range
     void append(const int64_t* rows, int64_t count);
+    // Picks of whom the caller has put the rows into x.guests, at places count() and on. own [count]: the row number of
+    // each that is a row of x as well, -1 for others. Throws std::domain_error for a row that the frame cannot hold.
+    void append_guests(const int64_t* own, int64_t count);
     double key(int64_t row) const;
     double edge(int64_t wanted); // the wanted-th largest key of the rows not picked, 0 if there are fewer
     // Rows up to date whose key is >= edge, ascending; the first `most` in rank of them where there are more, and then
@@ -62,6 +66,8 @@ class KCenter {
                 int64_t lo, int64_t hi, const int32_t* ids);
     void project(Worker& worker, const int64_t* rows, int64_t count);
     void sketch_picks(int64_t first);
+    void open(int64_t count);
+    void put(int64_t row, const float* in_frame);
     void settle(Worker& worker, const View& view, int64_t lane, int64_t row, float& threshold);
     void absorb(const Lanes& lanes, const int64_t* rows, int64_t count);
     int64_t first_unseen(const int64_t* rows, int64_t count) const;
@@ -74,6 +80,7 @@ class KCenter {
     Frame frame_;
     const TileKernel& kernel_;
     Bound bound_;
+    Meter guests_; // what their rows lose in the frame
     std::vector<float> w_, rho_;
     double* squared_;
     const double* weight_;

@@ -8,6 +8,7 @@ namespace pcf {
 namespace {
 
 constexpr int64_t kMeasureRows = 512;
+constexpr double kFlushed = 0x1p-125; // what float32 and bfloat16 may flush to zero, a column
 
 float rounded_up(double value) {
     const float rounded = float(value);
@@ -16,48 +17,50 @@ float rounded_up(double value) {
 
 } // namespace
 
-Extremes measure(Team& team, const Matrix& x, const Frame& frame, Measured out) {
-    struct Worker {
-        Aligned<float> row, spare;
-        double norm2 = 0, alpha = 0, beta = 0, ratios = 0;
-    };
-    std::vector<Worker> workers(size_t(team.size()));
-    for (auto& w : workers) {
-        w.row = Aligned<float>(frame.depth());
-        w.spare = Aligned<float>(frame.dim());
-    }
-    const TileKernel& kernel = frame.kernel();
+double most_norm2(const TileKernel& kernel) {
+    return kernel.longest > 0 ? kernel.longest * kernel.longest : 0x1p120;
+}
+
+void Meter::take(const Matrix& x, int64_t i, float& w, float& rho) {
+    const TileKernel& kernel = frame_->kernel();
     const bool integers = kernel.longest > 0;
-    const double tiny = std::sqrt(double(frame.dim())) * 0x1p-125; // what float32 and bfloat16 may flush to zero
+    const double tiny = std::sqrt(double(frame_->dim())) * kFlushed;
+    frame_->row(x, i, row_.get(), spare_.get());
+    double norm2[3];
+    kernel.measure(row_.get(), frame_->depth(), norm2);
+    if (!(norm2[0] <= norm2_))
+        norm2_ = norm2[0] - norm2[0] == 0 ? norm2[0] : std::numeric_limits<double>::infinity();
+    const double norm = std::sqrt(norm2[0]), lost = std::sqrt(norm2[2]) * (1 + 0x1p-40);
+    if (integers) alpha_ = std::max(alpha_, lost);
+    if (norm > 0) {
+        if (!integers) beta_ = std::max(beta_, (lost - tiny) / norm);
+        ratios_ += lost / norm;
+    }
+    w = float(norm2[1] - norm2[2]);
+    rho = rounded_up(lost + tiny);
+}
+
+Loss Meter::loss() const {
+    const double tiny = std::sqrt(double(frame_->dim())) * kFlushed;
+    return {(alpha_ + 2 * tiny) * (1 + 0x1p-20), beta_ * (1 + 0x1p-20)};
+}
+
+Extremes measure(Team& team, const Matrix& x, const Frame& frame, Measured out) {
+    std::vector<Meter> meters;
+    for (int i = 0; i < team.size(); ++i) meters.emplace_back(frame);
     team.run((x.rows + kMeasureRows - 1) / kMeasureRows, [&](int64_t task, int worker) {
-        Worker w = std::move(workers[size_t(worker)]);
+        Meter meter = std::move(meters[size_t(worker)]); // what it counts stays in this thread's cache
         const int64_t end = std::min(x.rows, (task + 1) * kMeasureRows);
-        for (int64_t i = task * kMeasureRows; i < end; ++i) {
-            frame.row(x, i, w.row.get(), w.spare.get());
-            double norm2[3];
-            kernel.measure(w.row.get(), frame.depth(), norm2);
-            if (!(norm2[0] <= w.norm2))
-                w.norm2 = norm2[0] - norm2[0] == 0 ? norm2[0] : std::numeric_limits<double>::infinity();
-            const double norm = std::sqrt(norm2[0]), lost = std::sqrt(norm2[2]) * (1 + 0x1p-40);
-            if (integers) w.alpha = std::max(w.alpha, lost);
-            if (norm > 0) {
-                if (!integers) w.beta = std::max(w.beta, (lost - tiny) / norm);
-                w.ratios += lost / norm;
-            }
-            out.w[i] = float(norm2[1] - norm2[2]);
-            out.rho[i] = rounded_up(lost + tiny);
-        }
-        workers[size_t(worker)] = std::move(w);
+        for (int64_t i = task * kMeasureRows; i < end; ++i) meter.take(x, i, out.w[i], out.rho[i]);
+        meters[size_t(worker)] = std::move(meter);
     });
     Extremes all{0, {0, 0}, 0};
-    for (const auto& w : workers) {
-        all.norm2 = std::max(all.norm2, w.norm2);
-        all.loss.alpha = std::max(all.loss.alpha, w.alpha);
-        all.loss.beta = std::max(all.loss.beta, w.beta);
-        all.coarse += w.ratios / double(std::max<int64_t>(1, x.rows));
+    for (const auto& meter : meters) {
+        all.norm2 = std::max(all.norm2, meter.norm2());
+        all.loss.alpha = std::max(all.loss.alpha, meter.loss().alpha);
+        all.loss.beta = std::max(all.loss.beta, meter.loss().beta);
+        all.coarse += meter.ratios() / double(std::max<int64_t>(1, x.rows));
     }
-    all.loss.alpha = (all.loss.alpha + 2 * tiny) * (1 + 0x1p-20);
-    all.loss.beta *= 1 + 0x1p-20;
     return all;
 }
 

@@ -22,6 +22,25 @@ struct Extremes {
 
 Extremes measure(Team& team, const Matrix& x, const Frame& frame, Measured out);
 
+// Largest squared norm in the frame that the tiles stand: products stay within float32, or integers within theirs.
+double most_norm2(const TileKernel& kernel);
+
+// One row after the other: its w and rho, and what has been met so far.
+class Meter {
+  public:
+    explicit Meter(const Frame& frame) : frame_(&frame), row_(frame.depth()), spare_(frame.dim()) {}
+    void take(const Matrix& x, int64_t i, float& w, float& rho);
+    const float* row() const { return row_.get(); } // the last one, in the frame
+    double norm2() const { return norm2_; }
+    double ratios() const { return ratios_; } // sum of rho / |z|
+    Loss loss() const;
+
+  private:
+    const Frame* frame_;
+    Aligned<float> row_, spare_;
+    double norm2_ = 0, alpha_ = 0, beta_ = 0, ratios_ = 0;
+};
+
 // Rows packed as points, in blocks.
 class Points {
   public:

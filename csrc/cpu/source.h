@@ -14,7 +14,16 @@ struct Matrix {
     Type type;
     int64_t rows, dim;
     int64_t row_stride, column_stride; // in elements
+    // Rows from number `rows` on: [*][dim], of one type with the others, that came from elsewhere.
+    const void* guests = nullptr;
 };
+
+// Where a row is, and how far apart its columns are, in elements.
+struct RowPlace {
+    const char* at;
+    int64_t step;
+};
+RowPlace place_of(const Matrix& m, int64_t i);
 
 // 64-byte aligned memory, not initialised.
 template <class T>
@@ -59,7 +68,7 @@ class Canonical {
     Canonical(const TileKernel& kernel, const Matrix& x, const Matrix& y);
     double squared(int64_t i, int64_t j); // between row i of x and row j of y
     void prefetch(int64_t j) const {      // the head of row j of y; the processor follows a row once it is begun
-        const char* row = static_cast<const char*>(y_.data) + j * y_stride_;
+        const char* row = place_of(y_, j).at;
         for (int64_t b = 0; b < y_head_; b += 64) __builtin_prefetch(row + b);
     }
 
@@ -68,7 +77,7 @@ class Canonical {
     const TileKernel* kernel_;
     Matrix x_, y_;
     bool direct_;
-    int64_t y_stride_, y_head_; // in bytes
+    int64_t y_head_; // in bytes
     std::vector<double> scratch_, row_x_, row_y_;
     std::vector<float> row_f32_;
     int64_t held_x_ = -1, held_y_ = -1;

@@ -39,9 +39,9 @@ __global__ void __launch_bounds__(kNearThreads, 4) near_kernel(KCenterPass p) {
         for (int at = int(threadIdx.x); at < 2 * kSide * kNearDepth; at += kNearThreads) {
             const int side = at / (kSide * kNearDepth), place = at / kNearDepth % kSide, column = at % kNearDepth;
             const int which = first[side] + place;
+            const bool there = which < size && from + column < dim;
             s.rows[side][place * kNearPitch + column] =
-                which < size && from + column < dim ? framed_at(p, p.block_row[which] * p.x.row_stride, from + column)
-                                                    : 0.0f;
+                there ? framed_at(p, p.block_row[which] * p.rows.row_stride, from + column) : 0.0f;
         }
         __syncthreads();
         PCF_UNROLL
@@ -236,23 +236,28 @@ __global__ void __launch_bounds__(1024) resolve_kernel(KCenterPass p) {
     for (int at = me; at < accepted; at += threads) {
         const int place = s.order[at], row = s.row[place];
         p.pick_row[count + at] = row;
-        p.control[kControl + at] = row;
-        p.control[kControl + p.block + at] = s.exact[place];
+        p.pick_squared[count + at] = __longlong_as_double(s.exact[place]);
         p.key[row] = -1.0;
     }
-    if (me == 0) {
+    if (me == 0 && count < p.control[kEnd]) {
         p.control[kAccepted] = accepted;
         p.control[kCount] = count + accepted;
+        p.control[kPasses] += 1;
     }
 }
 
-// This pass's picks to where rows are compared with them, in the frame: a warp a pick.
+// This pass's picks to where rows are compared with them, in the frame, or the halves that they are: a warp a pick.
 __global__ void __launch_bounds__(256) append_kernel(KCenterPass p) {
     const int accepted = int(p.control[kAccepted]), number = int(blockIdx.x) * warps() + warp();
     if (number >= accepted) return;
     const int64_t pick = p.control[kCount] - accepted + number, row = p.pick_row[pick];
-    for (int column = lane(); column < p.pitch; column += 32)
-        p.picks[pick * p.pitch + column] = column < p.x.dim ? framed_at(p, row * p.x.row_stride, column) : 0.0f;
+    const auto* halves = static_cast<const uint16_t*>(p.rows.data) + row * p.rows.row_stride;
+    for (int column = lane(); column < p.pitch; column += 32) {
+        const bool there = column < p.rows.dim;
+        const int64_t at = pick * p.pitch + column;
+        if (of_halves(p.mode)) static_cast<uint16_t*>(p.picks)[at] = there ? halves[column] : 0;
+        else static_cast<float*>(p.picks)[at] = there ? framed_at(p, row * p.rows.row_stride, column) : 0.0f;
+    }
     if (lane() == 0) p.pick_norm[pick] = p.norm[row];
 }
 

@@ -29,7 +29,7 @@ bool misfit(int error) {
 
 } // namespace
 
-Status tf32_runs(const char* kernel) {
+Status tensor_cores_run(const char* kernel) {
     constexpr int kNotSupported = 801;
     int code = 0;
     if (const Status failed = load(probe_kernel, &code).in("probe_kernel")) return failed;

@@ -18,8 +18,8 @@ struct DeviceInfo {
 };
 DeviceInfo device_info(int device);
 
-// Whether a kernel with TF32 products may be launched on the current device: 801 (cudaErrorNotSupported) where the code
-// that runs there has none, whatever the card could do.
-Status tf32_runs(const char* kernel);
+// Whether a kernel with products on tensor cores may be launched on the current device: 801 (cudaErrorNotSupported)
+// where the code that runs there has none, whatever the card could do.
+Status tensor_cores_run(const char* kernel);
 
 } // namespace pcf

@@ -7,7 +7,9 @@ namespace pcf {
 
 struct Edge {
     int64_t bits, row;
-    PCF_DEVICE explicit Edge(const int64_t* control) : bits(control[kEdge]), row(control[kEdgeRow]) {}
+    bool done; // all picks are made: of passes enqueued ahead the rest has nothing to do
+    PCF_DEVICE explicit Edge(const int64_t* control)
+        : bits(control[kEdge]), row(control[kEdgeRow]), done(control[kCount] >= control[kEnd]) {}
     // Whether a row ranks no lower: larger key first, then lower row. Keys that are not negative have the order of
     // their bits; -1 marks what was picked.
     PCF_DEVICE bool reached(double key, int64_t which) const {

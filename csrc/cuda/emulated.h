@@ -7,13 +7,19 @@
 //   * reads shared memory that nothing has written in this block, or goes beyond what was asked for;
 //   * touches what another has written, or writes what another has read, with no __syncthreads between them (or
 //     __syncwarp, within a warp): as a hazard, whether or not a value comes out wrong;
-//   * reads what cp.async has brought before waiting for it, or uses a misaligned address.
+//   * reads what cp.async has brought before waiting for it, or uses a misaligned address;
+//   * where global memory is watched: touches what another thread has written, or writes what another has read, with
+//     nothing that orders the two, in its block or in another one (emulator/global.h), or goes beyond all arrays.
 // The compiler reports the accesses: kernels are compiled with -fsanitize=thread and linked with emulator/hooks.cpp,
-// which has functions of the names that this option calls, instead of with the sanitizer. Not seen: global memory, calls
+// which has functions of the names that this option calls, instead of with the sanitizer. Not seen: calls
 // of memcpy with a size that is not constant, and blocks that wait for one another, which never end.
 // PATCHCORE_FAST_CUDA_EMULATED_ARCH (75, 80, 86, ...; 80) is the compute capability it shows to the host and obeys;
 // PATCHCORE_FAST_CUDA_EMULATED_CODE, if less, the one its code was compiled for, as PTX is that a driver compiles for a
 // newer card. Tensor-core products in code for less than 8.0 end the launch with an error.
+// PATCHCORE_FAST_CUDA_EMULATED_MMA="ADDENDS SUMS PRODUCTS" ("24 24 22") is how many bits tensor cores keep in TF32, and
+// PATCHCORE_FAST_CUDA_EMULATED_MMA_HALF="ADDENDS SUMS PRODUCTS SUBNORMAL" ("24 24 22 1") of halves, and whether
+// subnormal ones are taken as they are (0: as zeros).
+// Global memory is watched between watch_global(true) and watch_global(false); the caller names its arrays. Slower then.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -84,8 +90,13 @@ void cp_async(void* to, const void* from, int bytes, bool valid);
 void cp_async_commit();
 void cp_async_wait(int groups);
 void mma_tf32(float* d, const uint32_t* a, const uint32_t* b, Site site);
+void mma_half(float* d, const uint32_t* a, const uint32_t* b, bool brain, Site site); // float16, or bfloat16
 void note_plain(const void* p, size_t bytes, bool writes, size_t alignment, const void* caller);
-void note_atomic(const void* p, size_t bytes);
+void note_atomic(const void* p, size_t bytes, const void* caller);
+void note_peek(const void* p, size_t bytes, const void* caller);
+void fence();
+void watch_global(bool on);                                        // forgets the arrays
+void add_global(const void* p, size_t bytes, size_t element); // an array whose elements have so many bytes
 
 // Lane to read from, or -1 for the lane's own value.
 enum class Shuffle { index, up, down, exclusive };
@@ -178,14 +189,16 @@ unsigned __match_any_sync(unsigned mask, T value, PCF_HERE) {
 }
 #undef PCF_HERE
 
-inline void __threadfence() {}
+inline void __threadfence() { pcf::emulated::fence(); }
 inline void __threadfence_block() {}
 
-// Not watched as plain accesses are: atomics do not race with one another.
+// Not watched as plain accesses are: atomics do not race with one another. A call of its own, so that what it returns to
+// is the line that asked for it.
+#define PCF_UNWATCHED __attribute__((no_sanitize("thread"), noinline))
 #define PCF_ATOMIC(name, expression)                                                                                   \
     template <class T>                                                                                                 \
-    __attribute__((no_sanitize("thread"))) T name(T* p, typename std::common_type<T>::type value) {                    \
-        pcf::emulated::note_atomic(p, sizeof(T));                                                                      \
+    PCF_UNWATCHED T name(T* p, typename std::common_type<T>::type value) {                                             \
+        pcf::emulated::note_atomic(p, sizeof(T), __builtin_return_address(0));                                         \
         const T old = *p;                                                                                              \
         *p = T(expression);                                                                                            \
         return old;                                                                                                    \
@@ -199,13 +212,20 @@ PCF_ATOMIC(atomicAnd, old & value)
 PCF_ATOMIC(atomicExch, value)
 #undef PCF_ATOMIC
 template <class T>
-__attribute__((no_sanitize("thread"))) T atomicCAS(T* p, typename std::common_type<T>::type compare,
-                                                   typename std::common_type<T>::type value) {
-    pcf::emulated::note_atomic(p, sizeof(T));
+PCF_UNWATCHED T atomicCAS(T* p, typename std::common_type<T>::type compare, typename std::common_type<T>::type value) {
+    pcf::emulated::note_atomic(p, sizeof(T), __builtin_return_address(0));
     const T old = *p;
     if (old == compare) *p = value;
     return old;
 }
+namespace pcf::emulated {
+template <class T>
+PCF_UNWATCHED T peek(const T* p) {
+    note_peek(p, sizeof(T), __builtin_return_address(0));
+    return *p;
+}
+} // namespace pcf::emulated
+#undef PCF_UNWATCHED
 
 #define PCF_CAST(name, To, From)                                                                                       \
     inline To name(From x) {                                                                                           \

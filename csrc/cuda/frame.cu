@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kThreads)
     // Float64 values that are not negative have the order of their bits. Most warps find what others have said.
     if (lane() == 0) {
         const int64_t bits = __double_as_longlong(double(most));
-        if (bits > __ldcg(reinterpret_cast<const long long*>(largest))) atomic_max(largest, bits);
-        if (any && __ldcg(broken) == 0) atomicOr(broken, 1);
+        if (bits > peek(reinterpret_cast<const long long*>(largest))) atomic_max(largest, bits);
+        if (any && peek(broken) == 0) atomicOr(broken, 1);
     }
 }
 
@@ -61,8 +61,25 @@ struct Pack {
     int64_t count, first;
     DeviceFrame frame;
     float* norm;
-    float* out;
+    void* out;
+    bool raw;
     int64_t pitch;
+};
+
+// Where a packed row goes: values in the frame, or as they are.
+template <class T>
+struct Packed {
+    float* framed;
+    T* raw;
+    PCF_DEVICE Packed(const Pack& p, int64_t place) {
+        const int64_t at = (p.first + place) * p.pitch;
+        framed = p.out && !p.raw ? static_cast<float*>(p.out) + at : nullptr;
+        raw = p.out && p.raw ? static_cast<T*>(p.out) + at : nullptr;
+    }
+    PCF_DEVICE void put(int64_t column, float in_frame, T as_it_is) const {
+        if (framed) framed[column] = in_frame;
+        if (raw) raw[column] = as_it_is;
+    }
 };
 
 // One warp a row: for rows that are contiguous, or nearly.
@@ -72,15 +89,16 @@ __global__ void __launch_bounds__(kThreads) pack_rows_kernel(const T* x, Pack p)
     for (int64_t place = int64_t(blockIdx.x) * warps() + warp(); place < p.count;
          place += int64_t(gridDim.x) * warps()) {
         const T* at = x + (p.rows ? p.rows[place] : place) * p.row_stride;
-        float* to = p.out ? p.out + (p.first + place) * p.pitch : nullptr;
+        const Packed<T> to(p, place);
         double norm = 0;
         for (int column = lane(); column < p.dim; column += kWarp) {
-            const float value = framed(at[column * p.column_stride], p.frame.centre[column], scale);
+            const T given = at[column * p.column_stride];
+            const float value = framed(given, p.frame.centre[column], scale);
             norm = __fma_rn(double(value), double(value), norm);
-            if (to) to[column] = value;
+            to.put(column, value, given);
         }
-        if (to)
-            for (int64_t column = p.dim + lane(); column < p.pitch; column += kWarp) to[column] = 0.0f;
+        if (p.out)
+            for (int64_t column = p.dim + lane(); column < p.pitch; column += kWarp) to.put(column, 0.0f, T{});
         norm = warp_sum(norm);
         if (lane() == 0) p.norm[p.first + place] = float(norm);
     }
@@ -93,15 +111,16 @@ __global__ void __launch_bounds__(kThreads) pack_columns_kernel(const T* x, Pack
     for (int64_t place = int64_t(blockIdx.x) * kThreads + threadIdx.x; place < p.count;
          place += int64_t(gridDim.x) * kThreads) {
         const T* at = x + (p.rows ? p.rows[place] : place) * p.row_stride;
-        float* to = p.out ? p.out + (p.first + place) * p.pitch : nullptr;
+        const Packed<T> to(p, place);
         double norm = 0;
         for (int column = 0; column < p.dim; ++column) {
-            const float value = framed(at[column * p.column_stride], p.frame.centre[column], scale);
+            const T given = at[column * p.column_stride];
+            const float value = framed(given, p.frame.centre[column], scale);
             norm = __fma_rn(double(value), double(value), norm);
-            if (to) to[column] = value;
+            to.put(column, value, given);
         }
-        if (to)
-            for (int64_t column = p.dim; column < p.pitch; ++column) to[column] = 0.0f;
+        if (p.out)
+            for (int64_t column = p.dim; column < p.pitch; ++column) to.put(column, 0.0f, T{});
         p.norm[p.first + place] = float(norm);
     }
 }
@@ -138,7 +157,7 @@ Status pack(const Packing& p, int device, stream_t stream) {
     const DeviceGuard guard(device);
     if (guard.status()) return guard.status();
     const Pack pack{p.x.row_stride, p.x.column_stride, int(p.x.dim), p.rows, p.count, p.first, {p.centre, p.params},
-                    p.norm, p.out, p.pitch};
+                    p.norm, p.out, p.raw, p.pitch};
     return with_type(p.x.type, [&](auto kind) -> Status {
         using T = decltype(kind);
         const auto* x = static_cast<const T*>(p.x.data);

@@ -16,7 +16,8 @@ struct Packing {
     const float* centre;  // [dim]
     const double* params; // [5], see rows.h
     float* norm;          // squared norms in the frame, summed in float64
-    float* out;           // [*, pitch] the rows in the frame, columns from dim on zero; or null
+    void* out;            // [*, pitch] float32, the rows in the frame, columns from dim on zero; or null
+    bool raw;             // `out` is of the rows' own type instead, and has them as they are
     int64_t pitch;        // >= dim
 };
 Status pack(const Packing& packing, int device, stream_t stream);

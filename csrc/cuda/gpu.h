@@ -1,4 +1,5 @@
-// The only file that knows whether the kernels are compiled by nvcc, or by a C++ compiler for the emulator.
+// Where it is known whether the kernels are compiled by nvcc, or by a C++ compiler for the emulator: here, and in mma.h
+// what tensor cores do.
 //
 // Kernels are ordinary CUDA C++ within limits that let both run them (emulated.h says what the emulator checks):
 //   * all shared memory is dynamic: shared<T>() and offsets from there;
@@ -186,20 +187,33 @@ PCF_DEVICE int64_t atomic_min(int64_t* p, int64_t value) {
     return int64_t(atomicMin(reinterpret_cast<long long*>(p), static_cast<long long>(value)));
 }
 
+// What others may change by atomics meanwhile, as it was at some time: nothing that is decided by it may depend on when.
+// Past the first-level cache, where it might be old for ever.
+template <class T>
+PCF_DEVICE T peek(const T* p) {
+#ifdef PCF_EMULATED
+    return emulated::peek(p);
+#else
+    return __ldcg(p);
+#endif
+}
+
 // --- Copies from global to shared memory that a thread need not wait for (from sm_80 on; a plain copy below) ---
 
-// Both addresses must be multiples of the size; nothing is read where not valid, and zeros are written.
-template <int Bytes>
+// Both addresses must be multiples of the size; nothing is read where not valid, and zeros are written. 16 bytes pass
+// the first-level cache unless they are to be kept there: most tiles are not read twice by a multiprocessor.
+template <int Bytes, bool Keep = Bytes != 16>
 PCF_DEVICE void cp_async(void* to, const void* from, bool valid) {
 #if defined(PCF_EMULATED)
     emulated::cp_async(to, from, Bytes, valid);
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     const unsigned at = unsigned(__cvta_generic_to_shared(to));
     const int read = valid ? Bytes : 0;
-    if (Bytes == 16) // past the first-level cache, as tiles are not read twice by a multiprocessor
+    if constexpr (!Keep)
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(read) : "memory");
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(at), "l"(from), "r"(read) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(at), "l"(from), "n"(Bytes), "r"(read)
+                     : "memory");
 #else
     if (Bytes == 16)
         *static_cast<uint4*>(to) = valid ? *static_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
@@ -208,6 +222,7 @@ PCF_DEVICE void cp_async(void* to, const void* from, bool valid) {
 #endif
 }
 PCF_DEVICE void cp_async16(void* to, const void* from, bool valid) { cp_async<16>(to, from, valid); }
+PCF_DEVICE void cp_async16_keep(void* to, const void* from, bool valid) { cp_async<16, true>(to, from, valid); }
 PCF_DEVICE void cp_async4(void* to, const void* from, bool valid) { cp_async<4>(to, from, valid); }
 
 // The copies since the last commit become a group.
@@ -226,41 +241,6 @@ PCF_DEVICE void cp_async_wait() {
     emulated::cp_async_wait(N);
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-#endif
-}
-
-// --- Tensor cores (from sm_80 on) ---
-
-// x rounded to TF32, nearest, ties away from zero; the low 13 bits are zero.
-PCF_DEVICE uint32_t to_tf32(float x) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    uint32_t out;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(out) : "f"(x));
-    return out & 0xffffe000u;
-#else
-    const uint32_t bits = float_to_bits(x);
-    return ((bits & 0x7f800000u) == 0x7f800000u ? bits : bits + 0x1000u) & 0xffffe000u;
-#endif
-}
-
-// x = hi + lo, exactly; the tensor core then cuts lo to TF32, off by 2^-21 |x| at most.
-PCF_DEVICE void split_tf32(float x, uint32_t& hi, uint32_t& lo) {
-    hi = to_tf32(x);
-    lo = float_to_bits(x - bits_to_float(hi));
-}
-
-// d += a b for a [16, 8] row by row, b [8, 8] column by column, d [16, 8]; fragments as PTX's mma.m16n8k8 lays them
-// out, with g = lane / 4, t = lane % 4: a = (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4); b = (t, g), (t + 4, g);
-// d = (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1).
-PCF_DEVICE void mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2] PCF_SITE) {
-#if defined(PCF_EMULATED)
-    emulated::mma_tf32(d, a, b PCF_AT);
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#elif defined(__CUDA_ARCH__)
-    __trap(); // the host never launches it there
 #endif
 }
 

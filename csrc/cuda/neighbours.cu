@@ -9,18 +9,29 @@ namespace pcf {
 namespace cuda {
 namespace {
 
-constexpr int kSettlers = 128; // threads: four pairs at a time
-constexpr int kGroups = kSettlers / 16;
+constexpr int kSettlers = 128; // threads: four warps
+// Queries of a multiprocessor from which each has a warp of its own: then there is work for all warps, and none waits
+// for others or has nothing to do. Where there are fewer, four warps share a query, and are done with it sooner.
+constexpr int kEnough = 32;
 
 struct Pairs {
     double exact[kMostSlots];
     uint32_t row[kMostSlots];
 };
 
-// All that the splits have kept goes to the first one's slots: half warps take every eighth split, then the first takes
-// what the others have.
+// The warps of a query wait for one another.
+template <int Warps>
+PCF_DEVICE void meet() {
+    if constexpr (Warps == 1) __syncwarp();
+    else __syncthreads();
+}
+
+// All that the splits have kept goes to the first one's slots: each half warp takes some of the splits, then the first
+// takes what the others have.
+template <int Warps>
 PCF_DEVICE void gather(const Knn& knn, int64_t query) {
-    const int group = int(threadIdx.x) / 16, most = min(knn.splits, kGroups);
+    constexpr int kGroups = 2 * Warps;
+    const int group = int(threadIdx.x) / 16 % kGroups, most = min(knn.splits, kGroups);
     const int64_t stride = knn.query.rows * knn.slots;
     Key* const kept = knn.kept + query * knn.slots;
     for (int round = 0; round < 2; ++round) {
@@ -39,14 +50,19 @@ PCF_DEVICE void gather(const Knn& knn, int64_t query) {
                 absorb(into, knn.slots, key);
             }
         }
-        __syncthreads();
+        meet<Warps>();
     }
 }
 
+// Exact distances of the rows kept, ranked; queries that need more rows are listed. So many warps a query.
+template <int Warps>
 __global__ void __launch_bounds__(kSettlers) settle_kernel(Knn knn) {
-    Pairs& pairs = *shared<Pairs>();
-    const int64_t query = blockIdx.x;
-    if (knn.splits > 1) gather(knn, query);
+    constexpr int kThreads = 32 * Warps, kQueries = kSettlers / kThreads;
+    const int own = int(threadIdx.x) / kThreads, me = int(threadIdx.x) % kThreads;
+    Pairs& pairs = shared<Pairs>()[own];
+    const int64_t query = int64_t(blockIdx.x) * kQueries + own;
+    if (query >= knn.query.rows) return;
+    if (knn.splits > 1) gather<Warps>(knn, query);
     const Key* kept = knn.kept + query * knn.slots;
     const float norm = knn.packed_norm[query];
     const double kth = double(value_of(kept[knn.k - 1])) + double(norm);
@@ -54,7 +70,7 @@ __global__ void __launch_bounds__(kSettlers) settle_kernel(Knn knn) {
     const double reach = widen(widen(kth, norm, knn.params), norm, knn.params);
     // Where float32 is exact, and where the slots hold the whole bank, nothing was left out that counts.
     if (knn.params[1] > 0 && knn.bank.rows > knn.slots && last <= reach) {
-        if (threadIdx.x == 0) {
+        if (me == 0) {
             knn.reach[query] = reach;
             knn.crowded[atomicAdd(knn.count, 1)] = query;
         }
@@ -62,11 +78,14 @@ __global__ void __launch_bounds__(kSettlers) settle_kernel(Knn knn) {
     }
     // Those in reach come first: the slots ascend.
     int found = 0;
-    for (; found < knn.slots; ++found) {
-        const Key key = kept[found];
-        if (!(double(value_of(key)) + double(norm) <= reach) || row_of(key) == kNoRow) break;
+    for (int base = 0; base < knn.slots; base += 32) {
+        const Key key = base + lane() < knn.slots ? kept[base + lane()] : kEmpty;
+        const bool in = double(value_of(key)) + double(norm) <= reach && row_of(key) != kNoRow;
+        const unsigned all = __ballot_sync(kAll, in);
+        found += all == kAll ? 32 : __ffs(int(~all)) - 1;
+        if (all != kAll) break;
     }
-    for (int i = warp(); i < found; i += warps()) {
+    for (int i = me / 32; i < found; i += Warps) {
         const uint32_t row = row_of(kept[i]);
         const double exact = settled(knn, query, row);
         if (lane() == 0) {
@@ -74,8 +93,8 @@ __global__ void __launch_bounds__(kSettlers) settle_kernel(Knn knn) {
             pairs.row[i] = row;
         }
     }
-    __syncthreads();
-    for (int i = int(threadIdx.x); i < found; i += kSettlers) {
+    meet<Warps>();
+    for (int i = me; i < found; i += kThreads) {
         const double exact = pairs.exact[i];
         const uint32_t row = pairs.row[i];
         int place = 0;
@@ -90,14 +109,20 @@ __global__ void __launch_bounds__(kSettlers) settle_kernel(Knn knn) {
 
 } // namespace
 
-Status settle(const Knn& knn, stream_t stream) {
+Status settle(const Knn& knn, int device, stream_t stream) {
     if (const Status failed = clear_async(knn.count, sizeof(int), stream)) return failed;
-    PCF_LAUNCH(settle_kernel, dim3(unsigned(knn.query.rows)), dim3(kSettlers), sizeof(Pairs), stream, knn);
+    const int64_t queries = knn.query.rows;
+    if (queries < int64_t(kEnough) * multiprocessors(device))
+        PCF_LAUNCH(settle_kernel<4>, dim3(unsigned(queries)), dim3(kSettlers), sizeof(Pairs), stream, knn);
+    else
+        PCF_LAUNCH(settle_kernel<1>, dim3(unsigned((queries + 3) / 4)), dim3(kSettlers),
+                   4 * sizeof(Pairs), stream, knn);
     return {};
 }
 
 Status load_settle() {
-    PCF_LOAD(settle_kernel);
+    PCF_LOAD(settle_kernel<4>);
+    PCF_LOAD(settle_kernel<1>);
     return {};
 }
 

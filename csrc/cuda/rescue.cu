@@ -42,6 +42,13 @@ PCF_DEVICE float framed_at(const Knn& knn, int64_t row, int64_t column, const Sc
     return framed(load_float(knn.bank.data, knn.bank.type, at), centre, scale);
 }
 
+// One value of a query in the frame.
+PCF_DEVICE float packed_at(const Knn& knn, int64_t query, int64_t column) {
+    if (knn.query_in_place) return load_float(knn.query.data, knn.query.type, query * knn.query.row_stride + column);
+    if (of_halves(knn.mode)) return load_float(knn.packed, knn.query.type, query * 2 * knn.pitch + column);
+    return knn.packed[query * knn.pitch + column];
+}
+
 // The fast values of 16 crowded queries and the bank rows from `low` on, NaN where there is none or it is surplus.
 PCF_DEVICE void fast_values(Rescue& mine, const Knn& knn, const int64_t* crowded, int live, int64_t low) {
     const Scale scale({knn.centre, knn.params});
@@ -52,7 +59,7 @@ PCF_DEVICE void fast_values(Rescue& mine, const Knn& knn, const int64_t* crowded
         for (int e = int(threadIdx.x); e < kCrowded * kDepth; e += kRescuers) {
             const int c = e % kDepth, q = e / kDepth; // packed queries are zero behind the last column
             const bool here = q < live && column + c < knn.bank.dim;
-            mine.query[c][q] = here ? knn.packed[crowded[q] * knn.pitch + column + c] : 0.0f;
+            mine.query[c][q] = here ? packed_at(knn, crowded[q], column + c) : 0.0f;
         }
         for (int e = int(threadIdx.x); e < kRescued * kDepth; e += kRescuers) {
             const int c = e % kDepth, r = e / kDepth;

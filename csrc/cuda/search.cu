@@ -22,13 +22,13 @@ constexpr int kAtOnce = 2;
 #endif
 
 struct Search {
-    const float* query; // [Q, P]
-    const float* bank;  // [rows, P]
+    const float* query; // [Q] rows of `width` words, so many apart
+    const float* bank;  // [rows]
     const float* norm;  // [rows]
     Key* kept;          // [splits, Q, S]
     int64_t first; // number of the chunk's first row
     int queries, rows, span; // span: rows that one split compares
-    int pitch, slots;
+    int query_pitch, bank_pitch, width, slots;
 };
 
 // What a block keeps in shared memory beside the ring of its tiles: also what is rarely used, which would take
@@ -72,9 +72,9 @@ PCF_DEVICE void merge(Waiting& waiting, int least) {
     }
 }
 
-template <bool MMA>
+template <Mode MODE>
 PCF_DEVICE void search_bank(const Search& s) {
-    using Mine = Share<MMA>;
+    using Mine = Share<MODE>;
     using Tiles = Feed<Mine::kStages>;
     Waiting& waiting = *shared<Waiting>();
     float* ring = reinterpret_cast<float*>(&waiting + 1);
@@ -103,7 +103,7 @@ PCF_DEVICE void search_bank(const Search& s) {
     }
     if (begin >= end) return;
 
-    Tiles tiles(ring, s.query, query, s.queries, s.bank, s.norm, begin, end, s.pitch);
+    Tiles tiles(ring, s.query, s.query_pitch, query, s.queries, s.bank, s.bank_pitch, s.norm, begin, end, s.width);
     int left; // rows from the tile's first on
     do {
         float value[Mine::kRows][Mine::kColumns] = {};
@@ -111,7 +111,7 @@ PCF_DEVICE void search_bank(const Search& s) {
             tiles.wait();
             __syncthreads();
             tiles.ask();
-            multiply<MMA>(tiles.x(), tiles.y(), value);
+            multiply<MODE>(tiles.x(), tiles.y(), value);
             tiles.keep();
             tiles.advance();
         } while (!tiles.last());
@@ -167,35 +167,45 @@ PCF_DEVICE void search_bank(const Search& s) {
     merge(waiting, 1);
 }
 
-template <bool MMA>
+template <Mode MODE>
 __global__ void __launch_bounds__(kTileThreads, 2) search_kernel(Search s) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-    if constexpr (MMA) return; // never launched there
+    if constexpr (MODE != Mode::expanded) return; // never launched there
     else
 #endif
-        search_bank<MMA>(s);
+        search_bank<MODE>(s);
 }
 
-template <bool MMA>
+template <Mode MODE>
 Status launch_search(const Search& s, int splits, stream_t stream) {
-    const size_t bytes = sizeof(Waiting) + Feed<Share<MMA>::kStages>::kRing * sizeof(float);
+    const size_t bytes = sizeof(Waiting) + Feed<Share<MODE>::kStages>::kRing * sizeof(float);
     const dim3 grid(unsigned((s.queries + kTile - 1) / kTile), unsigned(splits));
-    PCF_LAUNCH(search_kernel<MMA>, grid, dim3(kTileThreads), bytes, stream, s);
+    PCF_LAUNCH(search_kernel<MODE>, grid, dim3(kTileThreads), bytes, stream, s);
     return {};
 }
 
 } // namespace
 
-Status search(const Knn& knn, int64_t first, int64_t rows, bool tensor_cores, stream_t stream) {
-    const int64_t tiles = (rows + kOthers - 1) / kOthers, span = (tiles + knn.splits - 1) / knn.splits * kOthers;
-    const Search s{knn.packed, knn.packed_bank, knn.norm + first, knn.kept,  first, int(knn.query.rows),
-                   int(rows),  int(span),       knn.pitch,        knn.slots};
-    return tensor_cores ? launch_search<true>(s, knn.splits, stream) : launch_search<false>(s, knn.splits, stream);
+Status search(const Knn& knn, const DeviceMatrix& bank, int64_t first, stream_t stream) {
+    const int64_t tiles = (bank.rows + kOthers - 1) / kOthers, span = (tiles + knn.splits - 1) / knn.splits * kOthers;
+    const auto words = [&](const DeviceMatrix& x) { return int(x.row_stride * bytes_of(x.type) / 4); };
+    Search s{knn.packed, knn.packed_bank, knn.norm + first, knn.kept,  first,     int(knn.query.rows), int(bank.rows),
+             int(span),  knn.pitch,       knn.pitch,        knn.pitch, knn.slots};
+    if (knn.query_in_place) s.query = static_cast<const float*>(knn.query.data), s.query_pitch = words(knn.query);
+    if (knn.bank_in_place) s.bank = static_cast<const float*>(bank.data), s.bank_pitch = words(bank);
+    switch (knn.mode) {
+    case Mode::expanded: return launch_search<Mode::expanded>(s, knn.splits, stream);
+    case Mode::tf32x3: return launch_search<Mode::tf32x3>(s, knn.splits, stream);
+    case Mode::half: return launch_search<Mode::half>(s, knn.splits, stream);
+    default: return launch_search<Mode::brain>(s, knn.splits, stream);
+    }
 }
 
 Status load_search() {
-    PCF_LOAD(search_kernel<false>);
-    PCF_LOAD(search_kernel<true>);
+    PCF_LOAD(search_kernel<Mode::expanded>);
+    PCF_LOAD(search_kernel<Mode::tf32x3>);
+    PCF_LOAD(search_kernel<Mode::half>);
+    PCF_LOAD(search_kernel<Mode::brain>);
     return {};
 }
 

@@ -21,13 +21,13 @@ PCF_DEVICE void count_bin(int* bins, int bin) {
     if (bin >= 0 && lane() == __ffs(int(same)) - 1) atomicAdd(&bins[bin], __popc(same));
 }
 
-struct Cut {
+struct Digits {
     int level, shift, width; // this level counts `width` bits from `shift` up
     bool of_row;             // of the row, flipped, among rows with the edge's key, not of the key
     bool highest;            // no bits above these: nothing is decided yet
 };
 
-PCF_DEVICE int bin_of(double key, int64_t row, int64_t edge, int64_t edge_row, const Cut& cut) {
+PCF_DEVICE int bin_of(double key, int64_t row, int64_t edge, int64_t edge_row, const Digits& cut) {
     const int64_t bits = __double_as_longlong(key);
     const int64_t own = cut.of_row ? row ^ kLastRow : bits; // the lowest row is highest
     const int64_t decided = cut.of_row ? edge_row ^ kLastRow : edge;
@@ -38,13 +38,13 @@ PCF_DEVICE int bin_of(double key, int64_t row, int64_t edge, int64_t edge_row, c
 
 // One level: count, and the block that finishes last takes the bin where the wanted row lies.
 __global__ void __launch_bounds__(kThreads)
-    edge_kernel(const double* key, int64_t rows, int64_t* control, int32_t* counters, Cut cut) {
+    edge_kernel(const double* key, int64_t rows, int64_t* control, int32_t* counters, Digits cut) {
     int* bins = shared<int>(); // [kBins]
     int* sums = bins + kBins;  // [kThreadWarps]
     const int thread = int(threadIdx.x);
     const int64_t left = control[cut.level == 0 ? kWanted : kLeft], edge = control[kEdge];
     const int64_t edge_row = control[kEdgeRow];
-    if (left < 0) return;
+    if (left < 0 || control[kCount] >= control[kEnd]) return;
     for (int b = thread; b < kBins; b += kThreads) bins[b] = 0;
     __syncthreads();
     const int64_t stride = int64_t(gridDim.x) * kThreads;
@@ -96,6 +96,10 @@ __global__ void __launch_bounds__(kThreads)
                 control[kEdgeRow] = kLastRow;
             }
             control[kLeft] = left - above;
+            if (cut.level == kCoarseLevels - 1) {
+                const int64_t wanted = control[kWanted], let_in = wanted - left + above + mine[i];
+                control[kCrowded] = let_in > 2 * wanted;
+            }
         }
         from_here = above;
     }
@@ -103,11 +107,12 @@ __global__ void __launch_bounds__(kThreads)
         control[kEdge] = 0;
         control[kEdgeRow] = kLastRow;
         control[kLeft] = -1;
+        control[kCrowded] = 0;
     }
 }
 
 PCF_DEVICE bool is_stale(double key, int64_t row, int seen, int64_t count, const Edge& edge, bool eager) {
-    return seen < count && (eager ? key >= 0 : edge.reached(key, row));
+    return seen < count && (eager ? key >= 0 : edge.reached(key, row)) && !edge.done;
 }
 
 // Rows to refresh, by age; rows that are fresh and reach the edge are candidates at once.
@@ -125,7 +130,8 @@ __global__ void __launch_bounds__(kThreads) count_kernel(Selection s) {
         const int seen = row < last ? s.seen[row] : 0;
         const bool stale = is_stale(key, row, seen, count, edge, s.eager);
         count_bin(ages, stale ? age(seen, count) : -1);
-        append(edge.reached(key, row) && seen >= count, int(row), &s.counters[kInside], s.candidates, s.room);
+        append(edge.reached(key, row) && seen >= count && !edge.done, int(row), &s.counters[kInside], s.candidates,
+               s.listed);
     }
     __syncthreads();
     if (thread < kAgeBins) s.ages[int64_t(blockIdx.x) * kAgeBins + thread] = ages[thread];
@@ -195,7 +201,7 @@ __global__ void __launch_bounds__(kThreads) scatter_kernel(Selection s) {
 Status select(const Selection& s, int levels, stream_t stream) {
     for (int level = 0; level < levels; ++level) {
         const bool of_row = level >= kKeyLevels;
-        const Cut cut{level, kLevels[level].shift, kLevels[level].width, of_row, level == 0 || level == kKeyLevels};
+        const Digits cut{level, kLevels[level].shift, kLevels[level].width, of_row, level == 0 || level == kKeyLevels};
         PCF_LAUNCH(edge_kernel, s.blocks, kThreads, sizeof(int) * (kBins + kThreadWarps), stream, s.key, s.rows,
                    s.control, s.counters, cut);
     }

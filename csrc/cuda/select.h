@@ -13,9 +13,9 @@ struct Selection {
     int64_t* control;   // layout.h
     int32_t* counters;  // layout.h, zero when a pass begins
     int32_t* ages;      // [blocks, kAgeBins]
-    int32_t* candidates; // [room]
+    int32_t* candidates; // [listed]
     int32_t* stale;     // [rows]
-    int32_t room;
+    int32_t listed;
     bool eager; // refresh all rows, whether they can become candidates or not
 };
 

@@ -1,5 +1,5 @@
 // Exact distances of candidates to their nearest pick, and the block of them that greedy runs over.
-#include "edge.h"
+#include "cut.h"
 #include "kcenter_feed.h"
 
 namespace pcf {
@@ -11,17 +11,13 @@ constexpr int kSegment = 512;    // and picks
 constexpr int kStaged = 1536;    // columns of the doubts that shared memory holds
 constexpr int kTogether = 4;     // picks that a warp compares with at a time, 8 lanes each
 
-// Candidates of this pass; none where there are more than there is room for.
-PCF_DEVICE int candidates_of(const KCenterPass& p) {
-    const int found = p.counters[kInside];
-    return found <= p.room ? found : 0;
-}
-
+// Between a row and pick j, which is that row of `picked_from`.
 PCF_DEVICE double canonical(const KCenterPass& p, int64_t i, int64_t j) {
-    const char* x = static_cast<const char*>(p.x.data);
-    const int64_t bytes = bytes_of(p.x.type) * p.x.row_stride;
-    return canonical_warp(x + i * bytes, x + j * bytes, int(p.x.dim), p.x.column_stride, p.x.column_stride, p.x.type,
-                          p.x.type);
+    const DeviceMatrix &x = p.x, &y = p.picked_from;
+    const int64_t bytes = bytes_of(x.type);
+    return canonical_warp(static_cast<const char*>(x.data) + i * x.row_stride * bytes,
+                          static_cast<const char*>(y.data) + j * y.row_stride * bytes, int(x.dim), x.column_stride,
+                          y.column_stride, x.type, x.type);
 }
 
 // How large a fast distance may be where the true one is no larger than what is known of the row.
@@ -35,7 +31,7 @@ PCF_DEVICE double reach_of(const KCenterPass& p, int row) {
 // settles one candidate.
 __global__ void __launch_bounds__(kSettleThreads, 2) settle_kernel(KCenterPass p) {
     const int place = int(blockIdx.x) * (kSettleThreads / 32) + warp();
-    if (place >= candidates_of(p)) return;
+    if (place >= p.counters[kInside]) return;
     const int row = p.candidates[place];
     double exact = p.has_initial ? p.initial[row] : INFINITY;
     if (p.tracked) {
@@ -79,20 +75,20 @@ __global__ void __launch_bounds__(kSettleThreads, 2) scan_kernel(KCenterPass p, 
         int held = -1; // the column from which rows are staged
         for (int base = start; base < end; base += kEach) {
             const int pick = base + warp() * kTogether + (lane() >> 3);
-            const float* y = p.picks + int64_t(min(pick, count - 1)) * p.pitch;
+            const int64_t y = int64_t(min(pick, count - 1)) * p.pitch;
             float sum[kDoubts] = {};
             for (int from = 0; from < dim; from += staged) {
                 if (held != from) {
                     __syncthreads();
                     for (int at = int(threadIdx.x); at < kDoubts * staged; at += kSettleThreads) {
                         const int row = s.row[at / staged], column = from + at % staged;
-                        rows[at] = row >= 0 && column < dim ? framed_at(p, row * p.x.row_stride, column) : 0.0f;
+                        rows[at] = row >= 0 && column < dim ? framed_at(p, row * p.rows.row_stride, column) : 0.0f;
                     }
                     held = from;
                     __syncthreads();
                 }
                 for (int c = 4 * (lane() & 7); c < staged && from + c < dim; c += 32) {
-                    const float4 b = *reinterpret_cast<const float4*>(y + from + c);
+                    const float4 b = picked4(p, y + from + c);
                     PCF_UNROLL
                     for (int d = 0; d < kDoubts; ++d) {
                         const float4 a = *reinterpret_cast<const float4*>(rows + d * staged + c);
@@ -125,39 +121,24 @@ __global__ void __launch_bounds__(kSettleThreads, 2) scan_kernel(KCenterPass p, 
     }
 }
 
-constexpr int kTrimThreads = 1024, kHeld = kMostRoom / kTrimThreads; // candidates a thread
+constexpr int kHeld = kMostRoom / kCutThreads; // candidates a thread
 
 struct TrimShared {
-    int32_t bins[kTrimThreads], sums[32];
-    int64_t low, high; // the range of values that the bins divide
-    int32_t above;     // rows above the range, all of which are taken
-    int32_t fits, taken;
+    CutShared cut;
+    int64_t low, high; // of keys
+    int32_t taken;
     int64_t best, best_row;
 };
 
-// The sum of `value` over the threads up to this one; all threads call it.
-PCF_DEVICE int block_scan(int value, int32_t* sums) {
-    const int own = warp_scan(value);
-    if (lane() == 31) sums[warp()] = own;
-    __syncthreads();
-    int before = 0;
-    for (int w = 0; w < warp(); ++w) before += sums[w];
-    __syncthreads();
-    return before + own;
-}
-
-// The first P candidates in rank, or nearly so many, and the best of the others. One block.
-//
-// A histogram of the range of keys, highest bin first, tells how many bins fit; the bin that does not is divided in
-// turn if fewer than three quarters of P are below it, at last among rows of one key by row. One round mostly does.
-__global__ void __launch_bounds__(kTrimThreads) trim_kernel(KCenterPass p) {
+// The first P candidates in rank, or three quarters of P and more, and the best of the others. One block.
+__global__ void __launch_bounds__(kCutThreads) trim_kernel(KCenterPass p) {
     auto& s = *shared<TrimShared>();
-    const int found = p.counters[kInside], held = candidates_of(p), block = p.block, threads = int(blockDim.x);
+    const int held = p.counters[kInside], threads = int(blockDim.x);
     const int me = int(threadIdx.x);
     int row[kHeld];
     int64_t bits[kHeld]; // of the key; -1 where there is none
     double exact[kHeld];
-    if (me == 0) s.low = INT64_MAX, s.high = -1, s.above = 0, s.taken = 0, s.best = -1, s.best_row = kLastRow;
+    if (me == 0) s.low = INT64_MAX, s.high = -1, s.taken = 0, s.best = -1, s.best_row = kLastRow;
     __syncthreads();
     int64_t low = INT64_MAX, high = -1;
     PCF_UNROLL
@@ -178,51 +159,18 @@ __global__ void __launch_bounds__(kTrimThreads) trim_kernel(KCenterPass p) {
     if (lane() == 0) atomic_min(&s.low, low), atomic_max(&s.high, high);
     __syncthreads();
 
-    // Taken: keys above `cut`, and of those with the key `cut` the rows up to `cut_row`.
-    int64_t cut = -1, cut_row = kLastRow;
-    if (held > block) {
-        bool by_row = false;
-        int above = 0;
-        low = s.low, high = s.high;
-        for (;;) {
-            int shift = 0;
-            while ((high - low) >> shift >= threads) ++shift;
-            s.bins[me] = 0;
-            if (me == 0) s.fits = 0, s.above = above;
-            __syncthreads();
+    Cut cut{-1, kLastRow};
+    if (held > p.block)
+        cut = cut_at(s.cut, s.low, s.high, p.block, 3 * p.block / 4, [&](auto visit) {
             PCF_UNROLL
-            for (int e = 0; e < kHeld; ++e) {
-                const int64_t value = by_row ? kLastRow - row[e] : bits[e];
-                const bool counted = by_row ? bits[e] == cut : bits[e] >= 0;
-                if (counted && value >= low && value <= high) atomicAdd(&s.bins[int((value - low) >> shift)], 1);
-            }
-            __syncthreads();
-            // Thread t has the bin t from the top; those that fit are a prefix.
-            const int reached = above + block_scan(s.bins[threads - 1 - me], s.sums);
-            if (reached <= block) atomicAdd(&s.fits, 1), atomicMax(&s.above, reached);
-            __syncthreads();
-            const int fits = s.fits;
-            above = s.above;
-            __syncthreads();
-            // Fewer rows than P are above and more are there, so some bin does not fit.
-            const int64_t bin = threads - 1 - fits, from = low + (bin << shift), to = from + (int64_t(1) << shift) - 1;
-            const bool done = 4 * above >= 3 * block;
-            if (by_row) cut_row = kLastRow - to - 1;
-            else cut = done ? to : from;
-            if (done && !by_row) cut_row = -1;
-            if (done) break;
-            low = from, high = min(to, high);
-            if (shift == 0) { // one key: the rows that have it
-                by_row = true;
-                low = 0, high = kLastRow;
-            }
-        }
-    }
+            for (int e = 0; e < kHeld; ++e)
+                if (bits[e] >= 0) visit(bits[e], row[e]);
+        });
     int64_t best = -1;
     bool in[kHeld];
     PCF_UNROLL
     for (int e = 0; e < kHeld; ++e) {
-        in[e] = bits[e] >= 0 && (bits[e] > cut || (bits[e] == cut && row[e] <= cut_row));
+        in[e] = bits[e] >= 0 && cut.before(bits[e], row[e]);
         if (!in[e]) best = max(best, bits[e]);
         const unsigned all = __ballot_sync(kAll, in[e]);
         int first = 0;
@@ -249,9 +197,8 @@ __global__ void __launch_bounds__(kTrimThreads) trim_kernel(KCenterPass p) {
     p.counters[kBlock] = s.taken;
     p.control[kBest] = best;
     p.control[kBestRow] = s.best_row;
-    p.control[kFound] = found;
     // Aim at `target` candidates: the next edge lets in more rows if too few of them held, fewer if too many did.
-    const int64_t target = p.target, before = p.control[kWanted];
+    const int64_t target = p.target, before = p.control[kWanted], found = p.control[kFound];
     const int64_t wanted = found == 0 ? before * 4 : (before + before * target / found) / 2;
     p.control[kWanted] = min(max(wanted, min(target, p.x.rows)), min(64 * target, p.x.rows));
 }
@@ -265,6 +212,10 @@ Status settle(const KCenterPass& p, stream_t stream) {
         const size_t bytes = sizeof(ScanShared) + sizeof(float) * kDoubts * staged;
         PCF_LAUNCH(scan_kernel, dim3(unsigned(4 * p.processors)), kSettleThreads, bytes, stream, p, staged);
     }
+    return {};
+}
+
+Status trim(const KCenterPass& p, stream_t stream) {
     const int threads = p.room / kHeld < 128 ? 128 : p.room / kHeld;
     PCF_LAUNCH(trim_kernel, 1, threads, sizeof(TrimShared), stream, p);
     return {};

@@ -21,6 +21,10 @@
 //   scales and D 2^-100 where it does not, is beyond all of these.
 //   Integers of which 4 D max^2 <= 2^24 are exact: every difference, square and sum is an integer up to 2^24.
 //
+// expanded: F = |x|^2 + |y|^2 - 2 x.y, the inner product by D fused multiply-adds, which are off by D u |x||y| to first
+//   order. Twice that enters F, D u / 2 (|x| + |y|)^2; norms, the rows in the frame and the last two additions take 16 u.
+//   c = (D + 32) u / (1 - (D + 32) u), as in kernels/rounding.py.
+//
 // tf32x3: F = |x|^2 + |y|^2 - 2 x.y, the inner product from tensor cores. A chunk c of 16 columns is six products of
 //   mma.m16n8k8, added up from zero and then to the sum in float32. Let P_c = |x_c||y_c|; all P_c together are at most
 //   |x||y|. Tensor cores add 4 or 8 exact products to what is there at once, cut each addend but the largest below the
@@ -31,7 +35,14 @@
 //   |x||y| <= (|x| + |y|)^2 / 4: (6 min(D, 10) + 10 + D / 32) u (|x| + |y|)^2. Norms, the rows in the frame and the
 //   last two additions take 16 u more. c = (4 D + 64) u is beyond that for every D, by the least where D = 10.
 //
-// Either way, by `widen` of rows.h: d^2 <= widen(F), and d <= m implies F <= widen(m^2).
+// half: the same with one product of the halves themselves, neither centred nor scaled: products of 11-bit or 8-bit
+//   numbers are exact, and all of a row are added to one accumulator, each cut at most 2 u |x||y|, as no partial sum is
+//   larger than |x||y| by more than was cut. Six cuts for a group of 4 columns are 3 D u |x||y|; a last group of 1,
+//   2 or 3 columns has 3, 4 or 5 cuts, 3 u more at most. Twice all this enters F: 1.5 (D + 1) u (|x| + |y|)^2, and
+//   norms and the last two additions take 16 u. c = (2 D + 64) u. bfloat16 has products below 2^-126: they are off by
+//   2^-126 each, which the absolute part is beyond.
+//
+// Whichever way, by `widen` of rows.h: d^2 <= widen(F), and d <= m implies F <= widen(m^2).
 #include "edge.h"
 #include "kcenter_tile.h"
 
@@ -91,11 +102,16 @@ PCF_DEVICE void absorb(const KCenterPass& p, int row, int seen, Nearest found, i
     }
     const int64_t computed = warp_sum(int64_t(real ? count - seen : 0));
     if (lane() == 0 && computed > 0) atomic_add(p.control + kDistances, computed);
-    append(inside, row, p.counters + kInside, p.candidates, p.room);
+    append(inside, row, p.counters + kInside, p.candidates, p.listed);
 }
 
+// Chunks on their way or in use: those of halves take less time than they take to come.
+template <Mode MODE>
+constexpr int kStages = of_halves(MODE) ? 3 : 2;
+
+template <int Stages>
 struct UpdateShared {
-    Chunk chunks[2];
+    Chunk chunks[Stages];
     union {
         uint4 raw[kUpdateThreads];    // for Feed, before
         Nearest halves[2][kTileRows]; // what each half of the block has found
@@ -106,12 +122,14 @@ struct UpdateShared {
 };
 
 template <Mode MODE>
-using TileOf = std::conditional_t<MODE == Mode::ffma, FfmaTile, MmaTile>;
+using TileOf =
+    std::conditional_t<!on_tensor_cores(MODE), FfmaTile<MODE == Mode::ffma>,
+                       std::conditional_t<MODE == Mode::tf32x3, MmaTile, HalfTile<ValueOf<MODE>>>>;
 
 // Distances of a finished tile of `live` picks from `first` on. Rows that were refreshed later than others of the tile
 // have met some of these already.
 template <Mode MODE>
-PCF_DEVICE void take_tile(const KCenterPass& p, const UpdateShared& s, int first, int live,
+PCF_DEVICE void take_tile(const KCenterPass& p, const UpdateShared<kStages<MODE>>& s, int first, int live,
                           float (&sum)[TileOf<MODE>::kRows][TileOf<MODE>::kPicks],
                           Nearest (&found)[TileOf<MODE>::kRows]) {
     using Tile = TileOf<MODE>;
@@ -121,7 +139,7 @@ PCF_DEVICE void take_tile(const KCenterPass& p, const UpdateShared& s, int first
     for (int j = 0; j < Tile::kPicks; ++j) {
         const int place = Tile::pick(j), pick = first + place;
         float norm = place < live ? 0.0f : INFINITY;
-        if (MODE == Mode::tf32x3 && place < live) norm = p.pick_norm[pick];
+        if (MODE != Mode::ffma && place < live) norm = p.pick_norm[pick];
         PCF_UNROLL
         for (int i = 0; i < Tile::kRows; ++i) {
             float squared = MODE == Mode::ffma ? sum[i][j] + norm : __fmaf_rn(-2.0f, sum[i][j], norm);
@@ -132,13 +150,45 @@ PCF_DEVICE void take_tile(const KCenterPass& p, const UpdateShared& s, int first
     }
 }
 
-// Two blocks on a multiprocessor, so that one computes while the other waits; the rare source may take more registers.
+// All chunks of some picks, where several are on their way: in steps, of which each begins with a chunk that has come.
+template <Mode MODE, class Tiles>
+PCF_DEVICE void take_picks(const KCenterPass& p, UpdateShared<kStages<MODE>>& s, Tiles& feed, int start, int end,
+                           float (&sum)[TileOf<MODE>::kRows][TileOf<MODE>::kPicks],
+                           Nearest (&found)[TileOf<MODE>::kRows]) {
+    constexpr int kAhead = kStages<MODE> - 1, kColumns = kDepth<ValueOf<MODE>>;
+    const int dim = int(p.rows.dim);
+    int next_first = start, next_column = 0, next = 0; // what is asked for, and to which chunk it comes
+    const auto ask = [&] {
+        if (next_first < end) feed.fetch(s.chunks[next], next_first, end - next_first, next_column);
+        else cp_async_commit(); // of nothing: every step has its group
+        next_column += kColumns;
+        if (next_column >= dim) next_first += kTilePicks, next_column = 0;
+        next = next == kAhead ? 0 : next + 1;
+    };
+    for (int i = 0; i < kAhead; ++i) ask();
+    int first = start, column = 0, now = 0;
+    while (first < end) {
+        cp_async_wait<kAhead - 1>();
+        __syncthreads(); // the chunk has come, and the one before it is no longer read
+        ask();
+        TileOf<MODE>::add(s.chunks[now], sum);
+        now = now == kAhead ? 0 : now + 1;
+        column += kColumns;
+        if (column < dim) continue;
+        take_tile<MODE>(p, s, first, end - first, sum, found);
+        first += kTilePicks, column = 0;
+    }
+}
+
+// Compare rows with the picks they have not seen. Two blocks on a multiprocessor, so that one computes while the other
+// waits; the rare source may take more registers.
 template <Mode MODE, Source SOURCE>
 __global__ void __launch_bounds__(kUpdateThreads, SOURCE == Source::any ? 1 : 2)
     update_kernel(KCenterPass p, bool listed) {
     using Tile = TileOf<MODE>;
-    auto& s = *shared<UpdateShared>();
-    const int dim = int(p.x.dim), place = int(threadIdx.x);
+    auto& s = *shared<UpdateShared<kStages<MODE>>>();
+    constexpr int kColumns = kDepth<ValueOf<MODE>>;
+    const int dim = int(p.rows.dim), place = int(threadIdx.x);
     if (place == 0) {
         s.count = int(p.control[kCount]);
         s.stale = stale_of(p, listed);
@@ -167,7 +217,7 @@ __global__ void __launch_bounds__(kUpdateThreads, SOURCE == Source::any ? 1 : 2)
         start = int(min(int64_t(start) + int64_t(s.job % s.pieces) * each, int64_t(s.count)));
         const int end = start + min(each, s.count - start);
 
-        Feed<SOURCE> feed(p, s.rows, s.raw);
+        Feed<SOURCE, ValueOf<MODE>> feed(p, s.rows, s.raw);
         Nearest found[Tile::kRows];
         float sum[Tile::kRows][Tile::kPicks];
         PCF_UNROLL
@@ -176,23 +226,27 @@ __global__ void __launch_bounds__(kUpdateThreads, SOURCE == Source::any ? 1 : 2)
             PCF_UNROLL
             for (int j = 0; j < Tile::kPicks; ++j) sum[i][j] = 0;
         }
-        int first = start, column = 0, now = 0;
-        if (first < end) {
-            feed.fetch(s.chunks[0], first, end - first, 0);
-            feed.finish(s.chunks[0], 0);
-        }
-        if (place == 0) s.end = end;
-        __syncthreads();
-        // One loop over picks and columns: copies run ahead from one tile of picks into the next.
-        while (first < s.end) {
-            const bool last = column + kDepth >= dim;
-            const int next_first = last ? first + kTilePicks : first, next_column = last ? 0 : column + kDepth;
-            if (next_first < s.end) feed.fetch(s.chunks[now ^ 1], next_first, s.end - next_first, next_column);
-            Tile::add(s.chunks[now], sum);
-            if (last) take_tile<MODE>(p, s, first, s.end - first, sum, found);
-            if (next_first < s.end) feed.finish(s.chunks[now ^ 1], next_column);
+        if constexpr (kStages<MODE> > 2) {
+            take_picks<MODE>(p, s, feed, start, end, sum, found);
+        } else {
+            int first = start, column = 0, now = 0;
+            if (first < end) {
+                feed.fetch(s.chunks[0], first, end - first, 0);
+                feed.finish(s.chunks[0], 0);
+            }
+            if (place == 0) s.end = end;
             __syncthreads();
-            now ^= 1, first = next_first, column = next_column;
+            // One loop over picks and columns: copies run ahead from one tile of picks into the next.
+            while (first < s.end) {
+                const bool last = column + kColumns >= dim;
+                const int next_first = last ? first + kTilePicks : first, next_column = last ? 0 : column + kColumns;
+                if (next_first < s.end) feed.fetch(s.chunks[now ^ 1], next_first, s.end - next_first, next_column);
+                Tile::add(s.chunks[now], sum);
+                if (last) take_tile<MODE>(p, s, first, s.end - first, sum, found);
+                if (next_first < s.end) feed.finish(s.chunks[now ^ 1], next_column);
+                __syncthreads();
+                now ^= 1, first = next_first, column = next_column;
+            }
         }
 
         PCF_UNROLL
@@ -206,7 +260,7 @@ __global__ void __launch_bounds__(kUpdateThreads, SOURCE == Source::any ? 1 : 2)
             Nearest all = s.halves[0][place];
             all.join(s.halves[1][place]);
             const int row = s.rows[place];
-            if (MODE == Mode::tf32x3 && row >= 0) all.best += p.norm[row], all.second += p.norm[row];
+            if (MODE != Mode::ffma && row >= 0) all.best += p.norm[row], all.second += p.norm[row];
             if (s.pieces == 1) {
                 absorb(p, row, s.seen[place], all, s.count);
             } else {
@@ -239,15 +293,19 @@ __global__ void __launch_bounds__(kTileRows) merge_kernel(KCenterPass p, bool li
 template <Mode MODE>
 Status update_in(const KCenterPass& p, bool listed, stream_t stream) {
     const dim3 grid(unsigned(kcenter_programs(p.processors)));
-    constexpr size_t bytes = sizeof(UpdateShared);
-    switch (source_of(p)) {
-    case Source::direct:
+    constexpr size_t bytes = sizeof(UpdateShared<kStages<MODE>>);
+    if constexpr (of_halves(MODE)) { // the bindings have seen to it that they lie so
         PCF_LAUNCH((update_kernel<MODE, Source::direct>), grid, kUpdateThreads, bytes, stream, p, listed);
-        break;
-    case Source::halves:
-        PCF_LAUNCH((update_kernel<MODE, Source::halves>), grid, kUpdateThreads, bytes, stream, p, listed);
-        break;
-    default: PCF_LAUNCH((update_kernel<MODE, Source::any>), grid, kUpdateThreads, bytes, stream, p, listed);
+    } else {
+        switch (source_of(p)) {
+        case Source::direct:
+            PCF_LAUNCH((update_kernel<MODE, Source::direct>), grid, kUpdateThreads, bytes, stream, p, listed);
+            break;
+        case Source::halves:
+            PCF_LAUNCH((update_kernel<MODE, Source::halves>), grid, kUpdateThreads, bytes, stream, p, listed);
+            break;
+        default: PCF_LAUNCH((update_kernel<MODE, Source::any>), grid, kUpdateThreads, bytes, stream, p, listed);
+        }
     }
     return {};
 }
@@ -255,9 +313,15 @@ Status update_in(const KCenterPass& p, bool listed, stream_t stream) {
 } // namespace
 
 Status update(const KCenterPass& p, bool listed, stream_t stream) {
-    if (const Status status = p.mode == Mode::ffma ? update_in<Mode::ffma>(p, listed, stream)
-                                                   : update_in<Mode::tf32x3>(p, listed, stream))
-        return status;
+    Status (*in)(const KCenterPass&, bool, stream_t) = nullptr;
+    switch (p.mode) {
+    case Mode::ffma: in = update_in<Mode::ffma>; break;
+    case Mode::expanded: in = update_in<Mode::expanded>; break;
+    case Mode::tf32x3: in = update_in<Mode::tf32x3>; break;
+    case Mode::half: in = update_in<Mode::half>; break;
+    case Mode::brain: in = update_in<Mode::brain>; break;
+    }
+    if (const Status status = in(p, listed, stream)) return status;
     // Tiles in several pieces are at most half as many as the parts.
     PCF_LAUNCH(merge_kernel, dim3(unsigned(p.parts / 2)), kTileRows, 0, stream, p, listed);
     return {};

@@ -30,6 +30,8 @@ def seconds(kernel: str, dim: int, mode: str, tile: Tile) -> float:
 
 
 def _call(kernel: str, x: torch.Tensor, precision: str) -> Callable[[], object]:
+    if precision == "half":  # no precision of the public functions: what they do with such rows by themselves
+        x, precision = x.half(), "float32"
     if kernel == "update":
         picks = min(_PICKS, x.shape[0])
         return lambda: k_center_greedy(x, picks, start=0, backend="triton", precision=precision)

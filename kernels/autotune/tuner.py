@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..backends.device.precision import FIRST_HALF, WIDEST_TF32X3
 from ..backends.triton_kernels.launch import capability, launch_errors, on_device
 from ..backends.triton_kernels.precision import choose_arithmetic
 from ..backends.triton_kernels.tile_table import KERNELS, Tile, candidates
@@ -66,14 +67,24 @@ def tune(gpu: str, card: tuple[int, int], kernel: str, dim: int, mode: str, seco
 
 
 def tune_all(
-    device: torch.device, dims: Sequence[int], precisions: Sequence[str], seconds: Measure = measure.seconds
+    device: torch.device,
+    dims: Sequence[int],
+    precisions: Sequence[str],
+    seconds: Measure = measure.seconds,
+    halves: bool = False,
 ) -> int:
-    """Time the tiles of both kernels for these widths on a CUDA device; how many choices were made."""
+    """Time the tiles of both kernels for these widths on a CUDA device; how many choices were made.
+
+    halves : also for float16 and bfloat16 rows, where this card multiplies them as they are.
+    """
     made = 0
     with on_device(device):
         gpu, card = torch.cuda.get_device_name(device), capability(device)
         for dim in dims:
-            for mode in dict.fromkeys(choose_arithmetic(p, card, dim).mode for p in precisions):
+            modes = [choose_arithmetic(p, card, dim).mode for p in precisions]
+            if halves and "float32" in precisions and card >= FIRST_HALF and dim <= WIDEST_TF32X3:
+                modes.append("half")
+            for mode in dict.fromkeys(modes):
                 for kernel in KERNELS:
                     tune(gpu, card, kernel, dim, mode, seconds)
                     made += 1

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..backends.triton_kernels.clock import compile_clock
 from ..backends.triton_kernels.launch import capability, on_device, triton_version
+from ..backends.triton_kernels.probe import HALF_CORES, TENSOR_CORES
 from ..backends.triton_kernels.tile_cache import add
 from ..kcenter import k_center_greedy
 from ..knn import knn
@@ -48,6 +49,11 @@ def warm_up(
     if device.type == "cuda":
         place = "{}|{}.{}|{}|".format(torch.cuda.get_device_name(device), *capability(device), triton_version())
         add("first_calls", {place + f.call: {k: v for k, v in asdict(f).items() if k != "call"} for f in found})
+        asked, reason = TENSOR_CORES.known(device)
+        halves = {probe.numbers.name: probe.known(device) for probe in HALF_CORES.values()}
+        told = {name: {"reason": why} for name, (known, why) in halves.items() if known}
+        if asked or told:
+            add("tensor_cores", {place: {"asked": asked, "reason": reason, "halves": told}})
     return found
 
 

@@ -25,7 +25,7 @@ __all__ = [
     "explain_backends",
 ]
 
-BACKENDS: tuple[Backend, ...] = (NATIVE, TRITON, CUDA, TORCH)
+BACKENDS: tuple[Backend, ...] = (NATIVE, CUDA, TRITON, TORCH)
 _log = logging.getLogger("patchcore_fast.kernels")
 
 
@@ -45,7 +45,7 @@ class BackendStatus:
 def choose_backend(name: str, backend: str, device: torch.device, part: str = "kcenter") -> Backend:
     """The backend for a call: the named one, or for "auto" one that can run on the device.
 
-    That is the first of BACKENDS, but between two kinds of GPU kernels the one recorded as faster (choice.py).
+    That is the first of BACKENDS, but between two kinds of GPU kernels the one that choice.py finds.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def explain_backends() -> list[BackendStatus]:
     for backend in BACKENDS:
         for device in devices:
             reason = backend.refuse(torch.device(device))
-            said = reason or backend.about()
+            said = reason or "; ".join(filter(None, (backend.about(), backend.remark(torch.device(device)))))
             if reason is None and backend.automatic(torch.device(device)):
                 said += _taken_for(backend, torch.device(device))
             rows.append(BackendStatus(backend.name, device, reason is None, said))

@@ -1,8 +1,10 @@
 """Which of two backends `auto` takes on a CUDA device: the one that was measured to be faster, as recorded here.
 
+A card that nobody has measured gets the CUDA kernels where the module has code for its generation: they were compiled
+beforehand, while Triton compiles for half a minute at the first call, and launches cost it more. Else it gets Triton's.
+
 measured.json, written by benchmarks/gpu/choose_backend.py from a committed result, has one entry a compute capability:
-"9.0": {"kcenter": "cuda", "knn": "triton", "device": ..., "date": ..., "commit": ..., "result": ...}. A card that is
-not in it gets what comes first in the registry, Triton: its tiles can be tuned on the machine itself.
+"9.0": {"kcenter": "cuda", "knn": "triton", "device": ..., "date": ..., "commit": ..., "result": ...}.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ def choose(part: str, able: Sequence[Backend], device: torch.device) -> tuple[Ba
         return first, f"{other} does not run here"
     capability, entry = entry_of(device)
     if entry is None or part not in entry:
-        return first, f"no measurement of cards of capability {capability} is recorded"
+        taken = next((b for b in rivals if b.tailored(device)), first)
+        return taken, f"made for such cards, of capability {capability}; no measurement of them is recorded"
     taken = next((b for b in rivals if b.name == entry[part]), first)
     return taken, f"measured to be faster on {entry['device']}, {entry['date']}, commit {entry['commit'][:9]}"

@@ -8,10 +8,13 @@ import logging
 import torch
 from torch import Tensor
 
+from ..together import Together
 from ..tuning import Budget
-from .base import Backend, KCenterJob, KCenterLeaves
+from .base import Backend, KCenterJob, KCenterLeaves, ShardLeaves
 from .cuda_kernels import library
 from .device.launch import on_device
+from .device.plan import MOST_NEIGHBOURS
+from .device.shard import shard_of
 from .native_backend import addressable
 from .torch_backend import TORCH
 
@@ -40,15 +43,27 @@ def _refuse(device: torch.device) -> str | None:
     return None if told["runnable"] else told["reason"]
 
 
+def _tailored(device: torch.device) -> bool:
+    # Code of a generation runs on all its cards; what a driver translates from an older one lacks what is new.
+    told = library.device_info(library.ordinal(device))
+    return told["code"] // 10 == told["arch"] // 10
+
+
 def _k_center(job: KCenterJob) -> KCenterLeaves:
     from .cuda_kernels.kcenter import CudaKCenter
 
     return CudaKCenter(dataclasses.replace(job, features=addressable(job.features)))
 
 
+def _shard(job: KCenterJob, together: Together) -> ShardLeaves | None:
+    from .cuda_kernels.frame import look
+    from .cuda_kernels.kcenter import CudaKCenter
+
+    return shard_of(CudaKCenter, look, dataclasses.replace(job, features=addressable(job.features)), together)
+
+
 def _knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, Tensor]:
     from .cuda_kernels.knn import knn
-    from .cuda_kernels.plan import MOST_NEIGHBOURS
 
     if k <= MOST_NEIGHBOURS:
         return knn(query, bank, k, budget)
@@ -63,4 +78,12 @@ def _about() -> str:
     return f"{said}; on the CPU an emulator: for tests, never chosen by itself" if library.emulated() else said
 
 
-CUDA = Backend("cuda", _refuse, _k_center, _knn, _about, lambda device: device.type == "cuda")
+def _remark(device: torch.device) -> str:
+    reasons = {library.TENSOR_CORES.numbers: library.tensor_core_refusal(device)}
+    reasons |= {probe.numbers: library.half_refusal(device, dtype) for dtype, probe in library.HALF_CORES.items()}
+    return "; ".join(f"{numbers.taken} is not taken: {reason}" for numbers, reason in reasons.items() if reason)
+
+
+CUDA = Backend(
+    "cuda", _refuse, _k_center, _shard, _knn, _about, lambda device: device.type == "cuda", _tailored, _remark
+)

@@ -5,7 +5,9 @@ Bounds are canonical float64 distances throughout: reduced precision only decide
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,8 +16,9 @@ from torch import Tensor
 from ..checks import LARGEST, raise_unusable
 from ..ranking import Picks, Rank
 from ..surroundings import engine_threads
+from ..together import Together
 from ..tuning import Budget
-from .base import Backend, KCenterJob, KCenterLeaves
+from .base import Backend, KCenterJob, KCenterLeaves, Settled, ShardLeaves
 from .native_library import native, native_refusal
 from .stepwise import Reached, Stepwise
 
@@ -33,20 +36,23 @@ _NORM2 = (2.0**-40, 2.0**50)  # largest squared norms that float32 squares and s
 class NativeKCenter:
     """Leaves of `k_center_greedy` in C++. See stepwise.KCenterSteps for the contract."""
 
-    def __init__(self, job: KCenterJob) -> None:
+    def __init__(self, job: KCenterJob, look: Any = None, guests: Tensor | None = None) -> None:
+        """`look`: where the rows have been looked over; `guests` [capacity, D]: room for picks of other rows."""
         # The engine works in the memory of these tensors: they must outlive it.
         features = addressable(job.features)
         self.features, self._squared, self._weight = features, job.initial, job.weight
         threads = engine_threads()
-        (look,) = look_over(job.name, threads, features=features)
+        (look,) = look_over(job.name, threads, features=features) if look is None else (look,)
         address = 0 if job.weight is None else job.weight.data_ptr()
         prune, capacity = job.tuning.prune, job.given + job.k
         partial = prune == "partial" or (prune == "auto" and capacity >= _PARTIAL_PICKS)
         directions = leading_directions(features) if partial and look.packs_float32 else None
         rows = (0, 0) if directions is None else (directions.data_ptr(), directions.shape[0])
+        self._guests = guests
         self._engine = native().KCenter(
-            describe(features), look, job.initial.data_ptr(), address, capacity, prune, *rows, threads
-        )
+            describe(features), look, job.initial.data_ptr(), address, capacity, prune, *rows, threads,
+            0 if guests is None else guests.data_ptr(),
+        )  # fmt: skip
 
     @property
     def count(self) -> int:
@@ -82,6 +88,38 @@ class NativeKCenter:
         key, row = (0.0, 0) if outside is None else (outside.key, -outside.minus_row)
         found = self._engine.resolve(rows.data_ptr(), rows.shape[0], outside is not None, key, row, quota, block)
         return Picks(*found)
+
+
+class NativeShard(NativeKCenter):
+    """The native engine for one rank's rows. See base.ShardLeaves for the contract."""
+
+    def __init__(self, job: KCenterJob, look: Any) -> None:
+        self._rows = torch.empty(job.given + job.k, job.features.shape[1], dtype=job.features.dtype, device="cpu")
+        super().__init__(job, look, self._rows)
+
+    def key(self) -> Tensor:
+        """[N] float64: of every row, as far as it is known; -1 once it is picked."""
+        if self._weight is None:
+            return self._squared
+        key = torch.where(self._weight > 0, self._weight * self._squared, 0.0)
+        return key.masked_fill_(self._squared < 0, -1.0)
+
+    def append_guests(self, rows: Tensor, own: Tensor) -> None:
+        """Add picks: rows [B, D], own [B] int64 their numbers here, -1 of another rank's."""
+        own = own.contiguous()
+        self._rows[self.count : self.count + rows.shape[0]] = rows
+        self._engine.append_guests(own.data_ptr(), own.shape[0])
+
+    def reach_settled(self, edge: float, most: int) -> Settled:
+        """Bring up to date the rows not picked whose key reaches the edge: bounds are true distances here."""
+        found = self.reach(edge, most)
+        return Settled(found.rows, self._squared[found.rows], found.inside, found.rest, found.distances)
+
+
+def _shard(job: KCenterJob, together: Together) -> ShardLeaves | None:
+    job = dataclasses.replace(job, features=addressable(job.features))
+    (look,) = look_over(job.name, engine_threads(), together, features=job.features)
+    return NativeShard(job, look) if job.features.shape[0] else None
 
 
 def leading_directions(x: Tensor) -> Tensor | None:
@@ -131,7 +169,7 @@ def describe(x: Tensor) -> tuple[int, str, int, int, int, int]:
     return x.data_ptr(), str(x.dtype).removeprefix("torch."), *x.shape, *x.stride()
 
 
-def look_over(name: str, threads: int, **matrices: Tensor) -> list[Any]:
+def look_over(name: str, threads: int, together: Together | None = None, **matrices: Tensor) -> list[Any]:
     """Look over the rows in a common frame, refuse unusable ones: one native Look a matrix.
 
     The frame is centred on the median of some rows of the first matrix: packing costs the same with and without a
@@ -141,13 +179,17 @@ def look_over(name: str, threads: int, **matrices: Tensor) -> list[Any]:
     Parameters
     ----------
     name : public function, for the error message.
+    together : the ranks whose rows are compared with each other: one frame for all.
     matrices : [N, D] each, any float dtype, by the name that the message should use.
     """
     x = next(iter(matrices.values()))
-    step = -(-x.shape[0] // max(1, min(_SAMPLE, _SAMPLE_ELEMENTS // x.shape[1])))
-    centre = x[::step].double().median(0).values.float().double()
+    centre = _centre_of(x) if together is None else together.gather(_centre_of(x)[: x.shape[0]])
+    centre = centre[0].contiguous()
     if not bool(centre.isfinite().all()):
         centre.zero_()
+
+    def most(value: Callable[[], float]) -> float:
+        return value() if together is None else together.most(together.agree(value))
 
     def looks(isa: str, scale: float) -> list[Any]:
         return [native().Look(describe(x), isa, centre.data_ptr(), scale, threads) for x in matrices.values()]
@@ -155,7 +197,7 @@ def look_over(name: str, threads: int, **matrices: Tensor) -> list[Any]:
     isa = native().isa()
     integers = isa == "avx512"  # VNNI
     plain = looks("avx512f" if integers else isa, 1.0)
-    largest = max(look.largest_norm2 for look in plain)
+    largest = most(lambda: max(look.largest_norm2 for look in plain))
     if largest == 0 or _NORM2[0] <= largest <= _NORM2[1]:
         if not integers or largest == 0:
             return plain
@@ -164,13 +206,29 @@ def look_over(name: str, threads: int, **matrices: Tensor) -> list[Any]:
         return rounded if max(look.coarse for look in rounded) <= _COARSE else plain
     # The largest value goes to 2^40, far from overflow, so that others keep room below it; the cap keeps the bound
     # above what the float64 squares of subnormal differences lose.
-    largest = 0.0
-    for what, x in matrices.items():
-        value = float(x.abs().max())  # a NaN stays
-        if not value <= LARGEST:
-            raise_unusable(name, what, x)
-        largest = max(largest, value)
+    largest = most(lambda: max(_largest(name, what, x) for what, x in matrices.items()))
     return looks("avx512f" if integers else isa, 2.0 ** min(40 - math.frexp(largest)[1], 450))
+
+
+def _centre_of(x: Tensor) -> Tensor:  # [N, D] -> [1, D] float64, values of float32
+    """The median of some rows."""
+    if x.shape[0] == 0:
+        return torch.zeros(1, x.shape[1], dtype=torch.float64, device="cpu")
+    step = -(-x.shape[0] // max(1, min(_SAMPLE, _SAMPLE_ELEMENTS // x.shape[1])))
+    return x[::step].double().median(0, keepdim=True).values.float().double()
+
+
+def _largest(name: str, what: str, x: Tensor) -> float:
+    """The largest |x|.
+
+    Raises
+    ------
+    ValueError : rows that are not finite, or too large.
+    """
+    value = float(x.abs().max()) if x.shape[0] else 0.0  # a NaN stays
+    if not value <= LARGEST:
+        raise_unusable(name, what, x)
+    return value
 
 
 def _knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, Tensor]:
@@ -201,4 +259,4 @@ def _k_center(job: KCenterJob) -> KCenterLeaves:
     return Stepwise(NativeKCenter(job), job)
 
 
-NATIVE = Backend("native", _refuse, _k_center, _knn, _about)
+NATIVE = Backend("native", _refuse, _k_center, _shard, _knn, _about)

@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..ranking import Picks, Rank
-from .base import KCenterJob
+from .base import Found, KCenterJob
 
 _TILE_ELEMENTS = 1 << 21
+PATIENCE = 8  # passes without a pick after which all bounds are made exact
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,34 @@ class Stepwise:
         room = max(256, _TILE_ELEMENTS // self.features.shape[1])  # rows that are copied stay few when they are wide
         self.batch = self.tuning.batch or min(max(1 << (job.k - 1).bit_length(), 256), 8192, room)
         self.ratio = 2.0  # rows refreshed for one candidate found, adapted as the run goes on
-        self.stalled = False
+        self.stalled, self.idle = False, 0
         self.distances = 0
 
     def append(self, rows: Tensor) -> None:  # [B] int64
         """Add picks made outside `advance`."""
         self.steps.append(rows)
 
-    def advance(self, quota: int) -> Picks:
+    def advance(self, quota: int) -> Found:
         """One pass: candidates, then the next picks among them."""
+        if self.idle >= PATIENCE:
+            # Where all distances are smaller than the bounds' blur, a pass would only settle its own few candidates.
+            self.steps.settle_all()
+            self.idle = 0
         rows, outside = self._candidates()
         found = self.steps.resolve(rows, outside, quota, self.tuning.block)
         self.stalled = not found.rows
-        return found
+        self.idle = self.idle + 1 if self.stalled else 0
+        device = self.features.device
+        return Found(
+            torch.tensor(found.rows, dtype=torch.int64, device=device),
+            torch.tensor(found.squared, dtype=torch.float64, device=device),
+            passes=1,
+        )
+
+    def state(self) -> str:
+        """What the passes so far have left behind."""
+        steps = self.steps
+        return f"{steps.count} picks, the largest bound {steps.edge(1)}, {self.ratio:g} rows refreshed a candidate"
 
     def _candidates(self) -> tuple[Tensor, Rank | None]:
         """Refreshed rows [C], ascending, and the best rank that any other row can have."""

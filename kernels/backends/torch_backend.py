@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ..exact import paired_squared
-from ..rounding import ErrorBound, choose_frame
+from ..rounding import ErrorBound, choose_frame, row_norms
+from ..together import Together
 from ..tuning import Budget
-from .base import Backend, KCenterJob, KCenterLeaves
+from .base import Backend, KCenterJob, KCenterLeaves, Settled, ShardLeaves
 from .stepwise import Stepwise
 from .tiled import TiledKCenter, search
+from .tiled.resolve import settle
 
 _TILE = {"cpu": (2048, 1024), "cuda": (32768, 2048)}  # rows, picks: 8 MB and 256 MB of distances
 
@@ -23,16 +25,20 @@ _TILE = {"cpu": (2048, 1024), "cuda": (32768, 2048)}  # rows, picks: 8 MB and 25
 class TorchKCenter:
     """Tiles for `k_center_greedy` over one [N, D] tensor. See tiled.KCenterTiles for the contract."""
 
-    def __init__(self, name: str, features: Tensor, capacity: int) -> None:
+    def __init__(self, name: str, features: Tensor, capacity: int, together: Together | None = None) -> None:
         self.features = features  # [N, D], as the caller has them
         self.device = features.device
-        self.frame, self.sq_norm = choose_frame(name, features=features)
+        self.frame, self.sq_norm = choose_frame(name, together, features=features)
         self.error: ErrorBound = self.frame.error
         self.scale = self.frame.scale
         self.count = 0
         self._picks = torch.empty(capacity, features.shape[1], dtype=torch.float32, device=self.device)
         self._pick_norm = torch.empty(capacity, dtype=torch.float32, device=self.device)
         self._pick_row = torch.empty(capacity, dtype=torch.int64, device=self.device)
+        self._picked_from = features  # whose rows the picks are
+        if together is not None:
+            self._picked_from = features.new_empty(capacity, features.shape[1])
+            torch.arange(capacity, out=self._pick_row)
         self._tile_rows, self._tile_picks = _TILE.get(self.device.type, _TILE["cuda"])
         self._scratch = torch.empty(0, dtype=torch.float32, device=self.device)
 
@@ -42,6 +48,15 @@ class TorchKCenter:
         self._picks[part] = self.tile(rows)
         self._pick_norm[part] = self.sq_norm[rows]
         self._pick_row[part] = rows
+        self.count = part.stop
+
+    def append_guests(self, rows: Tensor) -> None:  # [B, D]
+        """Add picks of other ranks' rows, and of this one's as well."""
+        part = slice(self.count, self.count + rows.shape[0])
+        self._picked_from[part] = rows.to(self.device)
+        framed = self.frame.rows(self._picked_from[part])
+        self._picks[part] = framed
+        self._pick_norm[part] = row_norms(framed)
         self.count = part.stop
 
     def tile(self, rows: Tensor) -> Tensor:  # [R] int64 -> [R, D] float32
@@ -84,7 +99,7 @@ class TorchKCenter:
                 i, j = i + a, j + b
                 fresh = j >= since[i]
                 i, j = i[fresh], j[fresh]
-                exact = paired_squared(self.features, rows[i], self.features, self._pick_row[j])
+                exact = paired_squared(self.features, rows[i], self._picked_from, self._pick_row[j])
                 best.scatter_reduce_(0, i, exact, "amin")
         return best
 
@@ -142,6 +157,34 @@ class TorchKnn:
             yield lo, torch.addmm(self.sq_norm[part], tile, rows.t(), alpha=-2)
 
 
+class TorchShard(TiledKCenter):
+    """Tiles for one rank's rows. See base.ShardLeaves for the contract."""
+
+    tiles: TorchKCenter
+
+    def key(self) -> Tensor:
+        """[N] float64: of every row, as far as it is known; -1 once it is picked."""
+        return self.bounds.key()
+
+    def append_guests(self, rows: Tensor, own: Tensor) -> None:
+        """Add picks: rows [B, D], own [B] int64 their numbers here, -1 of another rank's."""
+        self.tiles.append_guests(rows)
+        self.bounds.upper[own[own >= 0].to(self.features.device)] = -1.0
+
+    def reach_settled(self, edge: float, most: int) -> Settled:
+        """Bring up to date the rows not picked whose key reaches the edge, and settle those that still do."""
+        found = self.reach(edge, most)
+        part, tile = self.bounds.take(found.rows), self.tiles.tile(found.rows)
+        settle(self.tiles, part, found.rows, tile, torch.arange(len(tile), device=tile.device))
+        self.bounds.put(found.rows, part)
+        return Settled(found.rows.cpu(), part.upper.cpu(), found.inside, found.rest, found.distances)
+
+
+def _shard(job: KCenterJob, together: Together) -> ShardLeaves | None:
+    tiles = TorchKCenter(job.name, job.features, job.given + job.k, together)
+    return TorchShard(tiles, job.initial, job.weight) if job.features.shape[0] else None
+
+
 def _refuse(device: torch.device) -> str | None:
     if device.type == "cpu":
         return None
@@ -159,4 +202,4 @@ def _knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, T
     return search(lambda q, b: TorchKnn("knn", q, b, budget.memory_limit), query, bank, k)
 
 
-TORCH = Backend("torch", _refuse, _k_center, _knn, lambda: "library matrix products")
+TORCH = Backend("torch", _refuse, _k_center, _shard, _knn, lambda: "library matrix products")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor
 
+from ..together import Together
 from ..tuning import Budget
-from .base import Backend, KCenterJob, KCenterLeaves
+from .base import Backend, KCenterJob, KCenterLeaves, ShardLeaves
+from .device.plan import MOST_NEIGHBOURS
+from .device.shard import shard_of
 from .torch_backend import TORCH
 
 _log = logging.getLogger("patchcore_fast.kernels")
@@ -25,7 +30,11 @@ def _interpreted() -> bool:
     return interpreted()
 
 
-def _too_old() -> str | None:
+@functools.cache
+def _missing() -> str | None:
+    """Why triton cannot be imported here, or is too old. Asked once: the answer is read from files."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
     for name in _DISTRIBUTIONS:
         try:
             found = version(name)
@@ -37,10 +46,7 @@ def _too_old() -> str | None:
 
 
 def _refuse(device: torch.device) -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    reason = _too_old()
-    if reason is not None:
+    if (reason := _missing()) is not None:
         return reason
     if device.type == "cpu":
         return None if _interpreted() else "Triton kernels run on CUDA devices"
@@ -66,9 +72,15 @@ def _k_center(job: KCenterJob) -> KCenterLeaves:
     return TritonKCenter(job)
 
 
+def _shard(job: KCenterJob, together: Together) -> ShardLeaves | None:
+    from .triton_kernels.frame import look
+    from .triton_kernels.kcenter import TritonKCenter
+
+    return shard_of(TritonKCenter, look, job, together)
+
+
 def _knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, Tensor]:
     from .triton_kernels.knn import knn
-    from .triton_kernels.plan import MOST_NEIGHBOURS
 
     if k <= MOST_NEIGHBOURS:
         return knn(query, bank, k, budget)
@@ -82,4 +94,12 @@ def _about() -> str:
     return "Triton's interpreter: for tests, never chosen by itself" if _interpreted() else "Triton"
 
 
-TRITON = Backend("triton", _refuse, _k_center, _knn, _about, _automatic)
+def _remark(device: torch.device) -> str:
+    # What is known: asking would compile a kernel.
+    probe = sys.modules.get(f"{__package__}.triton_kernels.probe")
+    probes = [probe.TENSOR_CORES, *probe.HALF_CORES.values()] if probe else []
+    known = {p.numbers.taken: p.known(device)[1] for p in probes}
+    return "; ".join(f"{taken} is not taken: {reason}" for taken, reason in known.items() if reason)
+
+
+TRITON = Backend("triton", _refuse, _k_center, _shard, _knn, _about, _automatic, remark=_remark)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import ops  # noqa: F401  (registers torch.ops.patchcore_fast)
+from ..backends import choose_backend
 from ..checks import check_int, check_matrix, check_rows
+from ..exact import root
+from ..ranks import Ranks, anchors_over_ranks, knn_over_ranks
 from ..surroundings import undisturbed
 from ..tuning import Budget
 
@@ -21,6 +26,7 @@ def knn(
     backend: str = "auto",
     precision: str = "float32",
     memory_limit: int | None = None,
+    group: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """The k nearest bank rows of each query row, in Euclidean distance.
 
@@ -40,6 +46,9 @@ def knn(
     memory_limit : bytes, at least 1 MiB, that tiles may take on the device (Triton, CUDA, torch backends), beyond
         arguments, results, 4 bytes a bank row, and some MB that a look over the rows takes before. Default: what is
         free. It changes the speed only.
+    group : a torch.distributed process group whose ranks hold a part of the bank each, in the order of ranks, some
+        perhaps none. query and bank are then this rank's own, Q may differ between ranks, and rows are numbers in the
+        whole bank: those of one process. A small bank goes to every rank, else queries go around.
 
     Returns
     -------
@@ -58,6 +67,8 @@ def knn(
     loaded by then. Triton compiles during the capture what the call outside did not need, such as its kernels for
     queries with very many rows at nearly one distance: drivers before 545 may refuse that.
     """
+    if group is not None:
+        return _knn_over_ranks("knn", query, bank, k, group, backend, precision, memory_limit)
     check_matrix("knn", "bank", bank, "M, D")
     check_matrix("knn", "query", query, "Q, D", empty=True)
     if query.shape[1] != bank.shape[1]:
@@ -73,6 +84,18 @@ def knn(
 
 
 @undisturbed
+def _knn_over_ranks(
+    name: str, query: Any, bank: Any, k: Any, group: Any, backend: str, precision: str, memory_limit: int | None
+) -> tuple[Tensor, Tensor]:
+    def search(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        budget = Budget.checked(name, precision, memory_limit)  # here, where what fails on one rank is told on all
+        return choose_backend(name, backend, query.device, "knn").knn(query, bank, k, budget)
+
+    squared, rows = knn_over_ranks(name, query, bank, k, group, search)
+    return root(squared).float(), rows
+
+
+@undisturbed
 def knn_rarity(
     features: Tensor,  # [N, D]
     k: int,
@@ -82,6 +105,7 @@ def knn_rarity(
     backend: str = "auto",
     precision: str = "float32",
     memory_limit: int | None = None,
+    group: Any = None,
 ) -> Tensor:
     """How rare each row is: its mean distance to the k nearest of A anchor rows. Rare rows have large values.
 
@@ -96,6 +120,7 @@ def knn_rarity(
     generator : for the draw; without it the draw is the same every time (seed 0).
     backend : "auto" or a name from `explain_backends()`.
     precision, memory_limit : as `knn`.
+    group : as `knn`: features are this rank's, anchors and their numbers those of all ranks, the draw rank 0's.
 
     Returns
     -------
@@ -106,6 +131,12 @@ def knn_rarity(
     As `knn`.
     """
     name = "knn_rarity"
+    if group is not None:
+        ranks = Ranks(name, group)
+        with ranks.watched():
+            anchor, rows, first = anchors_over_ranks(name, features, anchors, generator, ranks)
+        return _rarity(name, features, anchor.to(features.device), rows.to(features.device), first, k, backend,
+                       precision, memory_limit)  # fmt: skip
     check_matrix(name, "features", features)
     n = features.shape[0]
     if isinstance(anchors, Tensor):
@@ -117,12 +148,26 @@ def knn_rarity(
         generator = generator or torch.Generator().manual_seed(0)
         drawn = torch.randperm(n, generator=generator, device=generator.device)[:count]
         rows = drawn.to(features.device).sort().values
+    anchor = features.index_select(0, rows)
+    return _rarity(name, features, anchor, rows, 0, k, backend, precision, memory_limit)
+
+
+def _rarity(
+    name: str,
+    features: Tensor,  # [N, D]
+    anchor: Tensor,  # [A, D]
+    rows: Tensor,  # [A] int64 ascending, numbers of the anchors
+    first: int,  # number of the first of the features
+    k: int,
+    backend: str,
+    precision: str,
+    memory_limit: int | None,
+) -> Tensor:
     if rows.shape[0] < 2:
         raise ValueError(f"{name}: at least 2 anchors are wanted, a row's own does not count; got {rows.shape[0]}")
     k = check_int(name, "k", k, 1, rows.shape[0] - 1, f" ({rows.shape[0]} anchors, a row's own not counted)")
-    anchor = features.index_select(0, rows)
     distance, index = knn(features, anchor, k + 1, backend=backend, precision=precision, memory_limit=memory_limit)
-    own = rows[index] == torch.arange(n, device=features.device)[:, None]
+    own = rows[index] == torch.arange(first, first + len(features), device=features.device)[:, None]
     # Leave out the row's own anchor where it is among the k + 1, else the farthest of them.
     drop = torch.where(own.any(1), own.int().argmax(1), k)
     kept = distance.double().scatter(1, drop[:, None], 0.0)

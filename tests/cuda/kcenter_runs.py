@@ -1,7 +1,8 @@
 """What the k-center tests of this folder share: the engine they run on, and the check against the plain algorithm.
 
 Where there is a card whose kernels are built, the kernels run on it ("cuda-cuda" in the names of tests); elsewhere the
-same sources run on the emulator, which pretends to be a card of compute capability 8.0.
+same sources run on the emulator, which pretends to be a card of compute capability 8.0. Where
+PATCHCORE_FAST_TEST_ENGINES names cuda-cuda they run on the card or fail.
 """
 
 import pytest
@@ -12,9 +13,10 @@ from patchcore_fast.kernels.backends.base import KCenterJob
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.tuning import Budget
 
-from ..kernels.engines import Engine, backend_refusal, once
+from ..kernels.engines import ASKED, Engine, backend_refusal, once
 
-ENGINE = Engine("cuda", "cpu" if backend_refusal("cuda", "cuda") else "cuda")
+ON_CARD = Engine("cuda", "cuda")
+ENGINE = ON_CARD if ON_CARD in ASKED or not backend_refusal("cuda", "cuda") else Engine("cuda")
 DEVICE = ENGINE.device
 SMALL = Tuning(batch=20, block=16)
 EXACT = ("ieee", "tf32x3")  # the difference form, and tensor cores

@@ -4,20 +4,21 @@ import pytest
 import torch
 
 from patchcore_fast.kernels import knn
-from patchcore_fast.kernels.backends.cuda_kernels import plan
+from patchcore_fast.kernels.backends.device import plan
 from patchcore_fast.kernels.knn.reference import knn_reference
 
-from .kcenter_runs import DEVICE
+from .kcenter_runs import DEVICE, ENGINE
 
 __all__ = ["DEVICE", "EXACT", "check", "engine", "pieces"]
 EXACT = ("ieee", "tf32x3")  # float32 multiply-adds, and tensor cores
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, params=[ENGINE], ids=str)
 def engine(request):
     """The CUDA backend, on the card or on the emulator."""
     if DEVICE == "cpu":
         request.getfixturevalue("emulated")
+    return request.param
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def pieces(monkeypatch):
     """`pieces(rows)`: queries and bank come in pieces of at most so many rows, whatever the memory."""
 
     def cut(rows):
-        monkeypatch.setattr(plan, "_rounded", lambda wanted, most: min(most, rows))
+        monkeypatch.setattr(plan, "_rounded", lambda wanted, most, tile: min(most, rows))
 
     return cut
 

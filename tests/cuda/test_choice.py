@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from patchcore_fast.kernels import backends
-from patchcore_fast.kernels.backends import BACKENDS, choice, choose_backend, explain_backends
+from patchcore_fast.kernels.backends import BACKENDS, choice, choose_backend, cuda_backend, explain_backends
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 ENTRY = {"kcenter": "cuda", "knn": "triton", "device": "Card 9", "date": "2027-01-02", "commit": "0123456789abc"}
@@ -16,13 +16,16 @@ ENTRY = {"kcenter": "cuda", "knn": "triton", "device": "Card 9", "date": "2027-0
 
 @pytest.fixture
 def card(monkeypatch):
-    """Pretend that there is a card of capability 9.0 on which these backends run, and that `measured` is recorded."""
+    """Pretend that there is a card of capability 9.0 on which these backends run, the CUDA kernels from code for
+    `code`, and that `measured` is recorded."""
 
-    def pretend(able=("triton", "cuda", "torch"), measured=None):
+    def pretend(able=("triton", "cuda", "torch"), measured=None, code=90):
         def made(b):
             runs = b.name in able
             refuse = lambda device: None if runs and device.type == "cuda" else "pretended"  # noqa: E731
-            return dataclasses.replace(b, refuse=refuse, automatic=lambda device: True)
+            return dataclasses.replace(b, refuse=refuse, automatic=lambda device: True, remark=lambda device: "")
+
+        monkeypatch.setattr(cuda_backend.library, "device_info", lambda number: {"arch": 90, "code": code})
 
         pretended = tuple(made(b) if b.name != "native" else b for b in BACKENDS)
         monkeypatch.setattr(backends, "BACKENDS", pretended)
@@ -40,8 +43,8 @@ def taken(device=CUDA):
 @pytest.mark.parametrize(
     "able, measured, expected, why",
     [
-        (("triton", "cuda", "torch"), {}, ("triton", "triton"), "no measurement of cards of capability 9.0"),
-        (("triton", "cuda", "torch"), {"8.6": ENTRY}, ("triton", "triton"), "no measurement of cards of capability 9"),
+        (("triton", "cuda", "torch"), {}, ("cuda", "cuda"), "made for such cards, of capability 9.0; no measurement"),
+        (("triton", "cuda", "torch"), {"8.6": ENTRY}, ("cuda", "cuda"), "made for such cards, of capability 9.0; no m"),
         (("triton", "cuda", "torch"), {"9.0": ENTRY}, ("cuda", "triton"), "faster on Card 9, 2027-01-02, commit 01234"),
         (("cuda", "torch"), {}, ("cuda", "cuda"), "triton does not run here"),
         (("triton", "torch"), {"9.0": ENTRY}, ("triton", "triton"), "cuda does not run here"),
@@ -61,9 +64,27 @@ def test_auto(able, measured, expected, why, card, caplog):
             assert (choice.CALLS[part] in claims.split(" and ")) == (backend == name), said
 
 
-def test_one_part_may_be_measured_alone(card):
-    card(measured={"9.0": {k: v for k, v in ENTRY.items() if k != "knn"}})
+@pytest.mark.parametrize("code, expected", [(90, "cuda"), (80, "triton"), (75, "triton")])
+def test_unmeasured_cards_get_what_was_made_for_them(code, expected, card):
+    # Of another generation the module has PTX at best, which a driver translates.
+    card(code=code)
+    assert taken() == (expected, expected)
+    card(able=("cuda", "torch"), code=code)
+    assert taken() == ("cuda", "cuda")
+    card(measured={"9.0": ENTRY}, code=code)
     assert taken() == ("cuda", "triton")
+
+
+@pytest.mark.parametrize("arch, code, tailored", [(86, 80, True), (103, 100, True), (120, 120, True), (120, 90, False)])
+def test_code_is_made_for_a_generation(arch, code, tailored, monkeypatch):
+    monkeypatch.setattr(cuda_backend.library, "device_info", lambda number: {"arch": arch, "code": code})
+    assert cuda_backend.CUDA.tailored(torch.device("cuda", 0)) is tailored
+
+
+@pytest.mark.parametrize("part, other", [("kcenter", "knn"), ("knn", "kcenter")])
+def test_one_part_may_be_measured_alone(part, other, card):
+    card(measured={"9.0": {k: v for k, v in ENTRY.items() if k != other} | {part: "triton"}})
+    assert {p: choose_backend("test", "auto", CUDA, p).name for p in choice.CALLS} == {part: "triton", other: "cuda"}
 
 
 def test_the_cpu_is_no_matter_of_choice(card):

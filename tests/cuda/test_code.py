@@ -10,6 +10,7 @@ from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.knn.reference import knn_reference
 
 from ..kernels.cases import gaussian
+from .addresses import BUFFERS, SIZES
 
 CPU = torch.device("cpu")
 
@@ -57,11 +58,8 @@ def test_results_of_code_without_tf32_on_a_card_that_has_it(runs, precision):
 @pytest.mark.parametrize("card, code", [(75, 75), (90, 75)])
 def test_a_search_that_asks_for_tf32_is_refused(runs, card, code):
     module, bank = runs(card, code), gaussian(30, 5)
-    buffers = ("centre", "params", "packed", "packed_norm", "packed_bank", "norm", "kept", "reach", "crowded", "count",
-               "part_exact", "part_row")  # fmt: skip
-    sizes = {"k": 2, "slots": 8, "pitch": 8, "queries": 4, "chunk": 30, "splits": 1, "rescuers": 1}
     # Nothing is launched: no address is looked at.
-    search = module.KnnSearch(**dict.fromkeys(buffers, 64), **sizes, tensor_cores=True, bank=describe(bank), device=-1)
+    search = module.KnnSearch(**BUFFERS, **SIZES, mode="tf32x3", bank=describe(bank), device=-1)
     with pytest.raises(RuntimeError, match=r"CUDA error 801 .* in search_kernel"):
         search.some(describe(bank[:3]), 64, 64, packed_already=False, stream=0)
 

@@ -1,4 +1,4 @@
-"""The emulated tensor cores are as inaccurate as the bound of TF32 allows, and not more."""
+"""The emulated tensor cores are as inaccurate as the bounds of tf32x3 and half allow, and not more."""
 
 from fractions import Fraction
 from math import floor, log2
@@ -115,6 +115,80 @@ def test_three_products_keep_the_bound(emulated, positive):
     assert worst <= 3 * depth + 40
     if positive:  # all cuts go one way: far from what rounding would give
         assert worst > 20
+
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+def mma_half(emulated, a, b, d):
+    """d + a b^T of halves by the kernel: a [16, 16], b [8, 16]."""
+    out = d.clone()
+    emulated.test_mma_half(a.data_ptr(), b.data_ptr(), out.data_ptr(), a.dtype == torch.bfloat16)
+    return out
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_fragments_of_halves_lie_as_ptx_says(emulated, dtype):
+    """Each place of a and of b is another power of two or another sum: one that is mistaken for another shows."""
+    for row in range(16):
+        for column in range(16):
+            a, b = torch.zeros(16, 16, dtype=dtype), torch.zeros(8, 16, dtype=dtype)
+            a[row, column] = 1
+            b[:, column] = torch.arange(1, 9)
+            expected = torch.zeros(16, 8)
+            expected[row] = torch.arange(1.0, 9.0)
+            assert torch.equal(mma_half(emulated, a, b, torch.zeros(16, 8)), expected)
+            assert not mma_half(emulated, a, b.roll(1, 1), torch.zeros(16, 8)).any()
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("spread", [0, 3, 6])
+def test_halves_are_cut_as_the_tensor_core_cuts(emulated, dtype, spread):
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        a, b, d = (
+            torch.randn(s, generator=generator) * 2.0 ** torch.randint(-spread, spread + 1, s, generator=generator)
+            for s in ((16, 16), (8, 16), (16, 8))
+        )
+        a, b = a.to(dtype), b.to(dtype)
+        found = mma_half(emulated, a, b, d)
+        for row in range(16):
+            for column in range(8):
+                want = accumulated(d[row, column].item(), a[row].tolist(), b[column].tolist())
+                assert found[row, column].item() == want, (seed, row, column)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_small_halves_count(emulated, dtype):
+    least = 2.0 ** (-24 if dtype == torch.float16 else -133)
+    a, b = torch.full((16, 16), least, dtype=dtype), torch.full((8, 16), 3.0, dtype=dtype)
+    assert bool((mma_half(emulated, a, b, torch.zeros(16, 8)) == 48 * least).all())
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("kind", ["any sign", "positive", "all cuts lose"])
+@pytest.mark.parametrize("depth", [16, 256, 2048])
+def test_one_accumulator_keeps_the_bound_of_half(emulated, dtype, kind, depth):
+    """|error| of a product of D columns in one accumulator, against 3 D u |x||y|, its share in precision."""
+    worst = 0.0
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = (torch.randn(n, depth, generator=generator) for n in (16, 8))
+        if kind != "any sign":
+            x, y = x.abs(), y.abs()
+        if kind == "all cuts lose":  # a large product first, and then such as end just below the last bit of the sum
+            x, y = x * 2.0**-5, y * 2.0**-5 + 2.0**-5
+            x[:, 0] = y[:, 0] = 16 + seed
+        x, y = x.to(dtype), y.to(dtype)
+        out = torch.zeros(16, 8)
+        for k in range(0, depth, 16):
+            part = slice(k, k + 16)
+            out = mma_half(emulated, x[:, part].contiguous(), y[:, part].contiguous(), out)
+        allowed = UNIT * torch.outer(x.double().norm(dim=1), y.double().norm(dim=1))
+        worst = max(worst, float(((out.double() - x.double() @ y.double().t()).abs() / allowed).max()))
+    assert worst <= 3 * depth
+    if kind == "positive" and depth > 16:  # cuts go one way, a third of a unit or more each: the bound is not idle
+        assert worst > depth / 16
 
 
 def test_not_finite_stays_not_finite(emulated):

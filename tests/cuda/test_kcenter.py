@@ -17,7 +17,7 @@ from ..kernels.tiled_kcenter import (  # noqa: F401
     test_photographs,
     views,
 )
-from .kcenter_runs import DEVICE, SMALL, check, engine, select  # noqa: F401
+from .kcenter_runs import DEVICE, SMALL, check, engine, leaves, select  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -26,6 +26,15 @@ pytestmark = pytest.mark.usefixtures("engine")
 def test_awkward_features(name):
     x = awkward()[name][:150]
     check(x, min(x.shape[0], 10), key=("awkward", name))
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="the emulator's own switch")
+@pytest.mark.parametrize("name", awkward())
+def test_awkward_features_in_the_expanded_form(name, monkeypatch):
+    monkeypatch.setenv("PATCHCORE_FAST_CUDA_EMULATED_ARCH", "86")
+    x = awkward()[name][:150]
+    assert leaves(x, 3).arithmetic.mode in ("ieee", "half")
+    check(x, min(x.shape[0], 10), key=("awkward", name), precisions=("float32",))
 
 
 SOME = ["gaussian", "duplicates", "far from the origin", "float64 near underflow", "zero", "integers", "float16"]

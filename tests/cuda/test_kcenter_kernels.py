@@ -1,152 +1,22 @@
-"""The kernels of a k-center pass, on buffers of this test's own: what they leave behind, against float64.
-
-The arrays lie between guards, since the emulator watches shared memory only: what a kernel writes beside its array is
-found here.
-"""
+"""The kernels of a k-center pass, on buffers of this test's own: what they leave behind, against float64."""
 
 import pytest
 import torch
 
-from patchcore_fast.kernels.backends.cuda_kernels.frame import choose_frame, pack
-from patchcore_fast.kernels.backends.device.layout import (
-    ACCEPTED,
-    CONTROL,
-    COUNT,
-    COUNTERS,
-    DISTANCES,
-    EDGE,
-    EDGE_ROW,
-    END,
-    LEVELS,
-    WANTED,
-)
-from patchcore_fast.kernels.backends.device.precision import Arithmetic
-from patchcore_fast.kernels.exact import squared_distance, squared_weights
+from patchcore_fast.kernels.backends.cuda_kernels.frame import pack
+from patchcore_fast.kernels.backends.device.layout import COUNT, EDGE, EDGE_ROW, INSIDE, LEVELS, STALE
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 
 from ..kernels.cases import awkward, gaussian, integers
 from .addresses import laid_out, rows
+from .kcenter_buffers import Run, check_refreshed, distances
 
-MODES = ("ffma", "tf32x3")
-GUARD = 64  # elements on either side
-PROCESSORS = 2
-
-
-class Run:
-    """The buffers of a run, and what its kernels are given. Picks given are in place; nothing has met them."""
-
-    def __init__(self, library, x, given, k, mode="ffma", block=16, room=None, target=None, weights=None, initial=None,
-                 eager=False):  # fmt: skip
-        n, dim = x.shape
-        self.library, self.x, self.block = library, x, block
-        self.frame = choose_frame("test", Arithmetic(mode), True, features=x)
-        capacity, room = len(given) + k, room or 8 * block
-        sizes = library.kcenter_sizes(n, PROCESSORS)
-        parts, tile, span = sizes["parts"], sizes["tile_rows"], sizes["span"]
-        params = self.frame.params
-        self.tracked = bool(params[1] > 0)
-        plain = bool(params[0] * params[4] == 1 and not self.frame.centre.any()) and x.dtype != torch.float64
-        pitch = -(-dim // 16) * 16
-        f32, f64, i32, i64 = torch.float32, torch.float64, torch.int32, torch.int64
-        few = n if self.tracked else 1
-        shapes = {
-            "control": (i64, CONTROL + 2 * block), "counters": (i32, COUNTERS), "block_row": (i32, block),
-            "block_exact": (f64, block), "block_weight": (f64, block), "squared": (f64, block * block),
-            "pairs": (i32, block * block), "candidates": (i32, room), "doubt": (i32, room), "settled": (f64, room),
-            "picks": (f32, capacity * pitch), "pick_norm": (f32, capacity), "pick_row": (i64, capacity),
-            "norm": (f32, n), "stale": (i32, n), "part": (f32, 2 * parts * tile), "part_near": (i32, parts * tile),
-            "ages": (i32, -(-n // span) * 16), "seen": (i32, n), "value": (f32, n), "near": (i32, few),
-            "second": (f32, few), "key": (f64, n), "initial": (f64, n), "weight": (f64, n),
-        }  # fmt: skip
-        self.guarded = {}
-        for name, (dtype, length) in shapes.items():
-            whole = torch.empty(length + 2 * GUARD, dtype=dtype)
-            whole.view(torch.uint8).fill_(0xA5)
-            self.guarded[name] = whole
-            setattr(self, name, whole[GUARD : GUARD + length])
-        self.picks = self.picks.view(capacity, pitch)
-        for name, value in (("control", 0), ("seen", 0), ("value", torch.inf), ("near", -1), ("second", torch.inf)):
-            getattr(self, name).fill_(value)
-        self.initial[:] = torch.inf if initial is None else initial
-        self.weight[:] = 1 if weights is None else squared_weights(weights)
-        self.key[:] = torch.where(self.weight > 0, self.weight * self.initial, 0.0)
-        given = torch.tensor(given, dtype=i64)
-        pack(x, self.frame, self.norm)
-        pack(x, self.frame, self.pick_norm, self.picks, given)
-        self.pick_row[: len(given)] = given
-        self.key[given] = -1
-        target = target or min(2 * block, room // 2)
-        self.control[COUNT], self.control[END], self.control[WANTED] = len(given), capacity, min(2 * target, n)
-        arrays = {name: getattr(self, name).data_ptr() for name in shapes}
-        self.fields = {
-            "x": rows(x), "mode": mode, "tracked": self.tracked, "plain": plain, "has_initial": initial is not None,
-            "weighted": weights is not None, "eager": eager, "block": block, "room": room, "target": target,
-            "processors": PROCESSORS, "parts": parts, "span": span, "capacity": capacity, "pitch": pitch,
-            "centre": self.frame.centre.data_ptr(), "params": params.data_ptr(), **arrays,
-        }  # fmt: skip
-        self.told = library.KCenterPass(**self.fields)
-
-    def refresh_all(self):
-        """All rows meet all picks; nothing becomes a candidate."""
-        self.control[EDGE], self.control[EDGE_ROW] = (1 << 63) - 1, 0
-        self.library.kcenter_refresh_all(self.told, -1, 0)
-        self.check_guards()
-
-    def one_pass(self, levels=2):
-        """Rows picked, and their squared distances."""
-        self.library.kcenter_pass(self.told, levels, -1, 0)
-        self.check_guards()
-        taken = slice(CONTROL, CONTROL + int(self.control[ACCEPTED]))
-        squared = self.control[taken.start + self.block : taken.stop + self.block].view(torch.float64)
-        return self.control[taken].tolist(), squared.tolist()
-
-    def check_guards(self):
-        """Nothing was written beside an array."""
-        for name, whole in self.guarded.items():
-            ends = torch.cat([whole[:GUARD], whole[-GUARD:]]).view(torch.uint8)
-            assert bool((ends == 0xA5).all()), name
-
-    def widen(self, squared):
-        """[N] float64 in the frame, as ErrorBound.widen."""
-        relative, norm, absolute = self.frame.params[1:4].tolist()
-        if relative == 0:
-            return squared
-        return (squared.clamp_min(0) + norm * self.norm.double() + absolute) * (1 + relative)
+MODES = ("ffma", "ieee", "tf32x3")
+# The difference form, by name only, has the tile of "ieee": most of its grid is for -m thorough.
+MOSTLY = (pytest.param("ffma", marks=pytest.mark.thorough), "ieee", "tf32x3")
 
 
-def distances(x, given):
-    """[N, P] canonical squared distances."""
-    return torch.stack([squared_distance(x, x[i : i + 1].expand_as(x)) for i in given], 1)
-
-
-def check_refreshed(run, given, initial=None):
-    """What is known of each row is within the bound of the truth, both ways."""
-    true = distances(run.x, given)
-    scale = float(run.frame.squared_scale)
-    least = (true * scale).sort(1).values
-    value = run.value.double()
-    assert bool((least[:, 0] <= run.widen(value)).all()) and bool((value <= run.widen(least[:, 0])).all())
-    if not run.tracked:
-        assert torch.equal(value, true.min(1).values)
-    else:
-        second = least[:, 1] if len(given) > 1 else torch.full_like(value, torch.inf)
-        assert bool((run.second.double() <= run.widen(second)).all())
-        assert bool((second <= run.widen(run.second.double())).all())
-        nearest = true.gather(1, run.near.long()[:, None])[:, 0] * scale
-        assert bool((nearest <= run.widen(value)).all())
-    exact = true.min(1).values if initial is None else torch.minimum(true.min(1).values, initial)
-    key, others = run.key / run.weight, torch.ones(run.x.shape[0], dtype=torch.bool)
-    others[given] = False
-    others &= run.weight > 0
-    # Divided by the weight, multiplied by it: two roundings.
-    assert bool((exact[others] <= key[others] * (1 + 2**-51)).all())
-    assert bool((run.key[given] == -1).all())
-    assert int(run.control[DISTANCES]) == run.x.shape[0] * len(given)
-    assert bool((run.seen == len(given)).all())
-    return key
-
-
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MOSTLY)
 @pytest.mark.parametrize("name", awkward())
 def test_rows_meet_picks(emulated, name, mode):
     x = awkward()[name][:140]
@@ -156,7 +26,7 @@ def test_rows_meet_picks(emulated, name, mode):
     check_refreshed(run, given)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MOSTLY)
 @pytest.mark.parametrize("dim", [1, 3, 17, 128, 130, 1536])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_types_and_widths(emulated, dtype, dim, mode):
@@ -174,6 +44,31 @@ def test_layouts(emulated, dtype, layout, mode):
     run = Run(emulated, laid_out(gaussian(50, 24).to(dtype))[layout], [3, 20, 49], 1, mode)
     run.refresh_all()
     check_refreshed(run, [3, 20, 49])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["gaussian", "duplicates", "float16", "off-centre"])
+def test_parts_of_a_pass_for_picks_that_lie_elsewhere(emulated, name, mode):
+    """As for a rank: rows that are listed meet the picks, and some are settled, twice."""
+    x = awkward()[name][:90] if name != "off-centre" else gaussian(90, 20) + 50
+    n, given = len(x), [3, 50, 7, 88]
+    run = Run(emulated, x, given, 1, mode)
+    elsewhere = torch.cat([x[given], x[:1]]).t().contiguous().t()  # copies, column by column
+    run.pick_row[: len(given)] = torch.arange(len(given))
+    told = emulated.KCenterPass(**{**run.fields, "picked_from": rows(elsewhere)})
+    run.control[EDGE], run.control[EDGE_ROW] = (1 << 63) - 1, 0
+    run.counters.zero_()
+    run.stale[:n], run.counters[STALE] = torch.randperm(n).int(), n
+    emulated.kcenter_refresh_listed(told, -1, 0)
+    run.check_guards()
+    check_refreshed(run, given)
+    wanted = distances(x, given).min(1).values
+    for some in (torch.arange(0, n, 2), torch.arange(1, n, 3)):
+        run.counters.zero_()
+        run.candidates[: len(some)], run.counters[INSIDE] = some.int(), len(some)
+        emulated.kcenter_settle_listed(told, -1, 0)
+        run.check_guards()
+        assert torch.equal(run.settled[: len(some)], wanted[some])
 
 
 @pytest.mark.parametrize("arch", ["75", "80"])
@@ -249,8 +144,8 @@ PASSES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("block", [16, 64, 1024])
+@pytest.mark.parametrize("mode", MOSTLY)
+@pytest.mark.parametrize("block", [pytest.param(16, marks=pytest.mark.thorough), 64, 1024])
 @pytest.mark.parametrize("name", PASSES)
 def test_passes_pick_what_greedy_picks(emulated, name, block, mode):
     x, k = PASSES[name](), 40
@@ -333,7 +228,8 @@ def test_without_tf32_it_is_refused(emulated, card, code, monkeypatch):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"mode": "ieee"}, "mode must be ffma or tf32x3"),
+        ({"mode": "tf32"}, "mode must be ffma, ieee, tf32x3 or, for float16 and bfloat16 rows, half, got tf32"),
+        ({"mode": "half"}, "for float16 and bfloat16 rows, half, got half"),
         ({"block": 24}, "power of two"),
         ({"block": 8}, "block must lie in 16..1024"),
         ({"room": 100}, "multiple of 64"),
@@ -343,8 +239,16 @@ def test_without_tf32_it_is_refused(emulated, card, code, monkeypatch):
         ({"span": 7}, "span"),
         ({"pitch": 24}, "pitch must be"),
         ({"capacity": 1000}, "more picks than rows"),
-        ({"key": 0}, "an address is null"),
-        ({"value": 2}, "not aligned"),
+        ({"key": (0, "float64", 70)}, "an address is null"),
+        ({"value": (2, "float32", 70)}, "not aligned"),
+        ({"picks": (4, "float32", 64)}, "picks must be 16-byte aligned"),
+        ({"key": (8, "float32", 70)}, "key must be float64, got float32"),
+        ({"pairs": (8, "int64", 256)}, "pairs must be int32, got int64"),
+        ({"pairs": (8, "int32", 255)}, "pairs must have at least 256 elements, got 255"),
+        ({"control": (8, "int64", 15)}, "control must have at least 16 elements, got 15"),
+        ({"picked_from": rows(gaussian(70, 7))}, "picked_from must have the columns and the type of x"),
+        ({"picked_from": rows(gaussian(70, 8).half())}, "picked_from must have the columns and the type of x"),
+        ({"picked_from": rows(gaussian(3, 8))}, "more picks than rows"),
         ({"more": 1}, "arguments that it does not know"),
     ],
 )

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from patchcore_fast.kernels.backends.cuda_kernels import knn as host
-from patchcore_fast.kernels.backends.cuda_kernels import plan
 from patchcore_fast.kernels.backends.cuda_kernels.library import library
+from patchcore_fast.kernels.backends.device import knn as searching
+from patchcore_fast.kernels.backends.device import plan
 
 from ..kernels.cases import awkward, gaussian, integers
 from ..kernels.tiled_knn import (  # noqa: F401
@@ -25,8 +26,8 @@ ON_EMULATOR = pytest.mark.skipif(DEVICE != "cpu", reason="of the emulator")
 
 def test_numbers_of_the_kernels():
     assert library(torch.device(DEVICE)).knn_limits() == {
-        "queries": plan.TILE, "neighbours": plan.MOST_NEIGHBOURS, "rows": plan.MOST_ROWS, "aligned": plan.ALIGNED,
-        "crowded": plan.CROWDED, "slots": 1 << (plan.MOST_NEIGHBOURS + plan._SPARE - 1).bit_length(),
+        "queries": host.TILE, "neighbours": plan.MOST_NEIGHBOURS, "rows": host.MOST_ROWS, "aligned": host.ALIGNED,
+        "crowded": plan.CROWDED, "slots": plan.slots_of(plan.MOST_NEIGHBOURS),
     }  # fmt: skip
 
 
@@ -106,7 +107,7 @@ def test_crowded_beside_ordinary(k, rescued, monkeypatch):
     bank, query = gaussian(120, 16), gaussian(24, 16, seed=1)
     bank[::4] = query[::4] = 0.3
     for few in (0, 1000):
-        monkeypatch.setattr(host, "_FEW", few)
+        monkeypatch.setattr(searching, "_FEW", few)
         check(query, bank, k)
     assert len(rescued) == 4 and all(6 <= n < 24 for n in rescued)
 
@@ -116,8 +117,8 @@ def test_crowded_beside_ordinary(k, rescued, monkeypatch):
 def test_crowded_queries_among_blocks(blocks, k, rescued, monkeypatch):
     # Fewer blocks than 16 queries each ask for, and several of them to 16 queries, each with a part of the bank.
     monkeypatch.setattr(plan, "_RESCUERS", blocks)
-    monkeypatch.setattr(host, "processors", lambda device: 1)
-    monkeypatch.setattr(host, "_FEW", 1000)
+    monkeypatch.setattr(searching, "processors", lambda device: 1)
+    monkeypatch.setattr(searching, "_FEW", 1000)
     bank = gaussian(4, 12).repeat(100, 1)
     bank[5::20] += 1e-7
     check(torch.cat([bank[:33], gaussian(2, 12, seed=1)]), bank, k)
@@ -125,18 +126,30 @@ def test_crowded_queries_among_blocks(blocks, k, rescued, monkeypatch):
 
 
 def test_bank_split_among_blocks(monkeypatch, plans):
-    monkeypatch.setattr(host, "processors", lambda device: 40)
-    monkeypatch.setattr(plan, "_SPLIT_ROWS", 64)  # one tile of the bank
+    monkeypatch.setattr(searching, "processors", lambda device: 40)
+    monkeypatch.setattr(host, "_SPLIT_ROWS", 64)  # one tile of the bank
     for m, splits in ((200, 3), (1250, 19), (1290, 20)):
         check(gaussian(20, 9, seed=1), gaussian(m, 9), 7)
         check(integers(20, 2, seed=1), integers(m, 2), 20)  # ties across splits
         assert plans[-1].splits == splits
 
 
+@pytest.mark.parametrize("queries", [pytest.param(63, marks=pytest.mark.thorough), 64, 67, 200])
+@pytest.mark.parametrize("k", [1, pytest.param(12, marks=pytest.mark.thorough), 64])
+def test_settling_by_a_warp_or_by_four(queries, k, monkeypatch, plans):
+    # From 32 queries a multiprocessor on, of which the emulator has two, each is settled by a warp.
+    for count in (1, 40):
+        monkeypatch.setattr(searching, "processors", lambda device, count=count: count)
+        monkeypatch.setattr(host, "_SPLIT_ROWS", 64)
+        check(gaussian(queries, 9, seed=1), gaussian(700, 9), k)
+        check(integers(queries, 2, seed=1), integers(700, 2), k)
+    assert len({p.splits for p in plans}) == 2
+
+
 def test_splits_and_chunks(monkeypatch, plans, pieces):
     # Rows arrive at a split out of order; the last chunk leaves some splits without rows.
-    monkeypatch.setattr(host, "processors", lambda device: 40)
-    monkeypatch.setattr(plan, "_SPLIT_ROWS", 64)
+    monkeypatch.setattr(searching, "processors", lambda device: 40)
+    monkeypatch.setattr(host, "_SPLIT_ROWS", 64)
     pieces(400)
     for d in (2, 20):
         check(integers(20, d, seed=1), integers(1000, d), 9)
@@ -149,7 +162,7 @@ def test_splits_and_chunks(monkeypatch, plans, pieces):
 def test_any_order_of_threads(arch, every_seed, monkeypatch, pieces, plans):
     # Below sm_80 nothing is copied asynchronously. The emulator also ends a launch with a race in it.
     monkeypatch.setenv("PATCHCORE_FAST_CUDA_EMULATED_ARCH", str(arch))
-    monkeypatch.setattr(plan, "_SPLIT_ROWS", 64)
+    monkeypatch.setattr(host, "_SPLIT_ROWS", 64)
     for _ in every_seed(4):
         pieces(1000)
         check(gaussian(140, 33, seed=1), gaussian(300, 33), 5)

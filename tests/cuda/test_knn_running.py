@@ -3,19 +3,19 @@
 import re
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.backends.cuda_kernels import knn as host
-from patchcore_fast.kernels.backends.cuda_kernels import plan as plans_of
-from patchcore_fast.kernels.backends.cuda_kernels.frame import choose_frame
-from patchcore_fast.kernels.backends.cuda_kernels.library import capability, library
-from patchcore_fast.kernels.backends.cuda_kernels.plan import make_plan
-from patchcore_fast.kernels.backends.cuda_kernels.precision import choose_arithmetic
+from patchcore_fast.kernels.backends.cuda_kernels.library import library
+from patchcore_fast.kernels.backends.device import knn as searching
+from patchcore_fast.kernels.backends.device import plan as plans_of
 from patchcore_fast.kernels.backends.native_backend import describe
 from patchcore_fast.kernels.knn.reference import knn_reference
+from patchcore_fast.kernels.tuning import Budget
 
 from ..kernels.cases import gaussian, integers
 from ..kernels.tiled_knn import (  # noqa: F401
@@ -26,6 +26,7 @@ from ..kernels.tiled_knn import (  # noqa: F401
     test_unfinite_rows_are_refused,
 )
 from ..kernels.watch import Allocations
+from .addresses import BUFFERS, SIZES
 from .knn_runs import DEVICE, EXACT, check, engine  # noqa: F401
 
 LITTLE = {"precisions": EXACT[:1], "memory_limit": 4 << 20}
@@ -53,8 +54,7 @@ def test_a_bank_that_is_packed_once(pieces, plans):
 
 def test_memory_stays_within_the_limit():
     query, bank = gaussian(450, 50, seed=1).to(DEVICE), gaussian(450, 50).to(DEVICE)
-    arithmetic = choose_arithmetic("float32", capability(query.device), 50, "ieee")
-    search = host.Search(query, bank, 3, choose_frame("knn", arithmetic, True, bank=bank), arithmetic, False)
+    search = host.CudaSearch(query, bank, 3, Budget())
     expected = knn_reference(query, bank, 3)[1]
     for limit in (1 << 17, 1 << 18):
         cut = search.plan(limit)
@@ -66,12 +66,18 @@ def test_memory_stays_within_the_limit():
         search.buffers = {}
 
 
+def make_plan(queries, bank, dim, k, limit):
+    """As CudaSearch.plan, on a large card."""
+    needs = host.CudaSearch._needs(SimpleNamespace(k=k, _of_a_word=lambda: 1))
+    return plans_of.make_plan(queries, bank, dim, k, 132, limit, needs)
+
+
 @pytest.mark.parametrize("limit", [1 << 20, 1 << 24, 1 << 30])
 @pytest.mark.parametrize("dim", [1, 128, 4096])
 @pytest.mark.parametrize("k", [1, 9, 64])
 def test_plans_keep_to_the_limit(limit, dim, k):
     for queries, bank in ((1, 100), (784, 16384), (163840, 1024), (10**6, 10**7)):
-        cut = make_plan(queries, bank, dim, k, 132, limit)
+        cut = make_plan(queries, bank, dim, k, limit)
         kept = 8 * cut.splits * cut.queries * cut.slots
         parts = 12 * cut.rescuers * 16 * k
         held = 4 * cut.pitch * (cut.queries + cut.bank) + 20 * cut.queries + kept + parts
@@ -83,7 +89,7 @@ def test_plans_keep_to_the_limit(limit, dim, k):
 
 @pytest.mark.parametrize("dim", [1, 128, 1 << 16])
 def test_no_launch_takes_long_however_much_memory_there_is(dim):
-    cut = make_plan(10**6, 10**8, dim, 9, 132, 1 << 40)
+    cut = make_plan(10**6, 10**8, dim, 9, 1 << 40)
     assert (1 << 36) <= cut.queries * cut.bank * cut.pitch <= (1 << 40) and cut.queries >= 8192 - 128
 
 
@@ -97,29 +103,28 @@ def test_cuts_of_the_work_do_not_reach_the_neighbours(plans, monkeypatch):
 def test_the_second_try_begins_with_nothing_held(monkeypatch):
     # Out of memory where crowded queries are settled: all buffers of the first try are there by then.
     query, bank, held = gaussian(40, 9), gaussian(6, 9).repeat(20, 1), []
-    buffers, rescue = host.Search._buffers, host.Search._rescue
+    allocate, rescue = host.CudaSearch._allocate, host.CudaSearch._rescue
 
     def remembered(self, plan):
         assert not self.buffers and all(gone() is None for gone in held)
-        made = buffers(self, plan)
-        held.extend(weakref.ref(buffer) for buffer in made.values())
-        return made
+        allocate(self, plan)
+        held.extend(weakref.ref(buffer) for buffer in self.buffers.values())
 
-    def scarce(self, search, piece, crowded):
-        if len(held) == 9:
+    def scarce(self, plan, piece, crowded):
+        if len(held) == 1:
             raise torch.OutOfMemoryError("there is no more, says the test")
-        rescue(self, search, piece, crowded)
+        rescue(self, plan, piece, crowded)
 
-    monkeypatch.setattr(host.Search, "_buffers", remembered)
-    monkeypatch.setattr(host.Search, "_rescue", scarce)
+    monkeypatch.setattr(host.CudaSearch, "_allocate", remembered)
+    monkeypatch.setattr(host.CudaSearch, "_rescue", scarce)
     check(query, bank, 3, EXACT[:1], memory_limit=4 << 20)
-    assert len(held) == 18
+    assert len(held) == 2
 
 
 def test_kernels_are_loaded_before_anything_is_captured(monkeypatch):
     loaded, capturing = [], []
     monkeypatch.setattr(host, "load_search", loaded.append)
-    monkeypatch.setattr(host, "captured", lambda device: bool(capturing))
+    monkeypatch.setattr(searching, "captured", lambda device: bool(capturing))
     x = gaussian(20, 4).to(DEVICE)
     knn(x, x, 1, backend="cuda")
     capturing.append(True)
@@ -137,16 +142,17 @@ def test_all_kernels_of_a_search_are_loaded():
         kernels = set(re.findall(r"__global__ void\s+(?:__launch_bounds__\([^\n]*?\)\s*)?(\w+)\(", text))
         assert len(kernels) == text.count("__global__") > 0
         assert kernels == set(re.findall(r"PCF_LOAD\((\w+)", text))
-        variants = {v for v in re.findall(r"PCF_LAUNCH\((\w+<\w+>)", text) if "<MMA>" not in v}
+        variants = {v for v in re.findall(r"PCF_LAUNCH\((\w+<\w+>)", text) if "<MODE>" not in v}
         assert variants <= set(re.findall(r"PCF_LOAD\((\w+<\w+>)\)", text))
         if name == "search":
-            assert "PCF_LOAD(search_kernel<false>)" in text and "PCF_LOAD(search_kernel<true>)" in text
+            launched = re.findall(r"launch_search<(Mode::\w+)>", text)
+            assert launched == re.findall(r"PCF_LOAD\(search_kernel<(Mode::\w+)>\)", text) and len(launched) == 4
 
 
 @pytest.mark.parametrize("precision", EXACT)
 def test_unchecked_rows_give_valid_row_numbers(precision, monkeypatch):
     # What a captured graph does, in which nothing is looked at by the host.
-    monkeypatch.setattr(host, "captured", lambda device: True)
+    monkeypatch.setattr(searching, "captured", lambda device: True)
     query, bank = gaussian(20, 4).to(DEVICE), gaussian(150, 4, seed=1).to(DEVICE)
     bank[40:90] = bank[2]
     query[:4] = bank[2] * 1.001
@@ -162,9 +168,6 @@ def test_unchecked_rows_give_valid_row_numbers(precision, monkeypatch):
                 assert bool(((rows >= 0) & (rows < 150)).all())
 
 
-SIZES = {"k": 2, "slots": 8, "pitch": 8, "queries": 4, "chunk": 30, "splits": 1, "rescuers": 1}
-
-
 @pytest.mark.parametrize(
     "wrong, message",
     [
@@ -173,19 +176,23 @@ SIZES = {"k": 2, "slots": 8, "pitch": 8, "queries": 4, "chunk": 30, "splits": 1,
         ({"slots": 1}, "slots must lie in 2..128, got 1"),
         ({"pitch": 0}, "pitch must lie in 5.."),
         ({"pitch": 12}, "pitch must be a multiple of 8"),
+        ({"mode": "ffma"}, "mode must be ieee, tf32x3 or, for float16 and bfloat16 rows, half, got ffma"),
+        ({"mode": "half"}, "for float16 and bfloat16 rows, half, got half"),
+        ({"bank_in_place": True}, "the bank cannot be read in place"),
         ({"chunk": 0}, "chunk must lie in 1..1073741824, got 0"),
         ({"splits": 0}, "splits must lie in 1.."),
-        ({"packed": 0}, "an address is null"),
-        ({"packed_bank": 72}, "packed rows must begin at a multiple of 16 bytes"),
-        ({"kept": 4}, "an address is not aligned for its type"),
+        ({"packed": (0, "float32", 32)}, "an address is null"),
+        ({"packed_bank": (72, "float32", 240)}, "packed rows must begin at a multiple of 16 bytes"),
+        ({"kept": (4, "int64", 32)}, "an address is not aligned for its type"),
+        ({"kept": (64, "float64", 32)}, "kept must be int64, got float64"),
+        ({"part_row": (64, "int32", 31)}, "part_row must have at least 32 elements, got 31"),
+        ({"surplus": (64, "int32", 30)}, "arguments that it does not know"),
     ],
 )
 def test_the_module_refuses_what_makes_no_sense(wrong, message):
     # Nothing is launched: addresses are only looked at.
     module, bank = library(torch.device(DEVICE)), gaussian(30, 5).to(DEVICE)
-    buffers = ("centre", "params", "packed", "packed_norm", "packed_bank", "norm", "kept", "reach", "crowded", "count",
-               "part_exact", "part_row")  # fmt: skip
-    options = {**dict.fromkeys(buffers, 64), **SIZES, "tensor_cores": False, "bank": describe(bank), "device": 0}
+    options = {**BUFFERS, **SIZES, "mode": "ieee", "bank": describe(bank), "device": 0}
     search = module.KnnSearch(**options)
     for query in (bank[:0], bank[:5], bank[:3, :4]):
         with pytest.raises(ValueError, match=r"query rows must lie in 1..4, got [05]|must have equal width"):

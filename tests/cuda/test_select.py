@@ -22,7 +22,7 @@ def select(emulated, key, seen, count, wanted, levels, span=256, room=ROOM, eage
     """What the kernels leave behind; what they do not write is poison."""
     rows = key.shape[0]
     control = torch.full((number("CONTROL"),), -99)
-    control[number("COUNT")], control[number("WANTED")] = count, wanted
+    control[number("COUNT")], control[number("WANTED")], control[number("END")] = count, wanted, 1 << 31
     control[number("EDGE")] = control[number("EDGE_ROW")] = 12345  # of the pass before
     counters = torch.zeros(number("HISTOGRAM") + 9 * number("BINS"), dtype=torch.int32)
     ages = torch.full((-(-rows // span), number("AGE_BINS")), -5, dtype=torch.int32)
@@ -36,6 +36,7 @@ def select(emulated, key, seen, count, wanted, levels, span=256, room=ROOM, eage
         edge=int(control[number("EDGE")]),
         edge_row=int(control[number("EDGE_ROW")]),
         left=int(control[number("LEFT")]),
+        crowded=int(control[number("CROWDED")]),
         found=found,
         candidates=candidates[: min(found, room)].tolist(),
         poison=candidates[found:].tolist() + stale[int(counters[number("STALE")]) :].tolist(),

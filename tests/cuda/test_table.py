@@ -75,11 +75,16 @@ def test_hot_kernels_do_not_spill(compiled):
 
 def test_arithmetic_is_what_the_mode_says(compiled):
     modes = {f.kernel: f.counts for f in compiled if f.name in HOT}
-    tensor = {kernel: c for kernel, c in modes.items() if "tf32x3" in kernel or "<true>" in kernel}
-    assert len(tensor) >= 2 and len(tensor) < len(modes)
+    tensor = {kernel for kernel in modes if "tf32x3" in kernel}
+    halves = {kernel for kernel in modes if re.search(r"<(half|brain)\b", kernel)}
+    assert len(tensor) == len(halves) == 4 and len(tensor | halves) < len(modes)
     for kernel, counts in modes.items():
         if kernel in tensor:
             assert counts["hmma"] and counts["hmma"] % 3 == 0, kernel  # three products each
+        elif kernel in halves:
+            # One instruction for 16 x 8 x 16, of halves as they came: none is made float32 on the way.
+            assert counts["hmma"] >= 8 and counts["hmma"] == counts["hmma_half"] and not counts["unpacked"], kernel
+            assert counts["hmma"] == 2 * counts["matrix_loads"], kernel
         else:
             # A thread has at least 32 sums, and four columns of each in the loop's body.
             assert not counts["hmma"] and counts["ffma"] >= 128 and counts["wide_shared"], kernel

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from .engines import ENGINES, NATIVE
+from patchcore_fast.kernels.backends.device import knn as searching
+
+from .engines import ASKED, ENGINES, NATIVE
+
+WITHOUT = "other engines were asked for" if ASKED else "no native module"
 
 
 @pytest.fixture(autouse=True)
@@ -30,28 +34,28 @@ def backend(request):
 
 
 @pytest.fixture
-def plans(room, monkeypatch):
-    """The plans that searches of `room.host` were made by."""
-    made, make_plan = [], room.host.make_plan
+def plans(monkeypatch):
+    """The plans that searches on a device were made by."""
+    made, make_plan = [], searching.make_plan
 
     def remembered(*arguments):
         made.append(make_plan(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(room.host, "make_plan", remembered)
+    monkeypatch.setattr(searching, "make_plan", remembered)
     return made
 
 
 @pytest.fixture
-def rescued(room, monkeypatch):
+def rescued(monkeypatch):
     """How many of its queries were crowded, call by call."""
-    seen, rescue = [], room.host.Search._rescue
+    seen, rescue = [], searching.DeviceSearch._rescue
 
     def counted(self, *arguments):
         seen.append(arguments[-1])
         rescue(self, *arguments)
 
-    monkeypatch.setattr(room.host.Search, "_rescue", counted)
+    monkeypatch.setattr(searching.DeviceSearch, "_rescue", counted)
     return seen
 
 
@@ -62,7 +66,7 @@ def engine(request):
         yield engine
 
 
-@pytest.fixture(params=NATIVE or [pytest.param(None, marks=pytest.mark.skip("no native module"))], ids=str)
+@pytest.fixture(params=NATIVE or [pytest.param(None, marks=pytest.mark.skip(WITHOUT))], ids=str)
 def native_engine(request):
     """The native backend with each instruction set."""
     with request.param.forced() as engine:

@@ -51,7 +51,7 @@ K_CENTER = {
     "progress": ((X, 2), {"progress": 3}, TypeError, "progress must be callable, got int"),
     "selected bool": ((X, 2), {"selected": torch.ones(10).bool()}, TypeError, "selected must be integers"),
     "backend list": ((X, 2), {"backend": ["torch"]}, TypeError, "backend must be a string, got list"),
-    "backend": ((X, 2), {"backend": "tpu"}, ValueError, "must be one of auto, native, triton, cuda, torch, got 'tpu'"),
+    "backend": ((X, 2), {"backend": "tpu"}, ValueError, "must be one of auto, native, cuda, triton, torch, got 'tpu'"),
     "device": ((torch.empty(4, 2, device="meta"), 2), {}, ValueError, "no backend runs on meta"),
     "native device": ((torch.empty(4, 2, device="meta"), 2), {"backend": "native"}, ValueError, "cannot run on meta"),
     "named device": ((torch.empty(4, 2, device="meta"), 2), {"backend": "torch"}, ValueError, "cannot run on meta"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from patchcore_fast.kernels import Tuning, k_center_greedy, knn
+from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.kcenter.trace import greedy_shortfall
 
 from .cases import gaussian
@@ -38,6 +39,15 @@ def test_warm_start_continues_a_run(backend):
     rest = k_center_greedy(x, 50, selected=whole.indices[:30].tolist(), backend=backend)
     assert rest.indices.tolist() == whole.indices[30:].tolist()
     assert torch.equal(rest.radii, whole.radii[30:])
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_distances_below_the_blur_are_settled_together(backend):
+    """A pass that settled its own candidates only would find that any other row may be farther, 750 times."""
+    x = torch.cat([torch.ones(1, 24), gaussian(1500, 24) * 1e-20])
+    found = k_center_greedy(x, 60, start=0, tuning=Tuning(batch=2, block=2), backend=backend)
+    assert found.indices.tolist() == k_center_greedy_reference(x, 60, start=0)[0].tolist()
+    assert found.passes < 200
 
 
 def test_generator_draws_the_start():

@@ -29,7 +29,10 @@ CASES = {
     "k-NN of large k": (20_000, 16, "float32", "knn(x, x, 200, backend={0!r})", 20_000 * 200 * 20),
 }
 RUNS = [
-    (backend, name) for name in CASES for backend in BACKENDS if backend == "native" or name in ("k-center", "k-NN")
+    pytest.param(backend, name, marks=[pytest.mark.thorough] if (backend, name) == ("torch", "k-NN") else [])
+    for name in CASES
+    for backend in BACKENDS
+    if backend == "native" or name in ("k-center", "k-NN")
 ]
 
 

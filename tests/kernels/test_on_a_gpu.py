@@ -8,13 +8,15 @@ from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.knn.reference import knn_reference
 
 from .cases import gaussian, integers
-from .engines import backend_refusal
+from .engines import ASKED, backend_refusal
+
+GPU = ("triton", "cuda")
 
 
-@pytest.fixture(params=["triton", "cuda"])
+@pytest.fixture(params=[engine.backend for engine in ASKED if engine.backend in GPU] or GPU)
 def backend(request):
-    """Each backend in turn, where a card is that it runs on."""
-    if reason := backend_refusal(request.param, "cuda"):
+    """Each backend in turn, where a card is that it runs on; those that were asked for in any case."""
+    if not ASKED and (reason := backend_refusal(request.param, "cuda")):
         pytest.skip(f"needs a CUDA device: {request.param}: {reason}")
     return request.param
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from patchcore_fast.kernels import Tuning
+from patchcore_fast.kernels.backends.device import kcenter as device_kcenter
+from patchcore_fast.kernels.backends.device.layout import FOUND
 
 from .cases import gaussian, integers
 
@@ -35,15 +37,28 @@ def options(x):
     return chosen | {"start": int((~torch.isin(torch.arange(n), chosen["selected"])).nonzero()[3])}
 
 
-@pytest.mark.parametrize("n, distinct", [(200, 1), (420, 3), (300, 12)])
-def test_more_candidates_than_there_is_room_for(n, distinct, room, monkeypatch):
-    crowded, whole = [], room.Leaves._enqueue
-    monkeypatch.setattr(
-        room.Leaves, "_enqueue", lambda self, levels: (crowded.append(self._exact_cuts), whole(self, levels))
-    )
+@pytest.mark.parametrize(
+    "n, distinct, most",
+    [
+        (200, 1, 64),
+        (200, 1, 2),
+        pytest.param(420, 3, 64, marks=pytest.mark.thorough),
+        pytest.param(300, 12, 64, marks=pytest.mark.thorough),
+    ],
+)
+def test_more_candidates_than_there_is_room_for(n, distinct, most, room, monkeypatch):
+    crowded, full, whole = [], [], room.Leaves._enqueue
+
+    def noted(self, levels):
+        whole(self, levels)
+        crowded.append(int(self.control[FOUND]) > self.room)
+        full.append(int(self.control[FOUND]) > self.listed)
+
+    monkeypatch.setattr(room.Leaves, "_enqueue", noted)
+    monkeypatch.setattr(device_kcenter, "_MOST_WANTED", most)
     x = gaussian(distinct, 6).repeat(-(-n // distinct), 1)[:n]
     room.check(x, distinct + 4, Tuning(batch=16, block=16), key=("crowded", n, distinct))
-    assert any(crowded)  # rooms are of 128
+    assert any(crowded) and any(full) == (most == 2)  # rooms are of 128, lists of 256 and more or of 128
     room.check((x * 8).round(), 16, Tuning(batch=16, block=16), key=("crowded integers", n, distinct))
 
 

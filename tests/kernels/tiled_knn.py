@@ -1,12 +1,14 @@
 """Tests of the k-NN that tests/cuda and tests/triton both take over. `room` is the file that did, with its `check`."""
 
 import logging
+import math
 
 import pytest
 import torch
 from torch.library import opcheck
 
 from patchcore_fast.kernels import knn, knn_rarity
+from patchcore_fast.kernels.backends.device import knn as searching
 from patchcore_fast.kernels.knn.reference import knn_rarity_reference
 
 from .cases import awkward, gaussian, integers
@@ -18,7 +20,7 @@ TYPES = {"h": torch.float16, "b": torch.bfloat16, "f": torch.float32, "d": torch
 @pytest.mark.parametrize("name", awkward())
 @pytest.mark.parametrize("k", [1, 3])
 def test_awkward_banks(name, k, room, monkeypatch):
-    monkeypatch.setattr(room.host, "_FEW", 0)
+    monkeypatch.setattr(searching, "_FEW", 0)
     bank = awkward()[name]
     room.check(torch.cat([bank[:5], bank[10:15] * 1.01]), bank, k)
 
@@ -68,20 +70,20 @@ def test_nothing_is_queries_by_bank(room, backend, plans):
 
 def test_out_of_memory_makes_pieces_smaller(room, backend, plans, monkeypatch, caplog):
     query, bank = gaussian(40, 90, seed=1), gaussian(3000, 90)
-    empty, refused = room.host.Search._empty, []
+    empty, refused, most = searching.DeviceSearch._empty, [], 1 << 20
 
     def scarce(self, dtype, *shape):
-        if shape[-1] == 96 and shape[0] == 3000:
+        if math.prod(shape) * dtype.itemsize > most:
             refused.append(shape)
             raise torch.OutOfMemoryError("there is no more, says the test")
         return empty(self, dtype, *shape)
 
-    monkeypatch.setattr(room.host.Search, "_empty", scarce)
+    monkeypatch.setattr(searching.DeviceSearch, "_empty", scarce)
     with caplog.at_level(logging.DEBUG, "patchcore_fast.kernels"):
         room.check(query, bank, 3, **room.LITTLE)
-    assert refused == [(3000, 96)] and [p.bank == 3000 for p in plans] == [True, False]
+    assert len(refused) == 1 and [p.bank == 3000 for p in plans] == [True, False]
     assert "out of memory" in caplog.text
-    monkeypatch.setattr(room.host.Search, "_empty", lambda *arguments: scarce(arguments[0], None, 3000, 96))
+    most = 0
     with pytest.raises(torch.OutOfMemoryError, match="says the test"):
         knn(query.to(room.DEVICE), bank.to(room.DEVICE), 3, backend=backend)
 

@@ -29,8 +29,8 @@ def card(monkeypatch, tmp_path) -> Path:
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Several tiles along every side even of tiny matrices."""
-    from patchcore_fast.kernels.backends.triton_kernels import plan
+    from patchcore_fast.kernels.backends.triton_kernels import knn
 
     from .knn_helpers import SMALL
 
-    monkeypatch.setattr(plan, "choose_tile", lambda *shape: SMALL)
+    monkeypatch.setattr(knn, "choose_tile", lambda *shape: SMALL)

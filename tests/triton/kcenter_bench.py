@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import torch
 import triton.language as tl
 
+from patchcore_fast.kernels.backends.device.precision import halves
 from patchcore_fast.kernels.backends.triton_kernels import layout, settle
 from patchcore_fast.kernels.backends.triton_kernels.frame import choose_frame, pack
 from patchcore_fast.kernels.backends.triton_kernels.launch import capability
@@ -69,6 +70,8 @@ SETTLED = {
     "far": gaussian(90, 8) + 1e4,
     "beyond float32": 1 + gaussian(90, 8).double() * 1e-9,
     "half": (gaussian(180, 70) + 9).half()[::2, ::2],
+    "float16": (gaussian(90, 37) * 2).half(),
+    "bfloat16": gaussian(180, 70).bfloat16()[::2, ::2],
     "double": gaussian(90, 5).double() * 1e-140,
 }
 
@@ -76,12 +79,14 @@ SETTLED = {
 class Bench:
     """Features, some of their rows picked, and what the kernels of a pass share."""
 
-    def __init__(self, x: torch.Tensor, picks: int, room: int = 128, size: int = 32) -> None:
+    def __init__(
+        self, x: torch.Tensor, picks: int, room: int = 128, size: int = 32, precision: str = "float32"
+    ) -> None:
         self.x = x.to(DEVICE)
         n, dim = x.shape
-        mode = choose_arithmetic("float32", capability(DEVICE), dim)
-        self.mode, self.room, self.size, self.picks = mode.mode, room, size, picks
-        self.frame = choose_frame("test", mode, True, features=self.x)
+        chosen = choose_arithmetic(precision, capability(DEVICE), dim)
+        self.frame = choose_frame("test", chosen, True, halves(precision, x), features=self.x)
+        self.mode, self.room, self.size, self.picks = self.frame.arithmetic.mode, room, size, picks
         self.scale = self.frame.squared_scale
         self.bound = ErrorBound(*self.frame.params[1:4].tolist())
         self.plain = float(self.scale) == 1 and not bool(self.frame.centre.any()) and x.dtype != torch.float64
@@ -89,7 +94,8 @@ class Bench:
         self.pick_row = torch.full((picks + size,), UNTOUCHED, dtype=torch.int64, device=DEVICE)
         self.pick_row[:picks] = torch.randperm(n, generator=g)[:picks].to(DEVICE)
         self.norm = torch.full((n,), torch.nan, device=DEVICE)
-        self.packed = torch.full((picks + size, 16 * -(-dim // 16)), torch.nan, device=DEVICE)
+        kind = x.dtype if self.mode == "half" else torch.float32
+        self.packed = torch.full((picks + size, 16 * -(-dim // 16)), torch.nan, device=DEVICE, dtype=kind)
         self.pick_norm = torch.full((picks + size,), torch.nan, device=DEVICE)
         pack(self.x, self.frame, self.norm)
         pack(self.x, self.frame, self.pick_norm, self.packed, self.pick_row[:picks])
@@ -98,8 +104,9 @@ class Bench:
         self.slack = self.bound.norm * self.norm.double() + self.bound.absolute  # of a fast distance, + relative * d^2
         rows, other = torch.arange(n, device=DEVICE).repeat_interleave(picks), self.pick_row[:picks].repeat(n)
         self.true = paired_squared(self.x, rows, self.x, other).view(n, picks)
-        self.control = torch.zeros(at.CONTROL + 2 * size, dtype=torch.int64, device=DEVICE)
+        self.control = torch.zeros(at.CONTROL, dtype=torch.int64, device=DEVICE)
         self.control[at.COUNT], self.control[at.EDGE_ROW] = picks, at.LAST_ROW  # nothing is cut off
+        self.control[at.END] = picks + size
         self.counters = torch.zeros(at.HISTOGRAM + len(layout.LEVELS) * at.BINS, dtype=torch.int32, device=DEVICE)
         self.candidates = torch.full((room,), UNTOUCHED, dtype=torch.int32, device=DEVICE)
         self.initial = (torch.rand(n, generator=g, dtype=torch.float64) * 3).to(DEVICE) * self.true.median()
@@ -136,7 +143,7 @@ class Bench:
         listed = self.near if stale is None else stale.to(DEVICE, torch.int32)
         known = (self.norm, self.seen, self.value, self.near, self.second, self.key, self.initial, self.weight)
         notes = (self.frame.params, self.control, self.counters, self.candidates, part, part_near)
-        facts = {"ROOM": self.room, "LISTED": stale is not None, "TRACKED": tracked, "INITIAL": initial,
+        facts = {"LIST": self.room, "LISTED": stale is not None, "TRACKED": tracked, "INITIAL": initial,
                  "WEIGHTED": weighted, "PARTS": parts, "M": tile.rows}  # fmt: skip
         wide = math.gcd(self.x.stride(0), dim, 16)
         update_kernel[(parts,)](
@@ -150,8 +157,9 @@ class Bench:
         exact = torch.full((self.room,), torch.nan, dtype=torch.float64, device=DEVICE)
         doubt = torch.full((self.room,), UNTOUCHED, dtype=torch.int32, device=DEVICE)
         settle.settle_kernel[(self.room // 16,)](
-            self.x, *self.x.stride(), self.pick_row, self.norm, self.value, self.near, self.second, self.initial,
-            self.frame.params, self.counters, self.candidates, exact, doubt, self.columns, self.columns.shape[0],
-            ROOM=self.room, TRACKED=self.bound.relative > 0, INITIAL=initial, **self.tree, **PLAIN_LAUNCH,
+            self.x, *self.x.stride(), self.x, *self.x.stride(), self.pick_row, self.norm, self.value, self.near,
+            self.second, self.initial, self.frame.params, self.counters, self.candidates, exact, doubt, self.columns,
+            self.columns.shape[0], ROOM=self.room, TRACKED=self.bound.relative > 0, INITIAL=initial, **self.tree,
+            **PLAIN_LAUNCH,
         )  # fmt: skip
         return exact, doubt

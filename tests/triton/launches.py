@@ -38,6 +38,9 @@ def note(self, *args, **kwargs):
 def main() -> None:
     interpreter.GridExecutor.__call__ = note
     from patchcore_fast.kernels import k_center_greedy, knn
+    from patchcore_fast.kernels.backends.device.tensor_cores import BFLOAT16, FLOAT16, TF32, questions
+    from patchcore_fast.kernels.backends.triton_kernels.precision import PROBED
+    from patchcore_fast.kernels.backends.triton_kernels.probe import ask
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(48, 20, generator=generator)
@@ -50,6 +53,13 @@ def main() -> None:
     knn(x, x, 3, backend="triton")
     # Two clusters so far apart that float32 sees no differences inside them: every query has to be rescued.
     knn(1e-4 * x + 1e3 * torch.sign(x[:, :1]), 1e-4 * x.flip(0) + 1e3 * torch.sign(x[:, :1]), 3, backend="triton")
+    for dtype in (torch.float16, torch.bfloat16):
+        rows = x.to(dtype)
+        k_center_greedy(rows, 6, start=0, backend="triton")
+        knn(rows, rows.repeat(20, 1), 3, backend="triton")  # more equal rows than slots
+    # On a card with its first tf32x3, or rows of halves.
+    for numbers in (TF32, FLOAT16, BFLOAT16):
+        ask(questions(*PROBED, numbers), torch.device("cpu"))
     print(json.dumps(seen))
 
 

@@ -24,6 +24,7 @@ def card(monkeypatch):
     def pretend(capability=(8, 6), triton="3.4.0"):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
         monkeypatch.setattr(triton_backend, "version", lambda name: triton)
+        monkeypatch.setattr(triton_backend, "_missing", triton_backend._missing.__wrapped__)
         monkeypatch.setattr(triton_backend, "_interpreted", lambda: False)
         monkeypatch.setattr(torch.version, "hip", None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -65,6 +66,7 @@ def test_a_card_that_cannot(pretended, reason, card, caplog):
 
 def test_without_triton(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(triton_backend, "_missing", triton_backend._missing.__wrapped__)
     x = gaussian(9, 3)
     for call in (lambda: knn(x, x, 1, backend="triton"), lambda: k_center_greedy(x, 2, backend="triton")):
         with pytest.raises(ValueError, match="backend 'triton' cannot run on cpu: triton is not installed"):

@@ -87,7 +87,10 @@ def test_float32_is_float32(compiled: list[dict[str, Any]]) -> None:
         assert f["mma"] == "" and f["fma32"] > 0, name(f)
 
 
-@pytest.mark.parametrize(("mode", "kinds"), [("tf32x3", {"tf32"}), ("tf32", {"tf32"}), ("bf16", {"bf16", "f16"})])
+@pytest.mark.parametrize(
+    ("mode", "kinds"),
+    [("tf32x3", {"tf32"}), ("tf32", {"tf32"}), ("bf16", {"bf16", "f16"}), ("half", {"bf16", "f16"})],
+)
 def test_tensor_cores_where_the_precision_says_so(compiled: list[dict[str, Any]], mode: str, kinds: set[str]) -> None:
     found = [f for f in compiled if f["mode"] == mode and f["capability"] >= 80]
     assert found

@@ -44,16 +44,15 @@ def leaves(x, k, tuning=SMALL, **budget):
 
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("lazy", [True, False], ids=["lazy", "eager"])
-def test_the_host_waits_once_a_pass_and_a_pass_allocates_nothing(name, lazy, monkeypatch):
+def test_the_host_waits_once_for_some_passes_and_a_pass_allocates_nothing(name, lazy, monkeypatch):
     x = PASSES[name]
     made, rows = leaves(x, 20, Tuning(batch=16, block=16, lazy=lazy)), [0]
     while len(rows) < 20:
-        crowded = made._exact_cuts > 0
         with waits(monkeypatch) as seen, Allocations() as allocated:
-            rows += made.advance(20 - len(rows)).rows
-        assert seen == ["cpu"]
-        # The answer, and the number that the host writes after a pass with too many candidates: a fill on CUDA.
-        made_here = [(name, size) for name, size in allocated.made if size > 8 * crowded]
+            found = made.advance(20 - len(rows))
+        rows += found.rows.tolist()
+        assert seen == ["cpu"] and found.passes >= 1
+        made_here = [(name, size) for name, size in allocated.made if size]
         assert {name for name, _ in made_here} <= {"aten._to_copy.default", "aten.clone.default"}
         assert all(size == made.control.nbytes for _, size in made_here)
     assert rows == k_center_greedy_reference(x, 20)[0].tolist()
@@ -121,11 +120,11 @@ def test_out_of_memory_twice_is_an_error(monkeypatch):
         select(gaussian(40, 5), 9)
 
 
-def test_progress_after_every_pass():
+def test_progress_after_every_wait():
     calls = []
     result = select(gaussian(90, 6), 25, progress=lambda *c: calls.append(c), tuning=Tuning(batch=8, block=16))
     done = [d for d, _ in calls]
-    assert len(calls) == result.passes > 1 and done == sorted(done) and calls[-1] == (25, 25)
+    assert 1 < len(calls) <= result.passes and done == sorted(done) and calls[-1] == (25, 25)
 
 
 def test_an_exception_in_progress_ends_the_run():
@@ -183,11 +182,11 @@ def test_a_pass_takes_no_device_memory_and_waits_once(graph):
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                rows += len(made.advance(1000 - rows).rows)
+                found = made.advance(1000 - rows)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        passes += 1
-        if passes > 2:  # kernels are loaded, and the graph is recorded
+        rows, passes = rows + len(found.rows), passes + found.passes
+        if passes > 3:  # kernels are loaded, and the graph is recorded
             assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
             assert len([w for w in caught if "synchroniz" in str(w.message)]) <= 1
     assert passes > 5

@@ -6,9 +6,10 @@ import torch
 pytest.importorskip("triton", minversion="3.3")
 
 from patchcore_fast.kernels import knn
+from patchcore_fast.kernels.backends.device import knn as searching
+from patchcore_fast.kernels.backends.device import plan
 from patchcore_fast.kernels.backends.device.twins import surplus_twins
 from patchcore_fast.kernels.backends.triton_kernels import knn as host
-from patchcore_fast.kernels.backends.triton_kernels import plan
 from patchcore_fast.kernels.backends.triton_kernels.precision import Arithmetic
 from patchcore_fast.kernels.backends.triton_kernels.tiles import Tile
 from patchcore_fast.kernels.knn.reference import knn_reference
@@ -45,7 +46,7 @@ def test_crowded_queries_without_thinning(name, rescued, small_tiles):
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 33, 5), (33, 1, 5), (17, 31, 16), (15, 65, 33), (49, 97, 47)])
 @pytest.mark.parametrize("tile", [SMALL, Tile(32, 16, 64, 2, 1), Tile(64, 64, 64, 4, 1)], ids=str)
 def test_odd_sizes(shape, tile, monkeypatch):
-    monkeypatch.setattr(plan, "choose_tile", lambda *arguments: tile)
+    monkeypatch.setattr(host, "choose_tile", lambda *arguments: tile)
     q, m, d = shape
     for k in {1, min(m, 6)}:
         check(gaussian(q, d, seed=1), gaussian(m, d), k)
@@ -67,7 +68,7 @@ def test_crowded_beside_ordinary(k, rescued, monkeypatch):
     bank, query = gaussian(120, 16), gaussian(24, 16, seed=1)
     bank[::4] = query[::4] = 0.3
     for few in (0, 1000):
-        monkeypatch.setattr(host, "_FEW", few)
+        monkeypatch.setattr(searching, "_FEW", few)
         check(query, bank, k)
     assert 6 <= rescued[0] == rescued[1] < 24
 
@@ -76,8 +77,8 @@ def test_crowded_beside_ordinary(k, rescued, monkeypatch):
 def test_crowded_queries_among_programs(programs, small_tiles, rescued, monkeypatch):
     # Fewer programs than blocks of 16 queries, and several of them to a block, each with a part of the bank.
     monkeypatch.setattr(plan, "_RESCUERS", programs)
-    monkeypatch.setattr(plan, "processors", lambda device: 1)
-    monkeypatch.setattr(host, "_FEW", 1000)
+    monkeypatch.setattr(searching, "processors", lambda device: 1)
+    monkeypatch.setattr(searching, "_FEW", 1000)
     check(gaussian(35, 5, seed=1), gaussian(4, 5).repeat(25, 1), 2)
     assert rescued == [35]
 
@@ -113,8 +114,8 @@ def test_surplus_twins(dtype):
 
 @pytest.mark.parametrize("k", [1, 5])
 def test_splits(k, small_tiles, plans, monkeypatch):
-    monkeypatch.setattr(plan, "processors", lambda device: 16)
-    monkeypatch.setattr(plan, "_SPLIT_TILES", 1)
+    monkeypatch.setattr(searching, "processors", lambda device: 16)
+    monkeypatch.setattr(host, "_SPLIT_TILES", 1)
     check(gaussian(20, 9, seed=1), gaussian(200, 9), k)
     check(integers(20, 2, seed=1), integers(200, 2), k)  # ties across splits
     assert all(p.splits == 6 for p in plans)
@@ -125,12 +126,12 @@ def test_splits(k, small_tiles, plans, monkeypatch):
 
 
 def test_int64_rows(small_tiles, monkeypatch):
-    class Long(host.Search):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            self.row_type, self.far = torch.int64, torch.iinfo(torch.int64).max
+    class Long(host.TritonSearch):
+        def _prepare(self):
+            super()._prepare()
+            self.row_type = torch.int64
 
-    monkeypatch.setattr(host, "Search", Long)
+    monkeypatch.setattr(host, "TritonSearch", Long)
     check(gaussian(9, 5, seed=1), gaussian(80, 5), 3)
     check(awkward()["constant"][:9], awkward()["constant"][:40], 2)
 

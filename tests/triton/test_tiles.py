@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from patchcore_fast.kernels.backends.triton_kernels import tile_cache, tile_table, tiles
+from patchcore_fast.kernels.backends.triton_kernels import launch, tile_cache, tile_table, tiles
 from patchcore_fast.kernels.backends.triton_kernels.precision import choose_arithmetic
 from patchcore_fast.kernels.backends.triton_kernels.tile_table import INTERPRETER, KERNELS, Tile, candidates
 from patchcore_fast.kernels.tuning import PRECISIONS
@@ -26,9 +26,9 @@ CARDS = [(7, 5), (8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (12, 
 @pytest.mark.parametrize("capability", CARDS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_card_width_and_precision_has_tiles(kernel: str, capability: tuple[int, int]) -> None:
-    for precision in PRECISIONS:
+    for precision in (*PRECISIONS, "half"):
         for dim in (1, 16, 31, 32, 33, 64, 100, 128, 129, 1536, 1 << 17):
-            mode = choose_arithmetic(precision, capability, dim).mode
+            mode = precision if precision == "half" else choose_arithmetic(precision, capability, dim).mode
             offered = candidates(kernel, capability, dim, mode)
             assert len(set(offered)) == len(offered) > 1
             for tile in offered:
@@ -37,7 +37,8 @@ def test_every_card_width_and_precision_has_tiles(kernel: str, capability: tuple
                 assert min(tile.rows, tile.others) >= 16 and tile.depth >= (8 if mode == "ieee" else 16)
                 assert tile.warps in (4, 8) and 1 <= tile.stages <= 4
             for tile in offered[1:]:  # the first ones are compiled (test_compiled.py)
-                assert tile.stages * tile.depth * (tile.rows + tile.others) * 4 <= tile_table.shared_limit(capability)
+                staged = tile.stages * tile.depth * (tile.rows + tile.others) * (2 if mode == "half" else 4)
+                assert staged <= tile_table.shared_limit(capability)
 
 
 def test_interpreter_and_bad_arguments() -> None:
@@ -48,6 +49,17 @@ def test_interpreter_and_bad_arguments() -> None:
         tiles.choose_tile("update", CARD, 128, "fp8")
     with pytest.raises(ValueError, match=r"candidates: dim must be at least 1, got 0"):
         tiles.choose_tile("update", CARD, 0, "ieee")
+
+
+def test_compilers_that_take_more_registers_get_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version, older in (("3.3.1", True), ("3.7.0+git12", True), ("3.8.0", False), ("3.10.0", False), ("4.0", False)):
+        monkeypatch.setattr(launch, "triton_version", lambda version=version: version)
+        assert launch.older_triton() == older
+        offered = candidates("search", (9, 0), 128, "ieee")
+        assert offered[0].rows == (64 if older else 128) and len(set(offered)) == len(offered)
+        assert candidates("update", (8, 6), 128, "ieee")[0].stages == (2 if older else 3)
+        assert candidates("search", (8, 6), 64, "ieee")[0] == Tile(128, 64, 64, 8, 2)  # resident: no chunks
+        assert candidates("search", (7, 5), 128, "ieee")[0].rows == 128
 
 
 def test_buckets_share_a_tile() -> None:
@@ -128,7 +140,8 @@ def test_read_only_folder(card: Path) -> None:
 
 def test_entries_of_others_stay(card: Path) -> None:
     assert tile_cache.add("tiles", {"a": {"rows": 1}}) and tile_cache.add("first_calls", {"b": {"first": 2.0}})
-    assert tile_cache.read() == {"tiles": {"a": {"rows": 1}}, "first_calls": {"b": {"first": 2.0}}}
+    kept = {"tiles": {"a": {"rows": 1}}, "first_calls": {"b": {"first": 2.0}}, "tensor_cores": {}}
+    assert tile_cache.read() == kept
 
 
 def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -187,14 +187,23 @@ int run(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* a
     e.argument = argument;
     e.shared_bytes = shared_bytes;
     e.failed = false;
+    e.place = e.other_place = nullptr;
+    e.other.clear();
+    if (e.global.watched()) {
+        e.global.begin_launch();
+        begin_own();
+    }
     std::vector<uint64_t> order(uint64_t(grid.x) * grid.y * grid.z);
     std::iota(order.begin(), order.end(), uint64_t(0));
     for (uint64_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[e.draw() % (i + 1)]);
     for (const uint64_t b : order) {
         const uint64_t xy = uint64_t(grid.x) * grid.y;
         blockIdx = {unsigned(b % grid.x), unsigned(b % xy / grid.x), unsigned(b / xy)};
+        e.global.begin_block(uint32_t(b), e.count);
         run_block();
-        if (e.failed) return kLaunchFailure;
+        if (!e.failed) continue;
+        e.message += source_of(e.place) + e.other + source_of(e.other_place);
+        return kLaunchFailure;
     }
     return 0;
 }

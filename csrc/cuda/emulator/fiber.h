@@ -30,6 +30,7 @@ class Stacks {
     Stacks(const Stacks&) = delete;
     Stacks& operator=(const Stacks&) = delete;
     void begin(int i, Context& out, void (*entry)()); // entry never returns
+    bool hold(const void* p) const { return size_t(static_cast<const char*>(p) - memory_) < bytes_; }
 
   private:
     char* memory_;

@@ -29,7 +29,7 @@ void Shadow::Party::join(const Moment& now) {
 }
 
 const char* Shadow::touch(Cell& cell, Access access, const Moment& now, int& other) {
-    const bool reads = access == Access::read || access == Access::atomic;
+    const bool reads = access == Access::read || access == Access::atomic || access == Access::peek;
     const bool together = access == Access::atomic && cell.atomic; // atomics with atomics
     other = -1;
     if (reads && !cell.written && !cell.copying) return "reads shared memory that nothing has written";
@@ -39,7 +39,7 @@ const char* Shadow::touch(Cell& cell, Access access, const Moment& now, int& oth
     if (!together && !cell.writer.before(now))
         return reads ? "reads what another thread writes, with no barrier between them"
                      : "writes what another thread writes, with no barrier between them";
-    if (access == Access::read) {
+    if (access == Access::read || access == Access::peek) {
         cell.reader.join(now);
         return nullptr;
     }

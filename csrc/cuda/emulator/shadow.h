@@ -13,7 +13,7 @@ struct Moment {
     uint32_t epoch, warp_epoch;
 };
 
-enum class Access { read, write, atomic, start_copy };
+enum class Access { read, write, atomic, peek, start_copy }; // peek: gpu.h
 
 class Shadow {
   public:

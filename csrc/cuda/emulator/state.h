@@ -2,6 +2,7 @@
 #pragma once
 #include "../emulated.h"
 #include "fiber.h"
+#include "global.h"
 #include "shadow.h"
 
 #include <mutex>
@@ -47,6 +48,8 @@ struct Emulator {
         reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(arena.data()) + kGuard + 127) & ~uintptr_t(127));
     size_t shared_bytes = 0;
     Shadow shadow;
+    GlobalMemory global;
+    const void *place = nullptr, *other_place = nullptr; // in the code, of what failed
     Context scheduler;
     void (*body)(void*) = nullptr;
     void* argument = nullptr;
@@ -55,7 +58,7 @@ struct Emulator {
     int ended = 0, waiting = 0, voted = 0;
     uint32_t epoch = 1;
     bool failed = false;
-    std::string message;
+    std::string message, other; // what failed, and who else had a part in it
     uint64_t random = 1, launches = 0;
     std::string seed;
 
@@ -72,6 +75,12 @@ extern Emulator& e;
 std::string at(const Site& site);
 std::string who(int thread);
 std::string since(const Thread& thread); // where it last met others
+
+// " (select.cu:88, in pcf::edge_kernel)": the line where a call returns to, and the function around it.
+std::string source_of(const void* place);
+// Whether an address is a stack, of a fiber or of the thread that launches, or lies in this module: no array.
+bool is_own(const void* p);
+void begin_own(); // on the thread that launches
 
 // Ends the launch, with this message. The other fibers are left where they are: they own nothing.
 [[noreturn]] void fail(const std::string& message);

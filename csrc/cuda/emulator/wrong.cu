@@ -1,6 +1,6 @@
 // Small kernels that show what the emulator finds: each mistake beside the version without it. One block of 64 threads
 // or more unless said otherwise; `out` has a place for each thread.
-#include "../gpu.h"
+#include "../mma.h"
 #include "../rows.h"
 #include "wrong.h"
 
@@ -185,6 +185,19 @@ __global__ void mma_kernel(const float* a, const float* b, float* out, int thric
     out[(g + 8) * 8 + 2 * t + 1] = d[3];
 }
 
+// out [16, 8] += a [16, 16] b [8, 16]^T, of halves.
+template <class T>
+__global__ void mma_half_kernel(const uint32_t* a, const uint32_t* b, float* out) {
+    const int g = lane() / 4, t = lane() % 4;
+    const uint32_t of_a[4] = {a[g * 8 + t], a[(g + 8) * 8 + t], a[g * 8 + t + 4], a[(g + 8) * 8 + t + 4]};
+    const uint32_t of_b[2] = {b[g * 8 + t], b[g * 8 + t + 4]};
+    const auto place = [&](int i) { return (g + 8 * (i / 2)) * 8 + 2 * t + i % 2; };
+    float d[4];
+    for (int i = 0; i < 4; ++i) d[i] = out[place(i)];
+    mma_half<T>(d, of_a, of_b);
+    for (int i = 0; i < 4; ++i) out[place(i)] = d[i];
+}
+
 int* ints(uintptr_t address) { return array<int>(address, 1); }
 
 void run_wrong(const std::string& name, int threads, int how, uintptr_t in, uintptr_t out) {
@@ -236,6 +249,17 @@ void bind_wrong(py::module_& m) {
                          thrice));
         },
         py::arg("a"), py::arg("b"), py::arg("out"), py::arg("thrice"), "One product of tensor cores, in place.");
+    m.def(
+        "test_mma_half",
+        [](uintptr_t a, uintptr_t b, uintptr_t out, bool brain) {
+            const auto go = [&](void (*kernel)(const uint32_t*, const uint32_t*, float*)) {
+                check(launch(kernel, 1, 32, 0, stream_t(), array<uint32_t>(a, 1), array<uint32_t>(b, 1),
+                             array<float>(out, 1)));
+            };
+            if (brain) go(mma_half_kernel<Brain>);
+            else go(mma_half_kernel<Half>);
+        },
+        py::arg("a"), py::arg("b"), py::arg("out"), py::arg("brain"), "One product of halves, in place.");
     m.def("test_half", [](int bits, bool brain) {
         return brain ? to_float(Brain{uint16_t(bits)}) : to_float(Half{uint16_t(bits)});
     });

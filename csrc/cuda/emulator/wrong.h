@@ -5,5 +5,6 @@
 namespace pcf {
 
 void bind_wrong(pybind11::module_& m);
+void bind_wrong_global(pybind11::module_& m);
 
 } // namespace pcf

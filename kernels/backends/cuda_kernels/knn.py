@@ -1,131 +1,120 @@
-"""Exact k nearest neighbours by the CUDA kernels: one call into the native module a piece of queries, and one where
+"""The k-NN driver of ../device with the CUDA kernels: one call into the native module a piece of queries, and one where
 queries are crowded."""
 
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...tuning import Budget
-from ..device.frame import DeviceFrame
-from ..device.launch import captured, on_device, processors
-from ..device.memory import memory_limit
-from ..device.precision import Arithmetic
-from ..device.twins import surplus_twins
+from ..device.knn import DeviceSearch, Piece, Shapes, search
+from ..device.plan import CROWDED, Needs, Plan
 from ..native_backend import addressable, describe
 from ..torch_backend import TORCH
-from .frame import choose_frame
-from .library import capability, library, load_search, ordinal, stream
-from .plan import CROWDED, MOST_ROWS, Plan, make_plan
-from .precision import choose_arithmetic
+from .frame import choose_frame, multiplied_as_they_are
+from .library import capability, describe_array, library, load_search, ordinal, stream
+from .precision import choose_arithmetic, in_place
 
 _log = logging.getLogger("patchcore_fast.kernels")
-_FEW = 32  # crowded queries up to which looking for equal bank rows costs more than it saves
+# The kernels' own (csrc/cuda/knn.h, tile_inner.h; tests/cuda compares them).
+MOST_ROWS = (1 << 32) - 1  # of a bank: row numbers are uint32
+TILE = 128  # queries that a block takes at a time; bank rows come in tiles of half as many
+ALIGNED = 8  # words of packed rows, of 4 bytes, are a multiple
+_SPLIT_ROWS, _MOST_SPLITS = 512, 64
+_ALIGNMENT = 256  # bytes: where arrays in the workspace begin
 
 
 def knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, Tensor]:
-    """query [Q, D], bank [M, D], k up to plan.MOST_NEIGHBOURS -> squared [Q, k] float64 ascending, rows [Q, k] int64.
-
-    While a CUDA graph is captured nothing waits for the host: values are not checked (where some are not finite,
-    distances and rows mean nothing, but rows are valid), and equal bank rows are not thinned out. Banks of
-    plan.MOST_ROWS rows or more are searched by torch's matrix products.
-
-    Raises
-    ------
-    ValueError : rows that are not finite.  torch.OutOfMemoryError : also after the pieces were made smaller.
-    RuntimeError : a kernel could not be launched; the message names it and CUDA's reason.
-    """
+    """See device.knn.search. Banks of MOST_ROWS rows or more are searched by torch's matrix products."""
     if bank.shape[0] >= MOST_ROWS:
         _log.debug("knn: %d bank rows are more than the CUDA kernels count: on torch's matrix products", bank.shape[0])
         return TORCH.knn(query, bank, k, budget)
-    query, bank = addressable(query), addressable(bank)
-    with on_device(query.device):
-        unchecked = captured(query.device)
-        if not unchecked:
-            load_search(query.device)
-        # The expanded form: half as many instructions as the difference form.
-        arithmetic = choose_arithmetic(budget.precision, capability(query.device), query.shape[1], "ieee")
-        frame = choose_frame("knn", arithmetic, not unchecked, bank=bank, query=query)
-        search = Search(query, bank, k, frame, arithmetic, unchecked)
-        limit = memory_limit(budget.memory_limit, query.device)
-        try:
-            return search.run(search.plan(limit))
-        except torch.OutOfMemoryError:
-            _log.debug("knn: out of memory with a limit of %d bytes, now %d", limit, limit // 4)
-        search.buffers = {}  # what was allocated makes room for the second try
-        return search.run(search.plan(limit // 4))
+    return search(CudaSearch, addressable(query), addressable(bank), k, budget)
 
 
-class Search:
+class CudaSearch(DeviceSearch):
     """One call of `knn`. The kernels are given addresses: the tensors behind them live as long as this object."""
 
-    def __init__(
-        self, query: Tensor, bank: Tensor, k: int, frame: DeviceFrame, arithmetic: Arithmetic, captured: bool
-    ) -> None:
-        self.query, self.bank, self.k = query, bank, k
-        self.frame, self.mode, self.captured = frame, arithmetic.mode, captured
-        self.norm = self._empty(torch.float32, bank.shape[0])
-        self.library: Any = library(query.device)
-        self.buffers: dict[str, Tensor] = {}
-        self._surplus: Tensor | None = None
+    def _prepare(self) -> None:
+        device = self.query.device
+        if not self.captured:
+            load_search(device)
+        self.library: Any = library(device)
+        # The expanded form: half as many instructions as the difference form.
+        precision, dim = self.budget.precision, self.query.shape[1]
+        arithmetic = choose_arithmetic(precision, capability(device), dim, "ieee")
+        rows = {"bank": self.bank, "query": self.query}
+        halves = not self.captured and multiplied_as_they_are(precision, *rows.values())
+        self.frame = choose_frame("knn", arithmetic, not self.captured, halves, None, **rows)
+        self.arithmetic = self.frame.arithmetic
+        self.in_place = {name: self._lies_packed(x) for name, x in rows.items()}
 
-    def plan(self, limit: int) -> Plan:
-        """Sizes for this call in `limit` bytes."""
-        (queries, dim), rows = self.query.shape, self.bank.shape[0]
-        return make_plan(queries, rows, dim, self.k, processors(self.query.device), limit)
+    def _lies_packed(self, x: Tensor) -> bool:
+        """Whether tiles may read the rows as they are (lies_packed in csrc/cuda/knn.h)."""
+        of_type = x.dtype == torch.float32 or self.arithmetic.mode == "half"
+        ends = x.shape[1] % (ALIGNED * self._of_a_word()) == 0
+        return self.frame.unchanged and of_type and ends and in_place(x) and x.stride(0) < 1 << 31
 
-    def run(self, plan: Plan) -> tuple[Tensor, Tensor]:
-        """The neighbours of all queries."""
-        shape = self.query.shape[0], self.k
-        squared = self._empty(torch.float64, *shape)
-        rows = self._empty(torch.int64, *shape)
-        if self.captured:  # unchecked values might leave places unwritten
-            squared.fill_(torch.nan)
-            rows.zero_()
-        self.buffers = self._buffers(plan)
-        addresses = {name: buffer.data_ptr() for name, buffer in self.buffers.items()}
-        search = self.library.KnnSearch(
-            bank=describe(self.bank), k=self.k, slots=plan.slots, pitch=plan.pitch, queries=plan.queries,
-            chunk=plan.bank, splits=plan.splits, rescuers=plan.rescuers, tensor_cores=self.mode == "tf32x3",
-            centre=self.frame.centre.data_ptr(), params=self.frame.params.data_ptr(), norm=self.norm.data_ptr(),
-            device=ordinal(self.query.device), **addresses,
+    def _needs(self) -> Needs:
+        a_word = self._of_a_word()
+        return Needs(
+            TILE, TILE, ALIGNED * a_word, _SPLIT_ROWS, _MOST_SPLITS, query=0, slot=8, part=12 * self.k,
+            value=4 // a_word,
         )  # fmt: skip
-        for lo in range(0, shape[0], plan.queries):
-            part = slice(lo, lo + plan.queries)
-            self._some(search, plan, self.query[part], squared[part], rows[part], lo > 0)
-        return squared, rows
 
-    def _buffers(self, plan: Plan) -> dict[str, Tensor]:
-        """What the kernels hand to each other, by the names that csrc/cuda/knn.h has."""
+    def _of_a_word(self) -> int:
+        """Columns in 4 bytes of a packed row: halves stay what they are."""
+        return 2 if self.arithmetic.mode == "half" else 1
+
+    def _scratch(self, plan: Plan) -> Shapes:
+        words = plan.pitch // self._of_a_word()
+        packed = {"query": plan.queries, "bank": plan.bank}
+        queries, bank = (0 if self.in_place[name] else rows for name, rows in packed.items())
         return {
-            "packed": self._empty(torch.float32, plan.queries, plan.pitch),
-            "packed_norm": self._empty(torch.float32, plan.queries),
-            "packed_bank": self._empty(torch.float32, plan.bank, plan.pitch),
-            "kept": self._empty(torch.int64, plan.splits, plan.queries, plan.slots),
-            "reach": self._empty(torch.float64, plan.queries),
-            "crowded": self._empty(torch.int64, plan.queries),
-            "count": self._empty(torch.int32, 1),
-            "part_exact": self._empty(torch.float64, plan.rescuers, CROWDED, self.k),
-            "part_row": self._empty(torch.int32, plan.rescuers, CROWDED, self.k),
+            "packed": (torch.float32, (queries, words)),
+            "packed_norm": (torch.float32, (plan.queries,)),
+            "packed_bank": (torch.float32, (bank, words)),
+            "kept": (torch.int64, (plan.splits, plan.queries, plan.slots)),
+            "reach": (torch.float64, (plan.queries,)),
+            "crowded": (torch.int64, (plan.queries,)),
+            "part_exact": (torch.float64, (plan.rescuers, CROWDED, self.k)),
+            "part_row": (torch.int32, (plan.rescuers, CROWDED, self.k)),
         }
 
-    def _empty(self, dtype: torch.dtype, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=self.query.device)
+    def _allocate(self, plan: Plan) -> None:
+        """One tensor for all: one for each array would take the host longer than a launch."""
+        arrays, end = {}, 0
+        for name, (dtype, shape) in self._scratch(plan).items():
+            count = math.prod(shape)
+            arrays[name] = (end, str(dtype).removeprefix("torch."), count)
+            end += -(-count * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+        workspace = self._empty(torch.int64, end // 8)
+        self.buffers = {"workspace": workspace}
+        start = workspace.data_ptr()
+        own = {"norm": self.norm, "count": self.count, "centre": self.frame.centre, "params": self.frame.params}
+        self._native = self.library.KnnSearch(
+            bank=describe(self.bank), k=self.k, slots=plan.slots, pitch=plan.pitch // self._of_a_word(),
+            queries=plan.queries, chunk=plan.bank, splits=plan.splits, rescuers=plan.rescuers,
+            mode=self.arithmetic.mode, device=ordinal(self.query.device),
+            **{f"{name}_in_place": lies for name, lies in self.in_place.items()},
+            **{name: describe_array(x) for name, x in own.items()},
+            **{name: (start + place, *rest) for name, (place, *rest) in arrays.items()},
+        )  # fmt: skip
 
-    def _some(self, search: Any, plan: Plan, query: Tensor, squared: Tensor, rows: Tensor, again: bool) -> None:
-        whole = plan.bank == self.bank.shape[0]  # then it stays packed
-        piece = describe(query), squared.data_ptr(), rows.data_ptr()
-        search.some(*piece, packed_already=again and whole, stream=stream(query.device))
-        # Outside of a graph the host may ask: no crowded query, no launch.
-        crowded = query.shape[0] if self.captured else int(self.buffers["count"])
-        if crowded:
-            self._rescue(search, piece, crowded)
+    def _some(self, plan: Plan, piece: Piece, packed: bool) -> None:
+        self._native.some(*_addresses(piece), packed_already=packed, stream=stream(self.query.device))
 
-    def _rescue(self, search: Any, piece: tuple[Any, ...], crowded: int) -> None:
-        if self._surplus is None and crowded > _FEW and not self.captured:
-            self._surplus = surplus_twins(self.bank, self.k)
-        surplus = 0 if self._surplus is None else self._surplus.data_ptr()
-        search.rescue(*piece, surplus=surplus, stream=stream(self.query.device))
+    def _settle_crowded(self, plan: Plan, piece: Piece) -> None:
+        surplus = 0 if self.surplus is None else self.surplus.data_ptr()
+        self._native.rescue(*_addresses(piece), surplus=surplus, stream=stream(self.query.device))
+
+    def _finish(self, plan: Plan, piece: Piece) -> None:
+        pass  # what settles queries ranks them
+
+
+def _addresses(piece: Piece) -> tuple[Any, int, int]:
+    return describe(piece.query), piece.squared.data_ptr(), piece.rows.data_ptr()

@@ -12,15 +12,19 @@ import os
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..device import layout
-from ..device.launch import captured
+from ..device.launch import captured, on_device
+from ..device.precision import FIRST_HALF
+from ..device.tensor_cores import BFLOAT16, FLOAT16, Probe, Questions
 from ..native_library import native, native_refusal
 from .precision import FIRST_TF32
 
 VARIABLE = "PATCHCORE_FAST_CUDA_EMULATED"
 _EMULATED = "_native_emulated"
 _NOT_BUILT = "patchcore_fast was built without CUDA kernels; docs/lab-machines.md"
+_WITHOUT_TF32 = (7, 5)
 _NONE = -1  # the ordinal that stands for the emulated device
 
 
@@ -119,14 +123,58 @@ def stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
+def describe_array(x: Tensor) -> tuple[int, str, int]:
+    """Address, type and elements of a contiguous tensor, as the kernels' library takes an array."""
+    return x.data_ptr(), str(x.dtype).removeprefix("torch."), x.numel()
+
+
 def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability by which arithmetic is chosen: the card's, or what the emulation pretends to have.
 
-    Where the code that runs there has no TF32, as PTX of 7.5 on newer cards, that of the code.
+    Where the code that runs there has no TF32, as PTX of 7.5 on newer cards, that of the code; and 7.5 where tensor
+    cores do not add up as tf32x3 needs (TENSOR_CORES).
     """
+    card, code = _card_and_code(device)
+    if code < FIRST_TF32:
+        return min(card, code)
+    return card if tensor_core_refusal(device) is None else _WITHOUT_TF32
+
+
+def _card_and_code(device: torch.device) -> tuple[tuple[int, int], tuple[int, int]]:
     told = library(device).device_info(_NONE) if device.type == "cpu" else device_info(ordinal(device))
-    card, code = divmod(told["arch"], 10), divmod(told["code"], 10)
-    return card if code >= FIRST_TF32 else min(card, code)
+    return divmod(told["arch"], 10), divmod(told["code"], 10)
+
+
+def tensor_core_refusal(device: torch.device) -> str | None:
+    """Why tf32x3 is not taken on a device although the code that runs there has it; None: it is, or has none."""
+    return TENSOR_CORES.refusal(device) if _card_and_code(device)[1] >= FIRST_TF32 else None
+
+
+def half_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why float16 or bfloat16 rows are not multiplied as they are, although the code that runs there can; None: they
+    are, or it cannot."""
+    return HALF_CORES[dtype].refusal(device) if _card_and_code(device)[1] >= FIRST_HALF else None
+
+
+def takes_halves(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether rows of this type are multiplied as they are."""
+    return _card_and_code(device)[1] >= FIRST_HALF and half_refusal(device, dtype) is None
+
+
+def _ask(asked: Questions, device: torch.device) -> Tensor:
+    """Answers by mma.sync."""
+    x, y, start = (t.to(device) for t in (asked.x, asked.y, asked.start))
+    out = torch.empty_like(start)
+    addresses = (t.data_ptr() for t in (x, y, start, out))
+    with on_device(device):
+        library(device).tensor_core_products(
+            *addresses, len(asked.kinds), asked.numbers.name, device=ordinal(device), stream=stream(device)
+        )
+        return out.cpu()
+
+
+TENSOR_CORES = Probe("the CUDA backend", (16, 8, 8), _ask)
+HALF_CORES = {numbers.dtype: Probe("the CUDA backend", (16, 8, 16), _ask, numbers) for numbers in (FLOAT16, BFLOAT16)}
 
 
 @functools.cache

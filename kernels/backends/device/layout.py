@@ -6,7 +6,7 @@ triton.
 
 from __future__ import annotations
 
-# control, int64: what lives on from pass to pass; behind it stand the pass's picks and their squared distances.
+# control, int64: what lives on from pass to pass.
 COUNT = 0  # picks made
 END = 1  # picks asked for, those given included
 WANTED = 2  # rows that the edge should let in
@@ -15,9 +15,11 @@ EDGE = 4  # bits of the key that a candidate must reach,
 EDGE_ROW = 5  # and among rows of that very key, the last row that does
 BEST = 6  # bits of the best key left out of the block, -1 if none was,
 BEST_ROW = 7  # and its lowest row
-ACCEPTED = 8  # picks of this pass
+ACCEPTED = 8  # picks of the last pass that had some to make
 DISTANCES = 9  # computed in refreshing rows
-FOUND = 10  # candidates of this pass; more than there is room for: none was looked at
+FOUND = 10  # candidates of this pass, before they were narrowed to those there is room for
+CROWDED = 11  # whether a coarse cut lets in more than twice the rows wanted: then an exact one is worth its launches
+PASSES = 12  # that had picks to make
 CONTROL = 16  # length
 
 # counters, int32: zero when a pass begins; behind them the histograms.
@@ -26,7 +28,7 @@ INSIDE = 1  # candidates
 DOUBT = 2  # candidates whose nearest pick is not certain
 BLOCK = 3  # candidates that greedy runs over
 PAIRS = 4  # of them, pairs that may be near
-QUEUE = 5  # pieces of work that blocks of the update have taken (CUDA)
+QUEUE = 5  # jobs of the update that blocks have taken (CUDA)
 TICKET = 8  # one a histogram: programs that are done
 HISTOGRAM = 32
 

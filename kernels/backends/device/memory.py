@@ -6,15 +6,24 @@ import torch
 
 from .launch import captured
 
-_ENOUGH = 1 << 30  # bytes from which more memory does not make a search faster
-_CAPTURED = 1 << 28  # bytes while a graph is captured, when the device is not asked what is free
+ENOUGH = 1 << 30  # bytes from which more memory does not make a search faster
+# Bytes that a search takes without asking the device what is free: the answer costs the host more than a small search.
+UNASKED = 1 << 28
 
 
-def memory_limit(asked: int | None, device: torch.device) -> int:
-    """Bytes that a search may use: what was asked, or half of what is free, as far as that is of use."""
-    if asked is not None:
-        return asked
+def memory_limit(device: torch.device) -> int:
+    """Bytes that a search may use: half of what is free, as far as that is of use.
+
+    While a CUDA graph is captured the device is not asked: UNASKED.
+    """
     if device.type != "cuda" or captured(device):
-        return _CAPTURED
+        return UNASKED
+    return min(ENOUGH, free_memory(device) // 2)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on a CUDA device; of the CPU, where kernels are emulated, twice ENOUGH."""
+    if device.type != "cuda":
+        return 2 * ENOUGH
     reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(_ENOUGH, (torch.cuda.mem_get_info(device)[0] + reusable) // 2)
+    return torch.cuda.mem_get_info(device)[0] + reusable

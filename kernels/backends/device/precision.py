@@ -14,6 +14,12 @@ tf32x3   x = x_hi + x_lo, x_hi rounded to TF32 (11 bits, |x - x_hi| <= 2^-11 |x|
          2^-11 of that for the small ones, and at most D / C + 1 additions of u |x||y| each. (Were all three products of
          all chunks added to one accumulator, every step would cut at the accumulator's last bit: 9 D u.) Twice an
          inner product enters F, and 2 |x||y| <= (|x| + |y|)^2 / 2, so c = (4 D + 64) u has room.
+half     rows that are float16 or bfloat16 themselves, of one type, neither centred nor scaled: x.y of the values as
+         they are, in one product. Products of numbers of 11 or 8 bits are exact in float32, and tensor cores treat sums
+         as for tf32x3: 4, 8 or 16 products at once, so that 6 addends of 2 u for every 4 columns is the most. Added to
+         one accumulator or chunk by chunk, x.y is off by at most 3 D u |x||y|, or 3 C u and D / C + 1 additions. Twice
+         that enters F, 1.5 D u (|x| + |y|)^2, and norms and the last two additions take 16 u: c = (2 D + 64) u.
+         Products below 2^-126, which bfloat16 has, are what `absolute` is for.
 tf32, bf16  one product of rounded rows: no useful certificate. They are given the bound of ieee, so that picks are
          what this arithmetic says: asked for by name only.
 ffma     F = sum of (x_i - y_i)^2 in float32, multiply and add fused, in any order. Rows that float32 holds as they are
@@ -33,24 +39,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from ...rounding import UNIT, ErrorBound
 
 WIDEST_TF32X3 = 1 << 16  # columns up to which its bound stays small
 # Data-centre cards, whose tensor cores take TF32 at eight times the rate of float32 or more. On GeForce-class cards
 # TF32 runs at the rate of float32, or twice it: three products there gain nothing.
 TF32X3_CARDS = frozenset({(8, 0), (9, 0), (10, 0), (10, 3)})
+FIRST_HALF = (8, 0)  # compute capability from which tensor cores take both kinds of halves
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a fast distance is taken. `mode`: ieee, tf32x3, tf32, bf16, or ffma (the difference form)."""
+    """How a fast distance is taken. `mode`: ieee, tf32x3, half, tf32, bf16, or ffma (the difference form)."""
 
     mode: str
 
     @property
     def certified(self) -> bool:
         """Whether the bound below is a proven one."""
-        return self.mode in ("ieee", "tf32x3", "ffma")
+        return self.mode in ("ieee", "tf32x3", "half", "ffma")
 
     @property
     def difference(self) -> bool:
@@ -63,6 +73,14 @@ class Arithmetic:
         if self.difference:
             c = (dim + 12) * UNIT
             return ErrorBound(relative=c / (1 - c), norm=2 * UNIT if rounded else 0.0, absolute=absolute)
-        c = ((4 * dim + 64) if self.mode == "tf32x3" else (dim + 32)) * UNIT
+        terms = {"tf32x3": 4 * dim + 64, "half": 2 * dim + 64}.get(self.mode, dim + 32)
+        c = terms * UNIT
         c /= 1 - c
         return ErrorBound(relative=3 * c, norm=8 * c * (1 + 4 * c), absolute=absolute)
+
+
+def halves(precision: str, *matrices: Tensor) -> bool:
+    """Whether all rows are halves of one type that may be multiplied as they are: "half" above, if the card can."""
+    kinds = {matrix.dtype for matrix in matrices}
+    whole = precision == "float32" and matrices[0].shape[1] <= WIDEST_TF32X3
+    return whole and len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16}

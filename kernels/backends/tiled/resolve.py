@@ -100,7 +100,7 @@ def greedy_in_block(
             key = np.multiply(weight, squared, where=weight > 0, out=np.zeros_like(squared))
             key[squared < 0] = -1.0
         j = int(key.argmax())  # the first of equals, hence the lowest row
-        if key[j] < 0 or Rank(float(key[j]), -int(row[j])) < limit:
+        if key[j] < 0 or Rank(float(key[j]), -int(row[j])) <= limit:
             break
         if unsettled[j]:
             if values is None:

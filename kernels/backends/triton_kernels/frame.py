@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..device.frame import DeviceFrame, decide_frame
+from ..device.frame import DeviceFrame, Rows, decide_frame
 from .precision import Arithmetic
 from .primitives import load_framed
 
@@ -55,7 +55,7 @@ def pack_kernel(
     columns,
     centre_ptr,
     params_ptr,
-    out_ptr,  # [*, P] float32, where STORED: columns from D on are zero
+    out_ptr,  # [*, P] where STORED, float32 or the halves of x: columns from D on are zero
     pitch,  # P
     norm_ptr,  # [*] float32: squared norms, summed in float64
     LISTED: tl.constexpr,
@@ -78,9 +78,16 @@ def pack_kernel(
     tl.store(norm_ptr + first + place, norm.to(tl.float32), mask=mask)
 
 
-def choose_frame(name: str, arithmetic: Arithmetic, checked: bool, **matrices: Tensor) -> DeviceFrame:
+def choose_frame(
+    name: str,
+    arithmetic: Arithmetic,
+    checked: bool,
+    halves: bool = False,
+    others: Rows | None = None,
+    **matrices: Tensor,
+) -> DeviceFrame:
     """device.frame.decide_frame with `look` below."""
-    return decide_frame(name, arithmetic, checked, look, **matrices)
+    return decide_frame(name, arithmetic, checked, look, halves, others, **matrices)
 
 
 def look(x: Tensor, largest: Tensor, broken: Tensor) -> None:
@@ -96,8 +103,8 @@ def pack(x: Tensor, frame: DeviceFrame, norm: Tensor, out: Tensor | None = None,
          first: int = 0) -> None:  # fmt: skip
     """Write squared norms, and the rows themselves if `out` is given, of all rows of x or of some.
 
-    x [N, D], norm [*] float32, out [*, P] float32 contiguous, P >= D (columns from D on become zero), rows [R] int64;
-    the first goes to place `first`.
+    x [N, D], norm [*] float32, out [*, P] contiguous, P >= D (columns from D on become zero), float32 or, where the
+    frame changes nothing, of x's type; rows [R] int64; the first goes to place `first`.
     """
     count = x.shape[0] if rows is None else rows.shape[0]
     if count == 0:

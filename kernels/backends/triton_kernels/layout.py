@@ -5,9 +5,9 @@ from __future__ import annotations
 import triton.language as tl
 
 from ..device import layout
-from ..device.layout import COARSE_LEVELS, KEY_LEVELS, LEVELS
+from ..device.layout import KEY_LEVELS, LEVELS
 
-__all__ = ["COARSE_LEVELS", "KEY_LEVELS", "LEVELS"]
+__all__ = ["KEY_LEVELS", "LEVELS"]
 
 COUNT = tl.constexpr(layout.COUNT)
 END = tl.constexpr(layout.END)
@@ -20,7 +20,10 @@ BEST_ROW = tl.constexpr(layout.BEST_ROW)
 ACCEPTED = tl.constexpr(layout.ACCEPTED)
 DISTANCES = tl.constexpr(layout.DISTANCES)
 FOUND = tl.constexpr(layout.FOUND)
+CROWDED = tl.constexpr(layout.CROWDED)
+PASSES = tl.constexpr(layout.PASSES)
 CONTROL = tl.constexpr(layout.CONTROL)
+COARSE_LEVELS = tl.constexpr(layout.COARSE_LEVELS)
 
 STALE = tl.constexpr(layout.STALE)
 INSIDE = tl.constexpr(layout.INSIDE)

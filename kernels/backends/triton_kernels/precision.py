@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..device.precision import TF32X3_CARDS, WIDEST_TF32X3, Arithmetic
 
-__all__ = ["Arithmetic", "choose_arithmetic"]
+__all__ = ["PROBED", "Arithmetic", "choose_arithmetic"]
+PROBED = (64, 16, 32)  # rows, others, depth: the tile that probe.py multiplies
 
 
 def choose_arithmetic(precision: str, capability: tuple[int, int], dim: int) -> Arithmetic:

@@ -110,13 +110,26 @@ def load_framed(ptr, column, stride, mask, columns, centre_ptr, params_ptr):
 
 
 @triton.jit
+def load_operand(ptr, column, stride, mask, columns, centre_ptr, params_ptr, MODE: tl.constexpr):
+    """Rows and columns as load_framed, for `inner`: in mode "half" the frame changes nothing, and they stay halves."""
+    if MODE == "half":
+        here = mask[:, None] & (column < columns)[None, :]
+        return tl.load(ptr[:, None] + (column.to(tl.int64) * stride)[None, :], mask=here, other=0.0)
+    else:
+        return load_framed(ptr, column, stride, mask, columns, centre_ptr, params_ptr)
+
+
+@triton.jit
 def inner(x, y, acc, MODE: tl.constexpr):
-    """acc + x @ y.T: [M, K], [N, K] float32, [M, N] float32, in the arithmetic that precision.py names."""
-    if MODE == "bf16":
-        x, y = x.to(tl.bfloat16), y.to(tl.bfloat16)
+    """acc + x @ y.T: [M, K], [N, K], [M, N] float32, in the arithmetic that precision.py names.
+
+    x and y are float32, in mode "half" float16 or bfloat16, both the same.
+    """
+    if (MODE == "bf16") | (MODE == "half"):
+        if MODE == "bf16":
+            x, y = x.to(tl.bfloat16), y.to(tl.bfloat16)
         if INTERPRETED:
             x, y = x.to(tl.float32), y.to(tl.float32)
-            return tl.dot(x, tl.trans(y), acc, input_precision="ieee", out_dtype=tl.float32)
         return tl.dot(x, tl.trans(y), acc, input_precision="ieee", out_dtype=tl.float32)
     else:
         return tl.dot(x, tl.trans(y), acc, input_precision=MODE, out_dtype=tl.float32)

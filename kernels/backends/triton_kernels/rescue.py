@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .primitives import canonical, inner, load_framed, widen
+from .primitives import canonical, inner, load_operand, widen
 from .search import insert
 
 MOST_PARTS = tl.constexpr(64)  # of the bank: merging them takes its time
@@ -32,7 +32,7 @@ def parts_of(count, bank, M: tl.constexpr, N: tl.constexpr):
 
 @triton.jit(do_not_specialize=["bank", "k"])
 def rescue_kernel(
-    packed_ptr,  # [Q, P] float32, packed queries
+    packed_ptr,  # [Q, P] packed queries: float32, or halves
     pitch,
     query_ptr,  # [Q, D] as the caller has them
     query_row,
@@ -94,7 +94,7 @@ def rescue_kernel(
                 inside = live[:, None] & (c + column < columns)[None, :]
                 x = tl.load(packed_ptr + (query * pitch)[:, None] + (c + column)[None, :], mask=inside, other=0.0)
                 y_ptr = bank_ptr + other * bank_row
-                y = load_framed(y_ptr, c + column, bank_column, here, columns, centre_ptr, params_ptr)
+                y = load_operand(y_ptr, c + column, bank_column, here, columns, centre_ptr, params_ptr, MODE)
                 acc = inner(x, y, acc, MODE)
             value = tl.load(norm_ptr + other, mask=here, other=float("inf"))[None, :] - 2.0 * acc
             hit = tl.where(here[None, :] & (value <= limit[:, None]), place[None, :], N)

@@ -58,8 +58,8 @@ def ties_and_enters(slot_value, slot_row, worst, value, row, low, FAR: tl.conste
 
 @triton.jit(do_not_specialize=["queries", "first", "rows", "span"])
 def search_kernel(
-    query_ptr,  # [Q, P] float32, packed: in the frame, zero behind the last column
-    bank_ptr,  # [B, P] float32, packed: a chunk of the bank
+    query_ptr,  # [Q, P] packed: float32 in the frame, or halves as they are; zero behind the last column
+    bank_ptr,  # [B, P] packed: a chunk of the bank
     norm_ptr,  # [*] float32: squared norms of all bank rows
     value_ptr,  # [splits, Q, S] float32
     row_ptr,  # [splits, Q, S] int32, or int64 for very long banks

@@ -16,7 +16,7 @@ from .layout import (
     LAST_ROW,
     WANTED,
 )
-from .primitives import canonical, inner, load_framed, widen
+from .primitives import canonical, inner, load_operand, widen
 
 
 @triton.jit
@@ -24,6 +24,9 @@ def settle_kernel(
     x_ptr,
     x_row,
     x_column,
+    y_ptr,  # what picks are rows of: x, or copies of other ranks' rows
+    y_row,
+    y_column,
     pick_row_ptr,  # [*] int64
     norm_ptr,
     value_ptr,
@@ -45,10 +48,10 @@ def settle_kernel(
     R: tl.constexpr,
 ):
     """One float64 distance a candidate: to the nearest pick, if every other is certainly farther. Else a doubt."""
-    found = tl.load(counters_ptr + INSIDE)
+    found = tl.load(counters_ptr + INSIDE)  # narrowed: at most ROOM
     scale = tl.load(params_ptr) * tl.load(params_ptr + 4)
     place = tl.program_id(0) * R + tl.arange(0, R)
-    mask = place < tl.where(found <= ROOM, found, 0)
+    mask = place < found
     if tl.max(mask.to(tl.int32), 0) > 0:
         row = tl.load(candidates_ptr + place, mask=mask, other=0).to(tl.int64)
         exact = tl.full([R], float("inf"), tl.float64)
@@ -63,7 +66,7 @@ def settle_kernel(
             reach = widen(tl.minimum(widen(value, norm, params_ptr), exact * scale * scale), norm, params_ptr)
             some = mask & (near >= 0) & (value <= reach)
             pick = tl.load(pick_row_ptr + near, mask=some, other=0)
-            squared = canonical(x_ptr + row * x_row, x_column, x_ptr + pick * x_row, x_column, some, columns_ptr,
+            squared = canonical(x_ptr + row * x_row, x_column, y_ptr + pick * y_row, y_column, some, columns_ptr,
                                 leaves, L, STEPS, R)  # fmt: skip
             exact = tl.where(some, tl.minimum(exact, squared), exact)
             doubt = some & (second <= reach)
@@ -80,6 +83,9 @@ def scan_kernel(
     x_row,
     x_column,
     columns,
+    y_ptr,
+    y_row,
+    y_column,
     picks_ptr,
     pitch,
     pick_norm_ptr,
@@ -130,7 +136,7 @@ def scan_kernel(
             dot = tl.zeros([R, N], tl.float32)
             for k in range(0, columns, K):
                 column = k + tl.arange(0, K)
-                x = load_framed(x_rows, column, x_column, mask, columns, centre_ptr, params_ptr)
+                x = load_operand(x_rows, column, x_column, mask, columns, centre_ptr, params_ptr, MODE)
                 here = (pick < end)[:, None] & (column < columns)[None, :]
                 dot = inner(x, tl.load(y_rows[:, None] + column[None, :], mask=here, other=0.0), dot, MODE)
             fast = tl.load(pick_norm_ptr + pick, mask=pick < end, other=float("inf"))[None, :] - 2.0 * dot
@@ -139,7 +145,7 @@ def scan_kernel(
             while tl.min(which, 0) < end:  # one pick of each row at a time
                 some = which < end
                 other = tl.load(pick_row_ptr + which, mask=some, other=0)
-                squared = canonical(x_rows, x_column, x_ptr + other * x_row, x_column, some, columns_ptr, leaves, L,
+                squared = canonical(x_rows, x_column, y_ptr + other * y_row, y_column, some, columns_ptr, leaves, L,
                                     STEPS, R)  # fmt: skip
                 nearest = tl.where(some, tl.minimum(nearest, squared), nearest)
                 close = close & (pick[None, :] > which[:, None])
@@ -167,9 +173,8 @@ def trim_kernel(
     P: tl.constexpr,
 ):
     """The first P candidates in rank, and the best of the others. One program."""
-    found = tl.load(counters_ptr + INSIDE)
     place = tl.arange(0, ROOM)
-    mask = place < tl.where(found <= ROOM, found, 0)
+    mask = place < tl.load(counters_ptr + INSIDE)
     row = tl.load(candidates_ptr + place, mask=mask, other=0)
     exact = tl.load(exact_ptr + place, mask=mask, other=-1.0)
     key = exact
@@ -216,9 +221,8 @@ def trim_kernel(
     best = tl.max(tl.where(outside, bits, -1), 0)
     tl.store(control_ptr + BEST, best)
     tl.store(control_ptr + BEST_ROW, tl.min(tl.where(outside & (bits == best), row, LAST_ROW), 0).to(tl.int64))
-    tl.store(control_ptr + FOUND, found.to(tl.int64))
     # Aim at `target` candidates: the next edge lets in more rows if too few of them held, fewer if too many did.
-    wanted = tl.load(control_ptr + WANTED)
+    wanted, found = tl.load(control_ptr + WANTED), tl.load(control_ptr + FOUND)
     wanted = wanted * 4 if found == 0 else (wanted + wanted * target // found) // 2
     most = tl.minimum(64 * target, rows).to(tl.int64)
     tl.store(control_ptr + WANTED, tl.minimum(tl.maximum(wanted, tl.minimum(target, rows).to(tl.int64)), most))

@@ -1,4 +1,5 @@
-"""What was measured on this machine, in one JSON file: the winners of autotuning, and how long first calls took.
+"""What was measured on this machine, in one JSON file: the winners of autotuning, how long first calls took, and what
+the tensor cores answered (probe.py), for the doctor to tell.
 
 The file is a cache and no more: one that cannot be read counts as empty, one that cannot be written is not written, and
 what does not fit (another format, a tile that the table does not offer) is left aside.
@@ -19,6 +20,7 @@ from .tile_table import Tile
 
 FORMAT = 1
 SECTIONS = ("tiles", "first_calls")
+LATER = ("tensor_cores",)  # not in files of the first releases
 _log = logging.getLogger("patchcore_fast.kernels")
 
 
@@ -32,13 +34,13 @@ def cache_file() -> Path:
 
 
 def read(path: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The sections "tiles" and "first_calls", each key -> entry; empty where the file is missing or unusable."""
+    """The sections of SECTIONS and LATER, each key -> entry; empty where the file is missing or unusable."""
     path = path or cache_file()
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ValueError("another format")
-        sections = {name: found[name] for name in SECTIONS}
+        sections = {name: found[name] for name in SECTIONS} | {name: found.get(name, {}) for name in LATER}
         if not all(isinstance(s, dict) and all(isinstance(e, dict) for e in s.values()) for s in sections.values()):
             raise ValueError("another layout")
     except FileNotFoundError:
@@ -47,7 +49,7 @@ def read(path: Path | None = None) -> dict[str, dict[str, Any]]:
         _log.warning("%s is left aside, it will be written anew: %s: %s", path, type(e).__name__, e)
     else:
         return sections
-    return {name: {} for name in SECTIONS}
+    return {name: {} for name in (*SECTIONS, *LATER)}
 
 
 def add(section: str, entries: dict[str, dict[str, Any]], path: Path | None = None) -> bool:

@@ -1,15 +1,18 @@
 """Tiles by compute capability and shape, in the order in which they are preferred. docs/kernels.md gives the reasons.
 
 First choices are those that compile (offline.py) without spills, where one does, and with at least eight warps on a
-multiprocessor; the catalogue's shapes are held to it by tests/triton/test_compiled.py. None has been timed on a device.
+multiprocessor; the catalogue's shapes are held to it by tests/triton/test_compiled.py, with triton 3.8. None has been
+timed on a device.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .launch import older_triton
+
 KERNELS = ("update", "search")
-MODES = ("ieee", "tf32x3", "tf32", "bf16")
+MODES = ("ieee", "tf32x3", "half", "tf32", "bf16")
 BUCKETS = (32, 64, 128, 256)  # of columns, up to and including; the last stands for all wider ones
 # Bytes of shared memory that a block may take, and that a multiprocessor has.
 SHARED = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
@@ -26,6 +29,7 @@ class Tile:
     stages: int
 
 
+_SLOT_ELEMENTS, _MANY_SLOTS = 4096, 64  # of one tile: queries times slots
 INTERPRETER = Tile(64, 64, 64, 4, 1)
 
 _FMA = Tile(128, 64, 16, 8, 3)
@@ -35,6 +39,8 @@ _FMA_SMALL_TURING = Tile(64, 64, 16, 8, 2)
 _MMA = Tile(128, 64, 32, 8, 3)
 _MMA_SHORT = Tile(128, 64, 16, 8, 3)
 _MMA_SMALL = Tile(64, 64, 32, 8, 3)
+_HALF = Tile(128, 64, 64, 8, 3)  # 64 halves are the bytes of 32 floats
+_HALF_SHORT = Tile(128, 64, 32, 8, 3)
 Row = tuple[Tile, Tile, Tile, Tile]  # one a bucket
 
 
@@ -54,6 +60,7 @@ _FIRST: dict[str, dict[str, dict[str, Row]]] = {
     "update": {
         "ieee": {"turing": _always(_FMA_TURING), "other": _always(_FMA)},
         "tf32x3": {"large": _always(_MMA), "other": _always(_MMA_SHORT)},
+        "half": {"other": (_HALF_SHORT, _HALF, _HALF, _HALF)},
         "tf32": {"other": _always(_MMA)},
         "bf16": {"turing": _always(_FMA_SMALL_TURING), "other": _always(_MMA)},
     },
@@ -70,6 +77,10 @@ _FIRST: dict[str, dict[str, dict[str, Row]]] = {
             "large": _held((128, 64), _MMA),
             "other": _always(_MMA_SHORT),
         },
+        "half": {
+            "large": _held((128, 128, 128), _HALF),
+            "other": _held((128, 64, 128), _HALF),  # 128 rows of 64 columns would spill
+        },
         "tf32": {
             "ampere": _held((64, 128, 128), _MMA),
             "small": _held((64, 128, 128), _MMA_SMALL),
@@ -83,10 +94,17 @@ _FIRST: dict[str, dict[str, dict[str, Row]]] = {
         },
     },
 }
+# With triton before 3.8 a third stage, or 128 rows of a search, would spill: what "ieee" takes instead of chunks of 16
+# columns.
+_OLDER: dict[str, dict[str, Tile]] = {
+    "update": {"ampere": _FMA_TURING, "small": _FMA_TURING},
+    "search": dict.fromkeys(("ampere", "small", "sm_12x", "large"), _FMA_SMALL_TURING),
+}
 # What autotuning tries beside the first choice.
 _OTHERS = {
     "ieee": (_FMA, _FMA_SMALL, Tile(64, 32, 16, 4, 3), Tile(128, 32, 16, 8, 3), Tile(128, 128, 8, 8, 3)),
     "tf32x3": (_MMA, _MMA_SHORT, _MMA_SMALL, Tile(64, 32, 32, 4, 3), Tile(128, 32, 32, 8, 3)),
+    "half": (_HALF, _HALF_SHORT, Tile(64, 64, 64, 8, 3), Tile(128, 128, 32, 8, 3), Tile(128, 64, 128, 8, 2)),
     "tf32": (_MMA, _MMA_SMALL, Tile(128, 64, 32, 8, 2), Tile(128, 128, 32, 8, 2), Tile(64, 64, 64, 8, 2)),
     "bf16": (_MMA, _MMA_SMALL, Tile(128, 64, 32, 8, 2), Tile(128, 128, 32, 8, 2), Tile(64, 64, 64, 8, 2)),
 }
@@ -127,10 +145,21 @@ def candidates(kernel: str, capability: tuple[int, int], dim: int, mode: str) ->
         return (INTERPRETER,)
     families = _FIRST[kernel][mode]
     first = families.get(family(capability), families["other"])[BUCKETS.index(bucket(dim))]
-    fits = [t for t in _OTHERS[mode] if t != first and _staged(t) <= shared_limit(capability)]
+    if mode == "ieee" and first.depth == _FMA.depth and older_triton():
+        first = _OLDER[kernel].get(family(capability), first)
+    fits = [t for t in _OTHERS[mode] if t != first and _staged(t, mode) <= shared_limit(capability)]
     return (first, *fits)
 
 
-def _staged(tile: Tile) -> int:
+def _staged(tile: Tile, mode: str) -> int:
     """Bytes of shared memory that the stages of a pipeline take, about; the first choices are compiled instead."""
-    return tile.stages * tile.depth * (tile.rows + tile.others) * 4
+    return tile.stages * tile.depth * (tile.rows + tile.others) * (2 if mode == "half" else 4)
+
+
+def slot_tile(tile: Tile, slots: int, capability: tuple[int, int]) -> Tile:
+    """Slots take registers as well: a smaller tile for many. The sizes were found by compiling: they do not spill."""
+    rows = max(16, min(tile.rows, _SLOT_ELEMENTS // slots))
+    if slots < _MANY_SLOTS:
+        return Tile(rows, tile.others, tile.depth, tile.warps, tile.stages)
+    depth = 16 if capability < (8, 0) else 32
+    return Tile(min(rows, 32), min(tile.others, 64), depth, 8, tile.stages)

@@ -37,7 +37,7 @@ def absorb(
     control_ptr,
     counters_ptr,
     candidates_ptr,
-    ROOM: tl.constexpr,
+    LIST: tl.constexpr,
     TRACKED: tl.constexpr,
     INITIAL: tl.constexpr,
     WEIGHTED: tl.constexpr,
@@ -65,7 +65,7 @@ def absorb(
     tl.store(seen_ptr + row, tl.where(mask, count, seen), mask=mask)
     computed = tl.sum(tl.where(mask, count - seen, 0).to(tl.int64), 0)
     tl.atomic_add(control_ptr + DISTANCES, computed, sem="relaxed")
-    append_candidates(row, mask & reaches(key, row, control_ptr), counters_ptr, candidates_ptr, ROOM)
+    append_candidates(row, mask & reaches(key, row, control_ptr), counters_ptr, candidates_ptr, LIST)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -77,7 +77,7 @@ def update_kernel(
     columns,  # over V
     pitch,  # of picks, over V
     stale_ptr,  # [*] int32: which rows, where LISTED
-    picks_ptr,  # [*, pitch] float32 in the frame
+    picks_ptr,  # [*, pitch] float32 in the frame, or halves as they are
     pick_norm_ptr,  # [*] float32
     norm_ptr,  # [N] float32: squared norms in the frame
     seen_ptr,  # [N] int32: picks compared with
@@ -94,7 +94,7 @@ def update_kernel(
     candidates_ptr,
     part_ptr,  # [2, PARTS, M] float32: best and second of a tile and a piece of its picks,
     part_near_ptr,  # [PARTS, M] int32: and near
-    ROOM: tl.constexpr,
+    LIST: tl.constexpr,
     LISTED: tl.constexpr,
     TRACKED: tl.constexpr,
     PLAIN: tl.constexpr,  # the frame changes nothing: loads need not pass through registers
@@ -137,7 +137,9 @@ def update_kernel(
             column = chunk * K + tl.arange(0, K)
             if PLAIN:
                 at = x_rows[:, None] + (column.to(tl.int64) * x_column)[None, :]
-                x = tl.load(at, mask=mask[:, None] & (column < columns)[None, :], other=0.0).to(tl.float32)
+                x = tl.load(at, mask=mask[:, None] & (column < columns)[None, :], other=0.0)
+                if MODE != "half":
+                    x = x.to(tl.float32)
             else:
                 x = load_framed(x_rows, column, x_column, mask, columns, centre_ptr, params_ptr)
             live = tl.arange(0, N) < end - first
@@ -166,7 +168,7 @@ def update_kernel(
         if splits == 1:
             absorb(row, mask, seen, best + norm, near, second + norm, norm, count, value_ptr, near_ptr, second_ptr,
                    seen_ptr, key_ptr, initial_ptr, weight_ptr, params_ptr, control_ptr, counters_ptr, candidates_ptr,
-                   ROOM, TRACKED, INITIAL, WEIGHTED)  # fmt: skip
+                   LIST, TRACKED, INITIAL, WEIGHTED)  # fmt: skip
         else:
             at = job * M + tl.arange(0, M)
             tl.store(part_ptr + at, best + norm)
@@ -192,7 +194,7 @@ def merge_kernel(
     candidates_ptr,
     part_ptr,
     part_near_ptr,
-    ROOM: tl.constexpr,
+    LIST: tl.constexpr,
     LISTED: tl.constexpr,
     TRACKED: tl.constexpr,
     INITIAL: tl.constexpr,
@@ -221,5 +223,5 @@ def merge_kernel(
         seen = tl.load(seen_ptr + row, mask=mask, other=count)
         norm = tl.load(norm_ptr + row, mask=mask, other=0.0)
         absorb(row, mask, seen, best, near, second, norm, count, value_ptr, near_ptr, second_ptr, seen_ptr, key_ptr,
-               initial_ptr, weight_ptr, params_ptr, control_ptr, counters_ptr, candidates_ptr, ROOM, TRACKED, INITIAL,
+               initial_ptr, weight_ptr, params_ptr, control_ptr, counters_ptr, candidates_ptr, LIST, TRACKED, INITIAL,
                WEIGHTED)  # fmt: skip
