@@ -1,0 +1,132 @@
+"""`select` as torchrun and srun start it: the files of one process; and what is said when a process dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from patchcore_fast.cli import main
+from patchcore_fast.cli.together import meeting_place, rank_here
+from patchcore_fast.errors import DataError
+
+from ..kernels.cases import gaussian, integers
+
+SELECT = [sys.executable, "-m", "patchcore_fast", "select"]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def slurm(rank, size, port):
+    """The variables of a task of a step."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "RANK", "WORLD", "MASTER"))}
+    return env | {
+        "SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": str(size), "SLURM_NTASKS": str(size), "SLURM_JOB_ID": "17",
+        "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+
+
+def step(command, size, folder):
+    """Processes of a step, as srun starts them."""
+    port = free_port()
+    return [
+        subprocess.Popen(command, cwd=folder, env=slurm(rank, size, port), text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for rank in range(size)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--ratio", "0.2"),
+        pytest.param(("--ratio", "0.1", "--no-projection"), marks=pytest.mark.thorough),
+        pytest.param(("--ratio", "0.3", "--method", "approximate"), marks=pytest.mark.thorough),
+        pytest.param(("--ratio", "0.1", "--method", "random"), marks=pytest.mark.thorough),
+    ],
+    ids=["greedy", "all dimensions", "approximate", "random"],
+)
+def test_the_files_of_one_process(tmp_path, options):
+    x = integers(1500, 150).numpy().astype(np.float16)
+    np.save(tmp_path / "x.npy", x)
+    arguments = ["x.npy", *options, "--output", "o.npy", "--indices", "i.npy"]
+    processes = step([*SELECT, *arguments], 3, tmp_path)
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert " on 3 ranks." in said[0][0] and said[1][0] == said[2][0] == ""
+    where = [str(tmp_path / name) for name in ("x.npy", "a.npy", "b.npy")]
+    assert main(["select", where[0], *options, "--output", where[1], "--indices", where[2]]) == 0
+    assert (tmp_path / "o.npy").read_bytes() == (tmp_path / "a.npy").read_bytes()
+    assert (tmp_path / "i.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def test_torchrun(tmp_path):
+    np.save(tmp_path / "x.npy", integers(500, 140).numpy())
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    arguments = ["x.npy", "--ratio", "0.2", "--output", "o.npy"]
+    done = subprocess.run([*run, "-m", "patchcore_fast", "select", *arguments], cwd=tmp_path, timeout=120,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0 and "Picked 100 of 500 rows of 140 numbers" in done.stdout, done.stderr
+    assert main(["select", str(tmp_path / "x.npy"), "--ratio", "0.2", "--output", str(tmp_path / "a.npy")]) == 0
+    assert (tmp_path / "o.npy").read_bytes() == (tmp_path / "a.npy").read_bytes()
+
+
+def test_a_rank_dies_and_the_step_is_started_again(tmp_path):
+    np.save(tmp_path / "x.npy", gaussian(30_000, 128).numpy())
+    program = (
+        "import sys; from patchcore_fast.samplers import GreedyCoresetSampler as Greedy\n"
+        "Greedy.checkpoint_seconds = 0.0\nfrom patchcore_fast.cli import main\nsys.exit(main())"
+    )
+    outputs = ["--output", "o.npy", "--indices", "i.npy", "--checkpoint", "c.npz", "--rank-timeout", "20"]
+    command = [sys.executable, "-c", program, "select", "x.npy", "--ratio", "0.5", *outputs]
+    processes = step(command, 4, tmp_path)
+    end = time.monotonic() + 100
+    while not (tmp_path / "c.npz").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    processes[2].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert time.monotonic() - killed < 25
+    for rank in (0, 1, 3):
+        assert processes[rank].returncode == 2
+        assert "rank 2 of 4 has died or cannot be reached" in said[rank], said
+        assert " of 15000 picks were made" in said[rank] and "Traceback" not in said[rank]
+    assert not (tmp_path / "o.npy").exists() and (tmp_path / "c.npz").exists()
+    again = step(command, 4, tmp_path)
+    said = [process.communicate(timeout=120) for process in again]
+    assert [process.returncode for process in again] == [0, 0, 0, 0], said
+    where = [str(tmp_path / name) for name in ("x.npy", "a.npy", "b.npy")]
+    assert main(["select", where[0], "--ratio", "0.5", "--output", where[1], "--indices", where[2]]) == 0
+    assert (tmp_path / "i.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    assert not (tmp_path / "c.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "nodes, host",
+    [("node7", "node7"), ("gpu[003-010,12]", "gpu003"), ("a-1,b-2", "a-1"), ("rack2node[5,7-9]", "rack2node5")],
+)
+def test_where_ranks_meet(nodes, host):
+    env = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": nodes, "SLURM_JOB_ID": "123456"}
+    meeting_place(env)
+    assert (env["MASTER_ADDR"], env["RANK"], env["WORLD_SIZE"]) == (host, "2", "4")
+    assert 20_000 <= int(env["MASTER_PORT"]) < 40_000
+
+
+def test_variables():
+    assert rank_here({}) == (0, 1)
+    assert rank_here({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == (0, 1)  # a batch script, which runs once
+    assert rank_here({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) == (3, 4)
+    with pytest.raises(DataError, match="RANK=x and WORLD_SIZE=2 must be numbers"):
+        rank_here({"RANK": "x", "WORLD_SIZE": "2"})
+    with pytest.raises(DataError, match="MASTER_ADDR is not set"):
+        meeting_place({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"})
