@@ -16,11 +16,15 @@ ARROWS = arrows(ROOT)  # file -> files that it imports
 # A file may import what stands as high as it does, or lower: here the rooms of the package, then those of the engine.
 LAYER = {
     "__init__": 0,
+    "__main__": 6,  # the command line
     "errors": 0,
     "files": 0,
+    "feature_store": 0,
     "memory": 0,
     "names": 0,
+    "matrix_files": 0,
     "npy": 0,
+    "scratch": 0,
     "written": 0,
     "config": 0,
     "progress": 0,
@@ -32,6 +36,7 @@ LAYER = {
     "features": 2,
     "bank_file": 3,
     "memory_bank": 3,
+    "layered_bank": 3,
     "scoring": 3,
     "scorers": 3,
     "metrics": 3,
@@ -45,6 +50,7 @@ LAYER = {
     "doctor": 5,
     "export": 5,
     "demo": 5,
+    "zeroshot": 5,
     "cli": 6,
 }
 KERNELS = {
@@ -54,6 +60,7 @@ KERNELS = {
     "knn": 6,
     "ops": 6,
     "kcenter/traversal": 5,  # the driver, the same for all backends
+    "ranks": 5,  # and the one for several processes
     "backends": 4,  # the registry, and how each backend enters it
     "backends/cuda_kernels": 3,
     "backends/triton_kernels": 3,
@@ -69,6 +76,7 @@ KERNELS = {
     "exact": 0,
     "processors": 0,
     "ranking": 0,
+    "together": 0,
     "rounding": 0,
     "tuning": 0,
 }

@@ -33,12 +33,15 @@ def _bank(**changes: Any) -> MemoryBank:
         "grid": (8, 9),
         "patches": 144,
         "weights": "abc",
+        "radius": 0.75,
     }
     return MemoryBank(**(facts | changes))
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"positions": None, "projection": None, "threshold": None, "grid": None}], ids=["full", "bare"]
+    "changes",
+    [{}, {"positions": None, "projection": None, "threshold": None, "grid": None, "radius": None}],
+    ids=["full", "bare"],
 )
 def test_round_trip(changes: dict[str, Any], tmp_path: Path) -> None:
     bank = _bank(**changes)
@@ -47,9 +50,15 @@ def test_round_trip(changes: dict[str, Any], tmp_path: Path) -> None:
     for name in ("features", "indices", "positions", "projection"):
         want, got = getattr(bank, name), getattr(back, name)
         assert got is None if want is None else torch.equal(got, want), name
-    for name in ("config", "threshold", "images", "grid", "patches", "weights"):
+    for name in ("config", "threshold", "images", "grid", "patches", "weights", "radius"):
         assert getattr(back, name) == getattr(bank, name), name
     assert back.versions["torch"] and back.versions["numpy"]
+
+
+def test_a_file_of_an_earlier_version_knows_no_radius(tmp_path: Path) -> None:
+    _bank().save(tmp_path / "bank.safetensors")
+    _facts(tmp_path / "bank.safetensors", radius="gone")
+    assert MemoryBank.load(tmp_path / "bank.safetensors").radius is None
 
 
 def test_search_finds_brute_force_neighbours() -> None:
@@ -155,6 +164,8 @@ BOUNDS = {
     "a number that no float has": (lambda p: _facts(p, threshold=10**400), "threshold"),
     "an infinite threshold": (lambda p: _text(p, '"threshold": 1e999'), "threshold"),
     "a threshold that is no number": (lambda p: _facts(p, threshold=float("nan")), "NaN"),
+    "a negative radius": (lambda p: _facts(p, radius=-0.5), "radius must not be negative"),
+    "a radius that is text": (lambda p: _facts(p, radius="near"), "radius must be a finite number"),
     "a truth for a threshold": (lambda p: _facts(p, threshold=True), "threshold"),
     "a number of 5,000 digits": (lambda p: _text(p, '"threshold": ' + "1" * 5000), "inconsistent"),
     "patches beyond int64": (lambda p: _facts(p, patches=2**63), "patches must lie in"),
@@ -208,7 +219,7 @@ def _same(bank: MemoryBank) -> None:
     want = _bank()
     for name in ("features", "indices", "positions", "projection"):
         assert torch.equal(getattr(bank, name), getattr(want, name)), name
-    for name in ("config", "threshold", "images", "grid", "patches", "weights"):
+    for name in ("config", "threshold", "images", "grid", "patches", "weights", "radius"):
         assert getattr(bank, name) == getattr(want, name), name
 
 

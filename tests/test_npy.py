@@ -13,7 +13,7 @@ from patchcore_fast.cli import main, select
 from patchcore_fast.errors import DataError
 from patchcore_fast.memory import available_memory
 from patchcore_fast.npy import NpyFile, read_npy
-from patchcore_fast.samplers import PrecomputedSampler
+from patchcore_fast.samplers import PrecomputedSampler, space
 
 
 def write(
@@ -184,7 +184,7 @@ def test_larger_than_memory(
     assert main([*command, str(tmp_path / "a.npy"), "--indices", str(tmp_path / "i.npy")]) == 0
     capsys.readouterr()
     monkeypatch.setattr(select, "available_memory", lambda: 100_000)
-    monkeypatch.setattr(select, "STEP", 30_000)
+    monkeypatch.setattr(space, "_PART_BYTES", 30_000)
     if method in ("greedy", "approximate", "random"):
         monkeypatch.setattr(NpyFile, "read", None)
     if method in ("greedy", "approximate"):

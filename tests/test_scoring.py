@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from patchcore_fast import scoring
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.kernels import knn
+from patchcore_fast.scoring import image_score, top_patches
 
 from .patches import normal
 
@@ -86,3 +88,27 @@ def test_score_patches_compiles_whole(backend: str) -> None:
     compiled = torch.compile(scoring.score_patches, fullgraph=True, backend=backend)
     for score in (scoring.score_patches, compiled):
         torch.testing.assert_close(score(query, bank, 3, squared=True), want, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("border", ["reflect", "mirror"])
+def test_large_maps_are_smoothed_in_bands(border: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = torch.rand(2, 37, 50, generator=torch.Generator().manual_seed(0))
+    whole = scoring.gaussian_blur(maps, 2.5, border)
+    monkeypatch.setattr(scoring, "_BAND", 300)
+    torch.testing.assert_close(scoring.gaussian_blur(maps, 2.5, border), whole)
+
+
+@pytest.mark.parametrize(("method", "count"), [("top:0.01", 1), ("top:0.1", 7), ("top:0.29", 20), ("top:1", 70)])
+def test_top_is_the_mean_of_the_highest_share(method: str, count: int) -> None:
+    patches = torch.rand(3, 70, generator=torch.Generator().manual_seed(0))
+    want = patches.sort(dim=1, descending=True).values[:, :count].mean(dim=1)
+    torch.testing.assert_close(image_score(patches, method), want)
+    assert top_patches(0.29, 100) == 29 and top_patches(1e-9, 5) == 1
+
+
+@pytest.mark.parametrize("method", ["top", "top:", "top:0", "top:1.5", "top:nan", "mean", "tip:0.1"])
+def test_wrong_image_scores(method: str) -> None:
+    with pytest.raises(ValueError, match=r'method must be "max", "reweighted" or "top:SHARE"'):
+        image_score(torch.rand(1, 3), method)
+    with pytest.raises(ValueError, match=r"scoring\.image_score must be one of max, reweighted, or top:SHARE"):
+        PatchCoreConfig(image_score=method)

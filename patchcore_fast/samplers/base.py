@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..inputs import Features, as_rows
 from ..inputs import as_tensor as as_tensor  # compat/ takes it from here
+from ..kernels.ranks import Ranks, rows_of
 from ..kernels.surroundings import undisturbed
 
 
@@ -25,13 +27,22 @@ class Sampler(ABC):
     radii_ : [k] float32 CPU tensor, distance of each pick to the earlier ones (in the projected space), or None.
     projection_ : [D, d] float32 CPU tensor, the random projection that distances were measured in, or None.
     progress : callable(picks made, k) or None; set it to follow a long selection.
+    group : a torch.distributed process group whose ranks select together, or None; set it. Each rank then calls
+        `select` with its own rows, some perhaps with none, and gets the picks of all, as numbers in the order of ranks.
+    checkpoint : file in which the greedy samplers keep the picks so far, or None; set it. Where it is there, the
+        selection goes on from it and ends with the picks of an uninterrupted one. It stays when all is picked: remove
+        it when the result is safe.
     uses_positions : whether `select` also takes positions [N, 3], (image, row, column) of each row; the pipeline then
         hands them over.
     """
 
     uses_positions = False
+    takes_group = False  # whether `group` may be set
 
     def __init__(self) -> None:
+        self.group: Any = None
+        self.checkpoint: str | os.PathLike[str] | None = None
+        self.ranks: Ranks | None = None
         self.indices_: Tensor | None = None
         self.radii_: Tensor | None = None
         self.projection_: Tensor | None = None
@@ -57,9 +68,25 @@ class Sampler(ABC):
     @undisturbed
     def _choose(self, features: Features, **where: Any) -> Tensor:
         """What `select` does, for samplers whose `select` takes more than features."""
+        name = type(self).__name__
         self.indices_ = self.radii_ = self.projection_ = None
-        self.indices_ = self._select(as_rows(type(self).__name__, features), **where).cpu()
+        rows = as_rows(name, features)
+        if self.group is None:
+            self.indices_ = self._select(rows, **where).cpu()
+            return self.indices_
+        if not self.takes_group:
+            raise ValueError(f"{name}: selects in one process only; with a group use a greedy or random sampler")
+        self.ranks = Ranks(name, self.group)
+        try:
+            with self.ranks.watched():
+                self.indices_ = self._select(rows, **where).cpu()
+        finally:
+            self.ranks = None
         return self.indices_
+
+    def _total(self, features: Tensor) -> int:
+        """Rows of all ranks."""
+        return features.shape[0] if self.ranks is None else sum(self.ranks.counts(features.shape[0]))
 
     @undisturbed
     def run(self, features: Features, *args: Any, **named: Any) -> Features:
@@ -68,6 +95,11 @@ class Sampler(ABC):
         [N, D] -> [k, D]. Further arguments are those of `select`. Raises as `select`.
         """
         indices = self.select(features, *args, **named)
+        if self.group is not None:
+            ranks = Ranks(type(self).__name__, self.group)
+            rows = as_rows(ranks.name, features)
+            found = rows_of(ranks, rows, ranks.counts(rows.shape[0]), indices)
+            return found.to(rows.device) if isinstance(features, Tensor) else found.numpy()
         if isinstance(features, Tensor):
             return features[indices.to(features.device)]
         return np.asarray(features[indices.numpy()])

@@ -17,11 +17,15 @@ from .base import Features, Sampler, check_percentage, check_seed
 class IdentitySampler(Sampler):
     """Keeps everything."""
 
+    takes_group = True
+
     def _select(self, features: Tensor) -> Tensor:
-        return torch.arange(features.shape[0])
+        return torch.arange(self._total(features))
 
     def run(self, features: Features) -> Features:
-        """The features themselves, not a copy."""
+        """The features themselves, not a copy; with a group those of all ranks."""
+        if self.group is not None:
+            return super().run(features)
         self.select(features)
         return features.detach() if isinstance(features, Tensor) and features.requires_grad else features
 
@@ -35,13 +39,15 @@ class RandomSampler(Sampler):
     seed : 0..2**32 - 1; no global random state is touched.
     """
 
+    takes_group = True
+
     def __init__(self, percentage: float, seed: int = 0) -> None:
         super().__init__()
         self.percentage = check_percentage(percentage)
         self.seed = check_seed(seed)
 
     def _select(self, features: Tensor) -> Tensor:
-        n = features.shape[0]
+        n = self._total(features)
         random = np.random.RandomState(self.seed)
         return torch.from_numpy(random.choice(n, int(n * self.percentage), replace=False).astype(np.int64))
 
@@ -57,6 +63,8 @@ class PrecomputedSampler(Sampler):
     ------
     DataError : the file is missing, damaged or holds something else.
     """
+
+    takes_group = True
 
     def __init__(self, indices: str | os.PathLike[str] | Sequence[int] | np.ndarray | Tensor) -> None:
         super().__init__()
@@ -82,9 +90,10 @@ class PrecomputedSampler(Sampler):
         self._rows = torch.from_numpy(array.astype(np.int64))
 
     def _select(self, features: Tensor) -> Tensor:
-        if self._rows.numel() and int(self._rows.max()) >= features.shape[0]:
+        total = self._total(features)
+        if self._rows.numel() and int(self._rows.max()) >= total:
             raise ValueError(
                 f"PrecomputedSampler: row {int(self._rows.max())} was selected, but features have "
-                f"{features.shape[0]} rows; the selection was made on other features"
+                f"{total} rows; the selection was made on other features"
             )
         return self._rows.clone()

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from ..inputs import Features
-from ..kernels import KCenterResult, k_center_greedy
+from ..kernels import KCenterResult, k_center_greedy, knn_rarity
 from ..scores import Layout, difficulty, instability, noise_instability, rarity, representativeness, support
 from .base import check_count
-from .greedy import GreedyCoresetSampler, farthest_from_mean, mean_distance
+from .greedy import GreedyCoresetSampler
+from .measures import mean_distance
 from .pruning import SupportRule, by_share, checked_share, robust
 from .settling import settled
+from .shards import Shards
 
 _MODES = ("feature", "pseudo")
 _HARD = 0.1  # what mode "pseudo" prunes of the hard end, where nothing else is said
@@ -65,6 +67,11 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         pruned_ : "support", "hard", "easy", "pool" -> [N] bool.
     radii_ : as in every sampler, of the traversal before picks settle.
     report_ : settings, what was found and decided, counts, seconds by stage, as JSON types.
+
+    With a group `select` takes this rank's part of everything, and cuts between ranks may go through images. Masks,
+    scores and positions are then those of all rows, on every rank; rows themselves stay where they are, but for the
+    representatives of images, images that are cut, and what settles. What goes through k-means (mode "pseudo", w_repr)
+    or through noise selects in one process only.
 
     References
     ----------
@@ -164,13 +171,14 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         return self._choose(features, image_ids=image_ids, views=views, positions=positions)
 
     def _select(self, features: Tensor, image_ids: Any = None, views: Any = None, positions: Any = None) -> Tensor:
-        n = features.shape[0]
+        n = self._total(features)
         self.scores_, self.pruned_, self.kept_ = {}, {}, torch.ones(n, dtype=torch.bool)
         self.report_ = self._settings() | {
             "rows": n, "selected": 0, "kept": n, "pruned": {}, "refilled": 0, "settled": 0, "seconds": {},
         }  # fmt: skip
         name = type(self).__name__
-        layout = Layout.of(name, n, image_ids, positions)
+        self._check_group(name)
+        layout = Layout.of(name, features.shape[0], image_ids, positions, self.ranks)
         if (views is not None) != (self.instability == "views"):
             raise ValueError(
                 f'{name}: views and instability="views" go together; instability is {self.instability!r}, views are '
@@ -193,11 +201,12 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
             self._prune("pool", self.kept_ & ~by_share(ranked, pool / n))
         if not bool(self.kept_.any()):
             raise ValueError(f"{name}: all {n} rows are pruned; prune less")
-        result = self._cover(reduced, count, weight)
+        shards = Shards(self.ranks, reduced)
+        result = self._cover(shards, count, weight)
         self.radii_ = result.radii.cpu()
         clock = time.perf_counter()
         share = (_SETTLE if count <= _SMALL * n else 0.0) if self.settle is None else self.settle
-        indices, moved = settled(reduced, result.indices, share, self.kept_, self.seed)
+        indices, moved = settled(shards, result.indices.cpu(), share, self.kept_, self.seed)
         self._took("settle", clock)
         self.report_ |= {
             "settled": moved,
@@ -206,6 +215,15 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
             "pruned": {end: int(rows.sum()) for end, rows in self.pruned_.items()},
         }
         return indices
+
+    def _check_group(self, name: str) -> None:
+        for what, asked in (
+            ('mode="pseudo"', self.mode == "pseudo"),
+            ("w_repr", bool(self.w_repr)),
+            ('instability="noise"', self.instability == "noise"),
+        ):
+            if asked and self.ranks is not None:
+                raise ValueError(f"{name}: {what} selects in one process only; leave it out, or the group")
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -216,12 +234,14 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
 
     def _prune_unsupported(self, seen: Tensor, features: Tensor, layout: Layout | None) -> None:
         clock = time.perf_counter()
-        layout = layout or Layout.inferred(features)
+        layout = layout or Layout.inferred(features, self.ranks)
         told = self.rule.refusal(layout)
         if told and self.rule.share is not None:
             raise ValueError(f"{type(self).__name__}: prune_support={self.rule.share:g} cannot be done: {told}")
         if layout is not None and not told:
-            found = support(seen, **layout.given(), seed=self.seed, device=self.device, progress=False)
+            held = Shards(self.ranks, seen)
+            given: dict[str, Any] = {what: held.own(values) for what, values in layout.given().items()}
+            found = support(seen, **given, seed=self.seed, device=self.device, progress=False, group=self.group)
             self.scores_["support"] = -found.distance
             rows, facts = self.rule.judge(found)
             self._prune("support", rows)
@@ -239,19 +259,37 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         common: dict[str, Any] = {"seed": self.seed, "device": self.device, "progress": False}
         clock = time.perf_counter()
         if self.instability == "views":
-            self.scores_["instability"] = instability(features, views, device=self.device, progress=False)
+            self.scores_["instability"] = self._instability(features, views)
         elif self.instability == "noise":
             self.scores_["instability"] = noise_instability(features, self.noise_std, self.noise_draws, seed=self.seed)
         if self.weights["representativeness"]:
             self.scores_["representativeness"] = representativeness(seen, clusters=self.n_clusters, **common)
         if self.weights["density"] or (ends and self.mode == "feature"):
-            k = min(self.k_density, min(self.anchors, seen.shape[0]) - 1)
-            self.scores_["rarity"] = rarity(seen, k=k, anchors=self.anchors, **common)
+            self.scores_["rarity"] = self._rarity(seen, common)
         uncertain = bool(self.weights["uncertainty"]) and "instability" not in self.scores_
         if self.mode == "pseudo" and (ends or uncertain):
             found = difficulty(seen, clusters=self.n_clusters, epochs=self.epochs, **common)
             self.scores_ |= {"difficulty": found.score, "forgetting": found.forgetting, "el2n": found.el2n}
         self._took("signals", clock)
+
+    def _instability(self, features: Tensor, views: Any) -> Tensor:
+        held = Shards(self.ranks, features)
+
+        def own() -> Tensor:
+            if not features.shape[0]:
+                return torch.empty(0)
+            return instability(features, views, device=self.device, progress=False)
+
+        return held.whole(own() if self.ranks is None else self.ranks.agree(own))
+
+    def _rarity(self, seen: Tensor, common: dict[str, Any]) -> Tensor:
+        k = min(self.k_density, min(self.anchors, self.report_["rows"]) - 1)
+        if self.ranks is None:
+            return rarity(seen, k=k, anchors=self.anchors, **common)
+        drawing = torch.Generator().manual_seed(self.seed)
+        x = seen.to(self.device or seen.device)
+        own = knn_rarity(x, k, anchors=self.anchors, generator=drawing, group=self.group)
+        return Shards(self.ranks, x).whole(own)
 
     def _weight(self) -> Tensor | None:
         """exp of the weighted sum of the robust signals, [N] float64; None without weights."""
@@ -283,29 +321,29 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         self.pruned_[end] = rows
         self.kept_ = self.kept_ & ~rows
 
-    def _cover(self, reduced: Tensor, count: int, weight: Tensor | None) -> KCenterResult:
+    def _cover(self, shards: Shards, count: int, weight: Tensor | None) -> KCenterResult:
         """k-center over the kept rows; where they are too few, over the pruned ones after them."""
         clock = time.perf_counter()
-        left = self.kept_.nonzero()[:, 0]
-        rows = left.to(reduced.device)
-        everything = left.shape[0] == reduced.shape[0]
-        kept = reduced if everything else reduced[rows]
-        options: dict[str, Any] = {"backend": self.backend, "progress": self.progress}
+        reduced, own = shards.x, shards.own(self.kept_)
+        rows = self.kept_.nonzero()[:, 0]
+        left = Shards(self.ranks, reduced if bool(own.all()) else reduced[own.to(reduced.device)])
+        options: dict[str, Any] = {"backend": self.backend, "progress": self.progress, "group": self.group}
         if self.approximate_starting_points is not None:
-            points = min(self.approximate_starting_points, kept.shape[0])
-            drawn = np.random.RandomState(self.seed).choice(kept.shape[0], points, replace=False)
-            options["initial_min_dist"] = mean_distance(kept, kept[torch.from_numpy(drawn).to(kept.device)])
+            points = min(self.approximate_starting_points, left.total)
+            drawn = np.random.RandomState(self.seed).choice(left.total, points, replace=False)
+            options["initial_min_dist"] = mean_distance(left.x, left.rows(torch.from_numpy(drawn)))
         else:
-            options["start"] = farthest_from_mean(kept)
+            options["start"] = left.farthest_from_mean()
         if weight is not None:
-            options["weights"] = weight[left].to(kept.device)
-        result = k_center_greedy(kept, min(count, kept.shape[0]), **options)
-        picks, radii = rows[result.indices], result.radii
+            options["weights"] = shards.own(weight)[own].to(reduced.device)
+        result = k_center_greedy(left.x, min(count, left.total), **options)
+        picks, radii = rows[result.indices.cpu()], result.radii
         if short := count - picks.shape[0]:
             told = f"{count} rows are wanted, pruning left {picks.shape[0]}; {short} pruned ones follow"
             warnings.warn(f"{type(self).__name__}: {told}", UserWarning, stacklevel=6)
-            more = k_center_greedy(reduced, short, selected=picks, backend=self.backend)
-            picks, radii = torch.cat([picks, more.indices]), torch.cat([radii, more.radii])
+            more = k_center_greedy(reduced, short, selected=picks.to(reduced.device), backend=self.backend,
+                                   group=self.group)  # fmt: skip
+            picks, radii = torch.cat([picks, more.indices.cpu()]), torch.cat([radii, more.radii])
         self.report_["refilled"] = short
         self._took("cover", clock)
         return KCenterResult(picks, radii, result.passes, result.distances)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..kernels import KCenterResult, k_center_greedy
-from ..kernels.exact import halving_sum, root, squared_distance
-from ..kernels.surroundings import undisturbed
+from ..kernels.exact import root
 from .base import Sampler, check_count, check_percentage, check_seed
+from .checkpoint import Checkpoint, fingerprint, sampled
+from .measures import mean_distance
 from .projection import project, random_projection
-
-_CHUNK_BYTES = 2 << 20  # of float64 rows
-_UNIT = 2.0**-53
+from .shards import Shards
 
 
 class GreedyCoresetSampler(Sampler):
@@ -30,10 +32,18 @@ class GreedyCoresetSampler(Sampler):
     seed : of the projection.
     backend : of `k_center_greedy`.
 
+    Attributes
+    ----------
+    radius : None, or the distance, in the space of the selection, within which all rows are to lie of the picks: the
+        selection ends as soon as they do, and the count is a maximum. Set it.
+
     References
     ----------
     Roth et al., Towards total recall in industrial anomaly detection, CVPR 2022, Algorithm 1.
     """
+
+    takes_group = True
+    checkpoint_seconds = 30.0  # between writes
 
     def __init__(
         self,
@@ -52,9 +62,10 @@ class GreedyCoresetSampler(Sampler):
         self.dimension_to_project_features_to = dimension_to_project_features_to
         self.seed = check_seed(seed)
         self.backend = backend
+        self.radius: float | None = None
 
     def _select(self, features: Tensor) -> Tensor:
-        count = int(features.shape[0] * self.percentage)
+        count = int(self._total(features) * self.percentage)
         if count == 0:
             return torch.empty(0, dtype=torch.int64)
         reduced = self._reduce(features)
@@ -71,8 +82,52 @@ class GreedyCoresetSampler(Sampler):
         return project(features, self.projection_, device)
 
     def _greedy(self, reduced: Tensor, count: int) -> KCenterResult:
-        start = farthest_from_mean(reduced)
-        return k_center_greedy(reduced, count, start=start, backend=self.backend, progress=self.progress)
+        return self._k_center(reduced, count, start=Shards(self.ranks, reduced).farthest_from_mean())
+
+    def _k_center(self, reduced: Tensor, count: int, start: int | None = None, **given: Any) -> KCenterResult:
+        """`k_center_greedy` of the rows in which distances are measured, from the checkpoint if there is one."""
+        given |= {"backend": self.backend, "group": self.group, "radius": self.radius}
+        if self.checkpoint is None:
+            return k_center_greedy(reduced, count, start=start, progress=self.progress, **given)
+        kept, rows, squared = self._open(self.checkpoint, reduced, count)
+        done, told = rows.shape[0], self.progress
+        if done:
+            start = None
+
+        def progress(made: int, of: int) -> None:
+            if told is not None:
+                told(done + made, done + of)
+
+        if done == count:
+            return KCenterResult(rows, root(squared).float(), 0, 0)
+        try:
+            rest = k_center_greedy(
+                reduced, count - done, start=start, selected=rows if done else None, progress=progress,
+                picked=None if kept is None else kept.add, **given,
+            )  # fmt: skip
+        finally:
+            if kept is not None:
+                kept.write()
+        radii = torch.cat([root(squared).float(), rest.radii.cpu()])
+        return KCenterResult(torch.cat([rows, rest.indices.cpu()]), radii, rest.passes, rest.distances)
+
+    def _open(
+        self, path: str | os.PathLike[str], reduced: Tensor, count: int
+    ) -> tuple[Checkpoint | None, Tensor, Tensor]:
+        """The checkpoint, which rank 0 has, and the picks in it, which all have."""
+        shards = Shards(self.ranks, reduced)
+        rows = shards.rows(sampled(shards.total))
+        about = {"sampler": type(self).__name__, "rows": shards.total, "columns": reduced.shape[1], "picks": count,
+                 "dtype": str(reduced.dtype), "sample": fingerprint(rows)}  # fmt: skip
+        about |= {} if self.radius is None else {"radius": self.radius}
+        ranks = shards.ranks
+        if ranks is None:
+            kept = Checkpoint(path, about, self.checkpoint_seconds)
+            return kept, kept.rows, kept.squared
+        mine = ranks.agree(lambda: Checkpoint(path, about, self.checkpoint_seconds) if ranks.rank == 0 else None)
+        none = torch.empty(0, dtype=torch.int64)
+        found = ranks.gather(none if mine is None else mine.rows)
+        return mine, found, ranks.gather(none.double() if mine is None else mine.squared)
 
 
 class ApproximateGreedyCoresetSampler(GreedyCoresetSampler):
@@ -101,73 +156,8 @@ class ApproximateGreedyCoresetSampler(GreedyCoresetSampler):
         self.number_of_starting_points = check_count("number_of_starting_points", number_of_starting_points)
 
     def _greedy(self, reduced: Tensor, count: int) -> KCenterResult:
-        points = min(self.number_of_starting_points, reduced.shape[0])
+        shards = Shards(self.ranks, reduced)
+        points = min(self.number_of_starting_points, shards.total)
         random = np.random.RandomState(self.seed)
-        rows = torch.from_numpy(random.choice(reduced.shape[0], points, replace=False))
-        initial = mean_distance(reduced, reduced[rows.to(reduced.device)])
-        return k_center_greedy(reduced, count, initial_min_dist=initial, backend=self.backend, progress=self.progress)
-
-
-@undisturbed
-def farthest_from_mean(x: Tensor) -> int:
-    """The row with the largest distance to the mean of all rows, the lowest among equals; NaN rows are left to greedy.
-
-    Compares |N x - sum x|^2, which integer-valued rows make exact: roughly for all rows, canonically for those that
-    come within rounding of the largest.
-    """
-    n, dim = x.shape
-    step = _rows_at_a_time(dim)
-    total = torch.zeros(dim, dtype=torch.float64, device=x.device)
-    for part in x.split(step):  # in a fixed order of summation, so that the start does not depend on the device
-        total += halving_sum(part.t().double().contiguous())
-    # Into one tensor: small results between large temporaries would keep the allocator from using those again.
-    rough = torch.empty(n, dtype=torch.float64, device=x.device)
-    for lo in range(0, n, step):
-        rough[lo : lo + step] = (x[lo : lo + step].double() * n - total).square_().sum(1)
-    if bool(rough.isnan().any()):
-        return 0
-    near = (rough >= rough.max() * (1 - 4 * (dim + 4) * _UNIT)).nonzero().squeeze(1)
-    value = torch.empty(near.shape[0], dtype=torch.float64, device=x.device)
-    for lo in range(0, near.shape[0], step):
-        value[lo : lo + step] = squared_distance(x[near[lo : lo + step]].double() * n, total)
-    return int(near[(value == value.max()).nonzero()[0]])
-
-
-@undisturbed
-def mean_distance(x: Tensor, points: Tensor) -> Tensor:
-    """Mean distance of each row to the points, rounded to float32 unless x is float64: [N, D], [P, D] -> [N] float64.
-
-    The value does not depend on the device: where a quick float64 sum leaves the rounding open, the canonical one
-    decides. inf instead of NaN: rows that are not finite are left to greedy, which says which they are.
-    """
-    out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
-    # In units of 2^-53, to first order: a squared distance is off by D + 2 in whatever order it is summed, and its root
-    # by half of that and one; the mean adds P. Twice, for the quick and for the canonical value.
-    slack = (x.shape[1] + 2 * points.shape[0] + 16) * _UNIT
-    step = _rows_at_a_time(x.shape[1])
-    for lo in range(0, x.shape[0], step):
-        part = x[lo : lo + step]
-        if x.dtype == torch.float64:
-            value = _canonical_mean_distance(part, points)
-        else:
-            quick = torch.cdist(part.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist").mean(1)
-            low, high = quick * (1 - slack), quick * (1 + slack)
-            value = low.float().double()
-            sure = (value == high.float()) & (low > 1e-30) & (high < 1e30)
-            if not bool(sure.all()):
-                open_ = (~sure).nonzero().squeeze(1)
-                mean = _canonical_mean_distance(part[open_], points)
-                value[open_] = torch.where((mean > 1e-30) & (mean < 1e30), mean.float().double(), mean)
-        out[lo : lo + step] = value.nan_to_num_(nan=torch.inf, posinf=torch.inf)
-    return out
-
-
-def _rows_at_a_time(dim: int) -> int:
-    return max(1, _CHUNK_BYTES // (8 * dim))
-
-
-def _canonical_mean_distance(x: Tensor, points: Tensor) -> Tensor:
-    total = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
-    for point in points:
-        total += root(squared_distance(x, point))
-    return total / points.shape[0]
+        starting = shards.rows(torch.from_numpy(random.choice(shards.total, points, replace=False)))
+        return self._k_center(reduced, count, initial_min_dist=mean_distance(reduced, starting))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..kernels.exact import halving_sum
 from ..kernels.surroundings import undisturbed
+from ..scratch import room_for
 
 _CHUNK_BYTES = 64 << 20
 _UNIT = 2.0**-53
@@ -40,7 +41,11 @@ def project(
     column = matrix.square().sum(0).sqrt()
     # A float64 product of D terms is off by at most (D + 1) 2^-53 |x||w| (Higham 2002, section 3.1).
     unit = (features.shape[1] + 2) * _UNIT
-    out = torch.empty(features.shape[0], matrix.shape[1], dtype=torch.float32, device=device)
+    shape = (features.shape[0], matrix.shape[1])
+    if device.type == "cpu":
+        out = room_for(shape, torch.float32)
+    else:
+        out = torch.empty(shape, dtype=torch.float32, device=device)
     step = max(1, _CHUNK_BYTES // (8 * features.shape[1]))
     for lo in range(0, features.shape[0], step):
         part = features[lo : lo + step].to(device).double()

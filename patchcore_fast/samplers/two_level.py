@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..inputs import Features
+from ..kernels.ranks import Held, Ranks
 from ..scores import Layout, support
 from .base import Sampler
 from .pruning import SupportRule
@@ -23,23 +26,35 @@ class SupportedImages:
     ----------
     prune : "auto", or the share of images to leave out, in (0, 1).
     seed, device : of `scores.support`.
+
+    Attributes
+    ----------
+    group : a process group whose ranks have a part of the rows each; `TwoLevelSampler` sets its own here.
     """
+
+    takes_group = True
 
     def __init__(self, prune: str | float = "auto", *, seed: int = 0, device: torch.device | str | None = None) -> None:
         self.prune, self.rule = prune, SupportRule.of(prune)
         if not self.rule.active:
             raise ValueError(f'SupportedImages: prune must be "auto" or a share in (0, 1), got {prune!r}')
         self.seed, self.device = seed, device
+        self.group: Any = None
         self.report_: dict[str, Any] = {}
 
     def select_images(self, features: Tensor, layout: Layout) -> Tensor:
-        """[N, D] rows and where they lie -> [J] int64 numbers of the chosen images in `layout.names`, ascending."""
+        """[N, D] rows and where they lie -> [J] int64 numbers of the chosen images in `layout.names`, ascending.
+
+        With a group features are this rank's, the layout is that of all rows.
+        """
         if told := self.rule.refusal(layout):
             if self.rule.share is not None:
                 raise ValueError(f"SupportedImages: prune={self.rule.share:g} cannot be done: {told}")
             self.report_ = {"skipped": told}
             return torch.arange(layout.images)
-        found = support(features, **layout.given(), seed=self.seed, device=self.device, progress=False)
+        held = Held(None if self.group is None else Ranks("SupportedImages", self.group), features)
+        given: dict[str, Any] = {what: held.own(values) for what, values in layout.given().items()}
+        found = support(features, **given, seed=self.seed, device=self.device, progress=False, group=self.group)
         rows, self.report_ = self.rule.judge(found)
         left = torch.ones(layout.images, dtype=torch.bool)
         left[layout.image[rows]] = False
@@ -57,9 +72,13 @@ class TwoLevelSampler(Sampler):
     Attributes
     ----------
     images_ : [J] int64, the caller's numbers of the chosen images, in the order in which they were chosen.
+
+    With a group `select` takes this rank's part of everything; the patch sampler must take a group too, and an image
+    sampler with `select_images` as well. Means are compared by every rank alike.
     """
 
     uses_positions = True
+    takes_group = True
 
     def __init__(self, image_sampler: Any, patch_sampler: Any) -> None:
         super().__init__()
@@ -79,28 +98,32 @@ class TwoLevelSampler(Sampler):
         return self._choose(features, image_ids=image_ids, positions=positions)
 
     def _select(self, features: Tensor, image_ids: Any = None, positions: Any = None) -> Tensor:
-        name = type(self).__name__
-        layout = Layout.of(name, features.shape[0], image_ids, positions) or Layout.inferred(features)
+        name, held = type(self).__name__, Held(self.ranks, features)
+        layout = Layout.of(name, features.shape[0], image_ids, positions, self.ranks)
+        layout = layout or Layout.inferred(features, self.ranks)
         if layout is None:
             raise ValueError(f"{name}: image_ids or positions are wanted; the order of the rows shows no images")
         if callable(getattr(self.image_sampler, "select_images", None)):
-            images = self.image_sampler.select_images(features, layout)
+            with self._grouped(self.image_sampler):
+                images = self.image_sampler.select_images(features, layout)
         else:
-            images = torch.as_tensor(self.image_sampler.select(image_means(features, layout))).cpu()
+            images = torch.as_tensor(self.image_sampler.select(image_means(held, layout))).cpu()
         if images.shape[0] == 0:
             raise ValueError(f"{name}: the image sampler chose none of {layout.images} images")
         self.images_ = layout.names[images]
         chosen = torch.zeros(layout.images, dtype=torch.bool)
         chosen[images] = True
-        rows = chosen[layout.image].nonzero()[:, 0]
+        taken = chosen[layout.image]
+        rows, own = taken.nonzero()[:, 0], held.own(taken)
         where: dict[str, Any] = {}
         if getattr(self.patch_sampler, "uses_positions", False):
-            where = {name: values[rows] for name, values in layout.given().items()}
+            where = {what: held.own(values)[own] for what, values in layout.given().items()}
         watched = self.progress is not None and getattr(self.patch_sampler, "progress", False) is None
         if watched:
             self.patch_sampler.progress = self.progress
         try:
-            picks = torch.as_tensor(self.patch_sampler.select(features[rows.to(features.device)], **where)).cpu()
+            with self._grouped(self.patch_sampler):
+                picks = torch.as_tensor(self.patch_sampler.select(features[own.to(features.device)], **where)).cpu()
         finally:
             if watched:
                 self.patch_sampler.progress = None
@@ -108,11 +131,25 @@ class TwoLevelSampler(Sampler):
         self.projection_ = getattr(self.patch_sampler, "projection_", None)
         return rows[picks]
 
+    @contextmanager
+    def _grouped(self, sampler: Any) -> Iterator[None]:
+        """While inside, the sampler is told of the group, if there is one."""
+        if self.group is None:
+            yield
+            return
+        if not getattr(sampler, "takes_group", False):
+            raise ValueError(f"{type(self).__name__}: {type(sampler).__name__} selects in one process only")
+        before, sampler.group = sampler.group, self.group
+        try:
+            yield
+        finally:
+            sampler.group = before
 
-def image_means(features: Tensor, layout: Layout) -> Tensor:
+
+def image_means(held: Held, layout: Layout) -> Tensor:
     """Mean patch feature of each image, [N, D] -> [I, D] float32; float64 sums in the order of the rows."""
-    total = torch.zeros(layout.images, features.shape[1], dtype=torch.float64)
-    for lo in range(0, features.shape[0], 1 << 16):
-        part = slice(lo, lo + (1 << 16))
-        total.index_add_(0, layout.image[part], features[part].double().cpu())
-    return (total / torch.bincount(layout.image, minlength=layout.images)[:, None]).float().to(features.device)
+    total = torch.zeros(layout.images, held.x.shape[1], dtype=torch.float64)
+    for image, _, rows in held.blocks(layout.image, layout.images):
+        total.index_add_(0, torch.full((rows.shape[0],), image), rows.double().cpu())
+    count = torch.bincount(layout.image, minlength=layout.images)
+    return (held.joined(total) / count[:, None]).float().to(held.x.device)

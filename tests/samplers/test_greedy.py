@@ -10,7 +10,7 @@ import torch
 from patchcore_fast.kernels.exact import root, squared_distance
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.samplers import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
-from patchcore_fast.samplers.greedy import farthest_from_mean, mean_distance
+from patchcore_fast.samplers.measures import farthest_from_mean, mean_distance
 
 from .test_base import features
 
@@ -99,9 +99,10 @@ MEMORY = """
 import re, torch
 torch.set_num_threads(1)
 torch.manual_seed(0)  # the cells of `settled`, whose rows it holds at once, have any size otherwise
-from patchcore_fast.samplers.greedy import farthest_from_mean, mean_distance
+from patchcore_fast.samplers.measures import farthest_from_mean, mean_distance
 from patchcore_fast.samplers.projection import project, random_projection
 from patchcore_fast.samplers.settling import settled
+from patchcore_fast.kernels.ranks import Held
 def now(what):
     return int(re.search(what + r":\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024
 matrix = random_projection(128, 8, 0)
@@ -122,12 +123,14 @@ LOOPS = {
     "farthest_from_mean": ("farthest_from_mean(x)", 8),
     "mean_distance": ("mean_distance(x, x[:10])", 8),
     "project": ('project(x, matrix, torch.device("cpu"))', 32),
-    "settled": ("settled(x, torch.arange(8), 0.25, torch.ones(len(x), dtype=torch.bool), 0)", 24),
+    "settled": ("settled(Held(None, x), torch.arange(8), 0.25, torch.ones(len(x), dtype=torch.bool), 0)", 24),
 }
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize(
+    "name", ["project", *(pytest.param(n, marks=pytest.mark.thorough) for n in LOOPS if n != "project")]
+)
 def test_memory_does_not_grow_with_the_rows(name):
     """Beyond the few bytes a row of results (and for cells, of row numbers), what a loop holds does not depend on N."""
     call, bytes_a_row = LOOPS[name]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from patchcore_fast.kernels.ranks import Held
 from patchcore_fast.samplers import (
     ELFSCoresetSampler,
     GreedyCoresetSampler,
@@ -75,7 +76,7 @@ def test_a_share_of_images_is_left_out_whatever_the_data_say():
 @pytest.mark.parametrize("make", [torch.as_tensor, lambda t: t.numpy()])
 def test_any_sampler_chooses_among_image_means(chooser, make):
     x = rows(BAD)
-    means = image_means(x, Layout.of("f", len(x), image_ids=WHERE[:, 0]))
+    means = image_means(Held(None, x), Layout.of("f", len(x), image_ids=WHERE[:, 0]))
     torch.testing.assert_close(means, x.view(IMAGES, 42, 16).double().mean(1).float())
     sampler = TwoLevelSampler(chooser, RandomSampler(0.1))
     out = sampler.run(make(x), positions=named())
@@ -92,7 +93,7 @@ def test_image_means_are_of_rows_wherever_they_lie():
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     layout = Layout.of("f", len(x), image_ids=WHERE[order, 0])
     want = x.view(IMAGES, 42, 16).mean(1)[layout.names]
-    torch.testing.assert_close(image_means(x[order], layout), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(image_means(Held(None, x[order]), layout), want, rtol=1e-5, atol=1e-6)
 
 
 def test_the_patch_sampler_gets_the_positions_of_the_chosen_rows():
