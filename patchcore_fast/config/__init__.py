@@ -9,9 +9,10 @@ from __future__ import annotations
 from patchcore_fast.config.decision import DecisionSettings
 from patchcore_fast.config.features import FeatureSettings
 from patchcore_fast.config.patchcore import PatchCoreConfig
+from patchcore_fast.config.presets import PRESETS
 from patchcore_fast.config.record import GROUP_OF, GROUPS, current, flat, grouped, recorded
 from patchcore_fast.config.running import RunningSettings
-from patchcore_fast.config.scoring import RESCORED, SCORERS, ScoringSettings
+from patchcore_fast.config.scoring import RESCORED, SCORERS, ScoringSettings, top_share
 from patchcore_fast.config.search import INDEXES, SearchSettings
 from patchcore_fast.config.selection import SAMPLERS, SelectionSettings
 
@@ -19,6 +20,7 @@ __all__ = [
     "GROUPS",
     "GROUP_OF",
     "INDEXES",
+    "PRESETS",
     "RESCORED",
     "SAMPLERS",
     "SCORERS",
@@ -33,4 +35,5 @@ __all__ = [
     "flat",
     "grouped",
     "recorded",
+    "top_share",
 ]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def setting(
@@ -47,6 +50,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Lists become tuples; each field is held against its declaration, then `_check` looks at the rest."""
+        self._settle()
         for f in settings_of(type(self)):
             value, span = getattr(self, f.name), f.metadata["range"]
             if isinstance(value, list):
@@ -56,6 +60,18 @@ class Settings:
             elif span is not None and (value is not None or f.default is not None):
                 self._set(f.name, self._integer(f.name, value, *span))
         self._check()
+
+    def replace(self, **changes: Any) -> Self:
+        """The same with other settings; those that follow from others (`followed`) follow from the new ones."""
+        return dataclasses.replace(self, **(dict.fromkeys(self.followed) | changes))  # type: ignore[type-var]
+
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """Names of the settings that were not given and follow from others."""
+        return tuple(self.__dict__.get("_followed", ()))
+
+    def _settle(self) -> None:
+        """Fill in what was left None and follows from other settings, and keep their names as `_followed`."""
 
     def _check(self) -> None:
         """What a group holds against each other, beside choices and ranges."""

@@ -11,6 +11,7 @@ from typing import Any
 from patchcore_fast.config.base import nearest, settings_of
 from patchcore_fast.config.decision import DecisionSettings
 from patchcore_fast.config.features import FeatureSettings
+from patchcore_fast.config.presets import PRESETS
 from patchcore_fast.config.record import GROUP_OF, GROUPS, OLD_NAMES, current, grouped
 from patchcore_fast.config.running import RunningSettings
 from patchcore_fast.config.scoring import ScoringSettings
@@ -71,12 +72,33 @@ class PatchCoreConfig:
             group = kind() if given[name] is None else given[name]
             if not isinstance(group, kind):
                 raise TypeError(f"PatchCoreConfig: {name} must be a {kind.__name__}, got {type(group).__name__}")
-            object.__setattr__(self, name, dataclasses.replace(group, **changes.get(name, {})))  # type: ignore[type-var]
-        if not 0 <= self.scoring.sigma <= max(self.resize):
+            object.__setattr__(self, name, group.replace(**changes.get(name, {})))
+        if self.features.metric == "cosine" and self.scoring.distance == "squared":
             raise ValueError(
-                f"PatchCoreConfig: scoring.sigma must be finite and >= 0, at most the {max(self.resize)} pixels of an "
-                f"image's side, got {self.sigma}"
+                'PatchCoreConfig: scoring.distance "squared" is of the metric "euclidean"; cosine scores are 1 - cos, '
+                "half of the squared distance"
             )
+        side = max(self.resize or (self.features.tile or 0,))  # "native" has a tile
+        if not 0 <= self.scoring.sigma <= side:
+            raise ValueError(
+                f"PatchCoreConfig: scoring.sigma must be finite and >= 0, at most the {side} pixels of an image's "
+                f"side, got {self.sigma}"
+            )
+        if self.selection.banks == "layer":
+            if self.features.fusion != "concat":
+                raise ValueError(
+                    'PatchCoreConfig: selection.banks="layer" keeps layers apart: features.fusion must be "concat", '
+                    f"got {self.features.fusion!r}"
+                )
+            if (learnt := self.features.fitted_reduction) is not None:
+                raise ValueError(
+                    f'PatchCoreConfig: features.reduction={learnt!r} mixes layers, which selection.banks="layer" keeps '
+                    "apart"
+                )
+            if self.scoring.image_score == "reweighted":
+                raise ValueError(
+                    'PatchCoreConfig: scoring.image_score="reweighted" looks into one bank, selection.banks is "layer"'
+                )
 
     def __getattr__(self, name: str) -> Any:
         """A setting by its name alone."""
@@ -87,29 +109,34 @@ class PatchCoreConfig:
         return getattr(group, name)
 
     def __repr__(self) -> str:
-        """The settings that are not the defaults."""
+        """The settings that are neither the defaults nor follow from others."""
         changed = [
             f"{f.name}={getattr(getattr(self, name), f.name)!r}"
             for name, kind in GROUPS.items()
             for f in settings_of(kind)
-            if getattr(getattr(self, name), f.name) != f.default
+            if f.name not in getattr(self, name).followed and getattr(getattr(self, name), f.name) != f.default
         ]
         return f"PatchCoreConfig({', '.join(changed)})"
 
     @property
-    def resize(self) -> tuple[int, int]:
-        """(height, width) every image is resized to."""
+    def resize(self) -> tuple[int, int] | None:
+        """(height, width) every image is resized to; see `FeatureSettings.resize`."""
         return self.features.resize
 
     @property
-    def input_size(self) -> tuple[int, int]:
-        """(height, width) the backbone sees and the score maps have: the crop where there is one."""
+    def input_size(self) -> tuple[int, int] | None:
+        """(height, width) of the score maps, None where it differs; see `FeatureSettings.input_size`."""
         return self.features.input_size
 
     @property
     def scorer_name(self) -> str:
         """What tables call the scoring; see `ScoringSettings.scorer_name`."""
         return self.scoring.scorer_name
+
+    @property
+    def squared(self) -> bool:
+        """Whether scores go with the squares of distances, as cosine distances do."""
+        return self.scoring.distance == "squared" or self.features.metric == "cosine"
 
     def replace(self, **changes: Any) -> PatchCoreConfig:
         """The same with other groups or single settings; arguments and errors as of the class."""
@@ -147,20 +174,25 @@ class PatchCoreConfig:
         return cls(**{name: kind(**values.get(name, {})) for name, kind in GROUPS.items()})  # type: ignore[arg-type]
 
     @classmethod
-    def from_toml(cls, path: str | os.PathLike[str]) -> PatchCoreConfig:
-        """The settings of a TOML file, a table a group; what it leaves out is as by default.
+    def from_toml(cls, path: str | os.PathLike[str], preset: str = "patchcore") -> PatchCoreConfig:
+        """The settings of a TOML file, a table a group; what it leaves out is as in a preset of `PRESETS`.
 
         Raises
         ------
         DataError : no such file, no TOML, or a setting that is wrong; the message names file, group and setting.
+        ValueError : no such preset.
         """
         if not os.path.isfile(path):
             raise DataError(f"{os.fspath(path)}: no such file")
+        beneath = grouped(_preset(preset))
         try:
             values = read_toml(path)
             if beside := [name for name in values if name not in GROUPS]:
                 home = GROUP_OF.get(beside[0])
                 raise ValueError(f"{beside[0]} belongs into [{home}]" if home else _unknown(beside))
+            for name, group in beneath.items():
+                if isinstance(above := values.setdefault(name, {}), dict):
+                    values[name] = group | above
             return cls.from_dict(values)
         except (TypeError, ValueError) as error:
             raise DataError(f"{os.fspath(path)}: {str(error).removeprefix('PatchCoreConfig: ')}") from error
@@ -174,22 +206,31 @@ class PatchCoreConfig:
         return text
 
     @classmethod
+    def preset(cls, name: str, **overrides: Any) -> PatchCoreConfig:
+        """The settings of a published method, one of `PRESETS` (docs/presets.md), with others instead.
+
+        Raises
+        ------
+        ValueError : no such preset.  TypeError, ValueError : as the class.
+        """
+        return cls(**(dict(_preset(name)) | current(overrides)))
+
+    @classmethod
     def amazon(cls, **overrides: Any) -> PatchCoreConfig:
         """The scoring path of amazon-science/patchcore-inspection (WideResNet-50, 224 px, 10 %)."""
-        base: dict[str, Any] = {
-            "backbone": "wide_resnet50_2", "layers": ("layer2", "layer3"), "image_size": 256, "crop": 224,
-            "fusion": "amazon", "dim": 1024, "sampler": "approximate", "ratio": 0.1, "distance": "squared",
-        }  # fmt: skip
-        return cls(**(base | current(overrides)))
+        return cls.preset("amazon", **overrides)
 
     @classmethod
     def anomalib(cls, **overrides: Any) -> PatchCoreConfig:
         """The scoring path of anomalib's Patchcore (WideResNet-50, 256 px, 10 %, re-weighting with b = 9)."""
-        base: dict[str, Any] = {
-            "backbone": "wide_resnet50_2", "layers": ("layer2", "layer3"), "image_size": 256, "ratio": 0.1,
-            "image_score": "reweighted", "reweight_neighbours": 9, "upsample": "nearest", "border": "mirror",
-        }  # fmt: skip
-        return cls(**(base | current(overrides)))
+        return cls.preset("anomalib", **overrides)
+
+
+def _preset(name: str) -> Mapping[str, Any]:
+    if name not in PRESETS:
+        near = nearest(name, PRESETS)
+        raise ValueError(f"PatchCoreConfig: preset must be one of {', '.join(PRESETS)}, got {name!r}{near}")
+    return PRESETS[name].settings
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,8 @@ class SelectionSettings(Settings):
     sampler_parameters : None, or what is recorded where `PatchCore` was given a sampler as an object: its public
         constructor parameters, (name, value) pairs. `sampler` is then its registered name or its class, and `ratio` is
         None, for it was not asked. Such settings describe a bank; to fit with them the object must be given again.
+    banks : "joint" chooses one bank of the layers' joined features; "layer" a bank for each layer, of its own features,
+        and joins their scores (docs/layers.md).
     seed : of all random choices, those of other groups (random weights, projections, noise, k-means) too.
     shots : training images that `fit` draws by `seed`, all when None.
     augment, augmentations : copies that `fit` makes of each training image to enrich the bank, and how many: "none",
@@ -34,6 +36,7 @@ class SelectionSettings(Settings):
     sampler: str = setting("greedy", "how the bank is chosen; greedy is exact k-center", choices=SAMPLERS)
     ratio: float | None = setting(0.01, "part of the patches that the memory bank keeps", parse=float, metavar="R")
     sampler_parameters: tuple[tuple[str, Any], ...] | None = setting(None)
+    banks: str = setting("joint", "one bank of all layers, or one for each layer", choices=("joint", "layer"))
     seed: int = setting(0, "of the projection and of random choices", least=0, most=2**63 - 1, metavar="N")
     shots: int | None = setting(
         None, "use so many of the training images, drawn by --seed", least=1, most=2**31, metavar="N"

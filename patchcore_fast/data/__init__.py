@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from patchcore_fast.data.dataset import ImageDataset, load_truth, make_loader
 from patchcore_fast.data.folders import IMAGE_SUFFIXES, ImageRecord, ImageSet, scan, scan_images
-from patchcore_fast.data.images import image_size, load_image, load_mask
+from patchcore_fast.data.images import image_size, load_image, load_mask, resized_size
 from patchcore_fast.data.summary import Finding, ScanSummary
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "load_mask",
     "load_truth",
     "make_loader",
+    "resized_size",
     "scan",
     "scan_images",
 ]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from patchcore_fast.data.folders import ImageRecord
-from patchcore_fast.data.images import Size, load_mask, load_sized
+from patchcore_fast.data.images import Size, image_size, load_mask, load_sized, resized_size
 from patchcore_fast.errors import DataError
+
+BLACK = 32  # side of what stands for an image that cannot be read, where images keep their own sizes
 
 
 class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
@@ -23,14 +25,14 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
     Parameters
     ----------
     records : what to load.
-    size, crop : see `load_image`.
+    size, crop, aspect : see `load_image`.
     on_error : "raise" ends at the first file that cannot be used, with a DataError that names it. "return" gives an
         item for it all the same, so that the others of its batch are not lost: of an unreadable image a black one with
         `error`, size (0, 0) and has_mask False; of an unreadable mask the image with `mask_error` and has_mask False.
 
     Raises
     ------
-    ValueError : another on_error, or "return" without size and crop: the shape of a black image must be known.
+    ValueError : another on_error.
     """
 
     def __init__(
@@ -39,13 +41,14 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         size: Size | None = None,
         crop: Size | None = None,
         on_error: str = "raise",
+        aspect: str = "squash",
     ) -> None:
         """Keep the list; files are read item by item."""
         if on_error not in ("raise", "return"):
             raise ValueError(f'ImageDataset: on_error must be "raise" or "return", got {on_error!r}')
-        if on_error == "return" and size is None and crop is None:
-            raise ValueError('ImageDataset: on_error="return" needs size or crop, the shape of an image is not known')
+        resized_size((1, 1), size, aspect)
         self.records, self.size, self.crop, self.on_error = list(records), size, crop, on_error
+        self.aspect = aspect
 
     def __len__(self) -> int:
         """Count of records."""
@@ -56,18 +59,16 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         record = self.records[index]
         item: dict[str, Any] = {"label": record.label, "index": index, "error": "", "mask_error": ""}
         try:
-            image, size = load_sized(record.path, self.size, self.crop)
+            image, size = load_sized(record.path, self.size, self.crop, self.aspect)
         except DataError as error:
             if self.on_error == "raise":
                 raise
-            sides = self.size if self.crop is None else self.crop
-            height, width = (sides, sides) if isinstance(sides, int) else sides or (1, 1)
-            image, size = torch.zeros(3, height, width), (0, 0)
+            image, size = torch.zeros(3, *self.shape(index)), (0, 0)
             item["error"] = str(error)
         mask = None
         if not item["error"]:
             try:
-                mask = load_truth(record, image.shape[1:], self.size, self.crop)
+                mask = load_truth(record, image.shape[1:], self.size, self.crop, self.aspect)
             except DataError as error:
                 if self.on_error == "raise":
                     raise
@@ -79,9 +80,49 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
             "size": torch.tensor(size),
         }
 
+    @property
+    def one_shape(self) -> bool:
+        """Whether all images come in one shape, whatever the files'."""
+        return self.crop is not None or (self.size is not None and self.aspect == "squash")
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """(height, width) of an item, from the header of its file alone; BLACK where that cannot be read either."""
+        if self.one_shape:
+            return resized_size((1, 1), self.size if self.crop is None else self.crop)
+        try:
+            return resized_size(image_size(self.records[index].path), self.size, self.aspect)
+        except (DataError, ValueError):
+            return BLACK, BLACK
+
+
+class SameShapes(torch.utils.data.Sampler[list[int]]):
+    """Batches of at most `batch_size` neighbours in the list of a data set whose images are of one shape."""
+
+    def __init__(self, dataset: ImageDataset, batch_size: int) -> None:
+        """Headers are read batch by batch."""
+        self.dataset, self.batch_size = dataset, batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Indices of the items of each batch, all in order."""
+        batch: list[int] = []
+        last: tuple[int, int] | None = None
+        for index in range(len(self.dataset)):
+            shape = self.dataset.shape(index)
+            if batch and (shape != last or len(batch) == self.batch_size):
+                yield batch
+                batch = []
+            batch.append(index)
+            last = shape
+        if batch:
+            yield batch
+
 
 def load_truth(
-    record: ImageRecord, shape: Sequence[int], size: Size | None = None, crop: Size | None = None
+    record: ImageRecord,
+    shape: Sequence[int],
+    size: Size | None = None,
+    crop: Size | None = None,
+    aspect: str = "squash",
 ) -> torch.Tensor | None:
     """Anomalous pixels [H, W] bool of a record's image, whose shape they must have; None where nobody knows them.
 
@@ -94,7 +135,7 @@ def load_truth(
     """
     if record.mask is None:
         return torch.zeros(tuple(shape), dtype=torch.bool) if record.label == 0 else None
-    mask = load_mask(record.mask, size, crop)
+    mask = load_mask(record.mask, size, crop, aspect)
     if mask.shape != tuple(shape):
         raise DataError(f"{record.mask}: {tuple(mask.shape)} is not the size of its image {record.path}")
     if record.label == 1 and not mask.any() and not load_mask(record.mask).any():
@@ -110,9 +151,13 @@ def make_loader(
     batch_size: int = 16,
     workers: int = 0,
     on_error: str = "raise",
+    aspect: str = "squash",
 ) -> torch.utils.data.DataLoader[dict[str, Any]]:
-    """Loader over `ImageDataset` in the records' order; `workers` processes decode ahead (0: this
-    process); `on_error` as there."""
+    """Loader over `ImageDataset` in the records' order; `workers` processes decode ahead (0: this process); `on_error`
+    and `aspect` as there. Where images keep their sizes, a batch ends when the next one has another."""
+    dataset = ImageDataset(records, size, crop, on_error, aspect)
+    how: dict[str, Any] = {"batch_size": batch_size}
+    if not dataset.one_shape:
+        how = {"batch_sampler": SameShapes(dataset, batch_size)}
     # A generator of its own: a DataLoader without one draws its workers' seed from torch's global state.
-    dataset = ImageDataset(records, size, crop, on_error)
-    return torch.utils.data.DataLoader(dataset, batch_size=batch_size, num_workers=workers, generator=torch.Generator())
+    return torch.utils.data.DataLoader(dataset, num_workers=workers, generator=torch.Generator(), **how)

@@ -24,6 +24,7 @@ _SIDEWAYS = frozenset((5, 6, 7, 8))  # EXIF orientations that swap height and wi
 NEAREST = Image.Resampling.NEAREST
 
 Size = int | tuple[int, int]
+LONGEST = 32_768  # pixels of a side that keeping the aspect may make: a line of pixels would take all memory
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -75,7 +76,38 @@ def _late_chunks(file: Any) -> bool:
         file.seek(start)
 
 
-def load_image(path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None) -> torch.Tensor:
+def resized_size(displayed: tuple[int, int], size: Size | None, aspect: str = "squash") -> tuple[int, int]:
+    """(height, width) to which an image that is displayed at (height, width) is resized, before a crop.
+
+    Parameters
+    ----------
+    size : a side or (height, width); None keeps the image's own.
+    aspect : "squash" for exactly `size`. "keep" makes the shorter side `size`, which must be one side, and the longer
+        one follows, rounded down (torchvision.transforms.Resize(side)).
+
+    Raises
+    ------
+    ValueError : another aspect, two sides to keep it with, or a longer side beyond LONGEST.
+    """
+    if aspect not in ("squash", "keep"):
+        raise ValueError(f'load_image: aspect must be "squash" or "keep", got {aspect!r}')
+    target = _pair("size", size)
+    if target is None:
+        return displayed
+    if aspect == "squash":
+        return target
+    if target[0] != target[1]:
+        raise ValueError(f'load_image: aspect="keep" takes one side, got {size!r}')
+    side, (height, width) = target[0], displayed
+    longer = side * max(height, width) // min(height, width)
+    if longer > LONGEST:
+        raise ValueError(f"load_image: {height} x {width} pixels would become {side} x {longer}, {LONGEST} at most")
+    return (side, longer) if height <= width else (longer, side)
+
+
+def load_image(
+    path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None, aspect: str = "squash"
+) -> torch.Tensor:
     """Read an image file as [3, H, W] float32 in [0, 1], turned as its EXIF says.
 
     Grey is repeated on three channels; 16-bit grey is divided by 65,535; float images must lie in [0, 1]
@@ -84,8 +116,7 @@ def load_image(path: str | os.PathLike[str], size: Size | None = None, crop: Siz
 
     Parameters
     ----------
-    size : a side or (height, width); resized with Pillow's antialiased bilinear filter, the aspect is not
-        kept.
+    size, aspect : see `resized_size`; resized with Pillow's antialiased bilinear filter.
     crop : a side or (height, width); the centre of the resized image.
 
     Raises
@@ -93,34 +124,39 @@ def load_image(path: str | os.PathLike[str], size: Size | None = None, crop: Siz
     DataError : missing, broken or truncated file, or values of no known scale; names the file.
     TypeError, ValueError : size or crop is no size, or the crop is larger than the image.
     """
-    return load_sized(path, size, crop)[0]
+    return load_sized(path, size, crop, aspect)[0]
 
 
 def load_sized(
-    path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None
+    path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None, aspect: str = "squash"
 ) -> tuple[torch.Tensor, tuple[int, int]]:
     """`load_image`, and the file's own (height, width) as displayed."""
-    target, box = _pair("size", size), _pair("crop", crop)
+    box = _pair("crop", crop)
+    resized_size((1, 1), size, aspect)  # an argument that is wrong is no fault of the file
     with opened(path) as im:
         upright = _upright(im)
         displayed = upright.height, upright.width
-        array = _pixels(upright, path, target)
+        array = _pixels(upright, path, resized_size(displayed, size, aspect))
     array = _centre(array, box)
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, axis=2)
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), displayed
 
 
-def load_mask(path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None) -> torch.Tensor:
+def load_mask(
+    path: str | os.PathLike[str], size: Size | None = None, crop: Size | None = None, aspect: str = "squash"
+) -> torch.Tensor:
     """Read a mask as [H, W] bool: True where the image is anomalous (see `marks.marked` for what counts as that).
 
     A folder is a mask in several files (MVTec LOCO), which are joined. Resized with nearest neighbour, so that no
     pixel is half anomalous; a defect too small to be met by any sample keeps the pixels that it falls into. Parameters
     and errors as `load_image`.
     """
-    target, box = _pair("size", size), _pair("crop", crop)
+    box = _pair("crop", crop)
+    resized_size((1, 1), size, aspect)
     mask = mask_pixels(Path(path))
-    if target is not None:
+    target = resized_size(mask.shape, size, aspect)
+    if target != mask.shape:
         small = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(target[::-1], NEAREST)) > 0
         if mask.any() and not small.any():
             rows, columns = mask.nonzero()
@@ -206,7 +242,7 @@ def _upright(im: Image.Image) -> Image.Image:
     return upright
 
 
-def _pixels(im: Image.Image, path: str | os.PathLike[str], size: tuple[int, int] | None) -> np.ndarray:
+def _pixels(im: Image.Image, path: str | os.PathLike[str], size: tuple[int, int]) -> np.ndarray:
     """[H, W] or [H, W, 3] float32 in [0, 1], resized."""
     if im.mode == "F" or im.mode.startswith("I"):
         array = np.asarray(im).astype(np.float32)
@@ -225,7 +261,7 @@ def _pixels(im: Image.Image, path: str | os.PathLike[str], size: tuple[int, int]
         else:
             mode = "L" if im.mode in ("1", "L") else "RGB"
             im = im if im.mode == mode else im.convert(mode)  # which would copy one that is
-    if size is not None and im.size != size[::-1]:
+    if im.size != size[::-1]:
         im = im.resize(size[::-1], Image.Resampling.BILINEAR)
     return np.asarray(im, dtype=np.float32) / scale
 

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from patchcore_fast.features.backbone import Backbone
-from patchcore_fast.features.fusion import REDUCTIONS, align_layers, channel_projection, reduce_channels
+from patchcore_fast.config.features import FITTED, REDUCTIONS
+from patchcore_fast.features.fusion import align_layers, channel_projection, reduce_channels
+from patchcore_fast.features.learned import LinearReduction, Moments
+from patchcore_fast.features.source import FeatureSource
 from patchcore_fast.kernels.surroundings import undisturbed
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -27,7 +29,7 @@ class FeatureExtractor:
 
     Parameters
     ----------
-    backbone : gives the layer maps; the first one, of the finest grid, sets the grid of patches.
+    backbone : a `FeatureSource`, gives the layer maps; the first one, of the finest grid, sets the grid of patches.
     fusion : "concat": average over patch_size x patch_size (zeros outside count), resize every map to the
         grid, concatenate: D is the sum of the channels (anomalib). "amazon": take the patch_size x patch_size
         neighbourhoods whole, resize them to the grid bilinearly, pool each to `layer_dim` values and all
@@ -35,10 +37,16 @@ class FeatureExtractor:
         pretrain_embed_dimension and target_embed_dimension). "interpolated": as "concat", but aligned to the
         largest map wherever it comes in the network, and reduced to `dim` channels; see `features.fusion`.
     patch_size : odd side of the neighbourhood.
-    dim : D for "amazon", 1024 when None; for "interpolated", every channel when None.
+    dim : D for "amazon", 1024 when None; for "interpolated", every channel when None; for the reductions "pca" and
+        "whiten" too.
     resize : "bilinear" or "nearest" for "concat" and "interpolated". anomalib took "nearest" before its release 1.0,
         "bilinear" since.
-    reduction, seed : how "interpolated" gets to `dim`, "project" or "pool", and the seed of the projection.
+    reduction, seed : how "interpolated" gets to `dim`, "project" or "pool", and the seed of the projection. Or "pca" or
+        "whiten", of "concat" or "interpolated", which are learnt from rows (`learned`): until `learned` is set, rows
+        are given as they were before it, float32 and neither reduced nor of length 1.
+    metric : "euclidean", or "cosine": finished rows are divided by their length, so that half of a squared distance is
+        1 - cos. Rows of zeros stay zeros: 1/2 from every other row.
+    apart : the columns of each layer go into a bank of their own, so each layer's part of a row has length 1.
     precision : "float32"; or "float16" or "bfloat16": the backbone runs under torch.autocast with that type where the
         device computes in it (`Backbone.forward`), maps are fused in float32, and the finished rows are rounded to it
         once. An autocast around the call changes nothing.
@@ -46,7 +54,7 @@ class FeatureExtractor:
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: FeatureSource,
         fusion: str = "concat",
         patch_size: int = 3,
         dim: int | None = None,
@@ -55,6 +63,8 @@ class FeatureExtractor:
         reduction: str = "project",
         precision: str = "float32",
         seed: int = 0,
+        metric: str = "euclidean",
+        apart: bool = False,
     ) -> None:
         """Check the options; nothing is computed but the projection."""
         if fusion not in ("concat", "amazon", "interpolated"):
@@ -63,7 +73,12 @@ class FeatureExtractor:
             raise ValueError(f'FeatureExtractor: resize must be "bilinear" or "nearest", got {resize!r}')
         if patch_size < 1 or patch_size % 2 == 0:
             raise ValueError(f"FeatureExtractor: patch_size must be odd and positive, got {patch_size}")
-        if fusion == "concat" and dim is not None:
+        learns = reduction in FITTED
+        if learns and fusion == "amazon":
+            raise ValueError(f'FeatureExtractor: reduction={reduction!r} goes with "concat" and "interpolated"')
+        if metric not in ("euclidean", "cosine"):
+            raise ValueError(f'FeatureExtractor: metric must be "euclidean" or "cosine", got {metric!r}')
+        if fusion == "concat" and dim is not None and not learns:
             raise ValueError(
                 'FeatureExtractor: dim belongs to fusion="amazon" and "interpolated"; "concat" keeps every channel'
             )
@@ -74,12 +89,15 @@ class FeatureExtractor:
         self.backbone, self.fusion, self.patch_size, self.resize = backbone, fusion, patch_size, resize
         self.layer_dim, self.reduction, self.dtype = layer_dim, reduction, PRECISIONS[precision]
         channels = sum(backbone.channels)
-        if fusion == "interpolated" and dim is not None and not 1 <= dim <= channels:
+        if fusion != "amazon" and dim is not None and not 1 <= dim <= channels:
             raise ValueError(
-                f'FeatureExtractor: fusion="interpolated" reduces {channels} channels, dim must lie in 1..{channels}, '
+                f'FeatureExtractor: fusion="{fusion}" reduces {channels} channels, dim must lie in 1..{channels}, '
                 f"got {dim}"
             )
         self.dim = (dim or 1024) if fusion == "amazon" else (dim or channels)
+        self.learns, self.cosine = learns, metric == "cosine"
+        self.units = list(backbone.channels) if apart else [self.dim]  # columns that have length 1 together
+        self.learned: LinearReduction | None = None
         projected = fusion == "interpolated" and reduction == "project" and self.dim < channels
         self.projection = channel_projection(channels, self.dim, seed).to(backbone.mean.device) if projected else None
 
@@ -93,21 +111,40 @@ class FeatureExtractor:
         reduced = self.dtype != torch.float32
         maps = self.backbone(images, self.dtype) if reduced else self.backbone(images)
         fused = self.fuse([m.float() for m in maps] if reduced else maps)
-        rows = fused.permute(0, 2, 3, 1).reshape(-1, fused.shape[1]).float().to(self.dtype).contiguous()
-        if reduced and not bool(torch.isfinite(rows).all()):
+        rows = fused.permute(0, 2, 3, 1).reshape(-1, fused.shape[1]).float()
+        grid = (fused.shape[2], fused.shape[3])
+        return PatchFeatures(rows.contiguous() if self.learns and self.learned is None else self.finish(rows), grid)
+
+    def learn(self, moments: Moments) -> None:
+        """Take the reduction from the moments of unfinished rows."""
+        self.learned = moments.reduction(self.dim, self.reduction == "whiten").to(self.backbone.mean.device)
+
+    @undisturbed
+    def finish(self, rows: torch.Tensor) -> torch.Tensor:
+        """Features [N, D] of fused rows [N, C]: reduced by what was learnt, of length 1 for "cosine", rounded."""
+        rows = rows if self.learned is None else self.learned(rows)
+        if self.cosine:
+            parts = rows.split(self.units, dim=1) if len(self.units) > 1 else (rows,)
+            lengths = [torch.linalg.vector_norm(part, dim=1, keepdim=True) for part in parts]
+            rows = torch.cat([part / n.where(n > 0, 1.0) for part, n in zip(parts, lengths, strict=True)], dim=1)
+        rows = rows.to(self.dtype).contiguous()
+        if self.dtype != torch.float32 and not bool(torch.isfinite(rows).all()):
             raise ValueError(
                 f"FeatureExtractor: features of {self.backbone.name} are not finite in {self.dtype}; "
                 'take precision="bfloat16" or "float32"'
             )
-        return PatchFeatures(rows, (fused.shape[2], fused.shape[3]))
+        return rows
+
+    def covered(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in pixels of the grid of an image (H, W): it is stretched over the whole image."""
+        return size
 
     @undisturbed
     def fuse(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """[B, D, h, w] of the backbone's maps, before they become rows."""
         if self.fusion == "interpolated":
-            return reduce_channels(
-                align_layers(maps, self.patch_size, self.resize), self.dim, self.reduction, self.projection
-            )
+            aligned = align_layers(maps, self.patch_size, self.resize)
+            return aligned if self.learns else reduce_channels(aligned, self.dim, self.reduction, self.projection)
         return self._concat(maps) if self.fusion == "concat" else self._amazon(maps)
 
     def _concat(self, maps: list[torch.Tensor]) -> torch.Tensor:
