@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
@@ -27,7 +29,8 @@ except ImportError as error:
     raise ImportError('patchcore_fast.memory_bank needs safetensors: pip install "patchcore_fast[pipeline]"') from error
 
 FORMAT = "patchcore_fast.memory_bank"
-FORMAT_VERSION = 3  # 2 had settings without groups; 1 also no digest, and faiss's own bytes for its index
+FORMAT_VERSION = 4  # 3: no learnt reductions; 2: settings without groups; 1: no digest, faiss's bytes for its index
+LAYERS = "layers"  # metadata of a file that has a bank for each layer; see `layered_bank`
 SIDE, CELLS = 16_384, 1 << 24  # most patches on a side of an image's grid, and on all of it
 IMAGES = 1 << 20  # most training images where no names count them
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of features
@@ -47,12 +50,16 @@ class MemoryBank:
     projection : [D, d] float32 that the selection worked in (features @ projection), or None.
     config : what made the features, by group as `PatchCoreConfig.to_dict()` has it; empty for a bank of foreign
         features. Settings without groups, as earlier versions had them, are put into theirs.
+    reduction_mean, reduction_matrix : [C] and [C, D] float32 of "pca" and "whiten": features are (x - mean) @ matrix of
+        the fused rows x, before rounding and lengths of 1. Or None, both.
     threshold : image score above which an image is anomalous, or None.
     normal_scores : [n] float64, scores of training images by banks without them (the threshold's source), or None.
     images : names of the training images that `positions` counts, relative to their folder; empty when unknown.
     grid : (h, w) of patches per image, or None when it differs between images; at most SIDE each and CELLS in all.
     patches : number of training patches the bank was chosen from, 0 when unknown.
     weights : fingerprint of the backbone's weights, "" when unknown.
+    radius : distance within which all rows that the bank was chosen from lie of it, in the space of the selection; None
+        when unknown. `model.living` keeps it.
     versions : package -> version at the time of writing.
     searcher : the index over `features` that `search` asks, None for our exact search; see `with_index`.
     """
@@ -68,8 +75,11 @@ class MemoryBank:
     grid: tuple[int, int] | None = None
     patches: int = 0
     weights: str = ""
+    radius: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
     searcher: SearchIndex | None = None
+    reduction_mean: torch.Tensor | None = None  # [C]
+    reduction_matrix: torch.Tensor | None = None  # [C, D]
 
     @undisturbed
     def __post_init__(self) -> None:
@@ -83,9 +93,14 @@ class MemoryBank:
         if not 0 <= self.patches < 1 << 63:
             raise ValueError(f"MemoryBank: patches must lie in [0, 2^63), got {self.patches}")
         self._check_tensors()
+        self._check_reduction()
         self._check_places()
-        if self.threshold is not None and not _finite(self.threshold):
-            raise ValueError(f"MemoryBank: threshold must be a finite number or None, got {self.threshold!r}")
+        for name in ("threshold", "radius"):
+            value = getattr(self, name)
+            if value is not None and not _finite(value):
+                raise ValueError(f"MemoryBank: {name} must be a finite number or None, got {value!r}")
+        if self.radius is not None and self.radius < 0:
+            raise ValueError(f"MemoryBank: radius must not be negative, got {self.radius!r}")
 
     def _check_tensors(self) -> None:
         f, i = self.features, self.indices
@@ -109,6 +124,19 @@ class MemoryBank:
             if not fits or 0 in t.shape or t.dtype != dtype or not bool(torch.isfinite(t).all()):
                 shape = "[n]" if rows is None else f"[{rows}, d]"
                 raise ValueError(f"MemoryBank: {name} must be finite {shape} {dtype}, got {tuple(t.shape)} {t.dtype}")
+
+    def _check_reduction(self) -> None:
+        mean, matrix, wide = self.reduction_mean, self.reduction_matrix, self.features.shape[1]
+        if (mean is None) != (matrix is None):
+            raise ValueError("MemoryBank: reduction_mean and reduction_matrix go together")
+        if mean is None or matrix is None:
+            return
+        shapes = mean.ndim == 1 and 0 not in mean.shape and tuple(matrix.shape) == (len(mean), wide)
+        if not shapes or not all(t.dtype == torch.float32 and bool(torch.isfinite(t).all()) for t in (mean, matrix)):
+            raise ValueError(
+                f"MemoryBank: reduction_mean and reduction_matrix must be finite [C] and [C, {wide}] float32, got "
+                f"{tuple(mean.shape)} {mean.dtype} and {tuple(matrix.shape)} {matrix.dtype}"
+            )
 
     def _check_places(self) -> None:
         """What is drawn has the size that these numbers say: none may be beyond the images and grids there were."""
@@ -149,6 +177,16 @@ class MemoryBank:
         """M, the number of rows."""
         return len(self.features)
 
+    @property
+    def width(self) -> int:
+        """D, the numbers of a row."""
+        return self.features.shape[1]
+
+    @property
+    def parts(self) -> tuple[MemoryBank, ...]:
+        """Itself; a `LayeredBank` has several."""
+        return (self,)
+
     @undisturbed
     def search(self, query: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Euclidean distances [Q, k] float32, ascending, and bank rows [Q, k] int64 of query [Q, D]'s
@@ -175,23 +213,19 @@ class MemoryBank:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all. OSError is the file system's (a full disk, no
         folder)."""
+        tensors, about_index = self.stored()
+        write_bank(path, tensors, self.facts(), about_index)
+
+    def stored(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """The tensors that a file keeps, and what it says of the index."""
         tensors = {"features": self.features, "indices": self.indices}
-        tensors |= {} if self.positions is None else {"positions": self.positions}
-        tensors |= {} if self.projection is None else {"projection": self.projection}
-        tensors |= {} if self.normal_scores is None else {"normal_scores": self.normal_scores}
-        facts = {name: getattr(self, name) for name in _FACTS} | {"versions": self.versions or _versions()}
+        tensors |= {name: t for name in _OPTIONAL if (t := getattr(self, name)) is not None}
         about_index, more = stored(self.searcher)
-        tensors |= more
-        tensors = {k: v.cpu().contiguous() for k, v in tensors.items()}
-        metadata = {
-            **about_index,
-            "format": FORMAT,
-            "format_version": str(FORMAT_VERSION),
-            "facts": json.dumps(facts, allow_nan=False),
-        }
-        content = safetensors.torch.save(tensors, metadata | {"digest": digest(tensors, metadata)})
-        with atomic_write(path) as f:
-            f.write(content)
+        return tensors | more, about_index
+
+    def facts(self) -> dict[str, Any]:
+        """What a file says in JSON."""
+        return {name: getattr(self, name) for name in _FACTS} | {"versions": self.versions or _versions()}
 
     @classmethod
     @undisturbed
@@ -206,32 +240,58 @@ class MemoryBank:
             names the path.
         """
         path = Path(path)
-        if not path.is_file():
-            raise BankError(f"{path}: no such bank file")
-        try:
-            with open(path, "rb") as f:
-                metadata, entries, start = read_header(f, path)
-                version = _check_format(path, metadata)
-                tensors = read_tensors(f, entries, start, path)
-            if (version > 1 or "digest" in metadata) and metadata.get("digest") != digest(tensors, metadata):
-                raise bank_error(path, "its bytes are not those that were written: it was damaged or changed")
-            return _assembled(path, metadata, tensors, version, index)
-        except OSError as error:
-            raise bank_error(path, f"cannot be read ({error.strerror or error})") from error
-        except (MemoryError, RuntimeError) as error:  # torch's own word for no memory is a RuntimeError
-            size = path.stat().st_size if path.is_file() else 0
-            raise bank_error(path, f"cannot be taken into memory, it has {size:,} bytes ({error})") from error
+        with reading(path) as (metadata, tensors, version):
+            if LAYERS in metadata:
+                raise BankError(f"{path}: has a bank for each layer, here one bank of all layers is wanted")
+            return assembled(path, metadata, tensors, version, index)
 
 
-def _assembled(
+def write_bank(
+    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], more: Mapping[str, str]
+) -> None:
+    """One file of tensors, facts and more metadata, with their digest; whole or not at all."""
+    tensors = {k: v.cpu().contiguous() for k, v in tensors.items()}
+    metadata = {
+        **more,
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "facts": json.dumps(facts, allow_nan=False),
+    }
+    content = safetensors.torch.save(tensors, metadata | {"digest": digest(tensors, metadata)})
+    with atomic_write(path) as f:
+        f.write(content)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[tuple[dict[str, str], dict[str, torch.Tensor], int]]:
+    """Metadata, tensors and format version of a bank file; what goes wrong inside the block is a BankError too."""
+    if not path.is_file():
+        raise BankError(f"{path}: no such bank file")
+    try:
+        with open(path, "rb") as f:
+            metadata, entries, start = read_header(f, path)
+            version = _check_format(path, metadata)
+            tensors = read_tensors(f, entries, start, path)
+        if (version > 1 or "digest" in metadata) and metadata.get("digest") != digest(tensors, metadata):
+            raise bank_error(path, "its bytes are not those that were written: it was damaged or changed")
+        yield metadata, tensors, version
+    except OSError as error:
+        raise bank_error(path, f"cannot be read ({error.strerror or error})") from error
+    except (MemoryError, RuntimeError) as error:  # torch's own word for no memory is a RuntimeError
+        size = path.stat().st_size if path.is_file() else 0
+        raise bank_error(path, f"cannot be taken into memory, it has {size:,} bytes ({error})") from error
+
+
+def assembled(
     path: Path, metadata: dict[str, str], tensors: dict[str, torch.Tensor], version: int, index: str | None
 ) -> MemoryBank:
     """The bank of a file's parts; BankError where they do not belong together."""
     try:
         facts = read_json(metadata["facts"])
+        facts.setdefault("radius", None)  # not in files of earlier versions
         facts = {name: facts[name] for name in (*_FACTS, "versions")}
         facts["grid"] = tuple(facts["grid"]) if isinstance(facts["grid"], list) else facts["grid"]
-        optional: dict[str, Any] = {n: tensors.get(n) for n in ("positions", "projection", "normal_scores")}
+        optional: dict[str, Any] = {n: tensors.get(n) for n in _OPTIONAL}
         bank = MemoryBank(tensors["features"], tensors["indices"], **optional, **facts)
         if index is None:
             return replace(bank, searcher=_stored_index(bank, metadata, tensors, version))
@@ -241,7 +301,8 @@ def _assembled(
     return bank.with_index(index)
 
 
-_FACTS = ("config", "threshold", "images", "grid", "patches", "weights")
+_OPTIONAL = ("positions", "projection", "normal_scores", "reduction_mean", "reduction_matrix")
+_FACTS = ("config", "threshold", "images", "grid", "patches", "weights", "radius")
 
 
 def _stored_index(

@@ -6,8 +6,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from patchcore_fast.config import top_share
 from patchcore_fast.kernels import knn  # importing it registers torch.ops.patchcore_fast.knn
 from patchcore_fast.kernels.surroundings import undisturbed
+
+_BAND = 1 << 20  # pixels of a map that are smoothed at a time
 
 
 def patch_scores(dist: torch.Tensor, squared: bool = False) -> torch.Tensor:
@@ -62,7 +65,8 @@ def image_score(
         s = (1 - exp|x - m*| / sum over m in N_b(m*) of exp|x - m|) s*
 
     evaluated as the share of the others, so that neither exp overflows nor the difference cancels. A bank of
-    one row has no neighbourhood: its scores stay s*.
+    one row has no neighbourhood: its scores stay s*. "top:0.01" is the mean of the highest hundredth of the patches,
+    `top_patches` of them (Damm et al., "AnomalyDINO", WACV 2025).
 
     Parameters
     ----------
@@ -77,8 +81,14 @@ def image_score(
     """
     if patches.ndim != 2 or patches.shape[1] == 0:
         raise ValueError(f"image_score: patches must be [B, P] with P >= 1, got shape {tuple(patches.shape)}")
-    if method not in ("max", "reweighted"):
-        raise ValueError(f'image_score: method must be "max" or "reweighted", got {method!r}')
+    try:
+        share = top_share(method)
+    except ValueError as error:
+        raise ValueError(
+            f'image_score: method must be "max", "reweighted" or "top:SHARE", with a share in (0, 1], got {method!r}'
+        ) from error
+    if share is not None:
+        return patches.topk(top_patches(share, patches.shape[1]), dim=1).values.mean(dim=1)
     top, where = patches.max(dim=1)
     if method == "max":
         return top
@@ -96,6 +106,11 @@ def image_score(
     d = torch.linalg.vector_norm(x[:, None, :].to(wide) - bank[around].to(wide), dim=2)  # [B, b]
     e = torch.exp(d - d.max(dim=1, keepdim=True).values)
     return top * (e[:, 1:].sum(dim=1) / e.sum(dim=1))
+
+
+def top_patches(share: float, patches: int) -> int:
+    """How many of an image's patches a share of them is: rounded down, at least one."""
+    return max(1, int(share * patches + 1e-9))  # 0.29 x 100 is 28.999999999999996
 
 
 @undisturbed
@@ -144,7 +159,9 @@ def gaussian_blur(maps: torch.Tensor, sigma: float, border: str = "reflect") -> 
     kernel = (kernel / kernel.sum()).to(maps.dtype).view(1, 1, 1, -1)
     for _ in range(2):  # along the rows, turn, along the columns, turn back
         index = _outside(maps.shape[2], radius, border, maps.device)
-        maps = F.conv2d(maps[:, None, :, index], kernel)[:, 0].transpose(1, 2)
+        rows = max(1, _BAND // maps.shape[2])  # the convolution takes twenty times the memory of what it is given
+        bands = [F.conv2d(band[:, None, :, index], kernel)[:, 0] for band in maps.split(rows, dim=1)]
+        maps = (bands[0] if len(bands) == 1 else torch.cat(bands, dim=1)).transpose(1, 2)
     return maps.contiguous()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Batches:
     count : the number of images, None when it cannot be known beforehand.  records : theirs, in order.
     indexed : the records that the items of a loader count by "index", where they are not `records`.
     normal : leave out images that are labelled anomalous, and warn of it.
+    cut : (first, last) -> the source of images first to last; None where they come in one stream only.
     """
 
     source: Iterable[Any]
@@ -64,6 +65,24 @@ class Batches:
     root: Path | None = None
     indexed: list[ImageRecord] | None = None
     normal: bool = False
+    cut: Callable[[int, int], Iterable[Any]] | None = None
+
+    def part(self, first: int, last: int) -> Batches:
+        """Images first to last. TypeError: they come in one stream only."""
+        if self.cut is None:
+            raise TypeError(
+                "PatchCore.fit: only a folder, an ImageSet, paths or a tensor can be cut into parts, for ranks or for "
+                "a store: give one of these in place of a loader"
+            )
+        records = None if self.records is None else self.records[first:last]
+        return replace(self, source=self.cut(first, last), count=last - first, records=records)
+
+    def share(self, rank: int, size: int, batch_size: int) -> tuple[int, int]:
+        """Images first to last of a rank: whole batches, so that each image is computed among the same others."""
+        self.part(0, 0)
+        whole = self.count or 0
+        batches = -(-whole // batch_size)
+        return tuple(min(whole, batch_size * (batches * r // size)) for r in (rank, rank + 1))  # type: ignore[return-value]
 
     def __iter__(self) -> Iterator[Batch]:
         """Checked batches; DataError when the source turns out empty, or has no normal image where one is wanted."""
@@ -103,6 +122,11 @@ class Batches:
         return path.name
 
 
+def at_once(config: PatchCoreConfig) -> int:
+    """Images in a batch: one where each becomes a batch of tiles by itself."""
+    return config.running.batch_size if config.features.tile is None else 1
+
+
 def batches_of(
     data: Any, config: PatchCoreConfig, part: str, shots: int | None = None, on_error: str = "raise"
 ) -> Batches:
@@ -128,7 +152,12 @@ def batches_of(
             raise ValueError(f"PatchCore: an image tensor must be [N, 3, H, W], got shape {tuple(data.shape)}")
         if shots is not None:
             data = data[draw_shots(len(data), shots, config.selection.seed).to(data.device)]
-        return Batches(data.split(config.running.batch_size) if len(data) else [], len(data), None)
+        images, step = data, at_once(config)
+
+        def split(first: int, last: int) -> Iterable[torch.Tensor]:
+            return images[first:last].split(step) if last > first else []
+
+        return Batches(split(0, len(images)), len(images), None, cut=split)
     elif isinstance(data, Iterable):
         if shots is not None:
             raise TypeError(
@@ -152,10 +181,12 @@ def batches_of(
         records = [r for r in records if r.label <= 0]
     if shots is not None:
         records = [records[i] for i in draw_shots(len(records), shots, config.selection.seed).tolist()]
-    loader = make_loader(
-        records, config.resize, config.features.crop, config.running.batch_size, config.running.workers, on_error
-    )
-    return Batches(loader, len(records), records, root)
+    f, step, workers = config.features, at_once(config), config.running.workers
+
+    def load(first: int, last: int) -> Iterable[Any]:
+        return make_loader(records[first:last], f.resize, f.crop, step, workers, on_error, f.aspect)
+
+    return Batches(load(0, len(records)), len(records), records, root, cut=load)
 
 
 def _tell_left_out(names: list[str], total: int) -> None:

@@ -14,7 +14,7 @@ from patchcore_fast import metrics
 from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import ImageRecord
 from patchcore_fast.errors import DataError
-from patchcore_fast.memory_bank import MemoryBank
+from patchcore_fast.layered_bank import Bank
 from patchcore_fast.model.batches import Batch
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.threshold import false_alarm_interval, held_out
@@ -26,7 +26,7 @@ def evaluate_batches(
     batches: Iterable[Batch],
     predict: Callable[[Batch], Iterable[Prediction]],
     name: Callable[[Path], str],
-    bank: MemoryBank,
+    bank: Bank,
     config: PatchCoreConfig,
 ) -> Evaluation:
     """Predict every batch, then see `evaluate_predictions`. Of the settings, the selection is the bank's own."""
@@ -35,7 +35,7 @@ def evaluate_batches(
     seen: list[Batch] = []
     for batch in batches:
         predictions += predict(batch)
-        seen.append(replace(batch, images=batch.images[:0]))  # only the truth is wanted later
+        seen.append(replace(batch, images=batch.images[:0].clone()))  # only the truth is wanted; a view holds it all
     taken = time.perf_counter() - clock
     expected = None if bank.threshold is None else false_alarm_interval(held_out(bank), bank.threshold)
     if bank.config:

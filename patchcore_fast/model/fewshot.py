@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from patchcore_fast.config import PatchCoreConfig, recorded
 from patchcore_fast.kernels.surroundings import undisturbed
-from patchcore_fast.model.collect import FeatureRows
+from patchcore_fast.model.collect import Rows
 from patchcore_fast.samplers import describe_sampler
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
@@ -135,11 +135,11 @@ class Augmentation:
             )
         return out.as_subclass(torch.Tensor)
 
-    def originals(self, rows: FeatureRows) -> torch.Tensor:
+    def originals(self, rows: Rows) -> torch.Tensor:
         """Numbers in `rows` of the images that are no copies."""
         return torch.arange(0, len(rows.grids), self.per_image)
 
-    def sources(self, rows: FeatureRows, indices: torch.Tensor) -> torch.Tensor:
+    def sources(self, rows: Rows, indices: torch.Tensor) -> torch.Tensor:
         """(image, row, column) [M, 3] int32 of rows [M], as `MemoryBank.positions` has them.
 
         The image is the one that the copy was made of, counted without copies. Row and column of a turned patch are

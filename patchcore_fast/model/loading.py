@@ -3,58 +3,87 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 
 from patchcore_fast.bank_file import bank_error
-from patchcore_fast.config import PatchCoreConfig, RunningSettings
+from patchcore_fast.config import PatchCoreConfig, RunningSettings, grouped
 from patchcore_fast.errors import BankError, DataError
-from patchcore_fast.features import FeatureExtractor
+from patchcore_fast.features import FeatureExtractor, LinearReduction
+from patchcore_fast.features.modules import PREFIX, as_source
 from patchcore_fast.features.weights import chosen_weights
-from patchcore_fast.memory_bank import MemoryBank
+from patchcore_fast.layered_bank import Bank, LayeredBank
 from patchcore_fast.model.passes import make_extractor
 
 Path = str | os.PathLike[str]
 
 
 def stored_config(
-    path: Path, bank: MemoryBank, weights: str | None, allow_download: bool, index: str | None
+    path: Path, bank: Bank, weights: str | None, allow_download: bool, index: str | None, given: bool = False
 ) -> PatchCoreConfig:
     """The settings of a bank, with the reader's weights and index, and without what is on record only.
 
+    given : the reader brings the backbone as an object.
+
     Raises
     ------
-    BankError : settings that cannot be used, or that want weights which were not given.
+    BankError : settings that cannot be used, that want weights which were not given, or banks which it has not.
     """
     try:
-        config = PatchCoreConfig.from_dict(bank.config)
+        values = grouped(bank.config)
+        if "norm" not in values.get("features", {}):  # files of earlier versions, which put it on no tokens
+            values = values | {"features": values.get("features", {}) | {"norm": False}}
+        config = PatchCoreConfig.from_dict(values)
+        if isinstance(bank, LayeredBank) != (config.selection.banks == "layer"):
+            raise ValueError(f"selection.banks is {config.selection.banks!r}, of which there are {len(bank.parts)}")
         f = config.features
-        here = {"weights": chosen_weights(f.backbone, f.weights, weights, allow_download)}
+        if f.backbone.startswith(PREFIX) and not given:
+            raise ValueError(
+                f"its backbone was an object, {f.backbone.removeprefix(PREFIX)}: give it with "
+                "PatchCore.load(path, backbone=...)"
+            )
+        here = {} if given else {"weights": chosen_weights(f.backbone, f.weights, weights, allow_download)}
         here |= {} if index is None else {"index": index}
         return config.replace(running=RunningSettings(), **here)
     except (TypeError, ValueError) as error:
         raise bank_error(path, f"its settings cannot be used ({error})") from error
 
 
-def fitting_extractor(path: Path, bank: MemoryBank, config: PatchCoreConfig, device: torch.device) -> FeatureExtractor:
+def fitting_extractor(
+    path: Path, bank: Bank, config: PatchCoreConfig, device: torch.device, given: Any = None
+) -> FeatureExtractor:
     """The extractor of the settings, after a look whether it gives what the bank is made of.
+
+    given : a backbone as an object, None where the settings name it.
 
     Raises
     ------
     BankError : no such backbone, other weights, or features of another width; or fewer rows than neighbours.
     DataError : weights that cannot be read.
     """
+    f = config.features
+    source = None if given is None else as_source(given, f.layers, f.seen_size, device)
     try:
-        extractor = make_extractor(config, device)
+        extractor = make_extractor(config, device, source)
     except DataError:
         raise
     except (ValueError, TypeError, LookupError, AssertionError, RuntimeError) as error:
         raise bank_error(path, f"its backbone cannot be built ({error})") from error
-    name, backbone, width = os.fspath(path), extractor.backbone, bank.features.shape[1]
+    name, backbone = os.fspath(path), extractor.backbone
     if bank.weights and backbone.fingerprint() != bank.weights:
-        raise BankError(f"{name}: was made with other weights of {backbone.name} than are here")
-    if width != extractor.dim:
-        raise BankError(f"{name}: its rows have {width} features, its settings give {extractor.dim}")
-    if config.search.neighbours > len(bank):
-        raise BankError(f"{name}: asks for {config.search.neighbours} neighbours among {len(bank)} rows")
+        more = "" if given is None else ", or with other layers or normalisation"
+        raise BankError(f"{name}: was made with other weights of {backbone.name} than are here{more}")
+    widths = backbone.channels if isinstance(bank, LayeredBank) else (extractor.dim,)
+    if (found := tuple(part.width for part in bank.parts)) != tuple(widths):
+        said = [" and ".join(map(str, numbers)) for numbers in (found, widths)]
+        raise BankError(f"{name}: its rows have {said[0]} features, its settings give {said[1]}")
+    if config.search.neighbours > (least := min(map(len, bank.parts))):
+        raise BankError(f"{name}: asks for {config.search.neighbours} neighbours among {least} rows")
+    if extractor.learns:
+        first = bank.parts[0]  # a reduction goes with one bank alone
+        mean, matrix = first.reduction_mean, first.reduction_matrix
+        if mean is None or matrix is None or len(mean) != sum(backbone.channels):
+            raise BankError(f'{name}: lacks the reduction "{f.reduction}" that its settings name')
+        extractor.learned = LinearReduction(mean, matrix).to(device)
     return extractor

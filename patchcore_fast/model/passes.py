@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.data import resized_size
 from patchcore_fast.errors import DataError
-from patchcore_fast.features import Backbone, FeatureExtractor
-from patchcore_fast.memory_bank import MemoryBank
+from patchcore_fast.features import Backbone, FeatureExtractor, FeatureSource, Moments, TiledExtractor
 from patchcore_fast.model.batches import Batch
-from patchcore_fast.model.collect import FeatureRows
+from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.fewshot import Augmentation
 from patchcore_fast.model.results import Prediction
-from patchcore_fast.model.score import ImageScorer
+from patchcore_fast.model.score import Score
 from patchcore_fast.model.views import VIEWS, undone
 from patchcore_fast.scoring import anomaly_map
 
 Unread = list[tuple[Path, str]]
 
 
-def make_extractor(config: PatchCoreConfig, device: torch.device) -> FeatureExtractor:
-    """Backbone and fusion of the settings."""
+def make_extractor(
+    config: PatchCoreConfig, device: torch.device, source: FeatureSource | None = None
+) -> FeatureExtractor:
+    """Backbone and fusion of the settings, over tiles where they say so; `source` in place of their backbone."""
     f, seed = config.features, config.selection.seed
-    backbone = Backbone(f.backbone, f.layers, f.weights, device, seed)
-    return FeatureExtractor(
-        backbone, f.fusion, f.patch_size, f.dim, f.layer_dim, f.feature_resize, f.reduction, f.precision, seed
-    )
+    if source is None:
+        source = Backbone(f.backbone, f.layers, f.weights, device, seed, norm=f.norm, image_size=f.seen_size)
+    options: dict[str, Any] = {
+        "fusion": f.fusion, "patch_size": f.patch_size, "dim": f.dim, "layer_dim": f.layer_dim,
+        "resize": f.feature_resize, "reduction": f.reduction, "precision": f.precision, "seed": seed,
+        "metric": f.metric, "apart": config.selection.banks == "layer",
+    }  # fmt: skip
+    if f.tile is None and f.aspect == "squash":
+        return FeatureExtractor(source, **options)
+    return TiledExtractor(source, **options, tile=f.tile, overlap=f.overlap, batch=config.running.batch_size)
 
 
 def training_rows(
@@ -40,12 +49,14 @@ def training_rows(
     device: torch.device,
     augmentation: Augmentation,
     views: bool = False,
+    check: Callable[[int, int, int], None] | None = None,
 ) -> tuple[FeatureRows, list[FeatureRows], Unread]:
     """Features of all images and, with `views`, of each view of them, in one pass over the source.
 
     Parameters
     ----------
     count : images to come, None when it cannot be known.  augmentation : each image is followed by its copies.
+    check : called with rows, columns and bytes of a number once the first image shows how many there will be.
 
     Returns
     -------
@@ -53,8 +64,12 @@ def training_rows(
 
     Raises
     ------
-    DataError : no image can be read.
+    Whatever `check` raises.
+
+    An extractor that learns its reduction learns it here from all rows but those of the views, and reduces them; one
+    that has learnt it keeps it.
     """
+    moments = Moments() if extractor.learns and extractor.learned is None else None
     total, first = None if count is None else count * augmentation.per_image, 0
     rows, more = FeatureRows(total), [FeatureRows(total) for _ in VIEWS if views]
     unread: Unread = []
@@ -68,36 +83,50 @@ def training_rows(
         if not len(batch.images):
             continue
         for images in augmentation.blocks(batch.images.to(device), first):
-            rows.add(*extractor(images))
+            features, grid = extractor(images)
+            if check is not None and not rows.used and total is not None:
+                check(total * grid[0] * grid[1], features.shape[1], features.element_size())
+            rows.add(features, grid)
+            if moments is not None:
+                moments.add(features)
             for view, found in zip(VIEWS.values(), more, strict=False):
                 features, grid = extractor(view.change(images))
                 found.add(undone(view, features, grid), grid)
         first += len(batch.images)
-    if not rows.used:
-        raise DataError(f"PatchCore.fit: none of {len(unread)} images can be read; {unread[0][1]}")
+    if moments is not None and rows.used:
+        extractor.learn(moments)
+        for part in (rows, *more):
+            part.convert(extractor.finish, device)
     return rows, more, unread
+
+
+def check_read(rows: Rows, unread: Unread) -> None:
+    """DataError: no image could be read."""
+    if not rows.total:
+        raise DataError(f"PatchCore.fit: none of {len(unread)} images can be read; {unread[0][1]}")
 
 
 def predict_batch(
     batch: Batch,
     config: PatchCoreConfig,
     extractor: FeatureExtractor,
-    scorer: ImageScorer,
-    bank: MemoryBank,
+    scorer: Score,
+    threshold: float | None,
     device: torch.device,
 ) -> Iterator[Prediction]:
     """The predictions of a batch; of an image that could not be read, one with its error."""
     features, grid = extractor(batch.images.to(device))
-    search = None if bank.searcher is None else bank.search
-    scores, patches = scorer(features, len(batch.images), bank.features, search)
-    size = (batch.images.shape[2], batch.images.shape[3])
-    s = config.scoring
-    maps = anomaly_map(patches.view(-1, *grid), size, s.sigma, s.upsample, s.border).cpu().numpy()
+    scores, patches = scorer(features, len(batch.images))
+    height, width = batch.images.shape[2:]
+    f, s = config.features, config.scoring
+    laid = anomaly_map(patches.view(-1, *grid), extractor.covered((height, width)), s.sigma, s.upsample, s.border)
+    maps = laid[:, :height, :width].cpu().numpy()
     for i, score in enumerate(scores.tolist()):
         record, original = batch.records[i], batch.sizes[i]
         path = None if record is None else record.path
         if batch.errors[i] is not None:
             yield Prediction(path, math.nan, np.full_like(maps[i], np.nan), error=batch.errors[i])
             continue
-        above = None if bank.threshold is None else score > bank.threshold
-        yield Prediction(path, score, maps[i], above, original, None if original is None else config.resize)
+        above = None if threshold is None else score > threshold
+        resized = None if original is None else resized_size(original, f.resize, f.aspect)
+        yield Prediction(path, score, maps[i], above, original, resized)

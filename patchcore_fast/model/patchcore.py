@@ -12,20 +12,27 @@ from typing import Any
 import torch
 
 from patchcore_fast.config import RESCORED, PatchCoreConfig, RunningSettings, current
+from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.features import FeatureExtractor
+from patchcore_fast.features.modules import as_source
 from patchcore_fast.kernels.surroundings import undisturbed
-from patchcore_fast.memory_bank import MemoryBank
+from patchcore_fast.layered_bank import Bank, LayeredBank, load_bank
 from patchcore_fast.model.batches import Batch, Batches, batches_of
 from patchcore_fast.model.collect import FeatureRows
 from patchcore_fast.model.evaluation import evaluate_batches
 from patchcore_fast.model.fewshot import Augmentation, settle
 from patchcore_fast.model.fitting import choose_bank
+from patchcore_fast.model.layered import choose_layers, scorer_of
+from patchcore_fast.model.living import Growth, updated
 from patchcore_fast.model.loading import fitting_extractor, stored_config
-from patchcore_fast.model.passes import make_extractor, predict_batch, training_rows
+from patchcore_fast.model.passes import check_read, make_extractor, predict_batch, training_rows
 from patchcore_fast.model.results import Evaluation, Prediction
-from patchcore_fast.model.score import ImageScorer
+from patchcore_fast.model.score import Score
 from patchcore_fast.model.selection import Selector
+from patchcore_fast.model.stored import unread_of
 from patchcore_fast.model.threshold import with_threshold
+from patchcore_fast.model.training import Source, together
+from patchcore_fast.progress import bar
 
 
 class PatchCore:
@@ -37,17 +44,28 @@ class PatchCore:
     sampler : an object with `select(features [N, D]) -> indices [k]` in place of the config's sampler. With a
         true attribute `uses_positions` it gets positions=[N, 3] (image, row, column) too; with `instability`
         == "views" also views=[[N, D], ...], the features of mirrored, darker and flatter images.
+    backbone : a network of yours in place of the config's: what `Backbone.of` made, or an nn.Module or callable that it
+        can make one of, with the config's layers where these are names. The bank says its class and the fingerprint of
+        its weights, and `load` wants it again.
     progress : True or False forces progress bars on or off; None shows them on a terminal.
+    group : a torch.distributed process group whose ranks fit together, or None: each calls `fit` alike, computes its
+        share of the images, and gets the bank of all (docs/scale.md). Progress is shown on rank 0.
 
     Attributes
     ----------
-    bank : the MemoryBank of fit or load; ValueError before.
+    bank : of fit or load, a MemoryBank, or with banks="layer" a LayeredBank; ValueError before.
     timings_ : seconds of the last fit: "features", "selection", "threshold".
     unread_ : (file, why) of each training image that the last fit left out; empty unless it was told to.
     """
 
     def __init__(
-        self, config: PatchCoreConfig | None = None, sampler: Any = None, *, progress: bool | None = None
+        self,
+        config: PatchCoreConfig | None = None,
+        sampler: Any = None,
+        *,
+        backbone: Any = None,
+        progress: bool | None = None,
+        group: Any = None,
     ) -> None:
         """Keep the settings; the backbone is built when it is first needed."""
         if config is not None and not isinstance(config, PatchCoreConfig):
@@ -56,25 +74,32 @@ class PatchCore:
             raise TypeError(f"PatchCore: sampler must have select(features), got {type(sampler).__name__}")
         self.config = config or PatchCoreConfig()
         self.sampler = sampler
-        self.progress = progress
+        self.progress, self.group = progress, group
         self.device = torch.device(self.config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"PatchCore: device {self.device} was asked for, but torch sees no CUDA device")
-        self._bank: MemoryBank | None = None
-        self._scorer: ImageScorer | None = None  # of this bank, made when it is first needed
+        self._bank: Bank | None = None
+        self._scorer: Score | None = None  # of this bank, made when it is first needed
         self.timings_: dict[str, float] = {}
         self.unread_: list[tuple[Path, str]] = []
         self._extractor: FeatureExtractor | None = None
+        if backbone is not None:
+            source = as_source(backbone, self.config.features.layers, self.config.features.seen_size, self.device)
+            self.config = self.config.replace(backbone=source.name, layers=source.layers, weights="given")
+            self._extractor = make_extractor(self.config, self.device, source)
 
     @property
     def extractor(self) -> FeatureExtractor:
-        """Backbone and fusion of the config, built on first use."""
+        """Backbone and fusion of the config, built on first use. ValueError: other weights than the bank's."""
         if self._extractor is None:
-            self._extractor = make_extractor(self.config, self.device)
-        return self._extractor
+            made = self._built()
+            if self._bank is not None and self._bank.weights not in ("", made.backbone.fingerprint()):
+                self._extractor = None
+                raise ValueError("PatchCore: the weights of the backbone are others than those that the bank comes of")
+        return self._built()
 
     @property
-    def bank(self) -> MemoryBank:
+    def bank(self) -> Bank:
         """What fit or load made, on the model's device."""
         return self._fitted("bank")
 
@@ -84,7 +109,15 @@ class PatchCore:
         return self._fitted("threshold").threshold
 
     @undisturbed
-    def fit(self, data: Any, *, shots: int | None = None, augment: Any = None, on_error: str = "raise") -> PatchCore:
+    def fit(
+        self,
+        data: Any,
+        *,
+        shots: int | None = None,
+        augment: Any = None,
+        on_error: str = "raise",
+        store: str | os.PathLike[str] | None = None,
+    ) -> PatchCore:
         """Fill the memory bank with patches of normal images.
 
         The threshold is the score that a new normal image exceeds with the probability `max_false_alarms`, by up to 200
@@ -95,32 +128,131 @@ class PatchCore:
         ----------
         data : a folder (its train/good, or all its images), an ImageSet (its train part), paths or ImageRecords, a
             tensor [N, 3, H, W], or a loader of tensors or of dicts with "image". Tensors lie in [0, 1], not normalised,
-            and keep their size; files are resized as the config says.
+            and keep their size; files are resized as the config says. Or a `FeatureStore`, with the settings that it
+            was made with: then no image is read.
         shots : images drawn of them by the config's seed; the config's when None. One shot gives no threshold.
         augment : "none", "rotate", or a transform (torchvision.transforms.v2) of an image [3, H, W]: the patches of the
             config's `augmentations` copies of each image join its own before the selection; the config's when None.
             The threshold is of the images themselves, each without its own rows and those of its copies.
         on_error : "raise" ends at the first file that cannot be read; "return" leaves it out and names it in `unread_`.
+        store : a folder for the features, which are selected from there; see `extract`.
 
         Raises
         ------
         DataError : no images, or one that cannot be read (with "return": none that can).  ValueError, TypeError :
-            tensors that are no images, or a coreset of fewer rows than `neighbours`.
+            tensors that are no images, a coreset of fewer rows than `neighbours`, or a store of other settings.
+        MemoryError, OSError : there is no room for so many patches, said before the long work begins.
+        RankError : another rank of the group has failed or died.
         """
         config, augmentation = settle(self.config, shots, augment, self.sampler)
-        selector = Selector(config, self.sampler, self.device)
-        batches = batches_of(data, config, "train", config.selection.shots, on_error)
+        selector = Selector(config, self.sampler, self.device, self.group)
         clock = time.perf_counter()
-        rows, views, self.unread_ = self._rows(batches, augmentation, selector.wants_views)
-        timings = {"features": time.perf_counter() - clock}
-        unread = {path for path, _ in self.unread_}
-        names = [batches.name(r.path) for r in batches.records or [] if r.path not in unread]
-        weights = self.extractor.backbone.fingerprint()
-        self._bank, spent = choose_bank(
-            rows, views, selector, augmentation, images=names, weights=weights, progress=self.progress
-        )
+        learned = None if self._extractor is None else self._extractor.learned  # of an earlier fit
+        if self._extractor is not None:
+            self._extractor.learned = None
+        try:
+            with together("PatchCore.fit", self.group) as ranks:
+                source = Source(config, augmentation, self._built, ranks, self.progress)
+                found = source.training(data, store, selector, on_error)
+                timings = {"features": time.perf_counter() - clock}
+                if ranks is not None:
+                    ranks.where = "the bank was being chosen"
+                facts: dict[str, Any] = {
+                    "images": found.images, "weights": found.weights, "progress": source.progress
+                }  # fmt: skip
+                made: tuple[Bank, dict[str, float]]
+                if config.selection.banks == "layer":
+                    widths = self._built().backbone.channels
+                    made = choose_layers(found.rows, found.views, selector, augmentation, widths, **facts)
+                else:
+                    reduction = None if self._extractor is None else self._extractor.learned
+                    made = choose_bank(found.rows, found.views, selector, augmentation, learned=reduction, **facts)
+        except BaseException:
+            if self._extractor is not None:
+                self._extractor.learned = learned  # it goes with the bank that there still is
+            raise
+        bank, spent = made
+        if self._extractor is not None and self._extractor.backbone.fingerprint() != bank.weights:
+            self._extractor = None  # a store of other weights: the next use compares
+        self.unread_, self._bank = found.unread, bank
         self.timings_, self._scorer = timings | spent, None
         return self
+
+    @undisturbed
+    def extract(
+        self,
+        data: Any,
+        store: str | os.PathLike[str],
+        *,
+        dtype: str | None = None,
+        shots: int | None = None,
+        augment: Any = None,
+        on_error: str = "raise",
+    ) -> FeatureStore:
+        """Write the features that `fit` would choose from into a folder, and open it.
+
+        What is there already of the same images, settings and weights is kept, so that a run which was interrupted goes
+        on behind its last whole shard. `fit` then takes the store in place of the images.
+
+        Parameters
+        ----------
+        data : a folder, an ImageSet or paths.  shots, augment, on_error : as in `fit`.
+        store : the folder; made where it is not there.
+        dtype : "float32", or "float16", to which rows are then rounded; the config's precision when None.
+
+        Raises
+        ------
+        DataError : the folder holds other things, a damaged store or one of other features; or as in `fit`.
+        OSError : there is no room for them.
+        """
+        config, augmentation = settle(self.config, shots, augment, self.sampler)
+        with together("PatchCore.extract", self.group) as ranks:
+            source = Source(config, augmentation, self._built, ranks, self.progress)
+            found = source.extract(data, store, dtype, on_error)
+        self.unread_ = unread_of(found)
+        return found
+
+    @undisturbed
+    def update(
+        self,
+        data: Any,
+        *,
+        radius: float | None = None,
+        add: int | None = None,
+        size: int | None = None,
+        on_error: str = "raise",
+    ) -> float:
+        """Let new normal images join the bank; returns the radius within which their patches then are of it.
+
+        Without an argument rows are added until the new patches are as near to the bank as those that it was fitted
+        on: `bank.radius`, in the space of the selection. See docs/living-banks.md.
+
+        Parameters
+        ----------
+        data, on_error : as in `fit`.
+        radius : another distance.  add : so many rows instead.
+        size : the bank has so many rows afterwards: exact greedy of its own and the new ones.
+
+        Raises
+        ------
+        ValueError : more than one of the three; none, and a bank that does not know its radius; a bank for each layer.
+        """
+        bank, growth = self._fitted("update"), Growth(radius, add, size)
+        if isinstance(bank, LayeredBank):
+            raise ValueError(
+                'PatchCore.update: banks="layer": the scales of the layers are those of all training images, fit again'
+            )
+        _, augmentation = settle(self.config, None, None, None)
+        batches = batches_of(data, self.config, "train", on_error=on_error)
+        rows, _, self.unread_ = self._rows(batches, augmentation)
+        unread = {path for path, _ in self.unread_}
+        names = [batches.name(r.path) for r in batches.records or [] if r.path not in unread]
+        with bar(None, "coreset", self.progress) as shown, bar(None, "threshold", self.progress) as asked:
+            self._bank, reached = updated(
+                bank, rows, growth, self.config, augmentation, self.device, names, shown.at, asked.at
+            )
+        self._scorer = None
+        return reached
 
     @undisturbed
     def training_features(self, data: Any) -> FeatureRows:
@@ -129,6 +261,8 @@ class PatchCore:
         `data` and errors as in `fit`; the bank stays. Of a config that augments, copies follow their image and count.
         """
         config, augmentation = settle(self.config, None, None, self.sampler)
+        if self._bank is None:
+            self.extractor.learned = None  # of other images
         rows, _, self.unread_ = self._rows(batches_of(data, config, "train", config.selection.shots), augmentation)
         return rows
 
@@ -203,6 +337,7 @@ class PatchCore:
         batch_size: int = RunningSettings.batch_size,
         workers: int = RunningSettings.workers,
         index: str | None = None,
+        backbone: Any = None,
         progress: bool | None = None,
     ) -> PatchCore:
         """A model from a saved bank; docs/bank-file.md says what a file may decide and what only its reader.
@@ -213,32 +348,40 @@ class PatchCore:
         weights : where the backbone's weights are: "random" and those of packages that are installed are found without.
         allow_download : whether timm may fetch the backbone that the file names.
         index : a search in place of the file's, made anew.
+        backbone : the network, where the bank was fitted with one that was given.
 
         Raises
         ------
         BankError : a file that is no usable bank, that wants weights or a download which were not given, or that was
             made with other weights.  DataError : `weights` cannot be read.  ConnectionError : the download failed.
         """
-        bank = MemoryBank.load(path, index)
-        config = stored_config(path, bank, weights, allow_download, index)
+        bank = load_bank(path, index)
+        config = stored_config(path, bank, weights, allow_download, index, backbone is not None)
         running = RunningSettings(batch_size, workers, None if device is None else str(device))
         model = cls(config.replace(running=running), progress=progress)
-        model._extractor = fitting_extractor(path, bank, model.config, model.device)
+        model._extractor = fitting_extractor(path, bank, model.config, model.device, backbone)
         model._bank = bank.to(model.device)
         return model
+
+    def _built(self) -> FeatureExtractor:
+        if self._extractor is None:
+            self._extractor = make_extractor(self.config, self.device)
+        return self._extractor
 
     def _rows(
         self, batches: Batches, augmentation: Augmentation, views: bool = False
     ) -> tuple[FeatureRows, list[FeatureRows], list[tuple[Path, str]]]:
         shown = batches.shown("features", self.progress)
-        return training_rows(shown, batches.count, self.extractor, self.device, augmentation, views)
+        rows, more, unread = training_rows(shown, batches.count, self.extractor, self.device, augmentation, views)
+        check_read(rows, unread)
+        return rows, more, unread
 
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
         if self._scorer is None:
-            self._scorer = ImageScorer(self.config, self.bank.features)
-        return predict_batch(batch, self.config, self.extractor, self._scorer, self.bank, self.device)
+            self._scorer = scorer_of(self.config, self.bank)
+        return predict_batch(batch, self.config, self.extractor, self._scorer, self.bank.threshold, self.device)
 
-    def _fitted(self, name: str) -> MemoryBank:
+    def _fitted(self, name: str) -> Bank:
         if self._bank is None:
             raise ValueError(f"PatchCore.{name}: there is no memory bank yet, call fit or load first")
         return self._bank

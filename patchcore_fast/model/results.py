@@ -21,7 +21,8 @@ class Prediction:
     ----------
     path : the file, or None for images given as tensors.
     score : image score; larger is more anomalous. Its unit is that of the config (a feature distance).
-    anomaly_map : [H, W] float32 at the model's input size (`PatchCoreConfig.input_size`).
+    anomaly_map : [H, W] float32 at the model's input size (`PatchCoreConfig.input_size`), or where that differs from
+        image to image at the size to which this one was resized.
     is_anomalous : score > threshold, or None when the model has no threshold.
     original_size : (height, width) of the file as displayed, or None.
     resized_to : (height, width) before the centre crop; equals the map's size when there is no crop.

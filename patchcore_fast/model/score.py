@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 
 from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.model.collect import Rows
 from patchcore_fast.scorers import make_scorer
 from patchcore_fast.scorers.influence import Search
 from patchcore_fast.scoring import image_score
+
+Score = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]  # rows, images -> their scores, of patches
 
 
 class ImageScorer:
@@ -16,10 +21,19 @@ class ImageScorer:
     def __init__(self, config: PatchCoreConfig, bank: torch.Tensor) -> None:
         """See `scorers.make_scorer`."""
         self.config, s = config, config.scoring
-        self.patches = make_scorer(
-            s.scorer, bank, k=config.search.neighbours, squared=s.distance == "squared",
+        self._score = make_scorer(
+            s.scorer, bank, k=config.search.neighbours, squared=config.squared,
             noise_scale=s.noise_scale, noise_draws=s.noise_draws, seed=config.selection.seed,
         )  # fmt: skip
+
+    def patches(
+        self, features: torch.Tensor, bank: torch.Tensor, search: Search | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores [Q] of rows [Q, D] and the bank row nearest to each; arguments as of the call."""
+        scores, nearest = self._score(features, bank, search)
+        if self.config.features.metric == "cosine":
+            scores = scores / 2  # of rows of length 1: |x - y|^2 / 2 = 1 - cos
+        return scores, nearest
 
     def __call__(
         self, features: torch.Tensor, images: int, bank: torch.Tensor, search: Search | None = None
@@ -35,3 +49,15 @@ class ImageScorer:
             patches, s.image_score, features=features, nearest=nearest, bank=bank, b=s.reweight_neighbours
         )
         return images_scores, patches
+
+
+def image_scores(
+    config: PatchCoreConfig, bank: torch.Tensor, rows: Rows, device: torch.device, images: Iterable[int] | None = None
+) -> list[float]:
+    """A score for each image of this process, or for some, by a bank [M, D] on the device.
+
+    One image at a time: what a score is must not depend on the images beside it, which are others on other ranks.
+    """
+    scorer, starts = ImageScorer(config, bank), rows.starts.tolist()
+    numbers = range(len(rows.grids)) if images is None else images
+    return [float(scorer(rows.read(starts[i], starts[i + 1]).to(device), 1, bank)[0]) for i in numbers]

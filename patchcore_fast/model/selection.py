@@ -6,17 +6,19 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import groupby
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from patchcore_fast.config import PatchCoreConfig
-from patchcore_fast.model.collect import FeatureRows
-from patchcore_fast.model.score import ImageScorer
+from patchcore_fast.config import SAMPLERS, PatchCoreConfig
+from patchcore_fast.model.collect import FeatureRows, Rows
+from patchcore_fast.model.score import image_scores
+from patchcore_fast.model.shared import all_rows
 from patchcore_fast.model.threshold import held_out_folds
-from patchcore_fast.samplers import make_sampler
+from patchcore_fast.samplers import GreedyCoresetSampler, make_sampler
+from patchcore_fast.samplers.space import space_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +28,24 @@ class Selection(NamedTuple):
 
     indices : [k] int64 rows.  projection : [D, d] float32 that distances were measured in, or None.
     trusted : [J] images without a row that the sampler pruned as unsupported; None where it did not look.
+    radius : distance within which all rows lie of the chosen ones, as the sampler measured; None where it does not say.
     """
 
     indices: torch.Tensor
     projection: torch.Tensor | None
     trusted: torch.Tensor | None
+    radius: float | None
 
 
 class Selector:
     """The sampler of a fit: one that was given, or the config's, on a device."""
 
-    def __init__(self, config: PatchCoreConfig, sampler: Any, device: torch.device) -> None:
-        """See `samplers.make_sampler`. ValueError: the settings are of a sampler that was given, and none is given."""
+    def __init__(self, config: PatchCoreConfig, sampler: Any, device: torch.device, group: Any = None) -> None:
+        """See `samplers.make_sampler`.
+
+        ValueError: the settings are of a sampler that was given, and none is given; or a group of processes, and a
+        sampler that selects in one.
+        """
         s = config.selection
         if sampler is None:
             if s.ratio is None:
@@ -46,7 +54,15 @@ class Selector:
                     "PatchCore(config, SAMPLER), or settings with sampler, ratio and sampler_parameters=None"
                 )
             sampler = make_sampler(s.sampler, ratio=s.ratio, seed=s.seed, device=device)
-        self.config, self.device, self.sampler = config, device, sampler
+        if group is not None and not getattr(sampler, "takes_group", False):
+            raise ValueError(
+                f"PatchCore.fit: {type(sampler).__name__} selects in one process only: with several ranks take one of "
+                f"{', '.join(SAMPLERS)}"
+            )
+        self.config, self.device, self.sampler, self.group = config, device, sampler, group
+        self._of: Rows | None = None  # the rows that `_space` and `_matrix` are of
+        self._space = FeatureRows(0)
+        self._matrix: torch.Tensor | None = None
 
     @property
     def wants_views(self) -> bool:
@@ -54,7 +70,7 @@ class Selector:
         return getattr(self.sampler, "instability", None) == "views"
 
     def select(
-        self, rows: FeatureRows, views: Sequence[FeatureRows] = (), progress: Callable[[int, int], None] | None = None
+        self, rows: Rows, views: Sequence[FeatureRows] = (), progress: Callable[[int, int], None] | None = None
     ) -> Selection:
         """Choose of all rows.
 
@@ -62,25 +78,29 @@ class Selector:
         ------
         ValueError : fewer rows chosen than the score of a patch needs neighbours.
         """
+        space, matrix = self._seen(rows)
         with _set(self.sampler, "progress", progress):
-            indices = _choose(self.sampler, rows, views)
+            indices = self._choose(self.sampler, all_rows(space, rows.ranks), views)
         if len(indices) < self.config.search.neighbours:
             raise ValueError(
-                f"PatchCore.fit: the coreset has {len(indices)} of {rows.used} patches, at least "
+                f"PatchCore.fit: the coreset has {len(indices)} of {rows.total} patches, at least "
                 f"{self.config.search.neighbours} wanted: give more images or a larger ratio"
             )
+        if matrix is not None:
+            self.sampler.projection_ = matrix
         projection = getattr(self.sampler, "projection_", None)
         unsupported = getattr(self.sampler, "pruned_", {}).get("support")
         trusted = None
         if unsupported is not None:
-            doubted = rows.positions(unsupported.nonzero()[:, 0])[:, 0].unique()
+            doubted = rows.positions(_of_all(unsupported, rows).nonzero()[:, 0])[:, 0].unique()
             trusted = torch.arange(len(rows.grids))
             trusted = trusted[~torch.isin(trusted, doubted)]
-        return Selection(indices, None if projection is None else projection.detach().float().cpu(), trusted)
+        projection = None if projection is None else projection.detach().float().cpu()
+        return Selection(indices, projection, trusted, _covering_radius(self.sampler))
 
     def held_out_scores(
         self,
-        rows: FeatureRows,
+        rows: Rows,
         views: Sequence[FeatureRows] = (),
         images: torch.Tensor | None = None,
         per_image: int = 1,
@@ -102,58 +122,105 @@ class Selector:
         Scores of images without their copies, at most `threshold.ASKED`. A fold that its sampler cannot choose from, or
         that leaves fewer rows than `neighbours`, gives none; nor does a single image.
         """
+        found: list[float] = []
+        with random_state_kept():
+            for fold, chosen in self.held_out(rows, views, images, per_image, progress):
+                if len(chosen):
+                    found += self._scores(rows, rows.take(chosen), fold * per_image)
+        return found
+
+    def held_out(
+        self,
+        rows: Rows,
+        views: Sequence[FeatureRows] = (),
+        images: torch.Tensor | None = None,
+        per_image: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images [J] that are held out together, ascending, and the rows [k] chosen of all others, fold by fold.
+
+        No rows where the sampler cannot choose, or chooses fewer than `neighbours`. Arguments as of `held_out_scores`.
+        """
         count = len(rows.grids) // per_image
         if images is None or not len(images):
             images = torch.arange(count)
         plan = list(held_out_folds(images, count)) if count > 1 else []
-        found: list[float] = []
+        space, _ = self._seen(rows)
         done, total = 0, sum(map(len, plan))
-        with _random_state_kept():
-            for fold in plan:
-                members = (fold[:, None] * per_image + torch.arange(per_image)).reshape(-1)
-                with ExitStack() as stack:
-                    rest, held, numbers = stack.enter_context(rows.set_aside(members))
-                    others = [stack.enter_context(v.set_aside(members))[0] for v in views]
-                    scores = self._scored(rest, others, held)
-                found += [s for s, n in zip(scores, numbers.tolist(), strict=False) if n % per_image == 0]
-                done += len(fold)
-                if progress is not None:
-                    progress(done, total)
-        return found
+        for fold in plan:
+            fold = fold.sort().values
+            chosen = self._without(rows, space, views, (fold[:, None] * per_image + torch.arange(per_image)).view(-1))
+            yield fold, chosen[:0] if len(chosen) < self.config.search.neighbours else chosen
+            done += len(fold)
+            if progress is not None:
+                progress(done, total)
 
-    def _scored(self, rest: FeatureRows, views: Sequence[FeatureRows], held: FeatureRows) -> list[float]:
-        """A score for each image held out, none where no bank comes of the rest."""
+    def _seen(self, rows: Rows) -> tuple[FeatureRows, torch.Tensor | None]:
+        """What the sampler looks at of this process's rows, made once; and the projection that it is made by."""
+        if self._of is not rows:
+            local = rows.local
+            found, matrix = space_of(self.sampler, local.total, rows.columns, local.read)
+            self._of, self._matrix = rows, matrix
+            self._space = FeatureRows.of(local.features if found is None else found, local.grids)
+        return self._space, self._matrix
+
+    def _without(
+        self, rows: Rows, space: FeatureRows, views: Sequence[FeatureRows], members: torch.Tensor
+    ) -> torch.Tensor:
+        """Rows [k] chosen without those of some images [J]; none where that cannot be done."""
         sampler = copy.copy(self.sampler)  # what it found in all rows stays with the original
         if hasattr(sampler, "progress"):
             sampler.progress = None
-        try:
-            indices = _choose(sampler, rest, views)
-        except ValueError as error:
-            logger.warning("threshold: no bank without %d of the images: %s", len(held.grids), error)
-            return []
-        if len(indices) < self.config.search.neighbours:
-            return []
-        bank = rest.features[indices].to(self.device)
-        scorer = ImageScorer(self.config, bank)
-        scores: list[float] = []
-        first = 0
-        for (h, w), group in groupby(held.grids):
-            left = len(list(group))
-            while left:
-                images = min(left, self.config.running.batch_size)
-                part = held.features[first : first + images * h * w].to(self.device)
-                scores += scorer(part, images, bank)[0].tolist()
-                first, left = first + len(part), left - images
-        return scores
+        local = members - rows.first
+        local = local[(local >= 0) & (local < len(space.grids))]
+        with ExitStack() as stack:
+            rest = stack.enter_context(space.set_aside(local))[0]
+            others = [stack.enter_context(v.set_aside(local))[0] for v in views]
+            try:
+                indices = self._choose(sampler, all_rows(rest, rows.ranks), others)
+            except ValueError as error:
+                logger.warning("threshold: no bank without %d of the images: %s", len(members), error)
+                return torch.empty(0, dtype=torch.int64)
+        left = torch.ones(len(rows.grids), dtype=torch.bool)
+        left[members] = False
+        starts = rows.starts
+        sizes = (starts[1:] - starts[:-1])[left]
+        ends = sizes.cumsum(0)
+        image = torch.searchsorted(ends, indices, right=True)
+        return indices - (ends - sizes)[image] + starts[:-1][left][image]
+
+    def _scores(self, rows: Rows, bank: torch.Tensor, images: torch.Tensor) -> list[float]:
+        """Of these images [J], ascending, each on the rank that has it."""
+        own = (images - rows.first).tolist()
+        own = [i for i in own if 0 <= i < len(rows.local.grids)]
+        if rows.ranks is None:
+            return image_scores(self.config, bank.to(self.device), rows, self.device, own)
+        scores = rows.ranks.agree(lambda: image_scores(self.config, bank.to(self.device), rows.local, self.device, own))
+        return rows.ranks.gather(torch.tensor(scores, dtype=torch.float64)).tolist()
+
+    def _choose(self, sampler: Any, rows: Rows, views: Sequence[FeatureRows]) -> torch.Tensor:
+        where: dict[str, Any] = {}
+        if getattr(sampler, "uses_positions", False):
+            where["positions"] = rows.positions(rows.first_row + torch.arange(rows.local.total))
+        if views:
+            where["views"] = [v.features for v in views]
+        with _set(sampler, "group", self.group):
+            return torch.as_tensor(sampler.select(rows.local.features, **where)).cpu().long()
 
 
-def _choose(sampler: Any, rows: FeatureRows, views: Sequence[FeatureRows]) -> torch.Tensor:
-    where: dict[str, Any] = {}
-    if getattr(sampler, "uses_positions", False):
-        where["positions"] = rows.positions(torch.arange(rows.used))
-    if views:
-        where["views"] = [v.features for v in views]
-    return torch.as_tensor(sampler.select(rows.features, **where)).cpu().long()
+def _of_all(mask: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """A mask of the rows of all ranks; each may have that of its own."""
+    if rows.ranks is None or sum(rows.ranks.counts(len(mask))) != rows.total:
+        return mask
+    return rows.ranks.gather(mask)
+
+
+def _covering_radius(sampler: Any) -> float | None:
+    """Of exact greedy the last pick was the farthest of all rows from the others; not of any other sampler."""
+    if type(sampler) is not GreedyCoresetSampler or sampler.radii_ is None:
+        return None
+    radius = float(torch.nextafter(sampler.radii_[-1], torch.tensor(torch.inf)))  # it was rounded, perhaps down
+    return radius if isfinite(radius) else None  # a single pick has no others
 
 
 @contextmanager
@@ -170,7 +237,7 @@ def _set(thing: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _random_state_kept() -> Iterator[None]:
+def random_state_kept() -> Iterator[None]:
     """Drop-ins draw from the global generators as their originals do; the folds must not add to their draws."""
     state = np.random.get_state()  # noqa: NPY002
     try:

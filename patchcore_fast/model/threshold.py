@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from patchcore_fast.config import recorded
-from patchcore_fast.memory_bank import MemoryBank
+from patchcore_fast.layered_bank import Bank
 
 PART = 10  # at most one image in so many is held out at a time, so that the others still make nearly the same bank
 ASKED = 200  # images held out in all; more would cost time and hardly move the threshold
@@ -74,9 +74,7 @@ def false_alarm_interval(scores: Sequence[float], threshold: float) -> tuple[flo
     return float(found.low), float(found.high)
 
 
-def with_threshold(
-    bank: MemoryBank, *, threshold: float | None = None, max_false_alarms: float | None = None
-) -> MemoryBank:
+def with_threshold(bank: Bank, *, threshold: float | None = None, max_false_alarms: float | None = None) -> Bank:
     """The bank with another threshold: this one, or the one of a share of false alarms by its held-out scores.
 
     Raises
@@ -91,9 +89,8 @@ def with_threshold(
         return replace(bank, threshold=float(threshold))
     if isinstance(max_false_alarms, bool) or not isinstance(max_false_alarms, Real) or not 0 < max_false_alarms < 1:
         raise ValueError(f"with_threshold: max_false_alarms must lie in (0, 1), got {max_false_alarms!r}")
-    found = false_alarm_threshold(
-        held_out(bank), float(max_false_alarms), recorded(bank.config, "distance") == "squared"
-    )
+    squared = recorded(bank.config, "distance") == "squared" or recorded(bank.config, "metric") == "cosine"
+    found = false_alarm_threshold(held_out(bank), float(max_false_alarms), squared)
     if found is None:
         raise ValueError(
             "with_threshold: the bank has no scores of held-out images (an older file, a single training image, or "
@@ -102,6 +99,6 @@ def with_threshold(
     return replace(bank, threshold=found, config=bank.config | {"max_false_alarms": float(max_false_alarms)})
 
 
-def held_out(bank: MemoryBank) -> list[float]:
+def held_out(bank: Bank) -> list[float]:
     """The held-out scores of a bank, none where it has none."""
     return [] if bank.normal_scores is None else [float(s) for s in bank.normal_scores]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..inputs import Features, as_rows
+from ..kernels.ranks import Ranks
 from ..kernels.surroundings import undisturbed
 
 _SIDES = range(4, 513)  # of a patch grid
@@ -46,15 +47,18 @@ class Layout:
 
     @classmethod
     @undisturbed
-    def of(cls, name: str, n: int, image_ids: Any = None, positions: Any = None) -> Layout | None:
+    def of(
+        cls, name: str, n: int, image_ids: Any = None, positions: Any = None, ranks: Ranks | None = None
+    ) -> Layout | None:
         """From image numbers [N], or (image, row, column) [N, 3]; None where neither is given.
+
+        With ranks, n rows are this rank's, and so is what is given; the layout is that of all, in the order of ranks.
 
         Raises
         ------
         TypeError : no integers.  ValueError : wrong shape, negative rows or columns, or both given and not agreeing.
         """
-        ids = None if image_ids is None else _integers(name, "image_ids", image_ids, (n,))
-        where = None if positions is None else _integers(name, "positions", positions, (n, 3))
+        ids, where = _read(name, n, image_ids, positions, ranks)
         if where is not None:
             if ids is not None and not torch.equal(ids, where[:, 0]):
                 raise ValueError(f"{name}: image_ids and positions[:, 0] must agree, they differ")
@@ -68,18 +72,20 @@ class Layout:
 
     @classmethod
     @undisturbed
-    def inferred(cls, features: Features) -> Layout | None:
+    def inferred(cls, features: Features, ranks: Ranks | None = None) -> Layout | None:
         """The layout of rows that are ordered image by image, line by line, on one common grid; None without such.
 
         Neighbouring patches overlap, so a step to the next row is small; it is larger at the end of a grid line, and a
         step to the next line is larger at the end of an image. The width is the period at which steps stand out most,
         the height likewise. Where they hardly stand out, as with shuffled rows, the layout is unknown.
 
-        features : [N, D] floating ndarray or tensor.
+        features : [N, D] floating ndarray or tensor; with ranks this rank's part of them.
         """
         rows = as_rows("Layout.inferred", features)
-        n = rows.shape[0]
-        thin = rows[:_ROWS, :: -(-rows.shape[1] // _COLUMNS)].float().cpu()
+        counts = [rows.shape[0]] if ranks is None else ranks.counts(rows.shape[0])
+        n, first = sum(counts), 0 if ranks is None else sum(counts[: ranks.rank])
+        thin = rows[: max(0, _ROWS - first), :: -(-rows.shape[1] // _COLUMNS)].float().cpu()
+        thin = thin if ranks is None else ranks.gather(thin)
         width = _period(_steps(thin, 1), n)
         if width is None:
             return None
@@ -91,6 +97,28 @@ class Layout:
         i = torch.arange(n)
         count = n // (width * height)
         return cls(i // (width * height), torch.arange(count), i // width % height, i % width, "inferred")
+
+
+def _read(
+    name: str, n: int, image_ids: Any, positions: Any, ranks: Ranks | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Image numbers [N] and positions [N, 3] of all rows, where they are given."""
+
+    def here() -> tuple[Tensor | None, Tensor | None]:
+        return (
+            None if image_ids is None else _integers(name, "image_ids", image_ids, (n,)),
+            None if positions is None else _integers(name, "positions", positions, (n, 3)),
+        )
+
+    if ranks is None:
+        return here()
+    ids, where = ranks.agree(here)
+    ranks.same(image_ids=_given(ids), positions=_given(where))
+    return None if ids is None else ranks.gather(ids), None if where is None else ranks.gather(where)
+
+
+def _given(values: Tensor | None) -> str:
+    return "none" if values is None else "given"
 
 
 def _integers(name: str, what: str, values: Any, shape: tuple[int, ...]) -> Tensor:

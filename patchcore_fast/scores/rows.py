@@ -49,9 +49,14 @@ class Rows:
 
 
 def read_rows(
-    name: str, features: Any, device: torch.device | str | None, chunk_size: int, what: str = "features"
+    name: str,
+    features: Any,
+    device: torch.device | str | None,
+    chunk_size: int,
+    what: str = "features",
+    empty: bool = False,
 ) -> Rows:
-    """Check features [N, D], N >= 1, device and chunk size, and look over the rows once.
+    """Check features [N, D], N >= 1 unless they may be `empty`, device and chunk size, and look over the rows once.
 
     Raises
     ------
@@ -59,12 +64,12 @@ def read_rows(
     are not finite (their count and the first).
     """
     x = as_rows(name, features, what)
-    if x.shape[0] == 0:
+    if x.shape[0] == 0 and not empty:
         raise ValueError(f"{name}: {what} must hold at least one row, got shape {tuple(x.shape)}")
     chunk_size = check_int(name, "chunk_size", chunk_size, 1, 2**62)
     place = check_device(name, device, x)
     largest = 0.0
-    for part in x.split(chunk_size):
+    for part in x.split(chunk_size) if x.shape[0] else ():
         low, high = part.aminmax()  # both are NaN where one value is
         size = max(-float(low), float(high))
         if not size <= LARGEST:

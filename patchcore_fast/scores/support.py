@@ -14,6 +14,7 @@ from ..inputs import Features
 from ..kernels import k_center_greedy, knn
 from ..kernels.checks import check_int
 from ..kernels.exact import root
+from ..kernels.ranks import Held, Ranks
 from ..kernels.surroundings import undisturbed
 from ..progress import Progress, bar
 from .layout import Layout
@@ -136,6 +137,7 @@ def support(
     device: torch.device | str | None = None,
     chunk_size: int = CHUNK_SIZE,
     progress: Progress = None,
+    group: Any = None,
 ) -> Support:
     """How near each patch comes to the other images of the set.
 
@@ -156,6 +158,8 @@ def support(
     device : where to compute; None: where the features are.
     chunk_size : rows at a time in looking over the values; changes speed and memory only.
     progress : see `patchcore_fast.progress.bar`; counts images.
+    group : a torch.distributed process group. features, image_ids and positions are then this rank's, in the order of
+        ranks, which may cut images anywhere; what is found is that of all rows, on every rank.
 
     Raises
     ------
@@ -168,22 +172,43 @@ def support(
     concentration step (A fast algorithm for the minimum covariance determinant estimator, 1999).
     """
     name = "support"
-    rows = read_rows(name, features, device, chunk_size)
     check_int(name, "representatives", representatives, 1, 2**31 - 1)
     generator = torch.Generator().manual_seed(check_seed(name, seed))
-    n = rows.shape[0]
-    layout = Layout.of(name, n, image_ids, positions) or Layout.inferred(rows.x)
+    if group is None:
+        rows = read_rows(name, features, device, chunk_size)
+        return _support(name, rows, None, image_ids, positions, representatives, generator, progress)
+    ranks = Ranks(name, group)
+    with ranks.watched():
+        rows = ranks.agree(lambda: read_rows(name, features, device, chunk_size, empty=True))
+        shown = progress if ranks.rank == 0 else False
+        return _support(name, rows, ranks, image_ids, positions, representatives, generator, shown)
+
+
+def _support(
+    name: str,
+    rows: Rows,
+    ranks: Ranks | None,
+    image_ids: Any,
+    positions: Any,
+    representatives: int,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Support:
+    held = Held(ranks, rows.x)
+    layout = Layout.of(name, rows.shape[0], image_ids, positions, ranks) or Layout.inferred(rows.x, ranks)
     if layout is None:
-        raise ValueError(f"{name}: image_ids or positions are wanted; the order of the {n} rows shows no images")
+        raise ValueError(
+            f"{name}: image_ids or positions are wanted; the order of the {held.total} rows shows no images"
+        )
     if layout.images < 3:
         raise ValueError(f"{name}: at least 3 images are wanted, got {layout.images}")
     with bar(2 * layout.images + 1 + _STEPS, name, progress) as done:
-        chosen, own = _represent(rows, layout, representatives, done.update)
-        features_of = rows.take(chosen)
+        chosen, own = _represent(held, rows.device, layout, representatives, done.update)
+        features_of = held.rows(chosen).to(rows.device)
         image = layout.image[chosen]
         first = _first_look(features_of, image, layout.images, generator, done.update)
         unsupported = _result(first, first, own, image, layout).unsupported(*_FIRST)
-        bank = _bank(rows, chosen, features_of, layout)
+        bank = _bank(held, rows.device, chosen, features_of, layout)
         raw, last = _later_looks(bank, layout.images, ~unsupported, done.update)
     return _result(raw, last, own, image, layout, bank)
 
@@ -212,21 +237,21 @@ def _deviation(distance: Tensor, reference: Tensor) -> Tensor:
     return (distance.double().clamp_min(floor).log() - middle) / spread
 
 
-def _represent(rows: Rows, layout: Layout, count: int, tell: Any) -> tuple[Tensor, Tensor]:
+def _represent(held: Held, device: torch.device, layout: Layout, count: int, tell: Any) -> tuple[Tensor, Tensor]:
     """Representatives as row numbers [R], image by image, and for every row the number 0..R-1 of its own [N]."""
-    order = layout.image.argsort(stable=True)
-    sizes = torch.bincount(layout.image, minlength=layout.images).tolist()
-    chosen, own, used = [], torch.empty(layout.image.shape[0], dtype=torch.int64), 0
-    for members in order.split(sizes):
-        first, last = int(members[0]), int(members[-1])
-        whole = last - first + 1 == members.shape[0]  # as a rule images lie together, and a slice copies nothing
-        x = rows.x[first : last + 1].to(rows.device) if whole else rows.take(members)
+    ends = torch.bincount(layout.image, minlength=layout.images).clamp_max(count).cumsum(0).tolist()
+    chosen, own = torch.zeros(ends[-1], dtype=torch.int64), torch.zeros(held.total, dtype=torch.int64)
+    told = 0
+    for image, members, x in held.blocks(layout.image, layout.images):
+        x = x.to(device)
         picks = k_center_greedy(x, min(count, x.shape[0])).indices
-        own[members] = _squared(x, x[picks]).argmin(1).cpu() + used
-        chosen.append(members[picks.cpu()])
-        used += picks.shape[0]
-        tell(1)
-    return torch.cat(chosen), own
+        first = ends[image] - picks.shape[0]
+        own[members] = _squared(x, x[picks]).argmin(1).cpu() + first
+        chosen[first : ends[image]] = members[picks.cpu()]
+        tell(image + 1 - told)  # those of other ranks too
+        told = image + 1
+    tell(layout.images - told)
+    return held.joined(chosen), held.joined(own)
 
 
 def _first_look(x: Tensor, image: Tensor, images: int, generator: torch.Generator, tell: Any) -> Tensor:
@@ -259,12 +284,12 @@ def _squared(x: Tensor, y: Tensor) -> Tensor:
     return torch.addmm(x.square().sum(1)[:, None] + y.square().sum(1), x, y.t(), alpha=-2)
 
 
-def _bank(rows: Rows, chosen: Tensor, x: Tensor, layout: Layout) -> Bank:
+def _bank(held: Held, device: torch.device, chosen: Tensor, x: Tensor, layout: Layout) -> Bank:
     """All representatives and an exact coreset, which is where every later look looks."""
-    n = rows.shape[0]
-    picks = k_center_greedy(rows.x.to(rows.device), max(1, min(int(n * _CORESET), _CORESET_ROWS))).indices.cpu()
+    count = max(1, min(int(held.total * _CORESET), _CORESET_ROWS))
+    picks = k_center_greedy(held.x.to(device), count, group=held.group).indices.cpu()
     members = torch.cat([picks, chosen]).unique()
-    return Bank(x, layout.image[chosen], rows.take(members), members, layout.image[members])
+    return Bank(x, layout.image[chosen], held.rows(members).to(device), members, layout.image[members])
 
 
 def _later_looks(bank: Bank, images: int, trusted: Tensor, tell: Any) -> tuple[Tensor, Tensor]:

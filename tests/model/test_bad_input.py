@@ -136,7 +136,7 @@ CASES: dict[str, Case] = {
     "weights of another shape": (
         lambda p: Backbone("test_efficientnet", (1,), p / "shape.safetensors"), DataError, r"shape \(2, 2\)"),
     "few lite tensors": (lambda p: Backbone("tf_efficientnet_lite0", (1,), p / OTHER), DataError, "holds 1 tensors"),
-    "fixed size": (lambda p: Backbone("test_vit", (1,), "random")(torch.rand(1, 3, 64, 64)), ValueError, "160"),
+    "fixed size": (lambda p: Backbone("test_vit_relpos", (1,), "random")(torch.rand(1, 3, 64, 64)), ValueError, "160"),
     "even patch of an extractor": (
         lambda p: FeatureExtractor(Backbone("test_resnet", (1,), "random"), patch_size=2), ValueError, "odd"),
     # tensors

@@ -88,7 +88,7 @@ def test_a_bank_sends_nobody_anywhere(
     def opened(path: object) -> None:
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr("patchcore_fast.features.backbone.read_state_dict", opened)
+    monkeypatch.setattr("patchcore_fast.features.networks.read_state_dict", opened)
     with pytest.raises(BankError, match=words) as caught:
         PatchCore.load(bank(**settings), "cpu")
     assert no_network == [] and "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("timm", reason="the extra pipeline is not installed")
 
 from patchcore_fast import scores, scoring
-from patchcore_fast.features import Backbone, FeatureExtractor, backbone
+from patchcore_fast.features import Backbone, FeatureExtractor, source
 from patchcore_fast.features.fusion import align_layers, channel_projection, reduce_channels
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
@@ -118,7 +118,7 @@ def test_a_processor_without_half_precision_computes_in_float32(monkeypatch: pyt
     used = []
     network.net.register_forward_pre_hook(lambda *_: used.append(torch.is_autocast_enabled("cpu")))
     for computes in (True, False):
-        monkeypatch.setattr(backbone, "computes_in", lambda *_, computes=computes: computes)
+        monkeypatch.setattr(source, "computes_in", lambda *_, computes=computes: computes)
         rows = extractor(IMAGES).features
         assert rows.dtype == kind
     assert used == [True, False] and torch.equal(rows, exact.to(kind))
@@ -135,4 +135,4 @@ def test_which_processors_compute_in_bfloat16(
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: instructions, raising=False)
-    assert backbone.computes_in(torch.bfloat16, torch.device("cpu")) == computes
+    assert source.computes_in(torch.bfloat16, torch.device("cpu")) == computes

@@ -1,0 +1,211 @@
+"""A bank for each layer: chosen one by one, their scores brought to one scale on training images (docs/layers.md)."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from math import isfinite
+
+import torch
+
+from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.layered_bank import Bank, LayeredBank
+from patchcore_fast.memory_bank import MemoryBank
+from patchcore_fast.model.collect import FeatureRows, Rows
+from patchcore_fast.model.fewshot import Augmentation
+from patchcore_fast.model.score import ImageScorer, Score
+from patchcore_fast.model.selection import Selection, Selector, random_state_kept
+from patchcore_fast.model.threshold import false_alarm_threshold
+from patchcore_fast.progress import bar
+from patchcore_fast.scoring import image_score
+
+_NORMAL = 1.4826  # the standard deviation of a normal distribution over its median absolute deviation
+Span = tuple[int, int]
+
+
+class Columns(Rows):
+    """Rows of which only the columns of one layer are looked at; nothing is copied."""
+
+    def __init__(self, rows: Rows, span: Span) -> None:
+        self._rows, self._span = rows, slice(*span)
+        self.grids, self.ranks, self.first = rows.grids, rows.ranks, rows.first
+
+    @property
+    def first_row(self) -> int:
+        """As of the rows; so are all that follow."""
+        return self._rows.first_row
+
+    @property
+    def local(self) -> Rows:
+        """Of this process."""
+        own = self._rows.local
+        return self if own is self._rows else Columns(own, (self._span.start, self._span.stop))
+
+    @property
+    def columns(self) -> int:
+        """Of the layer."""
+        return self._span.stop - self._span.start
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the numbers."""
+        return self._rows.dtype
+
+    @property
+    def features(self) -> torch.Tensor:
+        """A view."""
+        return self._rows.features[:, self._span]
+
+    def read(self, low: int, high: int) -> torch.Tensor:
+        """A view of what is read."""
+        return self._rows.read(low, high)[:, self._span]
+
+    def take(self, indices: torch.Tensor) -> torch.Tensor:
+        """A copy."""
+        return self._rows.take(indices)[:, self._span].contiguous()
+
+
+def _columns(views: Sequence[FeatureRows], span: Span) -> list[FeatureRows]:
+    return [FeatureRows.of(v.features[:, slice(*span)], v.grids) for v in views]
+
+
+def scale_of(scores: torch.Tensor) -> float:
+    """What scores [n] of normal patches are divided by: their robust standard deviation, 1.4826 median |s - median s|.
+
+    Where more than half of them are equal their median takes its place, and 1 where that is zero too.
+    """
+    middle = scores.median()
+    for found in (_NORMAL * float((scores - middle).abs().median()), float(middle)):
+        if isfinite(found) and found > 0:
+            return found
+    return 1.0
+
+
+def joined(layers: torch.Tensor, scales: Sequence[float]) -> torch.Tensor:
+    """Scores of patches [..., L] by their layers' banks as one: the mean over layers of score / scale.
+
+    That is the mean of the standardised scores (s - median s) / scale but for the medians, which add the same to every
+    patch: so scores stay positive, as distances are.
+    """
+    return (layers / layers.new_tensor(scales)).mean(dim=-1)
+
+
+class LayeredScorer:
+    """Image and patch scores by the banks of a `LayeredBank`."""
+
+    def __init__(self, config: PatchCoreConfig, bank: LayeredBank) -> None:
+        """What a scorer wants to know of each bank is computed here, once."""
+        self.config, self.bank = config, bank
+        self.scorers = [ImageScorer(config, part.features).patches for part in bank.parts]
+
+    def __call__(self, features: torch.Tensor, images: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image scores [B] and patch scores [B, P] of rows [B * P, D], D the columns of all layers."""
+        layers = []
+        for scorer, part, (begin, end) in zip(self.scorers, self.bank.parts, self.bank.spans, strict=True):
+            search = None if part.searcher is None else part.search
+            layers.append(scorer(features[:, begin:end].contiguous(), part.features, search)[0])
+        patches = joined(torch.stack(layers, dim=1), self.bank.scales).view(images, -1)
+        return image_score(patches, self.config.scoring.image_score), patches
+
+
+def scorer_of(config: PatchCoreConfig, bank: Bank) -> Score:
+    """From rows [B * P, D] and B to image scores [B] and patch scores [B, P]."""
+    if isinstance(bank, LayeredBank):
+        return LayeredScorer(config, bank)
+    scorer, search = ImageScorer(config, bank.features), None if bank.searcher is None else bank.search
+    return lambda features, images: scorer(features, images, bank.features, search)
+
+
+def choose_layers(
+    rows: Rows,
+    views: Sequence[FeatureRows],
+    selector: Selector,
+    augmentation: Augmentation,
+    widths: Sequence[int],
+    *,
+    images: list[str],
+    weights: str,
+    progress: bool | None = None,
+) -> tuple[LayeredBank, dict[str, float]]:
+    """As `fitting.choose_bank`, one bank after the other of columns of the rows; `widths` has their number by layer."""
+    config, device, timings = selector.config, selector.device, {}
+    spans = list(pairwise(accumulate(widths, initial=0)))
+    if spans[-1][1] != rows.columns:
+        raise ValueError(f"PatchCore.fit: layers of {list(widths)} columns for rows of {rows.columns}")
+    if len(images) != len(augmentation.originals(rows)):
+        images = []
+    layers = [Columns(rows, span) for span in spans]
+    selectors = [copy.copy(selector) for _ in spans]  # each keeps the projection of its layer
+    clock = time.perf_counter()
+    parts: list[MemoryBank] = []
+    trusted: torch.Tensor | None = None
+    for own, chooser, span in zip(layers, selectors, spans, strict=True):
+        with bar(None, f"coreset of layer {len(parts)}", progress) as shown:
+            chosen = chooser.select(own, _columns(views, span), shown.at)
+        trusted = _both(trusted, chosen)
+        parts.append(MemoryBank(
+            own.take(chosen.indices).to(device), chosen.indices, augmentation.sources(rows, chosen.indices),
+            chosen.projection, config=config.to_dict(), images=images, grid=rows.grid, patches=rows.total,
+            weights=weights, radius=chosen.radius,
+        ))  # fmt: skip
+    timings["selection"] = time.perf_counter() - clock
+
+    clock = time.perf_counter()
+    apart: list[torch.Tensor] = []
+    per_image = augmentation.per_image
+    with bar(None, "threshold", progress) as shown, random_state_kept():
+        bars = [*[None] * (len(spans) - 1), shown.at]  # the last one to be asked counts
+        folds = [chooser.held_out(own, _columns(views, span), trusted, per_image, at)
+                 for own, chooser, span, at in zip(layers, selectors, spans, bars, strict=True)]  # fmt: skip
+        for found in zip(*folds, strict=True):
+            if all(len(indices) for _, indices in found):
+                banks = [own.take(indices).to(device) for own, (_, indices) in zip(layers, found, strict=True)]
+                apart += _by_layer(config, banks, spans, rows, device, found[0][0] * per_image)
+    # A single image says nothing of others; its own patches still say how far apart the layers' scores are.
+    everything = torch.arange(len(rows.grids))
+    known = apart or _by_layer(config, [part.features for part in parts], spans, rows, device, everything)
+    scales = tuple(scale_of(layer) for layer in torch.cat(known).unbind(dim=1))
+    scores = [float(image_score(joined(one, scales)[None], config.scoring.image_score)) for one in apart]
+    timings["threshold"] = time.perf_counter() - clock
+    bank = LayeredBank(
+        tuple(parts), scales, config.to_dict(),
+        threshold=false_alarm_threshold(scores, config.decision.max_false_alarms, config.squared),
+        normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
+    )  # fmt: skip
+    return bank.with_index(config.search.index, config.selection.seed), timings
+
+
+def _by_layer(
+    config: PatchCoreConfig,
+    banks: Sequence[torch.Tensor],
+    spans: Sequence[Span],
+    rows: Rows,
+    device: torch.device,
+    images: torch.Tensor,
+) -> list[torch.Tensor]:
+    """Scores [P, L] of the patches of each of these images [J], ascending, by the bank of each layer."""
+    scorers = [ImageScorer(config, bank).patches for bank in banks]
+    local = rows.local
+    starts, own = local.starts.tolist(), (images - rows.first).tolist()
+
+    def here() -> torch.Tensor:
+        found = [torch.empty(0, len(spans))]
+        for number in own:
+            if 0 <= number < len(local.grids):
+                image = local.read(starts[number], starts[number + 1]).to(device)
+                scores = [scorer(image[:, begin:end].contiguous(), bank)[0]
+                          for scorer, bank, (begin, end) in zip(scorers, banks, spans, strict=True)]  # fmt: skip
+                found.append(torch.stack(scores, dim=1).cpu())
+        return torch.cat(found)
+
+    scores = here() if rows.ranks is None else rows.ranks.gather(rows.ranks.agree(here))
+    return list(scores.split([rows.grids[i][0] * rows.grids[i][1] for i in images.tolist()]))
+
+
+def _both(trusted: torch.Tensor | None, chosen: Selection) -> torch.Tensor | None:
+    """Images that no layer's selection doubts; None where none looked."""
+    if trusted is None or chosen.trusted is None:
+        return chosen.trusted if trusted is None else trusted
+    return trusted[torch.isin(trusted, chosen.trusted)]

@@ -1,0 +1,152 @@
+"""What `fit` chooses from: the rows of images, of a store, or of both, here or on several ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.feature_store import FeatureStore
+from patchcore_fast.features import FeatureExtractor
+from patchcore_fast.kernels.ranks import Ranks
+from patchcore_fast.model.batches import Batches, batches_of
+from patchcore_fast.model.collect import FeatureRows, Rows
+from patchcore_fast.model.fewshot import Augmentation
+from patchcore_fast.model.passes import Unread, check_read, training_rows
+from patchcore_fast.model.room import check_fit
+from patchcore_fast.model.selection import Selector
+from patchcore_fast.model.shared import all_rows
+from patchcore_fast.model.stored import StoredRows, describe, extract_into, fixed_settings, in_step, share_of, unread_of
+
+
+class Training(NamedTuple):
+    """rows : of all images, on all ranks.  views : of this rank's; see `passes.training_rows`.  images : their names.
+    weights : fingerprint of the backbone's.  unread : (file, why) of images left out.
+    """
+
+    rows: Rows
+    views: list[FeatureRows]
+    images: list[str]
+    weights: str
+    unread: Unread
+
+
+@contextmanager
+def together(name: str, group: Any) -> Iterator[Ranks | None]:
+    """The ranks of a group, watched over; None without one."""
+    if group is None:
+        yield None
+        return
+    ranks = Ranks(name, group)
+    with ranks.watched():
+        yield ranks
+
+
+class Source:
+    """Where the rows of a fit come from.
+
+    Parameters
+    ----------
+    config, augmentation : of this fit.  extractor : makes the backbone, where images are read.
+    ranks : those that fit together, or None.
+    """
+
+    def __init__(
+        self,
+        config: PatchCoreConfig,
+        augmentation: Augmentation,
+        extractor: Callable[[], FeatureExtractor],
+        ranks: Ranks | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        """Compare the settings of the ranks."""
+        self.config, self.augmentation, self.ranks = config, augmentation, ranks
+        self.progress = False if ranks is not None and ranks.rank else progress
+        self._extractor = extractor
+        if ranks is not None:
+            ranks.where = "features were being computed"
+            values = config.to_dict()
+            ranks.same(settings=json.dumps({name: values[name] for name in values if name != "running"}))
+            self._refuse_learning("with ranks")
+            if augmentation.name == "custom":
+                raise ValueError("PatchCore.fit: copies that a transform makes go with one process, not with ranks")
+
+    def training(self, data: Any, store: str | os.PathLike[str] | None, selector: Selector, on_error: str) -> Training:
+        """Read, or compute, as `PatchCore.fit` says."""
+        if isinstance(data, FeatureStore):
+            self._refuse_learning("with a store")
+            return self._from_store(data, selector)
+        if store is not None:
+            return self._from_store(self.extract(data, store, None, on_error), selector)
+        batches = batches_of(data, self.config, "train", self.config.selection.shots, on_error)
+        if self.ranks is None:
+            rows, views, unread, names = self._computed(batches, selector)
+            return Training(rows, views, names, self._extractor().backbone.fingerprint(), unread)
+        ranks = self.ranks
+        part = batches.part(*batches.share(ranks.rank, ranks.size, self.config.running.batch_size))
+        weights = ranks.agree(lambda: self._extractor().backbone.fingerprint())
+        ranks.same(weights=weights)
+        rows, views, unread, names = ranks.agree(lambda: self._computed(part, selector))
+        told = ranks.tell((unread, names))
+        unread, names = [pair for u, _ in told for pair in u], [name for _, n in told for name in n]
+        whole = all_rows(rows, ranks)
+        check_read(whole, unread)
+        return Training(whole, views, names, weights, unread)
+
+    def extract(
+        self, data: Any, store: str | os.PathLike[str], dtype: str | None = None, on_error: str = "raise"
+    ) -> FeatureStore:
+        """Write the features of images into a store, or what it lacks of them."""
+        self._refuse_learning("with a store")
+        batches = batches_of(data, self.config, "train", self.config.selection.shots, on_error)
+        extractor = self._extractor()
+        about = describe(self.config, batches, extractor, self.augmentation, dtype)
+        device = extractor.backbone.mean.device
+        return extract_into(
+            store, about, batches, extractor, self.augmentation, device, self.config.running.batch_size, self.ranks,
+            self.progress,
+        )  # fmt: skip
+
+    def _refuse_learning(self, where: str) -> None:
+        learnt = self.config.features.fitted_reduction
+        if learnt is not None:
+            raise ValueError(f"PatchCore.fit: reduction={learnt!r} is learnt from all rows in one process, not {where}")
+
+    def _computed(
+        self, batches: Batches, selector: Selector
+    ) -> tuple[FeatureRows, list[FeatureRows], Unread, list[str]]:
+        if batches.count == 0 and self.ranks is not None:  # fewer images than ranks
+            return FeatureRows(0), [FeatureRows(0) for _ in range(3 if selector.wants_views else 0)], [], []
+        extractor = self._extractor()
+        rows, views, unread = training_rows(
+            batches.shown("features", self.progress), batches.count, extractor, extractor.backbone.mean.device,
+            self.augmentation, selector.wants_views, lambda *need: check_fit(selector.sampler, *need),
+        )  # fmt: skip
+        if self.ranks is None:
+            check_read(rows, unread)
+        missing = {path for path, _ in unread}
+        names = [batches.name(r.path) for r in batches.records or [] if r.path not in missing]
+        return rows, views, unread, names
+
+    def _from_store(self, store: FeatureStore, selector: Selector) -> Training:
+        wanted, there = fixed_settings(self.config), fixed_settings(store.config)
+        for group in wanted:
+            for name, value in wanted[group].items():
+                if value != there[group][name]:
+                    raise ValueError(
+                        f"PatchCore.fit: the features in {store.name} are of {name} {there[group][name]!r}, "
+                        f"the settings say {value!r}"
+                    )
+        if selector.wants_views:
+            raise ValueError("PatchCore.fit: the sampler asks for changed images too, of which a store has no features")
+        ranks, per_image = self.ranks, self.augmentation.per_image
+        first, last = (0, len(store.grids)) if ranks is None else share_of(
+            store.grids, per_image, ranks.rank, ranks.size)  # fmt: skip
+        rows = StoredRows(store, first, last)
+        in_step(ranks, lambda: check_fit(selector.sampler, rows.total, rows.columns, rows.dtype.itemsize, stored=True))
+        if ranks is not None:
+            ranks.same(weights=store.about["weights"], rows=store.shape[0])
+        return Training(all_rows(rows, ranks), [], store.images, store.about["weights"], unread_of(store))

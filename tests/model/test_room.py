@@ -1,0 +1,100 @@
+"""A fit or a selection that there is no room for is refused before it begins, with what would make it fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from patchcore_fast.cli import main
+from patchcore_fast.cli import select as command
+from patchcore_fast.feature_store import FeatureStore
+from patchcore_fast.features import FeatureExtractor
+from patchcore_fast.model import PatchCore, room
+from patchcore_fast.samplers import GreedyCoresetSampler, IdentitySampler, RandomSampler
+from patchcore_fast.scratch import placed
+
+from ..evaluated import TINY, tiny_config
+from ..pictures import write_mvtec
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_mvtec(tmp_path_factory.mktemp("room") / "weave", train=6)
+
+
+def short(monkeypatch, memory=10**15, disk=10**15):
+    monkeypatch.setattr(room, "available_memory", lambda: memory)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda place: room.shutil._ntuple_diskusage(disk, 0, disk))
+
+
+def test_what_is_made_first_takes_memory_first():
+    assert placed([], 0) == (0, 0)
+    assert placed([50, 30], 100) == (50, 30)  # the second would take more than half of what the first leaves
+    assert placed([50, 25], 100) == (75, 0)
+    assert placed([51, 50], 100) == (50, 51)
+
+
+def refused(sampler, rows, columns=200, stored=False):
+    try:
+        room.check_fit(sampler, rows, columns, 4, stored)
+    except MemoryError as error:
+        return str(error)
+    return None
+
+
+def test_what_is_counted(monkeypatch):
+    greedy, some, all_ = GreedyCoresetSampler(0.1), RandomSampler(0.1), IdentitySampler()
+    bank, state, features, projected = 80_000, 56_000, 800_000, 512_000  # bytes, of 1,000 rows of 200 columns
+    short(monkeypatch, memory=bank + state, disk=features + projected)
+    assert refused(greedy, 1000) is None  # both in files
+    short(monkeypatch, memory=bank + state - 1, disk=features + projected)
+    assert "0.0 GB of memory are wanted" in (refused(greedy, 1000) or "")
+    short(monkeypatch, memory=bank + state, disk=features + projected - 1)
+    assert "of disk in" in (refused(greedy, 1000) or "")
+    assert refused(greedy, 1000, stored=True) is None  # rows stay in the store
+    assert refused(some, 1000, stored=True) is None
+    short(monkeypatch, memory=bank - 1)
+    assert refused(some, 1000) is not None
+    short(monkeypatch, memory=features - 1)
+    assert refused(all_, 1000) is not None and refused(some, 1000) is None
+
+
+@pytest.mark.parametrize("what", [{"memory": 1000}, {"disk": 1000, "memory": 500_000}], ids=["memory", "disk"])
+def test_fit(folder, tmp_path, monkeypatch, capsys, what):
+    with PatchCore(tiny_config(), progress=False).extract(folder, tmp_path / "s") as store:
+        short(monkeypatch, **what)
+        computed: list[int] = []
+        model = PatchCore(tiny_config(batch_size=1), progress=False)
+        whole = FeatureExtractor.__call__
+        monkeypatch.setattr(FeatureExtractor, "__call__", lambda self, images: (
+            computed.append(len(images)), whole(self, images))[1])  # fmt: skip
+        with pytest.raises(MemoryError, match=r"PatchCore\.fit: out of memory before it begins: .* --image-size"):
+            model.fit(folder)
+        assert computed == [1] and model._bank is None
+        if "memory" in what and what["memory"] == 1000:
+            with pytest.raises(MemoryError, match="before it begins"):
+                PatchCore(tiny_config(), progress=False).fit(store)
+    assert isinstance(store, FeatureStore)
+    monkeypatch.undo()
+    short(monkeypatch, **what)
+    bank = tmp_path / "b.safetensors"
+    assert main(["fit", str(folder), "--output", str(bank), *TINY]) == 2 and not bank.exists()
+    said = capsys.readouterr().err
+    assert "error: PatchCore.fit: out of memory before it begins" in said and "--precision float16" in said
+
+
+def test_select(tmp_path, monkeypatch, capsys):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((1000, 150), dtype=np.float32))
+    out = tmp_path / "o.npy"
+    select = ["select", str(tmp_path / "x.npy"), "--ratio", "0.01", "--output", str(out)]
+    monkeypatch.setattr(command, "available_memory", lambda: 55_999)
+    assert main(select) == 2 and not out.exists()
+    said = capsys.readouterr().err
+    assert "x.npy: out of memory before it begins: 0.0 GB of memory are wanted" in said and "--method random" in said
+    assert main([*select, "--method", "random"]) == 0
+    monkeypatch.setattr(command, "available_memory", lambda: 56_000)
+    assert main(select) == 0
+    usage = command.shutil.disk_usage(tmp_path)._replace(free=511_999)
+    monkeypatch.setattr(command.shutil, "disk_usage", lambda place: usage)
+    assert main(select) == 2
+    assert "an --output on another disk" in capsys.readouterr().err

@@ -1,0 +1,325 @@
+"""Features in a store: the same bank as without, gone on with after kill -9, refused where they are others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from patchcore_fast import feature_store
+from patchcore_fast.cli import main
+from patchcore_fast.cli.options import STORED
+from patchcore_fast.errors import DataError
+from patchcore_fast.feature_store import FeatureStore, StoreWriter
+from patchcore_fast.matrix_files import open_matrix
+from patchcore_fast.memory_bank import MemoryBank
+from patchcore_fast.model import PatchCore, room, stored
+
+from ..evaluated import TINY, tiny_config
+from ..pictures import write_mvtec
+
+COUNT, CELLS = 9, 16 * 16  # images, one of which cannot be read, and patches of one
+FACTS = ("config", "threshold", "images", "grid", "patches", "weights", "radius")
+TENSORS = ("features", "indices", "positions", "projection", "normal_scores")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = write_mvtec(tmp_path_factory.mktemp("stored") / "weave", train=COUNT)
+    (made / "train/good/002.png").write_bytes(b"no image")
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of several shards; only to be read."""
+    place = tmp_path_factory.mktemp("stored") / "store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_store, "SHARD_BYTES", 1)
+        PatchCore(tiny_config(), progress=False).extract(folder, place, on_error="return").close()
+    return place
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "store"))
+
+
+def shards(store: Path) -> list[Path]:
+    return sorted(store.glob("images-*.safetensors"))
+
+
+def same(one: MemoryBank, other: MemoryBank) -> bool:
+    equal = [getattr(one, name) == getattr(other, name) for name in FACTS]
+    for name in TENSORS:
+        a, b = getattr(one, name), getattr(other, name)
+        equal.append((a is None) == (b is None) and (a is None or torch.equal(a, b)))
+    return all(equal)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"augment": "rotate", "precision": "bfloat16", "shots": 4},
+        {"sampler": "elfs", "precision": "float16"},
+        pytest.param({"sampler": "approximate", "seed": 3}, marks=pytest.mark.thorough),
+        pytest.param({"sampler": "random"}, marks=pytest.mark.thorough),
+        pytest.param({"sampler": "identity"}, marks=pytest.mark.thorough),
+        pytest.param({"layers": (1,), "scorer": "influence"}, marks=pytest.mark.thorough),
+    ],
+    ids=str,
+)
+def test_the_bank_is_that_of_the_images(folder, tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(feature_store, "SHARD_BYTES", 100_000)
+    config = tiny_config(**changes)
+    alone = PatchCore(config, progress=False).fit(folder, on_error="return")
+    both = PatchCore(config, progress=False).fit(folder, on_error="return", store=tmp_path / "s")
+    assert same(both.bank, alone.bank) and alone.threshold is not None
+    assert [path.name for path, _ in both.unread_] == [path.name for path, _ in alone.unread_]
+    later = PatchCore(config, progress=False)
+    monkeypatch.setattr(stored, "_block", None)  # nothing is computed again
+    with FeatureStore(tmp_path / "s") as store:
+        assert same(later.fit(store).bank, alone.bank) and later._extractor is None
+    images = sorted((folder / "test/spot").iterdir())
+    assert [p.score for p in later.predict(images)] == [p.score for p in alone.predict(images)]
+    assert same(PatchCore(config, progress=False).fit(folder, on_error="return", store=tmp_path / "s").bank, alone.bank)
+
+
+def test_float16_rounds_the_rows_and_nothing_else(folder, made, tmp_path):
+    with FeatureStore(made) as store:
+        rows = store.rows(0, 8 * CELLS)
+    with PatchCore(tiny_config(), progress=False).extract(
+        folder, tmp_path / "s", dtype="float16", on_error="return"
+    ) as store:
+        assert str(open_matrix(tmp_path / "s").dtype) == "float16"
+        assert np.array_equal(store.rows(0, 8 * CELLS), rows.astype(np.float16))
+        bank = PatchCore(tiny_config(), progress=False).fit(store).bank
+    assert bank.features.dtype == torch.float32 and torch.equal(bank.features, bank.features.half().float())
+
+
+def test_what_is_in_it(made, folder):
+    with FeatureStore(made) as store:
+        assert store.images == [f"train/good/00{i}.png" for i in (0, 1, 3, 4, 5, 6, 7, 8)]
+        assert [name for name, _ in store.unread] == ["train/good/002.png"] and store.grids == [(16, 16)] * 8
+        assert store.config == tiny_config(sigma=store.config.sigma, batch_size=16, ratio=0.01)
+        rows = stored.StoredRows(store, 1, 3)
+        assert rows.positions(torch.tensor([0, CELLS + 17])).tolist() == [[0, 0, 0], [1, 1, 1]]
+        assert torch.equal(rows.take(torch.tensor([5, 300, 5])), rows.features[[5, 300, 5]])
+    assert len(shards(made)) == 3  # batches of 4
+
+
+def test_select_reads_it(made, tmp_path):
+    out = tmp_path / "o.npy"
+    assert main(["select", str(made), "--ratio", "0.05", "--output", str(out)]) == 0
+    assert len(np.load(out)) == int(8 * CELLS * 0.05)
+
+
+def test_it_goes_on_after_kill_9(folder, made, tmp_path):
+    program = (
+        "import os, sys\nfrom patchcore_fast import feature_store as f\nf.SHARD_BYTES = 1\n"
+        "real = f.atomic_write\ndone = []\n"
+        "def write(path, *args, **named):\n    done.append(path)\n"
+        "    if len(done) == 4: os.kill(os.getpid(), 9)\n    return real(path, *args, **named)\n"  # index, 2 shards
+        "f.atomic_write = write\nfrom tests.evaluated import tiny_config\nfrom patchcore_fast.model import PatchCore\n"
+        "PatchCore(tiny_config(), progress=False).extract(sys.argv[1], sys.argv[2], on_error='return')"
+    )
+    place = tmp_path / "store"
+    done = subprocess.run([sys.executable, "-c", program, str(folder), str(place)], timeout=120, check=False,
+                          cwd=Path(__file__).parents[2])  # fmt: skip
+    assert done.returncode == -signal.SIGKILL and len(shards(place)) == 2
+    with pytest.raises(DataError, match="is not finished"):
+        FeatureStore(place)
+    assert main(["select", str(place), "--ratio", "0.1", "--output", str(tmp_path / "o.npy")]) == 2
+    kept = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in shards(place)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_store, "SHARD_BYTES", 1)
+        PatchCore(tiny_config(), progress=False).extract(folder, place, on_error="return").close()
+    assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in shards(place)][:2] == kept
+    assert sorted(os.listdir(place)) == sorted(os.listdir(made))
+    for path in made.iterdir():
+        assert path.read_bytes() == (place / path.name).read_bytes()
+
+
+def test_a_hole_is_filled(folder, made, store):
+    shards(store)[1].unlink()
+    with pytest.raises(DataError, match=r"are not those that its shards\.json lists"):
+        FeatureStore(store)
+    with PatchCore(tiny_config(), progress=False).extract(folder, store, on_error="return") as again:
+        assert len(again.images) == 8
+    assert all(path.read_bytes() == (store / path.name).read_bytes() for path in made.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [({"image_size": 32}, "image_size 64 there and 32 here"), ({"seed": 1}, "weights .*, seed 0 there and 1 here"),
+     ({"shots": 3}, "shots None there and 3 here"), ({"precision": "float16"}, "precision 'float32' there")],
+    ids=str,
+)  # fmt: skip
+def test_a_store_of_other_features_is_refused(folder, store, changes, words):
+    before = {path: path.read_bytes() for path in store.iterdir()}
+    with pytest.raises(DataError, match=words):
+        PatchCore(tiny_config(**changes), progress=False).extract(folder, store, on_error="return")
+    with FeatureStore(store) as opened, pytest.raises(ValueError, match=f"are of {next(iter(changes))} "):
+        PatchCore(tiny_config(**changes), progress=False).fit(opened)
+    assert {path: path.read_bytes() for path in store.iterdir()} == before
+
+
+def test_other_images_are_refused(folder, store):
+    images = sorted((folder / "train/good").iterdir())[:-1]
+    with pytest.raises(DataError, match="count 9 there and 8 here, names and sizes"):
+        PatchCore(tiny_config(), progress=False).extract(images, store, on_error="return")
+
+
+def test_what_cannot_be_stored_is_refused(folder, tmp_path):
+    model = PatchCore(tiny_config(), progress=False)
+    with pytest.raises(TypeError, match="a store has their names"):
+        model.extract(torch.rand(2, 3, 64, 64), tmp_path / "s")
+    with pytest.raises(ValueError, match="a transform makes"):
+        model.extract(folder, tmp_path / "s", augment=lambda image: image, on_error="return")
+    with pytest.raises(ValueError, match="dtype must be"):
+        model.extract(folder, tmp_path / "s", dtype="int8", on_error="return")
+    with pytest.raises(DataError, match="none of 1 images can be read"):
+        model.extract([folder / "train/good/002.png"], tmp_path / "t", on_error="return")
+    (tmp_path / "u").mkdir()
+    (tmp_path / "u" / "letter.txt").write_text("dear")
+    with pytest.raises(DataError, match=r"no store of features, and holds letter\.txt"):
+        model.extract(folder, tmp_path / "u")
+    with pytest.raises(DataError, match=r"002\.png"):
+        model.extract(folder, tmp_path / "v")
+    with pytest.raises(ValueError, match="reduction='pca' is learnt from all rows"):
+        PatchCore(tiny_config(reduction="pca", dim=4), progress=False).extract(
+            folder, tmp_path / "s", on_error="return"
+        )
+    assert not (tmp_path / "s").exists()
+
+
+def test_two_writers(folder, store):
+    writer = StoreWriter(store, FeatureStore(store).about)
+    with pytest.raises(DataError, match="another process writes"):
+        PatchCore(tiny_config(), progress=False).extract(folder, store, on_error="return")
+    writer.close()
+
+
+def cut(path: Path, keep: float) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.99])
+@pytest.mark.parametrize("which", ["shards.json", "images-000000004.safetensors"])
+def test_a_truncated_file_is_named(folder, store, which, keep):
+    cut(store / which, keep)
+    for attempt in (
+        lambda: FeatureStore(store),
+        lambda: PatchCore(tiny_config(), progress=False).extract(folder, store, on_error="return"),
+    ):
+        with pytest.raises(DataError) as error:
+            attempt()
+        assert which in str(error.value)
+
+
+def header(path: Path, change: str, to: str) -> None:
+    """Change the header of a shard without moving anything."""
+    assert len(change) == len(to)
+    path.write_bytes(path.read_bytes().replace(change.encode(), to.encode(), 1))
+
+
+@pytest.mark.parametrize(
+    "change, to",
+    [("feature store 1", "feature store 9"), ('"about"', '"abouf"'), ("[16, 16]", "[16, 17]"), ("[16, 16]", "[-1, 16]"),
+     ('\\"last\\": 8', '\\"last\\": 2'), ('\\"first\\": 4', '\\"first\\": 3'), ('\\"unread\\"', '\\"unseen\\"'),
+     ("F32", "F16")],
+    ids=str,
+)  # fmt: skip
+def test_a_foreign_or_damaged_shard_is_named(store, change, to):
+    header(shards(store)[1], change, to)
+    with pytest.raises(DataError, match="images-000000004"):
+        FeatureStore(store)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"kind": "x"}', "nothing", '{"shards": ["a.npy"]}', "[" * 100_000], ids=lambda t: t[:20]
+)
+def test_a_foreign_index_is_named(folder, store, text):
+    (store / "shards.json").write_text(text)
+    with pytest.raises(DataError, match=r"shards\.json: is no index of a feature store"):
+        FeatureStore(store)
+    with pytest.raises(DataError, match=r"shards\.json: is no index of a feature store"):
+        PatchCore(tiny_config(), progress=False).extract(folder, store)
+
+
+def test_settings_that_are_unknown(store):
+    index = json.loads((store / "shards.json").read_text())
+    index["about"]["features"]["flavour"] = 1
+    (store / "shards.json").write_text(json.dumps(index))
+    with FeatureStore(store) as opened, pytest.raises(DataError, match=r"its settings are wrong: .*features\.flavour"):
+        PatchCore(tiny_config(), progress=False).fit(opened)
+
+
+def test_a_store_that_is_cut_while_it_is_read(store):
+    with FeatureStore(store) as opened:
+        rows = stored.StoredRows(opened)
+        cut(shards(store)[2], 0.5)
+        with pytest.raises(DataError, match=r"images-000000008\.safetensors: was truncated"):
+            rows.take(torch.tensor([8 * CELLS - 1]))
+
+
+def test_no_room_for_a_store(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(OSError, match=r"are wanted for features, .* free; --store-dtype float16, a smaller"):
+        PatchCore(tiny_config(), progress=False).extract(folder, tmp_path / "s", on_error="return")
+    assert not shards(tmp_path / "s")
+
+
+def test_the_commands(folder, tmp_path, capsys):
+    place, bank = str(tmp_path / "store"), tmp_path / "b.safetensors"
+    assert main(["extract", str(folder), "--output", place, *TINY[:-2]]) == 3
+    told = capsys.readouterr()
+    assert "8 images, " in told.out and "1 file could not be used" in told.err
+    assert main(["fit", "--features", place, "--output", str(bank), "--ratio", "0.1"]) == 3
+    assert "Fitted on 8 images" in capsys.readouterr().out
+    assert main(["fit", str(folder), "--output", str(tmp_path / "a.safetensors"), *TINY]) == 3
+    assert main(["fit", str(folder), "--store", place, "--output", str(tmp_path / "c.safetensors"), *TINY]) == 3
+    banks = [MemoryBank.load(tmp_path / f"{name}.safetensors") for name in "abc"]
+    assert same(banks[0], banks[1]) and same(banks[0], banks[2])
+    assert main(["predict", str(bank), str(folder / "test"), "--output", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--image-size", "32"], "--image-size: the features in"),
+        (["--config", "c.toml"], "--image-size: the features in"),
+        (["--weights", "auto"], "--weights: the features in"),
+        (["--preset", "amazon"], ": the features in"),
+        (["--store", "s"], "--store: goes with DIR"),
+        (["photos"], "either DIR or --features"),
+    ],
+)
+def test_options_that_contradict_it(made, tmp_path, monkeypatch, capsys, more, words):
+    monkeypatch.chdir(tmp_path)
+    Path("c.toml").write_text("[features]\nimage_size = 256\n")
+    assert main(["fit", "--features", str(made), "--output", "b.safetensors", *more]) == 2
+    assert words in capsys.readouterr().err and not Path("b.safetensors").exists()
+
+
+def test_places_that_are_refused(made, folder, capsys):
+    assert main(["fit", "--output", "b.safetensors"]) == 2
+    assert main(["fit", "--features", str(folder), "--output", "b.safetensors"]) == 2
+    assert "holds no features of images" in capsys.readouterr().err
+    assert main(["fit", "--features", str(made), "--output", str(shards(made)[0])]) == 2
+    assert "which is read, are one file" in capsys.readouterr().err
+    assert main(["extract", str(folder), "--output", str(folder / "train/good/store"), *TINY[:-2]]) == 2
+    assert "lies in a folder of training images" in capsys.readouterr().err
+
+
+def test_the_options_are_those_that_a_store_is_made_of():
+    assert STORED == stored.SELECTION
