@@ -48,7 +48,12 @@ def read_image(path, facts):
     """
     with Image.open(path) as image:
         image = ImageOps.exif_transpose(image).convert("RGB")
+    if facts.get("tile"):
+        sys.exit("this model looks at tiles: cut and join images as docs/tiles.md says")
     height, width = facts["resize"]
+    if facts.get("aspect") == "keep":
+        longer = height * max(image.size) // min(image.size)
+        height, width = (longer, height) if image.height > image.width else (height, longer)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.float32) / np.float32(255)

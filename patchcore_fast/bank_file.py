@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -21,17 +22,20 @@ from patchcore_fast.errors import BankError
 HEADER_BYTES = 100_000_000  # safetensors' own limit
 DEPTH = 32  # of lists and objects in each other; a bank needs 4
 _SAID = 300  # characters of an error message: what it repeats of a file may be of any length
-# The tensors of a bank, and the types that they may have.
+# The tensors of a bank, and the types that they may have; a bank for each layer has them after its number and a dot.
 TENSORS = {
     "features": ("F32", "F16", "BF16"),
     "indices": ("I64",),
     "positions": ("I32",),
     "projection": ("F32",),
     "normal_scores": ("F64",),
+    "reduction_mean": ("F32",),
+    "reduction_matrix": ("F32",),
     "index": ("U8",),
     "index_centres": ("F32",),
     "index_words": ("F32",),
 }
+_NUMBER = re.compile(r"^(0|[1-9][0-9]?)\.")  # of a layer
 _TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8,
@@ -122,11 +126,12 @@ def read_tensors(f: IO[bytes], entries: Mapping[str, Any], start: int, path: Pat
 
 def _span(name: str, entry: Any) -> tuple[torch.dtype, list[int], int, int]:
     """Type, shape and offsets of an entry. ValueError: it is none of a bank, or the numbers do not fit each other."""
-    if name not in TENSORS or not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    plain = _NUMBER.sub("", name)
+    if plain not in TENSORS or not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name!r} is no tensor of a bank")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if kind not in TENSORS[name]:
-        raise ValueError(f"{name} must be {' or '.join(TENSORS[name])}, got {kind!r}")
+    if kind not in TENSORS[plain]:
+        raise ValueError(f"{name} must be {' or '.join(TENSORS[plain])}, got {kind!r}")
     for numbers in (shape, offsets):
         if not isinstance(numbers, list) or len(numbers) > 2 or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError(f"{name} must have a shape and offsets of at most two whole numbers, got {numbers!r}")

@@ -1,4 +1,4 @@
-"""Errors that callers may want to tell apart. All are ValueErrors: bad input, not a broken program."""
+"""Errors that callers may want to tell apart. All but one are ValueErrors: bad input, not a broken program."""
 
 from __future__ import annotations
 
@@ -13,3 +13,7 @@ class DataError(PatchcoreFastError):
 
 class BankError(PatchcoreFastError):
     """A memory-bank file that is damaged, foreign or of a newer format; the message names the path."""
+
+
+class RankError(RuntimeError):
+    """Another rank of a process group has failed, or no longer answers; the message names it."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from patchcore_fast.cli.explain import explain
+from patchcore_fast.cli.options import print_config
 from patchcore_fast.cli.parser import build_parser
 from patchcore_fast.cli.process import (
     PROGRAM,
@@ -83,6 +84,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace | int:
 
 def _run(args: argparse.Namespace) -> int:
     start_logging(args.verbose)
+    if getattr(args, "print_config", False):
+        print_config(args)
+        return 0
     module, function = args.run
     return int(getattr(importlib.import_module(f"patchcore_fast.cli.{module}"), function)(args) or 0)
 

@@ -32,7 +32,7 @@ def explain(error: BaseException, subject: str | None = None) -> str | None:
     ----------
     subject : what the command worked on, for errors of memory that do not say which file it was.
     """
-    from patchcore_fast.errors import PatchcoreFastError
+    from patchcore_fast.errors import PatchcoreFastError, RankError
 
     if is_out_of_memory(error):
         return _memory(error, subject)
@@ -41,7 +41,7 @@ def explain(error: BaseException, subject: str | None = None) -> str | None:
     if isinstance(error, ImportError):
         # An extra that is missing; anything else is a broken installation.
         return _flat(error) if "pip install" in str(error) else None
-    if isinstance(error, PatchcoreFastError):
+    if isinstance(error, (PatchcoreFastError, RankError)):
         return printable(str(error)) or type(error).__name__
     return _flat(error) if isinstance(error, ValueError) and _is_ours(error) else None
 

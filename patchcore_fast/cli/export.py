@@ -25,7 +25,7 @@ def export(args: argparse.Namespace) -> None:
     if output.suffix == ".onnx":
         need_onnx()
 
-    from patchcore_fast.export import TOLERANCE, export_model
+    from patchcore_fast.export import TOLERANCE, export_model, exported_size
     from patchcore_fast.model import PatchCore
 
     given = getattr(args, "weights", None)
@@ -39,10 +39,14 @@ def export(args: argparse.Namespace) -> None:
         from patchcore_fast.data import load_image, scan_images
 
         config = model.config
+        exported_size(config)
         records = scan_images([args.images])[:CHECKED]
-        images = torch.stack([load_image(r.path, config.resize, config.features.crop) for r in records])
+        if config.features.tile is not None:
+            raise DataError("export: --images takes no images for a model that works in tiles")
+        images = torch.stack([load_image(r.path, config.resize, config.features.crop, config.features.aspect)
+                              for r in records])  # fmt: skip
     found = export_model(model, output, images)
-    height, width = model.config.input_size
+    height, width = exported_size(model.config)
     print(f"Saved {output} ({output.stat().st_size / 2**20:.1f} MB): images [B, 3, {height}, {width}] in, scores [B] "
           f"and maps [B, {height}, {width}] out.")  # fmt: skip
     print(f"Run again from the file on {found.images} images: scores within {found.score:.1e} of this package's, maps "

@@ -74,6 +74,8 @@ def inspect(args: argparse.Namespace) -> None:
 
     clock = time.perf_counter()
     rows = model.training_features(images)
+    if rows.grid is None:
+        raise DataError(f"{args.folder}: inspect draws on one grid, and these images have several")
     seconds = {"features": time.perf_counter() - clock}
     done = _from_bank(args, model, rows) if sampler is None else _select(sampler, rows)
     done.seconds = seconds | done.seconds
@@ -124,6 +126,8 @@ def _select(sampler: Any, rows: FeatureRows) -> Selection:
 def _check_whole(config: PatchCoreConfig) -> None:
     """The pictures are of all training images and of no copies."""
     s = config.selection
+    if s.banks != "joint":
+        raise DataError(f"inspect shows one selection, got banks={s.banks}")
     if s.shots is not None or s.augment != "none":
         raise DataError(f"inspect shows selections from whole training sets, got shots={s.shots} augment={s.augment}")
 
@@ -141,7 +145,7 @@ def _check_names(args: argparse.Namespace, model: PatchCore, names: list[str]) -
 
 def _from_bank(args: argparse.Namespace, model: PatchCore, rows: FeatureRows) -> Selection:
     """The bank's selection, after a look whether these features are those that it was made of."""
-    bank = model.bank
+    (bank,) = model.bank.parts
     indices = bank.indices.cpu()
     same = bank.patches == len(rows.features) and bank.grid == rows.grid
     if same:
@@ -165,7 +169,7 @@ def _draw(
     from patchcore_fast.report.provenance import choose_images, plot_kept_patches, plot_provenance
     from patchcore_fast.report.selection import plot_score_distributions
 
-    assert rows.grid is not None, "files are resized to one size"
+    assert rows.grid is not None, "the command looked"
     n, m = len(rows.features), len(names)
     kept = np.ones(n, bool)
     for mask in done.ends.values():
@@ -219,10 +223,11 @@ def _quantiles(values: Any) -> dict[str, float]:
 
 def _photograph(path: Path, model: PatchCore) -> Any:
     """The part of a file that the patch grid covers, in the file's own pixels: the crop, measured as after resizing."""
-    from patchcore_fast.data import load_image
+    from patchcore_fast.data import load_image, resized_size
 
-    image = load_image(path)
-    for axis, (whole, cut) in enumerate(zip(model.config.resize, model.config.input_size, strict=True), start=1):
+    image, f = load_image(path), model.config.features
+    resized = resized_size((image.shape[1], image.shape[2]), f.resize, f.aspect)
+    for axis, (whole, cut) in enumerate(zip(resized, f.input_size or resized, strict=True), start=1):
         size, begin = image.shape[axis], round((whole - cut) / 2)
         first, last = round(begin / whole * size), round((begin + cut) / whole * size)
         image = image.narrow(axis, first, max(last - first, 1))

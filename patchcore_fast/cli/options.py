@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from patchcore_fast.config import GROUP_OF, GROUPS, RESCORED
+from patchcore_fast.config import GROUP_OF, GROUPS, PRESETS, RESCORED
 from patchcore_fast.config.base import settings_of
+from patchcore_fast.config.toml import read_toml
 from patchcore_fast.errors import DataError
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 SCORED = tuple(name for name in RESCORED if GROUP_OF[name] == "scoring")  # of a bank that is there already
 LOADED = (*SCORED, "weights", "max_false_alarms")  # what goes with a bank, beside all of "running"
+
+STORED = ("seed", "shots", "augment", "augmentations")  # of "selection": what the rows of a store are (a test compares)
 
 
 def flag(name: str) -> str:
@@ -42,9 +45,24 @@ def add_group(
     return part
 
 
+class _Printing(argparse.Action):
+    """Nothing else is wanted then: neither data nor an output."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        setattr(namespace, self.dest, True)
+        for action in parser._actions:
+            action.required = False
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """The option that reads settings from a file."""
-    parser.add_argument("--config", metavar="FILE.toml", help="settings from a file; options that are typed go before")
+    """The options that give many settings at once, and the one that shows what comes of all."""
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="settings of a published method (docs/presets.md)")
+    parser.add_argument(
+        "--config", metavar="FILE.toml", help="settings from a file, before the preset's; options go before both"
+    )
+    parser.add_argument(
+        "--print-config", action=_Printing, nargs=0, default=False, help="print all settings as such a file and exit"
+    )
 
 
 def add_threshold(parser: argparse.ArgumentParser, note: str | None = None) -> None:
@@ -61,13 +79,22 @@ def add_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-download", action="store_true", help=text)
 
 
+def add_rank_timeout(parser: argparse.ArgumentParser) -> None:
+    """How long ranks wait for each other."""
+    parser.add_argument(
+        "--rank-timeout", type=float, default=600.0, metavar="S",
+        help="under torchrun or srun, where each process has a part of the work: seconds that one may keep the others "
+             "waiting (default 600)",
+    )  # fmt: skip
+
+
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that the user typed, by name."""
     return {name: getattr(args, name) for name in GROUP_OF if hasattr(args, name)}
 
 
 def chosen_config(args: argparse.Namespace) -> PatchCoreConfig:
-    """The settings of --config, or the defaults, with what was typed instead.
+    """The settings of --preset, or the defaults; over them those of --config, over both what was typed.
 
     Raises
     ------
@@ -75,14 +102,32 @@ def chosen_config(args: argparse.Namespace) -> PatchCoreConfig:
     """
     from patchcore_fast.config import PatchCoreConfig
 
-    file = getattr(args, "config", None)
-    config = PatchCoreConfig() if file is None else PatchCoreConfig.from_toml(file)
+    preset, file = args.preset or "patchcore", args.config
+    config = PatchCoreConfig.preset(preset) if file is None else PatchCoreConfig.from_toml(file, preset)
     return config.replace(**given_settings(args))
+
+
+def print_config(args: argparse.Namespace) -> None:
+    """What --print-config asks for: the file that gives these settings. Errors as of `chosen_config`."""
+    if getattr(args, "bank", None) is not None:
+        raise DataError("--print-config: shows settings of a fit, and --bank brings a fitted model")
+    print(chosen_config(args).to_toml(), end="")
+
+
+def named_settings(args: argparse.Namespace) -> set[str]:
+    """The settings that were typed, stand in --config, or are those of --preset."""
+    named = set(given_settings(args))
+    if getattr(args, "preset", None) is not None:
+        named |= set(PRESETS[args.preset].settings)
+    if getattr(args, "config", None) is not None:
+        for group in read_toml(args.config).values():
+            named |= set(group) if isinstance(group, dict) else set()
+    return named
 
 
 def check_loaded(args: argparse.Namespace, part: str) -> None:
     """Refuse options that decided how a bank was made, beside a bank. DataError names them."""
     typed = [flag(n) for n in given_settings(args) if n not in LOADED and GROUP_OF[n] != "running"]
-    typed += ["--config"] if args.config is not None else []
+    typed += [f"--{name}" for name in ("preset", "config") if getattr(args, name) is not None]
     if typed:
         raise DataError(f"{', '.join(typed)}: belongs to {part}")

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from patchcore_fast.cli.options import SCORED, add_config, add_download, add_group, add_threshold, flag
+from patchcore_fast.cli.options import (
+    SCORED,
+    STORED,
+    add_config,
+    add_download,
+    add_group,
+    add_rank_timeout,
+    add_threshold,
+    flag,
+)
 from patchcore_fast.config.running import device
 
 PRECISIONS = ("float32", "ieee", "tf32x3", "tf32", "bf16")  # kernels.tuning's (a test compares)
@@ -13,9 +22,15 @@ DEMO_OUTPUT = "patchcore_fast_demo"
 PAGE_IMAGES = 400  # report.page's (a test compares)
 DRAWN = 2048  # report.images' LONGEST (a test compares)
 FITTED = ("features", "selection", "search", "scoring")  # groups that decide what fit makes
+ALONE = ("backbone", "layers", "norm", "weights", "image_size", "crop")
 NOTES = {"features": "not together with --bank (but --weights)", "selection": "not together with --bank",
          "search": "not together with --bank",
          "scoring": f"with --bank only {', '.join(map(flag, SCORED))}"}  # fmt: skip
+
+
+def sides(text: str) -> tuple[int, ...]:
+    """`1,3,5`."""
+    return tuple(int(part) for part in text.split(","))
 
 
 class _Version(argparse.Action):
@@ -62,13 +77,38 @@ def build_parser() -> argparse.ArgumentParser:
 
     fit = command("fit", ("pipeline", "fit"), "learn what normal images look like",
                   "fit bottles --output bottles.safetensors")  # fmt: skip
-    fit.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")
+    fit.add_argument("folder", nargs="?", metavar="DIR", help="normal images, or MVTec layout (train/good)")
     fit.add_argument("--output", required=True, metavar="FILE", help="memory bank to write (.safetensors)")
+    fit.add_argument("--features", metavar="STORE", help="what extract wrote, in place of DIR: no image is read")
+    fit.add_argument("--store", metavar="STORE",
+                     help="keep features in this folder, not in memory, and go on with what is there")  # fmt: skip
+    add_rank_timeout(fit)
     add_config(fit)
     for group in FITTED:
         add_group(fit, group)
     add_threshold(fit)
     add_group(fit, "running")
+
+    extract = command("extract", ("extract", "extract"), "compute the features that fit chooses from, and keep them",
+                      "extract bottles --output bottles.store")  # fmt: skip
+    extract.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")
+    extract.add_argument("--output", required=True, metavar="STORE",
+                         help="folder to write; a run that was interrupted goes on there")  # fmt: skip
+    extract.add_argument("--store-dtype", choices=("float16", "float32"),
+                         help="of the numbers in the files (default: the precision's)")  # fmt: skip
+    add_rank_timeout(extract)
+    add_config(extract)
+    add_group(extract, "features")
+    add_group(extract, "selection", STORED)
+    add_group(extract, "running")
+
+    plan = command("plan", ("plan", "plan"), "say what a fit will take: patches, bytes, seconds", "plan bottles")
+    plan.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")
+    plan.add_argument("--json", action="store_true", help="as JSON, for programs")
+    add_config(plan)
+    for group in FITTED:
+        add_group(plan, group)
+    add_group(plan, "running")
 
     predict = command("predict", ("predict", "predict"), "score images and draw heat maps",
                       "predict bottles.safetensors photos --output out")  # fmt: skip
@@ -82,12 +122,22 @@ def build_parser() -> argparse.ArgumentParser:
     add_group(predict, "running")
     add_download(predict)
 
-    evaluate = command("evaluate", ("pipeline", "evaluate"), "measure accuracy on a folder in MVTec layout",
-                       "evaluate bottles --output report")  # fmt: skip
-    evaluate.add_argument("folder", metavar="DIR", help="train/good, test/<defect>, ground_truth/<defect>")
+    evaluate = command(
+        "evaluate", ("evaluate", "evaluate"), "measure accuracy on a folder in MVTec layout, or on many categories",
+        "evaluate bottles --output report",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "folder",
+        metavar="DIR",
+        help="train/good, test/<defect>, ground_truth/<defect>; or such folders, a category each",
+    )
     evaluate.add_argument("--bank", metavar="BANK", help="use this bank instead of fitting on train/good")
     evaluate.add_argument("--json", metavar="FILE", help="write all numbers here")
-    evaluate.add_argument("--output", metavar="DIR", help="folder for scores.csv, plots, and what report needs")
+    evaluate.add_argument(
+        "--output", metavar="DIR",
+        help="folder for scores.csv, plots, and what report needs; of many categories also index.html, results.json "
+             "and results.csv, and a run that was ended goes on where it was",
+    )  # fmt: skip
     evaluate.add_argument("--log", choices=("tensorboard", "wandb"),
                           help="log metrics and figures below --output too (wandb: offline)")  # fmt: skip
     add_config(evaluate)
@@ -96,6 +146,24 @@ def build_parser() -> argparse.ArgumentParser:
     add_threshold(evaluate)
     add_group(evaluate, "running")
     add_download(evaluate)
+
+    alone = command("zeroshot", ("zeroshot", "zeroshot"), "let unlabelled images score each other, without training",
+                    "zeroshot photos --output out")  # fmt: skip
+    alone.add_argument("folder", metavar="DIR", help="images, most of them normal; of MVTec layout those of test")
+    alone.add_argument("--output", required=True, metavar="DIR", help="folder for scores.csv, sheet, heat maps")
+    alone.add_argument(
+        "--degrees", type=sides, default=(1, 3, 5), metavar="N,N",
+        help="odd sides of the neighbourhoods that patches are averaged over (default 1,3,5)",
+    )  # fmt: skip
+    alone.add_argument(
+        "--share", type=float, default=0.3, metavar="S",
+        help="of the other images, those that know a patch best and score it (default %(default)s)",
+    )  # fmt: skip
+    alone.add_argument("--group", type=int, metavar="N", help="score within groups of about N images, drawn by --seed")
+    add_group(alone, "features", ALONE)
+    add_group(alone, "selection", ["seed"])
+    add_group(alone, "scoring", ["sigma"])
+    add_group(alone, "running")
 
     page = command("report", ("report", "report"), "make one HTML page of what evaluate wrote, to look at or to send",
                    "report results")  # fmt: skip
@@ -134,9 +202,29 @@ def build_parser() -> argparse.ArgumentParser:
                         help="instead: share of normal images that may lie above it, 0.01 for 1 %%")  # fmt: skip
     decide.add_argument("--output", metavar="FILE", help="write the bank here and leave BANK as it is")
 
+    grow = command("update", ("living", "update"), "let new normal images join a memory bank",
+                   "update bottles.safetensors new-photos")  # fmt: skip
+    grow.add_argument("bank", metavar="BANK", help="file written by fit")
+    grow.add_argument("folder", metavar="DIR", help="new normal images, or MVTec layout (train/good)")
+    grow.add_argument("--output", metavar="FILE", help="write the bank here and leave BANK as it is")
+    grow.add_argument("--radius", type=float, metavar="R",
+                      help="add rows until all new patches are as near (default: as those of the fit)")  # fmt: skip
+    grow.add_argument("--add", type=int, metavar="N", help="add so many rows instead")
+    grow.add_argument("--size", type=int, metavar="M", help="keep so many rows, chosen of the bank's and the new ones")
+    add_group(grow, "features", ["weights"])
+    add_group(grow, "running")
+    add_download(grow)
+
+    merge = command("merge", ("living", "merge"), "make one memory bank of several",
+                    "merge line1.safetensors line2.safetensors --output both.safetensors")  # fmt: skip
+    merge.add_argument("banks", nargs="+", metavar="BANK", help="files written by fit with the same settings")
+    merge.add_argument("--output", required=True, metavar="FILE", help="memory bank to write (.safetensors)")
+    merge.add_argument("--size", type=int, metavar="M", help="keep so many rows of all, by exact greedy")
+
     select = command("select", ("select", "select"), "pick a coreset from any feature matrix",
                      "select features.npy --ratio 0.1 --output coreset.npy")  # fmt: skip
-    select.add_argument("features", metavar="FEATURES.npy", help="2-D array [rows, dimensions] of numbers")
+    select.add_argument("features", metavar="FEATURES",
+                        help="2-D array of rows: .npy, .safetensors, or a folder of these")  # fmt: skip
     select.add_argument(
         "--ratio", type=float, required=True, metavar="R", help="part of the rows to keep, between 0 and 1"
     )
@@ -144,10 +232,17 @@ def build_parser() -> argparse.ArgumentParser:
     select.add_argument("--indices", metavar="FILE", help="their row numbers, int64 (.npy)")
     select.add_argument("--method", choices=("greedy", "elfs", "approximate", "random"), default="greedy",
                         help="greedy is exact k-center (default); elfs also prunes unsupported rows")  # fmt: skip
+    select.add_argument("--radius", type=float, metavar="R",
+                        help="end as soon as all rows lie within this distance of a picked one, after the projection "
+                             "if there is one; --ratio is then the most (greedy)")  # fmt: skip
     select.add_argument("--seed", type=int, default=0, metavar="N", help="of the projection and of random choices")
     select.add_argument("--no-projection", action="store_true",
                         help="measure distances in all dimensions instead of 128 random ones")  # fmt: skip
     select.add_argument("--device", type=device, metavar="D", help="cpu, cuda, ...; default cpu")
+    select.add_argument("--checkpoint", metavar="FILE",
+                        help="keep the picks so far here, and go on from them if it is there; removed when all is "
+                             "written (greedy and approximate)")  # fmt: skip
+    add_rank_timeout(select)
 
     warmup = command("warmup", ("warmup", "warmup"), "compile the GPU kernels now instead of at their first use",
                      "warmup --dim 128 1024 --autotune")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 SCALE_IMAGES = 64  # the colour scale is set by this many images, so that the others can be drawn as they come
+SCALE_PIXELS = 1 << 25  # or by fewer with so many pixels in all: their maps are kept until then
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -41,23 +42,36 @@ def predict(args: argparse.Namespace) -> int:
     need_pipeline()
 
     from patchcore_fast.data import scan_images
-    from patchcore_fast.report.scores_csv import append_scores
-    from patchcore_fast.written import writing
 
     model = load_bank(args)
     records = scan_images(args.images)
     check_folder(args.output, [("the bank", args.bank), *(("image", r.path) for r in records)],
                  [("IMAGES", folder) for folder in args.images])  # fmt: skip
     output = output_folder(args.output)
+    return write_predictions(output, records, model.iter_predict(records, on_error="return"), model.threshold)
+
+
+def write_predictions(
+    output: Path, records: Sequence[ImageRecord], stream: Iterable[Prediction], threshold: float | None
+) -> int:
+    """Rows and pictures of predictions as they come, and a word on the screen; the exit code.
+
+    Parameters
+    ----------
+    output : exists.  records : of the images, in the order of `stream`.  threshold : that verdicts were made with.
+    """
+    from patchcore_fast.report.scores_csv import append_scores
+    from patchcore_fast.written import writing
+
     table = output / "scores.csv"
     room = sum(2 * len(os.fsencode(r.path)) + 80 for r in records)
     root = Path(os.path.commonpath([r.path.absolute().parent for r in records]))
     with writing(output) as note:
-        run = _Run(output, root, model.threshold, note)
+        run = _Run(output, root, threshold, note)
         note(table.name)
         try:
             with append_scores(table, room) as add:
-                run.score(zip(records, model.iter_predict(records, on_error="return"), strict=True), add)
+                run.score(zip(records, stream, strict=True), add)
         except BaseException:
             if run.scored and table.is_file():
                 say(f"{PROGRAM}: stopped, but the scores of {run.scored:,} of {counted(len(records))} are in "
@@ -68,8 +82,7 @@ def predict(args: argparse.Namespace) -> int:
         if run.gallery is not None and run.gallery.count:
             with run.problems.attempt("contact_sheet.png"):
                 run.gallery.write_sheet("contact_sheet.png", counted(run.scored))
-    limit = model.threshold
-    verdicts = "" if limit is None else f", {run.anomalous:,} anomalous (above the threshold {limit:.4g})"
+    verdicts = "" if threshold is None else f", {run.anomalous:,} anomalous (above the threshold {threshold:.4g})"
     print(f"{counted(run.scored)} scored{verdicts}.")
     sheet = output / "contact_sheet.png"
     print(f"{f'Look at {sheet}; single' if sheet.is_file() else 'Single'} pictures are in {output / 'heatmaps'}, "
@@ -95,10 +108,12 @@ class _Run:
 
     def score(self, stream: Iterable[tuple[ImageRecord, Prediction]], add: Callable[[Row], None]) -> None:
         """Take all there are. However it ends, each prediction that came has its row."""
+        pixels = 0
         try:
             for pair in stream:
                 self._waiting.append(pair)
-                if self.gallery is not None or len(self._waiting) == SCALE_IMAGES:
+                pixels += pair[1].anomaly_map.size
+                if self.gallery is not None or len(self._waiting) == SCALE_IMAGES or pixels >= SCALE_PIXELS:
                     self._draw(add)
             self._draw(add)
         finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
+from patchcore_fast.cli.together import joined, rank_here
 from patchcore_fast.errors import DataError
 from patchcore_fast.files import atomic_write
+from patchcore_fast.matrix_files import MatrixFile, ShardedMatrix, open_matrix
 from patchcore_fast.memory import available_memory
-from patchcore_fast.npy import STEP, NpyFile
+from patchcore_fast.npy import NpyFile
 from patchcore_fast.progress import bar
 
 if TYPE_CHECKING:
@@ -29,14 +33,14 @@ PROJECTION = 128  # dimensions that distances are measured in
 MEASURE_WORK = 2 * 10**11  # multiplications: seconds on two cores
 
 
-def read_features(name: str) -> NpyFile:
-    """A file of a real matrix [N, D], open.
+def read_features(name: str) -> NpyFile | ShardedMatrix:
+    """A file of a real matrix [N, D], or a folder of such files, open.
 
     Raises
     ------
     DataError : missing, damaged, truncated or foreign file, pickled objects, not 2-D, empty, or not real numbers.
     """
-    file = NpyFile(name)
+    file = open_matrix(name)
     try:
         if len(file.shape) != 2:
             raise DataError(f"{name}: features must be 2-D [rows, dimensions], got shape {file.shape}")
@@ -58,13 +62,29 @@ def _write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:
 def select(args: argparse.Namespace) -> None:
     """Pick rows, write them (and their numbers), say how long it took and how far the picks reach."""
     output = writable_file(args.output)
-    numbers = None if args.indices is None else writable_file(args.indices)
-    check_outputs_differ({"--output": output, "--indices": numbers}, [("FEATURES", args.features)])
-    with read_features(args.features) as features:
-        _select(args, features, output, numbers)
+    numbers, checkpoint = (None if name is None else writable_file(name) for name in (args.indices, args.checkpoint))
+    outputs = {"--output": output, "--indices": numbers, "--checkpoint": checkpoint}
+    check_outputs_differ(outputs, [("FEATURES", args.features)])
+    if checkpoint is not None and args.method not in ("greedy", "approximate"):
+        raise DataError(f"--checkpoint: greedy and approximate have one, --method {args.method} has none")
+    if args.radius is not None and args.method != "greedy":
+        raise DataError(f"--radius: only greedy ends at a radius, --method {args.method} does not")
+    if args.radius is not None and not 0 <= args.radius < math.inf:
+        raise DataError(f"--radius must be finite and not negative, got {args.radius}")
+    if checkpoint is not None and checkpoint.exists() and not checkpoint.is_file():
+        raise DataError(f"{checkpoint}: is not a file, which a checkpoint must be")
+    with joined(args.rank_timeout) as group, read_features(args.features) as features:
+        _select(args, features, output, numbers, checkpoint, group)
 
 
-def _select(args: argparse.Namespace, features: NpyFile, output: Path, numbers: Path | None) -> None:
+def _select(
+    args: argparse.Namespace,
+    features: MatrixFile,
+    output: Path,
+    numbers: Path | None,
+    checkpoint: Path | None,
+    group: Any,
+) -> None:
     n, dim = features.shape
     if not 0 < args.ratio < 1:
         raise DataError(f"--ratio must lie in (0, 1), got {args.ratio}")
@@ -75,26 +95,44 @@ def _select(args: argparse.Namespace, features: NpyFile, output: Path, numbers: 
 
     sampler = make_sampler(args.method, args.ratio, seed=args.seed, device=args.device,
                            projection=None if args.no_projection else PROJECTION)  # fmt: skip
+    sampler.group = group
+    sampler.checkpoint = checkpoint
+    if args.radius is not None:
+        sampler.radius = args.radius  # type: ignore[attr-defined]
+    scratch = output.parent if output.is_file() or not output.exists() else None
+    rank, size = rank_here()
+    _check_room(sampler, features, -(-n // size), scratch)
     begin = time.perf_counter()
-    array = features.read() if _fits(features) else None
-    with bar(int(n * args.ratio), "select") as shown:
+    array = features.read() if group is None and _fits(features) else None
+    with bar(int(n * args.ratio), "select", False if rank > 0 else None) as shown:
         sampler.progress = shown.at
         try:
-            indices = (_choose(sampler, features) if array is None else sampler.select(_floating(array))).numpy()
+            if array is not None:
+                indices = sampler.select(_floating(array)).numpy()
+            else:
+                indices = _choose(sampler, features, n * rank // size, n * (rank + 1) // size, scratch).numpy()
         except DataError:
             raise
         except ValueError as error:  # rows that are not finite: values are checked where they are first read
             raise DataError(f"{features.name}: {error}") from error
     seconds = time.perf_counter() - begin
+    if rank > 0:
+        return
     _write_npy(output, features.take(indices) if array is None else np.ascontiguousarray(array[indices]))
     if numbers is not None:
         _write_npy(numbers, indices)
-    print(f"Picked {len(indices):,} of {n:,} rows of {dim} numbers in {seconds:.2f} s.")
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    ranks = f" on {size} ranks" if size > 1 else ""
+    print(f"Picked {len(indices):,} of {n:,} rows of {dim} numbers in {seconds:.2f} s{ranks}.")
+    if args.radius is not None and len(indices) < int(n * args.ratio):
+        most = f"{int(n * args.ratio):,} of --ratio"
+        print(f"All rows are within {args.radius:g} of these{_space(sampler)}: fewer than the {most} were needed.")
     print(_reach(array, indices, sampler))
     print(f"Saved {output}" + ("." if numbers is None else f" and {numbers}."))
 
 
-def _fits(features: NpyFile) -> bool:
+def _fits(features: MatrixFile) -> bool:
     """Whether the matrix, and a floating copy where one is needed, take less than half of the memory that is free."""
     native = features.dtype.kind == "f" and features.dtype.isnative
     size = features.dtype.itemsize if features.dtype.kind == "f" else 4
@@ -102,36 +140,58 @@ def _fits(features: NpyFile) -> bool:
     return features.nbytes + copy <= available_memory() // 2
 
 
-def _choose(sampler: Sampler, features: NpyFile) -> Tensor:
-    """Row numbers [k] from a file that is larger than memory.
+def _check_room(sampler: Sampler, features: MatrixFile, rows: int, scratch: Path | None) -> None:
+    """MemoryError: so many rows, the share of a process, cannot be selected from here."""
+    from patchcore_fast.samplers import RandomSampler
+    from patchcore_fast.samplers.space import STATE, projected_columns
+    from patchcore_fast.scratch import placed, scratch_folder
 
-    What selects in a projection gets the projected rows, made part by part from plain reads: equal picks, for each row
-    is rounded on its own. Other methods look at all rows again and again, on the pages of the file.
+    if isinstance(sampler, RandomSampler):
+        return
+    width = projected_columns(sampler, features.shape[1])
+    memory, place = available_memory(), scratch or scratch_folder()
+    held, on_disk = placed([4 * rows * width] if width else [], memory)
+    held, disk = held + STATE * rows, shutil.disk_usage(place).free
+    for wanted, free, what, how in (
+        (held, memory, "memory", "more machines (torchrun), fewer rows or --method random"),
+        (on_disk, disk, f"disk in {place}", "an --output on another disk, more machines (torchrun) or fewer rows"),
+    ):
+        if wanted > free:
+            raise MemoryError(
+                f"{features.name}: out of memory before it begins: {wanted / 1e9:.1f} GB of {what} are wanted, "
+                f"{free / 1e9:.1f} GB are free: {how} would make it fit"
+            )
+
+
+def _choose(sampler: Sampler, features: MatrixFile, first: int, last: int, scratch: Path | None) -> Tensor:
+    """Row numbers [k] from a file that is larger than memory, or of which other ranks have other rows.
+
+    This process has rows first to last; `scratch` is a folder for what does not fit into memory.
+
+    What selects in a projection gets the projected rows, made part by part from plain reads. Other methods look at all
+    rows again and again, on the pages of the file.
     """
-    import torch
-
     from patchcore_fast.inputs import as_tensor
-    from patchcore_fast.samplers import ApproximateGreedyCoresetSampler, GreedyCoresetSampler, RandomSampler
-    from patchcore_fast.samplers.projection import project, random_projection
+    from patchcore_fast.samplers.space import space_of
 
-    n, dim = features.shape
-    greedy = type(sampler) in (GreedyCoresetSampler, ApproximateGreedyCoresetSampler)
-    if not greedy or sampler.dimension_to_project_features_to in (None, dim):  # type: ignore[attr-defined]
-        if not isinstance(sampler, RandomSampler):  # which looks at no row
+    def read(low: int, high: int) -> Tensor:
+        return as_tensor(_floating(features.rows(first + low, first + high)))
+
+    reduced, matrix = space_of(sampler, last - first, features.shape[1], read, scratch)
+    if reduced is None:
+        if not _fits(features):
             log.warning("%s: is larger than half of the memory that is free, and so is not read but mapped: it must "
                         "not be cut short while this runs", features.name)  # fmt: skip
-        return sampler.select(_floating(features.mapped()))
-    matrix = random_projection(dim, PROJECTION, sampler.seed)  # type: ignore[attr-defined]
-    device = sampler.device or torch.device("cpu")  # type: ignore[attr-defined]
-    reduced = torch.empty(n, PROJECTION, dtype=torch.float32, device=device)
-    step = max(1, STEP // (dim * features.dtype.itemsize))
-    for low in range(0, n, step):
-        part = as_tensor(_floating(features.rows(low, min(n, low + step))))
-        reduced[low : low + step] = project(part, matrix, device)
+        own = features.rows(first, last) if _fits(features) else features.mapped()[first:last]
+        return sampler.select(_floating(own))
     features.check_same()
     indices = sampler.select(reduced)  # of the projection's width: taken as they are
     sampler.projection_ = matrix
     return indices
+
+
+def _space(sampler: Any) -> str:
+    return "" if sampler.projection_ is None else f" after projection to {sampler.projection_.shape[1]} dimensions"
 
 
 def _floating(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -154,6 +214,5 @@ def _reach(array: np.ndarray[Any, Any] | None, indices: np.ndarray[Any, Any], sa
         return f"Every row lies within {float(distance.max()):.6g} of a picked row (covering radius)."
     if type(sampler) is GreedyCoresetSampler and sampler.radii_ is not None and len(indices) > 1:
         # The last pick was the farthest row of all, so no row is farther from a pick than it was.
-        space = "" if sampler.projection_ is None else f" after projection to {sampler.projection_.shape[1]} dimensions"
-        return f"Every row lies within {float(sampler.radii_[-1]):.6g} of a picked row{space}."
+        return f"Every row lies within {float(sampler.radii_[-1]):.6g} of a picked row{_space(sampler)}."
     return "The covering radius was not measured: that would take longer than the selection."

@@ -25,10 +25,10 @@ def threshold(args: argparse.Namespace) -> None:
     output = None if look else writable_file(args.output or args.bank)
     need_pipeline()
 
-    from patchcore_fast.memory_bank import MemoryBank
+    from patchcore_fast.layered_bank import load_bank
     from patchcore_fast.model.threshold import with_threshold
 
-    bank = MemoryBank.load(args.bank)
+    bank = load_bank(args.bank)
     if output is None:
         print(_choices(bank))
         return

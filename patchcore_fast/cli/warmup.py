@@ -27,7 +27,8 @@ def warmup(args: argparse.Namespace) -> None:
     from patchcore_fast.kernels.autotune.warming import warm_up
     from patchcore_fast.kernels.backends.triton_kernels.tile_cache import cache_file
 
-    tuned = tune_all(device, args.dim, args.precision) if args.autotune else 0
+    halves = not {"float16", "bfloat16"}.isdisjoint(args.dtype)
+    tuned = tune_all(device, args.dim, args.precision, halves=halves) if args.autotune else 0
     calls = warm_up(device, args.dim, [getattr(torch, name) for name in args.dtype], args.precision)
     kernels: Counter[str] = Counter()
     for call in calls:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..kernels import KCenterResult, k_center_greedy
 from ..kernels.surroundings import undisturbed
 from ..samplers.base import Features, Sampler, check_count, check_percentage
-from ..samplers.greedy import farthest_from_mean, mean_distance
+from ..samplers.measures import farthest_from_mean, mean_distance
 from ..samplers.projection import project
 from ._progress import progress_bar
 from ._replace import Replacement, replace_all

@@ -1,7 +1,8 @@
 """anomalib's `KCenterGreedy` on our engine, and patch() to put it where anomalib uses its own.
 
     from patchcore_fast.compat import anomalib as fast
-    fast.patch()  # from here on Patchcore and AnomalyDINO select with it; fast.unpatch() takes it out again
+    fast.patch()  # from here on Patchcore and AnomalyDINO select with it, and AnomalyDINO searches by our engine;
+                  # patch(superadd=True): SuperADD selects with it too; fast.unpatch() takes all of it out again
 
 Same constructor, attributes, random draws (torch's generators, NumPy's global one) and returned rows as anomalib;
 anomalib itself is only needed by `patch`. Its result changed twice, hence `version`:
@@ -18,13 +19,10 @@ that rounding may change places. Non-finite rows are an error.
 
 from __future__ import annotations
 
-import inspect
 import math
-import sys
-from collections.abc import Callable, Iterator
-from importlib import import_module
+from collections.abc import Callable
 from numbers import Real
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -34,6 +32,7 @@ from ..kernels import k_center_greedy, knn
 from ..kernels.checks import FLOAT_DTYPES, check_int, check_rows, raise_unusable
 from ..kernels.exact import halving_sum, paired_squared, root
 from ..kernels.surroundings import undisturbed
+from ._anomalib_models import behaviour, check_superadd, holders, home, replace_models
 from ._progress import progress_bar
 from ._replace import Replacement
 from ._sparse_projection import NotFittedError, SparseRandomProjection
@@ -293,14 +292,13 @@ def _check_embedding(embedding: Any) -> None:
 
 
 _CLASSES: dict[str, type[KCenterGreedy]] = {"2.0": _KCenterGreedy20, "2.2": _KCenterGreedy22, "2.4": _KCenterGreedy24}
-_HOME = "anomalib.models.components.sampling.k_center_greedy"
 
 
 class _Patch:
     """One call of patch(); leaving its block takes this call back."""
 
-    def __init__(self, version: str) -> None:
-        self.version = version
+    def __init__(self, version: str, superadd: bool) -> None:
+        self.version, self.superadd = version, superadd
 
     def __enter__(self) -> _Patch:
         return self
@@ -322,27 +320,33 @@ _replacement = Replacement()
 _original: Any = None
 
 
-def patch(version: str | None = None) -> _Patch:
+def patch(version: str | None = None, *, superadd: bool = False) -> _Patch:
     """Let every anomalib module that holds `KCenterGreedy` use ours; as a context manager, until the end of the block.
 
-    Modules that are imported later get it too. A second call replaces the first until its block ends; unpatch() ends
+    Modules that are imported later get it too. AnomalyDINO's search is ours then, with its results but without its
+    matrix of all patches by all rows of the bank. A second call replaces the first until its block ends; unpatch() ends
     all.
 
     Parameters
     ----------
     version : whose behaviour: "2.0", "2.2" or "2.4"; None: that of the anomalib that is installed.
+    superadd : let SuperADD choose its banks by exact greedy k-center too, in place of thinning by density at random.
+        That changes its results.
 
     Raises
     ------
-    ImportError : anomalib is not installed or cannot be imported.  ValueError : unknown version.
+    ImportError : anomalib is not installed or cannot be imported; superadd, and it has none.  ValueError : unknown
+    version.
     """
     global _original
     if version is not None and version not in _VERSIONS:
         raise ValueError(f"patch: version must be None or one of {', '.join(_VERSIONS)}, got {version!r}")
-    home = _home()
+    theirs = home()
+    if superadd:
+        check_superadd()
     if not _active:
-        _original = home.KCenterGreedy
-    _active.append(_Patch(version or _behaviour(_original)))
+        _original = theirs.KCenterGreedy
+    _active.append(_Patch(version or behaviour(_original), superadd))
     _install()
     return _active[-1]
 
@@ -355,43 +359,16 @@ def unpatch() -> None:
 
 def installed_version() -> str:
     """ "2.0", "2.2" or "2.4": how the anomalib that is installed behaves. Raises ImportError where there is none."""
-    home = _home()
-    return _behaviour(_original if _active else home.KCenterGreedy)
-
-
-def _home() -> ModuleType:
-    try:
-        return import_module(_HOME)
-    except ImportError as error:
-        raise ImportError(
-            f"patchcore_fast.compat.anomalib: anomalib 2.0 or later must be installed to be patched ({error})"
-        ) from error
-
-
-def _behaviour(original: Any) -> str:
-    """Told by the class itself: version numbers of development checkouts do not tell what they hold."""
-    if "selected_idxs" in inspect.signature(original.select_coreset_idxs).parameters:
-        return "2.0"
-    try:
-        original(torch.zeros(1, 1), 0.0)
-    except ValueError:
-        return "2.4"
-    return "2.2"
-
-
-def _holders(*classes: Any) -> Iterator[tuple[ModuleType, str]]:
-    for name, module in list(sys.modules.items()):
-        if name.split(".")[0] == "anomalib" and isinstance(module, ModuleType):
-            for attribute, value in list(vars(module).items()):
-                if any(value is c for c in classes):
-                    yield module, attribute
+    theirs = home()
+    return behaviour(_original if _active else theirs.KCenterGreedy)
 
 
 def _install() -> None:
     """Put in place what the last active call wants."""
     _replacement.undo()
-    for module, name in _holders(*_CLASSES.values()):  # imported while ours was in place
+    for module, name in holders(*_CLASSES.values()):  # imported while ours was in place
         setattr(module, name, _original)
     if _active:
-        for module, name in _holders(_original):
+        for module, name in holders(_original):
             _replacement.set(module, name, _CLASSES[_active[-1].version])
+        replace_models(_replacement, _active[-1].superadd)

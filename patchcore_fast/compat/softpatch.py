@@ -21,7 +21,7 @@ from torch import Tensor
 from ..kernels import k_center_greedy
 from ..kernels.checks import check_matrix, check_vector, raise_unusable
 from ..samplers.base import Features
-from ..samplers.greedy import mean_distance
+from ..samplers.measures import mean_distance
 from . import amazon
 from ._progress import progress_bar
 from ._replace import Replacement, replace_all

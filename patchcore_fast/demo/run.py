@@ -66,7 +66,7 @@ def run_demo(
         (folder / name).mkdir(exist_ok=True)
         model.save(folder / name / "bank.safetensors")
         write_evaluation(folder / name, name, images, result, model)
-        features, projection = model.training_features(images).features, model.bank.projection
+        features, projection = model.training_features(images).features, model.bank.parts[0].projection
         rows.append(features if projection is None else features @ projection)  # what the fit chose from
         say(f"  {name}: fitted on {len(images.train)} tiles, tested on {len(images.test)}")
     curves = {name: (e.curves["labels"], e.curves["scores"]) for name, e in evaluations.items()}

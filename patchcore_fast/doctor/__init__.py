@@ -179,7 +179,8 @@ def _cuda() -> dict[str, Any]:
         if not card["arch"]:  # no such device
             break
         devices.append({"index": i, "capability": _dotted(card["arch"]), "multiprocessors": card["multiprocessors"],
-                        "runnable": card["runnable"], "reason": card["reason"] or None})  # fmt: skip
+                        "runnable": card["runnable"], "reason": card["reason"] or None,
+                        "tensor_cores": _tensor_cores(i, card)})  # fmt: skip
     return {
         "built": True,
         "reason": None if devices else card["reason"],
@@ -189,6 +190,29 @@ def _cuda() -> dict[str, Any]:
         "driver": _cuda_version(card["driver"]),
         "devices": devices,
     }
+
+
+def _tensor_cores(number: int, card: dict[str, Any]) -> dict[str, Any]:
+    """Whether a card's tensor cores have been asked if they add up as tf32x3 needs, and why that is not taken; the same
+    of half, by type."""
+    import torch
+
+    from patchcore_fast.kernels.backends.cuda_kernels import library
+
+    if not card["runnable"] or card["arch"] < 80:
+        return {"asked": False, "reason": None}
+    if not torch.cuda.is_available():
+        return {"asked": False, "reason": "torch finds no CUDA device"}
+    device = torch.device("cuda", number)
+    try:
+        reason = library.tensor_core_refusal(device)
+        halves = {
+            probe.numbers.name: {"reason": library.half_refusal(device, dtype), "asked": probe.known(device)[0]}
+            for dtype, probe in library.HALF_CORES.items()
+        }
+    except Exception as e:  # a card that broke: the rest is still worth telling
+        return {"asked": False, "reason": f"{type(e).__name__}: {e}"}
+    return {"asked": library.TENSOR_CORES.known(device)[0], "reason": reason, "halves": halves}
 
 
 def _dotted(arch: int) -> str:
@@ -214,10 +238,18 @@ def _triton() -> dict[str, Any]:
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         card, name = torch.cuda.get_device_capability(i), torch.cuda.get_device_name(i)
         here = f"{name}|{card[0]}.{card[1]}|{installed}|"
+        answered = measured["tensor_cores"].get(here, {"asked": False})
+        halves = answered.get("halves")
+        halves = halves if isinstance(halves, dict) else {}
         devices.append({
             "index": i, "name": name, "capability": f"{card[0]}.{card[1]}",
             "reason": TRITON.refuse(torch.device("cuda", i)),
-            "float32": choose_arithmetic("float32", card, 128).mode,
+            "float32": "ieee" if answered.get("reason") else choose_arithmetic("float32", card, 128).mode,
+            "tensor_cores": {
+                "asked": answered.get("asked", True), "reason": answered.get("reason"),
+                "halves": {name: {"asked": True, "reason": told.get("reason")}
+                           for name, told in halves.items() if isinstance(told, dict)},
+            },
             "tiles_tuned": sum(key.startswith(here) for key in measured["tiles"]),
             "first_calls": {key.removeprefix(here): {"first": call.get("first"), "again": call.get("again")}
                             for key, call in measured["first_calls"].items() if key.startswith(here)},

@@ -22,7 +22,18 @@ def _cuda_lines(found: Mapping[str, Any]) -> list[str]:
     for d in found["devices"]:
         state = "runs" if d["runnable"] else f"not here  {d['reason']}"
         lines.append(f"  GPU {d['index']}     {d['capability']}, {d['multiprocessors']} multiprocessors: {state}")
+        lines += _tensor_core_lines(d["tensor_cores"])
     return lines
+
+
+def _tensor_core_lines(found: Mapping[str, Any]) -> list[str]:
+    halves = found.get("halves", {})
+    said = {"tf32x3": found["reason"], **{f"half for {name} rows": half["reason"] for name, half in halves.items()}}
+    lines = [f"            {what} is not taken: {reason}" for what, reason in said.items() if reason]
+    passed = [name for name, half in halves.items() if half["asked"] and not half["reason"]]
+    if found["asked"] and not found["reason"]:
+        lines.append("            tensor cores add up as tf32x3 needs")
+    return [*lines, f"            tensor cores add up as half needs: {', '.join(passed)}"] if passed else lines
 
 
 def _triton_lines(found: Mapping[str, Any]) -> list[str]:
@@ -33,6 +44,7 @@ def _triton_lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  GPU {d['index']}     {d['reason'] or 'float32 is ' + ARITHMETIC[d['float32']]}")
         lines += [f"            first call {c['first']:.2f} s, then {1e3 * c['again']:.2f} ms: {name}"
                   for name, c in d["first_calls"].items() if _both_numbers(c)]  # fmt: skip
+        lines += _tensor_core_lines(d["tensor_cores"])
         if not d["first_calls"] and not d["reason"]:
             lines.append("            first calls not measured: patchcore-fast warmup")
     tiles = sum(d["tiles_tuned"] for d in found["devices"])

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from patchcore_fast.export.check import TOLERANCE, Difference
 from patchcore_fast.export.module import ExportedPatchCore
-from patchcore_fast.export.programs import FACTS, SUFFIXES, export_model
+from patchcore_fast.export.programs import FACTS, SUFFIXES, export_model, exported_size
 
-__all__ = ["FACTS", "SUFFIXES", "TOLERANCE", "Difference", "ExportedPatchCore", "export_model"]
+__all__ = ["FACTS", "SUFFIXES", "TOLERANCE", "Difference", "ExportedPatchCore", "export_model", "exported_size"]

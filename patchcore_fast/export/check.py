@@ -54,7 +54,7 @@ def compare(
     BankError : one is above TOLERANCE, or not a number.
     """
     exact = copy.copy(model)  # shares everything but the bank's index
-    exact._bank = model.bank.with_index("exact")
+    exact._bank, exact._scorer = model.bank.with_index("exact"), None
     expected = exact.predict(images)
     scores = np.array([p.score for p in expected], np.float64)
     maps = np.stack([p.anomaly_map for p in expected]).astype(np.float64)

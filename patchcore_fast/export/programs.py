@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.errors import BankError
 from patchcore_fast.export.check import Difference, check_images, compare, run_onnx, run_pt2
 from patchcore_fast.export.module import ExportedPatchCore
@@ -28,7 +29,8 @@ def export_model(model: PatchCore, path: str | os.PathLike[str], images: torch.T
     """Write a model to one file, after what was written has been run and compared with the model.
 
     The file takes images [B, 3, H, W] float32 in [0, 1], any B, H and W as the config's, and gives scores [B] and maps
-    [B, H, W]. Nothing is left on disk where the comparison fails.
+    [B, H, W]. Of a model that works in tiles it takes single tiles (docs/tiles.md). Nothing is left on disk where the
+    comparison fails.
 
     Parameters
     ----------
@@ -50,9 +52,10 @@ def export_model(model: PatchCore, path: str | os.PathLike[str], images: torch.T
     if path.suffix not in SUFFIXES:
         raise ValueError(f"export: the file must end in {' or '.join(SUFFIXES)}, got {path.name!r}")
     onnx = _import_onnx() if path.suffix == ".onnx" else None
+    size = exported_size(model.config)
     module = ExportedPatchCore(model).eval()
-    images = check_images(model.config.input_size, images)
-    program = _program(module, model.config.input_size)
+    images = check_images(size, images)
+    program = _program(module, size)
     content = _pt2_bytes(program, facts(model)) if onnx is None else _onnx_bytes(onnx, program, facts(model))
     found = compare(model, run_pt2 if onnx is None else run_onnx, content, images)
     with atomic_write(path) as f:
@@ -60,13 +63,29 @@ def export_model(model: PatchCore, path: str | os.PathLike[str], images: torch.T
     return found
 
 
+def exported_size(config: PatchCoreConfig) -> tuple[int, int]:
+    """(height, width) of the images that a file takes: of a tile, where the model works in tiles.
+
+    Raises
+    ------
+    BankError : images of the model have no one size.
+    """
+    f = config.features
+    if f.seen_size is None:
+        raise BankError('export: a file takes images of one size, and aspect is "keep": give crop or tile')
+    return f.seen_size
+
+
 def facts(model: PatchCore) -> dict[str, Any]:
     """What a program must know that runs the file: sizes of the images, the threshold, and where it comes from."""
-    c, bank = model.config, model.bank
+    c, f, bank = model.config, model.config.features, model.bank
     return {
-        "resize": list(c.resize),
-        "crop": None if c.crop is None else list(c.input_size),
-        "input_size": list(c.input_size),
+        "resize": None if f.resize is None else list(f.resize),
+        "aspect": f.aspect,
+        "crop": None if f.crop is None or f.input_size is None else list(f.input_size),
+        "tile": f.tile,
+        "overlap": None if f.tile is None else f.overlap,
+        "input_size": list(exported_size(c)),
         "threshold": bank.threshold,
         "scorer": c.scorer_name,
         "bank_rows": len(bank),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from patchcore_fast.bootstrap import areas, image_counts, interval, pixel_counts, resample_weights
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import ImageSet, load_truth
 from patchcore_fast.report.tables import write_json
 
@@ -97,11 +98,10 @@ def bootstrap(images: ImageSet, result: Any) -> tuple[dict[str, Any], list[dict[
 
 def _masks(images: ImageSet, result: Any) -> list[Any]:
     """Masks at the size of the maps; zeros for normal images, None where an anomalous one's pixels are not known."""
-    f = result.config["features"]
-    size, crop = (tuple(v) if isinstance(v, list) else v for v in (f["image_size"], f["crop"]))
+    f = PatchCoreConfig.from_dict({"features": result.config["features"]}).features
     found: list[Any] = []
     for record, prediction in zip(images.test, result.predictions, strict=True):
-        truth = load_truth(record, prediction.anomaly_map.shape, size, crop)
+        truth = load_truth(record, prediction.anomaly_map.shape, f.resize, f.crop, f.aspect)
         found.append(None if truth is None else truth.numpy())
     return found
 
@@ -111,7 +111,7 @@ def bank_facts(model: Any) -> dict[str, Any]:
     from patchcore_fast.coverage import spatial_coverage
 
     bank = model.bank
-    facts: dict[str, Any] = {"rows": len(bank), "dim": bank.features.shape[1], "patches": bank.patches,
+    facts: dict[str, Any] = {"rows": len(bank), "dim": bank.width, "patches": bank.patches,
                              "coverage": None, "images": []}  # fmt: skip
     if bank.positions is not None and bank.grid is not None:
         count = max(len(bank.images), int(bank.positions[:, 0].max()) + 1)

@@ -19,7 +19,7 @@ CASES: dict[str, tuple[list[str], str | None, str]] = {
     "ratio": ([*FIT, "--ratio", "10"], None, "selection.ratio must be in (0, 1), got 10.0"),
     "layers": ([*FIT, "--layers", "2,x"], None, "argument --layers: invalid"),
     "device": ([*FIT, "--device", "nonsense"], None, "argument --device: invalid"),
-    "score": ([*FIT, "--score", "bogus"], None, "invalid choice: 'bogus' (choose from"),
+    "score": ([*FIT, "--score", "bogus"], None, "must be max, reweighted or top:SHARE, got 'bogus'"),
     "dim": ([*FIT, "--dim", "8"], None, 'features.dim belongs to fusion="amazon"'),
     "threshold": ([*FIT, "--threshold", "nan"], None, "--threshold must be a finite number"),
     "config": ([*FIT, "--config", "bad.toml"], None, "bad.toml: selection.ratio must be in"),

@@ -59,7 +59,7 @@ def test_help_has_the_groups_of_the_settings(command: str, capsys: pytest.Captur
     titles = [line.rstrip(":") for line in text.splitlines() if line.endswith(":") and line[:1].isalpha()]
     wanted = {"inspect": set(GROUPS) - {"decision"}, "predict": {"features", "scoring", "decision", "running"}}
     assert [t for t in titles if t in GROUPS] == [g for g in GROUPS if g in wanted.get(command, set(GROUPS))]
-    assert "--score " not in text and ("--image-score {max,reweighted}" in text)
+    assert "--score " not in text and ("--image-score {max,reweighted,top:SHARE}" in text)
     if command == "fit":
         for f in (f for kind in GROUPS.values() for f in settings_of(kind) if f.metadata["help"]):
             assert flag(f.name) in text and all(c in text for c in f.metadata["offered"]), f.name

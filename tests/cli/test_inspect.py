@@ -131,6 +131,7 @@ def test_a_sampler_that_knows_more_shows_more(
     assert {r[1] for r in rows} <= {"picked", "pruned"} and 3 <= len(rows) <= 6
 
 
+@pytest.mark.thorough
 def test_equal_calls_give_equal_pictures(data: Path, tmp_path: Path, knowing: list[KnowingSampler]) -> None:
     for name in ("a", "b"):
         assert main(["inspect", str(data), "--output", str(tmp_path / name), *TINY]) == 0

@@ -149,7 +149,7 @@ def test_an_output_folder_that_goes_away(
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("where", ["scoring", "drawing"])
 def test_a_run_that_is_stopped_keeps_its_scores(
     place: Path, data: Path, number: int, where: str, tmp_path: Path

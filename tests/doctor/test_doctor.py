@@ -166,9 +166,11 @@ def cuda_module(archs: list[int], driver: int = 12040, reason: str = "") -> Modu
     def device_info(i: int) -> dict[str, object]:
         if i >= len(archs):
             why = reason or f"no CUDA device {i}, there are {len(archs)}"
-            return {"arch": 0, "multiprocessors": 0, "driver": driver, "runnable": False, "reason": why}
+            return {"arch": 0, "code": 0, "multiprocessors": 0, "driver": driver, "runnable": False, "reason": why,
+                    "lasting": True}  # fmt: skip
         old = archs[i] < 75
-        return {"arch": archs[i], "multiprocessors": 40 + i, "driver": driver, "runnable": not old,
+        return {"arch": archs[i], "code": archs[i], "lasting": True, "multiprocessors": 40 + i, "driver": driver,
+                "runnable": not old,
                 "reason": "nothing compiled here runs on compute capability 7.0: no image" if old else ""}  # fmt: skip
 
     info = {"archs": [75, 80, 120], "ptx": 120, "runtime": 12080, "emulated": False}
@@ -269,7 +271,7 @@ def test_triton_first_calls_come_from_the_cache(cards: Path) -> None:
 def test_triton_missing_is_a_reason_and_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     from patchcore_fast.kernels.backends import triton_backend
 
-    monkeypatch.setattr(triton_backend.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(triton_backend, "_missing", lambda: "triton is not installed")
     real = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: None if "triton" in name else real(name))
     found = doctor.collect()
@@ -282,3 +284,21 @@ def test_doctor_does_not_import_triton() -> None:
     code = "import sys; from patchcore_fast import doctor; doctor.collect(); print('triton' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_the_verdicts_on_tensor_cores_are_shown(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from patchcore_fast.kernels.backends.cuda_kernels import library
+
+    wrong = "the tensor cores do not add up as its bound needs: no"
+    refused = {torch.float16: None, torch.bfloat16: wrong}
+    monkeypatch.setattr(native_library, "_load", lambda: cuda_module([90]))
+    monkeypatch.setattr(library, "tensor_core_refusal", lambda device: None)
+    monkeypatch.setattr(library, "half_refusal", lambda device, dtype: refused[dtype])
+    for probe in (library.TENSOR_CORES, *library.HALF_CORES.values()):
+        monkeypatch.setattr(probe, "known", lambda device: (True, None))
+    found = doctor.collect()
+    halves = {"float16": {"asked": True, "reason": None}, "bfloat16": {"asked": True, "reason": wrong}}
+    assert found["cuda"]["devices"][0]["tensor_cores"] == {"asked": True, "reason": None, "halves": halves}
+    text = doctor.render(found)
+    assert "tensor cores add up as tf32x3 needs" in text and "add up as half needs: float16\n" in text
+    assert f"half for bfloat16 rows is not taken: {wrong}" in text

@@ -49,6 +49,10 @@ CASES: dict[str, dict[str, Any]] = {
     "amazon": {"fusion": "amazon", "dim": 40, "layer_dim": 48, "distance": "squared", "neighbours": 2},
     "anomalib": {"score": "reweighted", "neighbours": 3, "upsample": "nearest", "border": "mirror"},
     "projected": {"fusion": "interpolated", "dim": 16},
+    "whitened": {"reduction": "whiten", "dim": 12, "metric": "cosine", "image_score": "top:0.1"},
+    "pca": {"fusion": "interpolated", "reduction": "pca", "dim": 12, "neighbours": 2},
+    "cosine": {"metric": "cosine", "image_score": "reweighted"},
+    "vit": {"backbone": "test_vit", "layers": (1, 3), "image_score": "top:0.2"},
     "pooled": {"fusion": "interpolated", "dim": 16, "reduction": "pool", "sigma": 0.0},
 }
 
@@ -66,15 +70,25 @@ def test_module_gives_the_models_numbers(case: str, monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(heat.numpy(), want.anomaly_map, atol=1e-5 * float(want.anomaly_map.max()))
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("name", ["test_vit", "eva02_tiny_patch14_224"])
+def test_files_of_transformers(name: str, suffix: str, tmp_path: Path) -> None:
+    """Position embeddings of another size than the network's own; learned in one, rotary in the other."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    side = 64 if name == "test_vit" else 56
+    config = PatchCoreConfig(backbone=name, layers=(1, 2), weights="random", image_size=side, ratio=0.3, device="cpu")
+    model = PatchCore(config, progress=False).fit(torch.rand(4, 3, side, side))
+    assert export_model(model, tmp_path / f"m{suffix}").score <= TOLERANCE and (tmp_path / f"m{suffix}").is_file()
+
+
 def test_search_finds_the_neighbours_far_from_the_origin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 64)
-    exported = ExportedPatchCore(fitted(neighbours=4))
     g = torch.Generator().manual_seed(2)
     bank = torch.randn(300, 24, generator=g) + 100
-    exported.bank, exported.center = bank, bank.mean(0)
-    exported.half_norms = (bank - exported.center).square().sum(1) / 2
     query = torch.randn(90, 24, generator=g) + 100
-    distance, index = exported.search(query)
+    distance, index = module.Search(bank, 4)(query)
     want = torch.cdist(query.double(), bank.double()).sort(dim=1)
     assert torch.equal(index, want.indices[:, :4])
     torch.testing.assert_close(distance, want.values[:, :4].float(), rtol=1e-5, atol=0)
@@ -93,7 +107,7 @@ def bank(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("suffix", [pytest.param(".pt2", marks=pytest.mark.thorough), ".onnx"])
 def test_command_and_example_without_this_package(
     suffix: str, folder: Path, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

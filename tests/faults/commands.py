@@ -20,6 +20,7 @@ class Command:
     costly : takes about a second, so that it comes in fewer cells.
     image : one of the image files that it reads.
     table : of a folder, the file that has the numbers.
+    resumes : goes on with what is at its output, so that nothing foreign may lie there.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Command:
     costly: bool = False
     image: str | None = None
     table: str = "scores.csv"
+    resumes: bool = False
 
     @property
     def output(self) -> str:
@@ -41,9 +43,13 @@ class Command:
 FILE = ("create", "flush", "rename")
 SELECT = ("select", "f.npy", "--ratio", "0.1", "--output", "made.npy")
 EVALUATE = ("evaluate", "data", "--bank", "bank.safetensors")
+ALONE = tuple(part for part in TINY if part not in ("--ratio", "0.1"))
 COMMANDS = (
     Command("fit", ("fit", "data", "--output", "made.safetensors", *TINY), ("made.safetensors",),
             moments=("decode", "network", *FILE), image="data/train/good/b.png"),
+    Command("extract", ("extract", "data", "--output", "made", *ALONE), ("made",), folder=True,
+            moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png", table="shards.json",
+            resumes=True),
     Command("predict", ("predict", "bank.safetensors", "data/test", "--output", "made"), ("made",), folder=True,
             moments=("decode", "network", "folder", *FILE), bank=True, image="data/test/good/e.png"),
     Command("evaluate-json", (*EVALUATE, "--json", "made.json"), ("made.json",),
@@ -53,6 +59,8 @@ COMMANDS = (
     Command("inspect", ("inspect", "data", "--bank", "bank.safetensors", "--output", "made"), ("made",), folder=True,
             moments=("decode", "network", "folder", *FILE), bank=True, costly=True, image="data/train/good/b.png",
             table="selection.json"),
+    Command("zeroshot", ("zeroshot", "data/train", "--output", "made", *ALONE), ("made",), folder=True,
+            moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png"),
     Command("report", ("report", "done", "--output", "made.html"), ("made.html",), moments=FILE),
     Command("export", ("export", "bank.safetensors", "--output", "made.pt2"), ("made.pt2",),
             moments=("network", *FILE), bank=True, costly=True),
@@ -62,7 +70,12 @@ COMMANDS = (
     Command("threshold", ("threshold", "bank.safetensors", "0.3"), ("bank.safetensors",), moments=FILE, bank=True),
     Command("threshold-copy", ("threshold", "bank.safetensors", "0.3", "--output", "made.safetensors"),
             ("made.safetensors",), moments=FILE, bank=True),
+    Command("update", ("update", "bank.safetensors", "data", "--output", "made.safetensors"), ("made.safetensors",),
+            moments=("decode", "network", *FILE), bank=True, costly=True, image="data/train/good/b.png"),
+    Command("merge", ("merge", "bank.safetensors", "bank.safetensors", "--output", "made.safetensors"),
+            ("made.safetensors",), moments=FILE, bank=True),
     Command("check", ("check", "data"), moments=("decode",), image="data/train/good/b.png"),
+    Command("plan", ("plan", "data", *TINY), moments=("decode", "network"), image="data/train/good/a.png"),
     Command("doctor", ("doctor",)),
 )  # fmt: skip
 BY_NAME = {command.name: command for command in COMMANDS}
@@ -80,7 +93,7 @@ def replaced(command: Command, old: str, new: str) -> tuple[str, ...]:
 
 def older(root: Path, command: Command) -> None:
     """Put an older result where the command writes: it must survive whatever fails."""
-    for name in command.outputs:
+    for name in () if command.resumes else command.outputs:
         if command.folder:
             (root / name).mkdir()
             (root / name / command.table).write_bytes(b"older\n")

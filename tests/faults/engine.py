@@ -77,7 +77,7 @@ def run_cell(root: Path, command: Command, fault: Fault, zygote: Any = None) -> 
     check_files(root, command, fault, result, before, after)
     if fault.mend is not None:
         fault.mend(root, command)
-    if fault.again:
+    if fault.again and not (command.resumes and fault.mend):  # what was mended is another input
         check_later(root, command, replace(fault, litter=False), argv)
     return result
 

@@ -168,6 +168,7 @@ BANKS = CONTENTS | KINDS | {
     "no-facts": header(lambda h: h["__metadata__"].pop("facts")),
     "threshold-text": facts(threshold="high"),
     "threshold-huge": facts(threshold=10**400),
+    "radius-negative": facts(radius=-1.0),
     "grid-huge": facts(grid=[10**9, 10**9]),
     "patches-negative": facts(patches=-1),
     "config-list": facts(config=[]),

@@ -152,7 +152,7 @@ OF_FOLDERS = (
     Fault("link-inside", (0,), prepare=link_inside, old=False, outputs=("kept",), again=False),
     Fault("folder-inside", (2,), ("made",), prepare=folder_inside, mend=gone, old=False, again=False),
 )
-FOLDER_CELLS = [(c, f) for c in FOLDERS for f in OF_FOLDERS]
+FOLDER_CELLS = [(c, f) for c in FOLDERS for f in OF_FOLDERS if not (c.resumes and f.name == "link-inside")]
 
 
 @pytest.mark.parametrize(("command", "fault"), FOLDER_CELLS, ids=[f"{c.name}-{f.name}" for c, f in FOLDER_CELLS])

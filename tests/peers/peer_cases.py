@@ -48,12 +48,30 @@ def peer(preset: str, backbone: str, **changes: Any) -> Peer:
         backbone=backbone, layers=LAYERS[backbone], weights="random", image_size=(64, 96), crop=None, ratio=0.1,
         batch_size=4, **changes,
     )  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(10, 3, 16, 24, generator=generator)
-    images = torch.nn.functional.interpolate(coarse, size=(64, 96), mode="bicubic").clamp(0, 1)
+    images = smooth(10, (64, 96))
     model = PatchCore(config).fit(images[:6])
     net = model.extractor.backbone
     whole = timm.create_model(backbone).eval()
     assert not whole.load_state_dict(net.net.state_dict(), strict=False).unexpected_keys
     normal = (images - net.mean) / net.std
     return Peer(model, whole, normal[:6], normal[6:], model.bank.indices, model.predict(images[6:]))
+
+
+def smooth(count: int, size: tuple[int, int]) -> torch.Tensor:
+    """Random images [count, 3, H, W] in [0, 1] without sharp edges."""
+    coarse = torch.rand(count, 3, size[0] // 4, size[1] // 4, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, size=size, mode="bicubic").clamp(0, 1)
+
+
+@torch.no_grad()
+def shaken(net: torch.nn.Module, scale: float = 1.0) -> None:
+    """Noise on all weights: the blocks of a new ViT do next to nothing, and its positions are nearly equal.
+
+    scale : of what the final norm gives. Re-weighting says something of distances about 1 only.
+    """
+    generator = torch.Generator().manual_seed(1)
+    for parameter in net.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    for name, parameter in net.named_parameters():
+        if name.split(".")[-2] == "norm" and "blocks" not in name:
+            parameter.mul_(scale)

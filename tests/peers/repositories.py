@@ -21,6 +21,7 @@ VARIABLES = {
     "sampling_methods": "PATCHCORE_FAST_ACTIVE_LEARNING_REPO",
     "deepcore": "PATCHCORE_FAST_DEEPCORE_REPO",
     "softpatch": "PATCHCORE_FAST_SOFTPATCH_REPO",
+    "goldener": "PATCHCORE_FAST_GOLDENER_REPO",
 }
 
 
@@ -48,6 +49,18 @@ def peer_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         pytest.skip(f"{variable} is not set and {name} is not installed ({error})")
+
+
+def model_module(name: str) -> ModuleType:
+    """torch_model of one of anomalib's image models, else skip: there is no anomalib, or it is too old to have it."""
+    peer_module("anomalib.models")
+    module = f"anomalib.models.image.{name}.torch_model"
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        pytest.skip(f"this anomalib has no {name}")
 
 
 def run_suite(root: Path, tests: str, plugin: str) -> Counter[str]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from .peer_cases import LAYERS, Peer, peer
+from .restated_scoring import image_score, mirror_blur
 
 
 def _maps(p: Peer, images: torch.Tensor) -> list[torch.Tensor]:
@@ -64,27 +65,6 @@ def _anomalib_rows(maps: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(sized, 1).permute(0, 2, 3, 1).flatten(0, 2).double()
 
 
-def _anomalib_score(x: torch.Tensor, bank: torch.Tensor, b: int) -> float:
-    """One image's patches x [P, D]: largest distance, times one minus the soft-max share of its nearest row."""
-    d = torch.cdist(x, bank)
-    worst = int(d.min(1).values.argmax())
-    nearest = int(d[worst].argmin())
-    if b == 1:
-        return float(d[worst, nearest])
-    around = torch.cdist(bank[nearest : nearest + 1], bank)[0].argsort(stable=True)[:b]
-    share = torch.softmax(d[worst, around], 0)[0]
-    return float((1 - share) * d[worst, nearest])
-
-
-def _mirror_blur(m: np.ndarray, sigma: int) -> np.ndarray:
-    """One 2-D kernel of 8 sigma + 1 taps a side, edges mirrored without repeating the edge."""
-    half = int(4 * sigma + 0.5)
-    line = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
-    kernel = np.outer(line, line) / line.sum() ** 2
-    padded = np.pad(m, half, mode="reflect")
-    return ndimage.convolve(padded, kernel)[half:-half, half:-half]
-
-
 @pytest.mark.parametrize("backbone", LAYERS)
 @pytest.mark.parametrize("changes", [{}, {"score": "max"}, {"reweight_neighbours": 4}], ids=["b9", "max", "b4"])
 def test_anomalib(backbone: str, changes: dict[str, Any]) -> None:
@@ -96,4 +76,4 @@ def test_anomalib(backbone: str, changes: dict[str, Any]) -> None:
     grid = _maps(p, p.test)[0].shape[2:]
     patches = torch.stack([torch.cdist(x, bank).min(1).values for x in rows]).view(-1, 1, *grid)
     up = F.interpolate(patches, size=(64, 96), mode="nearest")[:, 0]
-    p.agree([_anomalib_score(x, bank, b) for x in rows], [_mirror_blur(m, 4) for m in up.numpy()])
+    p.agree([image_score(x, bank, b) for x in rows], [mirror_blur(m, 4) for m in up.numpy()])

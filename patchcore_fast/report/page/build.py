@@ -88,7 +88,7 @@ def render(record: Record, images: int = IMAGES) -> str:
              if number(record.metrics.get(key)) is not None]  # fmt: skip
     style, script = (here.joinpath(f"page.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js"))
     values = {
-        "policy": POLICY.format(style=_digest(style), script=_digest(script)),
+        "policy": POLICY.format(style=policy_digest(style), script=policy_digest(script)),
         "title": escape(record.name),
         "created": escape(record.facts["created"].replace("T", " ").replace("+00:00", " UTC")),
         "summary": escape(_summary(record)),
@@ -116,7 +116,7 @@ def render(record: Record, images: int = IMAGES) -> str:
     return Template(here.joinpath("page.html").read_text(encoding="utf-8")).substitute(values)
 
 
-def _digest(text: str) -> str:
+def policy_digest(text: str) -> str:
     """What the policy calls the one script and the one style sheet: any other, and any style attribute, is refused."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"
 
@@ -172,7 +172,10 @@ def _summary(record: Record) -> str:
     if backbone := recorded(config, "backbone"):
         ratio = number(recorded(config, "ratio"))
         share = "" if ratio is None else f" {100 * ratio:g} %"
-        parts.append(f"{backbone}, {recorded(config, 'sampler', '')}{share}")
+        sampler = recorded(config, "sampler", "")
+        parts.append(f"{backbone}, {sampler}{share}" if sampler else str(backbone))
+    if "zeroshot" in config:
+        parts.append("images scored by each other, without training")
     if (scorer := recorded(config, "scorer", "distance")) != "distance":
         parts.append(f"scored by {scorer}")
     if shots := recorded(config, "shots"):

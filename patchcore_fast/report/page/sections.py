@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -195,21 +195,26 @@ def data_section(record: Record) -> str:
 def settings_section(record: Record) -> str:
     """Configuration and versions, folded away."""
 
-    def table(values: dict[str, Any]) -> str:
-        rows = "".join(f'<tr><th scope="row">{escape(str(k))}</th><td>{escape(_plain(v))}</td></tr>'
-                       for k, v in values.items())  # fmt: skip
-        return f"<table><tbody>{rows}</tbody></table>"
-
-    settings, versions = table(flat(record.config)), table(record.facts["environment"])
+    settings, versions = settings_table(flat(record.config)), settings_table(record.facts["environment"])
     return (
         f"<details><summary>Settings of the model</summary>{settings}</details>"
         f"<details><summary>Versions and device</summary>{versions}</details>"
     )
 
 
+def settings_table(values: Mapping[str, Any]) -> str:
+    """Names and values."""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(str(k))}</th><td>{escape(_plain(v))}</td></tr>' for k, v in values.items()
+    )
+    return f'<table class="settings"><tbody>{rows}</tbody></table>'
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"  # as the command line has it
     return "none" if value is None else str(value)
 
 

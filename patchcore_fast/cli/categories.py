@@ -1,0 +1,160 @@
+"""evaluate on a folder of categories: each is fitted and measured alike, whatever becomes of others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchcore_fast.cli.explain import explain
+from patchcore_fast.cli.finished import forget, identity, keep, kept
+from patchcore_fast.cli.outputs import check_folder, check_outputs_differ, output_folder
+from patchcore_fast.cli.pipeline import fitted
+from patchcore_fast.cli.process import PROGRAM, say
+from patchcore_fast.cli.unusable import CODE, tell
+from patchcore_fast.errors import DataError
+from patchcore_fast.names import printable
+from patchcore_fast.report.problems import Problems, reason
+
+if TYPE_CHECKING:
+    from patchcore_fast.config import PatchCoreConfig
+    from patchcore_fast.report.categories import CategoryResult
+
+_log = logging.getLogger(__name__)
+PAGE = "report.html"
+
+
+def evaluate_categories(
+    config: PatchCoreConfig,
+    threshold: float | None,
+    root: Path,
+    folders: Sequence[Path],
+    output: Path,
+    json_file: Path | None,
+) -> int:
+    """Every category into its own folder below `output`; the table on the screen and the index are of all.
+
+    What a run that was ended has finished is taken from there. A category that fails has the reason in its row, and
+    the others go on; exit code 3 then, and where files could not be used.
+    """
+    from patchcore_fast.model import PatchCore
+    from patchcore_fast.report.categories import (
+        CSV,
+        INDEX,
+        JSON,
+        CategoryResult,
+        results_dict,
+        results_table,
+        write_results,
+    )
+    from patchcore_fast.report.tables import write_json
+
+    if json_file is not None:
+        _check_json(json_file, folders, output)
+    weights = PatchCore(config).extractor.backbone.fingerprint()  # settings that no category could use end here
+    output_folder(output)
+    name, settings = root.resolve().name, config.to_dict()
+    rows = [CategoryResult(folder.name) for folder in folders]
+    unread: list[tuple[str, str]] = []
+    problems = Problems()
+    write_results(output, name, rows, settings)
+    for i, folder in enumerate(folders):
+        clock = time.perf_counter()
+        try:
+            rows[i], files, said = _category(config, threshold, weights, folder, output / folder.name, problems)
+            unread += files
+        except Exception as error:  # whatever it is, it is of this category
+            rows[i] = CategoryResult(folder.name, error=_reason(error, folder))
+            said = f"failed: {rows[i].error}"
+            _log.debug("%s failed", printable(folder.name), exc_info=True)
+        write_results(output, name, rows, settings)
+        print(
+            f"[{i + 1}/{len(folders)}] {printable(folder.name)}: {said} ({time.perf_counter() - clock:.1f} s)",
+            flush=True,
+        )
+    print(results_table(rows))
+    print(f"Pages, pictures and scores: {output / INDEX}; numbers: {output / JSON}, {output / CSV}")
+    if json_file is not None:
+        write_json(json_file, results_dict(name, rows, settings))
+        print(f"All numbers: {json_file}")
+    failed = [row for row in rows if row.error is not None]
+    if failed:
+        say(f"{PROGRAM}: {len(failed):,} of {len(rows):,} categories failed:")
+        for row in failed:
+            say(f"  {printable(row.name)}: {row.error}")
+    return max(tell(unread, problems), CODE if failed else 0)
+
+
+def _check_json(json_file: Path, folders: Sequence[Path], output: Path) -> None:
+    """DataError: it would fall on another output, or on a file of a category."""
+    from patchcore_fast.report.categories import CSV, INDEX, JSON
+
+    check_outputs_differ({"--json": json_file} | {f"{name} of --output": output / name for name in (JSON, CSV, INDEX)})
+    place = json_file.resolve()
+    for folder in folders:
+        if place.is_relative_to(folder.resolve()) or place.is_relative_to((output / folder.name).resolve()):
+            raise DataError(f"--json {json_file}: lies in the category {folder.name}, give another place")
+
+
+def _category(
+    config: PatchCoreConfig, threshold: float | None, weights: str, folder: Path, output: Path, problems: Problems
+) -> tuple[CategoryResult, list[tuple[str, str]], str]:
+    """Its row, the files that could not be used, and what to say of it."""
+    from patchcore_fast.data import scan
+    from patchcore_fast.data.categories import files_digest
+    from patchcore_fast.report.categories import CategoryResult
+    from patchcore_fast.report.gallery import write_evaluation
+    from patchcore_fast.report.page import write_report
+
+    made = identity(config, threshold, weights, files_digest(folder))
+    row, different = kept(output, made)
+    page = f"{folder.name}/{PAGE}"
+    if row is not None:
+        found = CategoryResult(folder.name, row["metrics"], row["seconds"], page=_there(output.parent, page))
+        files = [(path, why) for path, why in row["unread"]]
+        return (
+            found,
+            files,
+            f"{_said(found)}, taken from {printable(str(output))}: settings, weights and files are the same",
+        )
+    images = scan(folder)
+    if not images.train or not images.test:
+        raise DataError(f"{folder}: no {'training images (train/good)' if not images.train else 'test images'}")
+    read = [("image", r.path) for r in [*images.train, *images.test]]
+    read += [("mask", r.mask) for r in images.test if r.mask is not None]
+    check_folder(str(output), read, [("a category", folder)])
+    output_folder(output)
+    forget(output)
+    model = fitted(config, images, threshold)
+    result = model.evaluate(images, on_error="return")
+    mine = write_evaluation(output, folder.name, images, result, model)
+    if (output / "report.json").is_file():
+        with mine.attempt(PAGE):
+            write_report(output)
+    problems.failed += [(f"{folder.name}/{what}", why) for what, why in mine.failed]
+    files = [(str(path), why) for path, why in model.unread_]
+    files += [(r["path"], r["error"]) for r in [*result.unread, *result.images] if r["error"]]
+    facts = result.to_dict()
+    found = CategoryResult(folder.name, facts["metrics"], model.timings_ | facts["timings"],
+                           page=_there(output.parent, page))  # fmt: skip
+    if not mine.failed:  # else the next run tries again
+        keep(output, made, {"metrics": found.metrics, "seconds": found.seconds, "unread": files})
+    return found, files, _said(found) + (f", anew: {different}" if different else "")
+
+
+def _there(folder: Path, page: str) -> str | None:
+    return page if (folder / page).is_file() else None
+
+
+def _said(row: CategoryResult) -> str:
+    auroc = row.metrics.get("image_auroc")
+    return "no AUROC, one class only" if auroc is None else f"image AUROC {auroc:.3f}"
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """In one line; also of what is no user's business, for the others go on. Where the category lies is not told."""
+    text = explain(error) or reason(error)
+    return text.removeprefix(f"{folder}: ").removeprefix(f"{folder.parent}{os.sep}")

@@ -1,0 +1,63 @@
+"""plan: what a fit will take, before it begins."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from patchcore_fast.cli.beforehand import check_images, need_pipeline
+from patchcore_fast.cli.options import chosen_config
+from patchcore_fast.errors import DataError
+
+if TYPE_CHECKING:
+    from patchcore_fast.model.forecast import Forecast
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Print rows, bytes and seconds of a fit with these settings; exit code 3 where it would not fit here."""
+    config = chosen_config(args)
+    check_images(args.folder)
+    need_pipeline()
+
+    from patchcore_fast.data import scan
+    from patchcore_fast.model.forecast import forecast
+
+    images = scan(args.folder)
+    if not images.train:
+        raise DataError(f"{args.folder}: no normal images to fit on")
+    found = forecast(config, images.train)
+    if args.json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        print(_text(found, config.selection.sampler))
+    return 0 if found.refusal() is None else 3
+
+
+def _text(found: Forecast, sampler: str) -> str:
+    where = "in a file" if found.on_disk_bytes else "in memory"
+    lines = [
+        f"{found.images:,} images give {found.rows:,} patches of {found.columns:,} numbers; "
+        f"the bank keeps {found.picks:,}.",
+        f"Features {_size(found.features_bytes)}, projected {_size(found.projected_bytes)} ({where}); "
+        f"bank {_size(found.bank_bytes)}.",
+        f"Memory {_size(found.memory_bytes)} of {_size(found.free_memory_bytes)} free, beside the backbone; "
+        f"disk {_size(found.on_disk_bytes)} of {_size(found.free_disk_bytes)} free.",
+        f"Time about {_time(found.seconds)}: features {_time(found.features_s)}, selection {_time(found.selection_s)}, "
+        f"threshold {_time(found.threshold_s)}.",
+    ]
+    if sampler not in ("greedy", "approximate"):
+        lines.append(f"Times and memory are of the greedy sampler, not of {sampler}.")
+    if (refusal := found.refusal()) is not None:
+        lines.append(f"It does not fit here: {refusal}.")
+    return "\n".join(lines)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
