@@ -16,9 +16,9 @@ from scipy import ndimage
 from patchcore_fast.data import ImageRecord, make_loader, scan
 from patchcore_fast.data.images import load_mask
 from patchcore_fast.errors import DataError
-from patchcore_fast.features import Backbone, FeatureExtractor
 from patchcore_fast.model import PatchCoreConfig
 from patchcore_fast.model.collect import FeatureRows
+from patchcore_fast.model.passes import make_extractor
 from patchcore_fast.model.views import VIEWS, View, undone
 from patchcore_fast.progress import bar
 
@@ -124,10 +124,7 @@ def read_truth(folder: Path, side: int) -> Truth:
 def extract(truth: Truth, config: PatchCoreConfig, views: bool = False, progress: bool | None = None) -> Features:
     """Run the backbone of `config` over all images of a set; with `views` over augmented ones too."""
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    backbone = Backbone(config.backbone, config.layers, config.weights, device, config.seed)
-    extractor = FeatureExtractor(
-        backbone, config.fusion, config.patch_size, config.dim, config.layer_dim, config.feature_resize
-    )
+    extractor = make_extractor(config, device)
 
     def pass_over(view: View | None) -> Features:
         blocks = []
@@ -141,7 +138,7 @@ def extract(truth: Truth, config: PatchCoreConfig, views: bool = False, progress
                     shown.update(len(images))
             assert rows.grid is not None  # all images have the config's size
             blocks.append(rows.features.view(len(records), -1, rows.features.shape[1]))
-        return Features(blocks[0], blocks[1], rows.grid, backbone.fingerprint())
+        return Features(blocks[0], blocks[1], rows.grid, extractor.backbone.fingerprint())
 
     plain = pass_over(None)
     return replace(plain, views=tuple(map(pass_over, VIEWS.values()))) if views else plain

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import time
 from importlib import metadata
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 import patchcore_fast
-from benchmarks import ROOT
+from benchmarks.harness.sources import commit, said
 
 LIBRARIES = (
     "numpy", "anomalib", "torch-quickfps", "torch-fps", "k-center", "fpsample", "faiss-cpu", "faiss-gpu",
@@ -33,9 +32,6 @@ def describe(device: str) -> dict[str, Any]:
     aside; in a copy without git: what PATCHCORE_FAST_COMMIT says), date, and versions: name -> version of every library
     that is installed and could be a provider. With CUDA also cuda: capability, processors, driver, runtime, triton.
     """
-    git = ["git", "-C", str(ROOT)]
-    commit = _said([*git, "rev-parse", "--short", "HEAD"]) or os.environ.get("PATCHCORE_FAST_COMMIT", "")
-    changes = _said([*git, "status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)benchmarks/results"])
     more = {"cuda": _cuda(device)} if device.startswith("cuda") else {}
     return {
         **more,
@@ -46,26 +42,17 @@ def describe(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "patchcore_fast": patchcore_fast.__version__,
-        "commit": (commit or "unknown") + ("+changes" if changes else ""),
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions(),
     }
-
-
-def _said(command: list[str]) -> str:
-    """What a program prints; empty where it is not there, fails, or hangs."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _cuda(device: str) -> dict[str, Any]:
     """Of the card and what drives it."""
     card = torch.cuda.get_device_properties(device)
     found = versions().get("triton")
-    driver = _said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]).splitlines()
+    driver = said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]).splitlines()
     return {
         "name": card.name,
         "capability": f"{card.major}.{card.minor}",

@@ -38,7 +38,8 @@ def forget_peak() -> None:
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    with suppress(OSError):  # sandboxed kernels have no such file: peaks then count from the start of the process
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def die_with_parent() -> None:

@@ -45,6 +45,7 @@ def parser(task: str, text: str | None) -> argparse.ArgumentParser:
                    "picks and its time is extrapolated where that is not enough; default 60")  # fmt: skip
     p.add_argument("--answer-s", type=float, help="seconds to wait for any one answer; default: by --limit-s")
     p.add_argument("--warm", action="store_true", help="a first run at every size that is not timed; on CUDA always")
+    p.add_argument("--together", action="store_true", help="open all providers at the same time; on CUDA always")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--json", metavar="FILE", help="write the result")
     p.add_argument("--plot", metavar="FILE.png", help="write a figure")
@@ -127,7 +128,8 @@ def show_list(args: argparse.Namespace, task: str) -> None:
 def runner(args: argparse.Namespace, task: str) -> Runner:
     """The runner that the options describe."""
     return Runner(task, chosen(args, task), args.device, args.repeat, args.limit_s, args.memory_gb, args.seed,
-                  args.plugin, args.answer_s, warm=args.warm or args.device != "cpu")  # fmt: skip
+                  args.plugin, args.answer_s, warm=args.warm or args.device != "cpu",
+                  together=args.together or args.device != "cpu")  # fmt: skip
 
 
 def features(args: argparse.Namespace, name: str, n: int | None, folder: Path) -> tuple[cases.Case, Path]:

@@ -20,11 +20,12 @@ A result file is JSON:
                                for, "ours for anomalib" is a drop-in, "reduced tf32" is ours in arithmetic without a
                                certificate, else the library
             k, k_timed         picks asked for, picks made in the timed runs
-            status             "ok"; "wrong": picks or neighbours not what they should be, no times are kept;
+            status             "ok"; "unjudged": timed, and ended before it was checked, only in a result that was
+                               cut off; "wrong": picks or neighbours not what they should be, no times are kept;
                                "failed": died, ran out of memory or time, raised; "not run": why in message
             message            the reason, empty where ok
-            median_s, min_s, max_s, runs   seconds (only where ok)
-            extrapolated_from  picks timed where the times are extrapolated to k, else null (only where ok)
+            median_s, min_s, max_s, runs   seconds (only where ok or unjudged)
+            extrapolated_from  picks timed where the times are extrapolated to k, else null (only there)
             error              largest relative error found by check.py, null where nothing was returned
             leading            kcenter: leading picks equal to our engine's in the same space, of k_timed
             extra_bytes        peak memory beyond the features, of the timed runs (CPU: resident; CUDA: allocated)
@@ -152,14 +153,15 @@ def like(row: dict[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any] 
 
 def ordered(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The fastest first; then who was wrong, who failed, who was not run."""
-    rank = {"ok": 0, "wrong": 1, "failed": 2, "not run": 3}
+    rank = {"ok": 0, "unjudged": 1, "wrong": 2, "failed": 3, "not run": 4}
     return sorted(rows, key=lambda r: (rank[r["status"]], r.get("median_s", 0.0)))
 
 
 def time_cell(row: dict[str, Any]) -> str:
     """The median, "~" before an extrapolated one; for others the reason."""
-    if row["status"] == "ok":
-        return ("~" if row["extrapolated_from"] else "") + seconds(row["median_s"])
+    if row["status"] in ("ok", "unjudged"):
+        said = ("~" if row["extrapolated_from"] else "") + seconds(row["median_s"])
+        return said if row["status"] == "ok" else f"UNJUDGED: {said}"
     return row["message"] if row["status"] == "not run" else f"{row['status'].upper()}: {row['message']}"
 
 

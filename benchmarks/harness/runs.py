@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,19 @@ class Row:
     extra_bytes: int = 0
     peak_bytes: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    judged: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """With medians for a provider that was right; without any time for one that was not."""
+        """With medians for a provider that was right; without any time for one that was not.
+
+        What has not been judged, as the run is not at its end yet, says so.
+        """
         row = asdict(self)
-        times = row.pop("times_s")
-        if self.status == "ok":
+        times, judged = row.pop("times_s"), row.pop("judged")
+        if self.status == "ok" and not times:
+            row["status"], row["message"] = "not run", "its turn had not come"
+        elif self.status == "ok":
+            row["status"] = "ok" if judged else "unjudged"
             row.update(median_s=statistics.median(times), min_s=min(times), max_s=max(times), runs=len(times))
             row["extrapolated_from"] = self.k_timed if self.k_timed < self.k else None
         return row
@@ -59,6 +67,8 @@ class Runner:
     limit_s : seconds that a sequential provider gets for one problem, all its runs together.
     answer_s : seconds to wait for any one answer; None: what limit_s allows, ten minutes for the first.
     warm : make a run that is not timed first, at every size: kernels may be compiled for it.
+    together : open all providers at the same time: their kernels are compiled side by side, and one that hangs delays
+        the others once.
     memory_gb : what each provider may have, or None.  say : where progress goes.
     """
 
@@ -72,6 +82,7 @@ class Runner:
     plugin: str | None = None
     answer_s: float | None = None
     warm: bool = False
+    together: bool = False
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
 
     def __post_init__(self) -> None:
@@ -96,12 +107,21 @@ class Runner:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(
-        self, files: dict[str, str], n: int, d: int, counts: list[int], queries: int = 0
+        self,
+        files: dict[str, str],
+        n: int,
+        d: int,
+        counts: list[int],
+        queries: int = 0,
+        told: Callable[[list[Row]], None] = lambda rows: None,
     ) -> tuple[list[Row], dict[tuple[str, int], dict[str, Any]], dict[str, dict[str, Any]]]:
         """Time all providers on the arrays in the files, for each count.
 
+        told : gets all rows, as far as they are, after every measurement: the run may be cut off before the next.
+
         Returns rows, the answers by (provider, count), and the spaces that providers want to be judged in.
-        """
+        """  # fmt: skip
+        self.told = told
         rows = {(p.name, k): Row(p.name, p.family, k) for k in counts for p in self.providers.values()}
         answers: dict[tuple[str, int], dict[str, Any]] = {}
         spaces: dict[str, dict[str, Any]] = {}
@@ -110,12 +130,9 @@ class Runner:
         self.others: dict[tuple[str, int], list[dict[str, Any]]] = {}
         groups = self._groups(sum(Path(f).stat().st_size for f in files.values()))
         for group in groups:
-            opened = []
             problem = Problem(n, d, max(counts), self.limit, queries)
             self._start(group, problem)
-            for p in group:
-                if self._open(p, files, [rows[p.name, k] for k in counts], problem):
-                    opened.append(p)
+            opened = self._open_all(group, files, {p.name: [rows[p.name, k] for k in counts] for p in group}, problem)
             asked: set[str] = set()
             for k in counts:
                 self._interleaved(opened, k, rows, answers)
@@ -147,6 +164,21 @@ class Runner:
             if p.name not in self.workers and not (p.missing(self.device) or p.refuse(problem)):
                 self.workers[p.name] = Worker(self.task, p.name, self.device, self.limit, self.memory_gb, self.plugin)
 
+    def _open_all(self, group: list[Provider], files: dict[str, str], rows: dict[str, list[Row]],
+                  problem: Problem) -> list[Provider]:  # fmt: skip
+        """Those that could be opened. rows : of each."""
+
+        def open_one(p: Provider) -> bool:
+            return self._open(p, files, rows[p.name], problem)
+
+        if not self.together:
+            return [p for p in group if open_one(p)]
+        threads = ThreadPoolExecutor(len(group))
+        try:
+            return [p for p, well in zip(group, threads.map(open_one, group), strict=True) if well]
+        finally:  # after Ctrl-C nobody waits for those that still load: `close` ends them
+            threads.shutdown(wait=False, cancel_futures=True)
+
     def _open(self, p: Provider, files: dict[str, str], rows: list[Row], problem: Problem) -> bool:
         reason = p.missing(self.device) or p.refuse(problem)
         if reason:
@@ -155,7 +187,9 @@ class Runner:
             return False
         try:
             patience = self.answer_s or _OPEN_TIMEOUT
-            told = self.workers[p.name].ask(patience, do="load", files=files, seed=self.seed)
+            told = self.workers[p.name].ask(
+                patience, do="load", files=files, seed=self.seed, counts=[r.k for r in rows]
+            )
             self.first[p.name] = told["first_call_s"]
         except WorkerError as error:
             self._failed(p, rows, error)
@@ -223,6 +257,7 @@ class Runner:
                     self.others.setdefault((p.name, k), []).append(answer)
                 shown = "~" if plan.k < k else ""
                 self.say(f"  {p.name:<22} k = {k:,}: {shown}{row.times_s[-1]:.3f} s")
+                self.told(list(rows.values()))
                 if plan.k < k:
                     self.short.setdefault(p.name, _Short(plan, row, known)).seconds.append(taken)
 

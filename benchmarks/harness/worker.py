@@ -21,7 +21,7 @@ from benchmarks import ROOT
 from benchmarks.harness import memory
 
 _POLL = 0.01  # seconds between looks at the child's resident memory: at 4 GB/s, 40 MB of new pages
-_WARM_ROWS, _WARM_K = 5000, 50
+_WARM_ROWS, _WARM_K = 5000, 50  # picks: which kernels run does not hang on them
 _AWAKE_S = 0.02
 
 
@@ -117,15 +117,18 @@ class _Child:
 
         from benchmarks.harness.providers import providers
 
-        self.torch, self.device = torch, device
+        self.torch, self.device, self.task = torch, device, task
         self.provider = providers(task, plugin or None)[provider]
         if device != "cpu":
             share = limit / torch.cuda.get_device_properties(device).total_memory
             index = torch.device(device).index  # "cuda" alone is refused here
             torch.cuda.set_per_process_memory_fraction(min(1.0, share), 0 if index is None else index)
 
-    def load(self, files: dict[str, str], seed: int) -> dict[str, Any]:
-        """Read arrays, pay what only the first call costs (and say how long it took), open the provider on them."""
+    def load(self, files: dict[str, str], seed: int, counts: list[int]) -> dict[str, Any]:
+        """Read arrays, pay what only the first call costs (and say how long it took), open the provider on them.
+
+        counts : what will be asked for. Searches have kernels by the number of neighbours: each is warmed up.
+        """
         import numpy as np
 
         self.opened = None
@@ -134,7 +137,9 @@ class _Child:
         opened = self.provider.open(small, self.device, seed)
         self._wait()
         begin = time.perf_counter()
-        opened.answer(min(_WARM_K, *(len(a) for a in small.values())))
+        most = min(len(a) for a in small.values())
+        for k in sorted({min(k, _WARM_K if self.task == "kcenter" else k, most) for k in counts}):
+            opened.answer(k)
         self._wait()
         first = time.perf_counter() - begin
         del small, opened

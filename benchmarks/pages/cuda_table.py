@@ -48,8 +48,11 @@ COUNTS = {
     "wide_loads": r"(?:LDG|LDGSTS)\.[\w.]*128",
     "shared_loads": r"LDS\b",
     "wide_shared": r"LDS\.[\w.]*128",
+    "matrix_loads": r"LDSM\b",
     "ffma": r"FFMA2?\b",
     "hmma": r"HMMA\b",
+    "hmma_half": r"HMMA\.16816\.F32\b",
+    "unpacked": r"HADD2\.F32\b",  # float16 made float32
     "dfma": r"DFMA\b",
     "calls": r"CALL\b",
 }
@@ -91,9 +94,7 @@ def kernels() -> dict[str, str]:
 # Of kernels without a comment of their own: what their files say at the top.
 SAID = {
     "device.probe_kernel": "Nothing: whether it could be launched says whether the library fits the card.",
-    "update.update_kernel": "Compare rows with the picks they have not seen: tiles of rows by picks.",
     "search.search_kernel": "Tiles of queries against tiles of the bank, keeping the smallest distances of each query.",
-    "neighbours.settle_kernel": "Exact distances of the rows kept, ranked; queries that need more rows are listed.",
     "rescue.rescue_kernel": "Crowded queries: exact distances to every bank row in reach, with a running top-k.",
 }
 
@@ -158,7 +159,11 @@ def measure(path: Path, arch: int) -> list[Facts]:
 
 
 # Template arguments by their names: the enumerators in their order.
-WORDS = {"Mode": ("ffma", "tf32x3"), "Source": ("direct", "halves", "any"), "Type": ("f16", "bf16", "f32", "f64")}
+WORDS = {
+    "Mode": ("ffma", "tf32x3", "half", "brain", "expanded"),
+    "Source": ("direct", "halves", "any"),
+    "Type": ("f16", "bf16", "f32", "f64"),
+}
 
 
 def readable(mangled: str) -> str:
@@ -216,9 +221,9 @@ def _range(facts: Iterable[Facts], some: str, of: str) -> str:
 def _does(facts: Iterable[Facts]) -> str:
     """Multiply-adds, where there are many: in float32 or on tensor cores."""
     said = []
-    for name, word in (("hmma", "HMMA"), ("ffma", "FFMA")):
+    for name, word, many in (("hmma", "HMMA", 8), ("ffma", "FFMA", 16)):
         values = [f.counts[name] for f in facts]
-        if max(values) >= 16:
+        if max(values) >= many:
             said.append(f"{min(values)}-{max(values)} {word}" if min(values) < max(values) else f"{values[0]} {word}")
     return ", ".join(said) or "-"
 

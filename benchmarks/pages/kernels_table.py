@@ -22,6 +22,7 @@ import triton
 
 from benchmarks import ROOT
 from patchcore_fast.files import atomic_write
+from patchcore_fast.kernels.backends.device.precision import FIRST_HALF
 from patchcore_fast.kernels.backends.triton_kernels import tile_table
 from patchcore_fast.kernels.backends.triton_kernels.catalogue import CAPABILITIES, KERNELS
 from patchcore_fast.kernels.backends.triton_kernels.precision import choose_arithmetic
@@ -66,7 +67,8 @@ def tiles() -> str:
     for kernel in tile_table.KERNELS:
         for capability in CAPABILITIES:
             card = capability // 10, capability % 10
-            for mode in dict.fromkeys(choose_arithmetic(p, card, 128).mode for p in PRECISIONS):
+            modes = [choose_arithmetic(p, card, 128).mode for p in PRECISIONS] + ["half"] * (card >= FIRST_HALF)
+            for mode in dict.fromkeys(modes):
                 row = []
                 for bucket in tile_table.BUCKETS:
                     t = tile_table.candidates(kernel, card, bucket, mode)[0]

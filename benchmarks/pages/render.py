@@ -76,6 +76,7 @@ GPU = """\
 What `benchmarks/gpu.sh` ran, and the targets that the GPU kernels were asked to meet, on an H100; the case is named
 beside each. "triton ieee" and "triton tf32x3" are exact and held to that arithmetic; "triton tf32" and "triton bf16"
 are not exact: k-center is judged by its covering radius (1 % is allowed), searches by the excess of squared distances.
+Parts are of one call of the script; "UNJUDGED" is what was timed in a call that was cut off before it was checked.
 "512 MB" has that memory limit, "graph" replays passes as CUDA graphs. "GEMM" is the matrix product alone, the floor of
 a search. Times end with a synchronisation of the device; a first run at every size, kernels compiled, is not among
 them. Picks of ours are wrong here if they are not those of the CPU engine.

@@ -15,17 +15,18 @@ ratios at the largest.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.harness import options, records
+from benchmarks.harness import options, records, script
 from benchmarks.harness.check import TOLERANCE, Trace, leading
-from benchmarks.harness.environment import describe
 from benchmarks.harness.providers import Provider
 from benchmarks.harness.runs import Row, Runner
+from benchmarks.harness.script import Result, with_rows
 from patchcore_fast.kernels import k_center_greedy
 
 QUICK = {"n": [10_000, 40_000, 156_800], "ratio": [0.01, 0.0025, 0.02], "limit_s": 4.0, "check_picks": 500,
@@ -114,35 +115,26 @@ class Judge:
             self.references[key] = picks
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """All cases and sizes: the result as harness/records.py describes it."""
-    result: dict[str, Any] = {"benchmark": "kcenter", "environment": describe(args.device), "problems": []}
-    result["options"] = {name: getattr(args, name) for name in ("repeat", "limit_s", "memory_gb", "device", "seed")}
-    run = options.runner(args, "kcenter")
-    try:
-        for name in args.case if not (args.features or args.images) else [""]:
-            sizes = sorted(args.n) if args.n else [None]
-            options.features(args, name, sizes[-1], run.folder)  # the others are its beginnings
-            for n in sizes:
-                case, path = options.features(args, name, n, run.folder)
-                ks = counts(args, case.n, largest=n is None or n == max(args.n))
-                run.say(f"{case.name}, {case.n:,} x {case.d}, {', '.join(f'{k:,}' for k in ks)} picks")
-                rows, answers, spaces = run.run({"features": str(path)}, case.n, case.d, ks)
-                run.say("  checking")
-                _check(rows, answers, run, spaces, path, args)
-                for k in ks:
-                    problem = {"case": case.name, "about": case.about, "n": case.n, "d": case.d, "k": k}
-                    problem["rows"] = [r.as_json() for r in rows if r.k == k]
-                    result["problems"].append(problem)
-                    print(records.as_text(problem), flush=True)
-                if args.json:  # as far as it is: what follows may be cut off
-                    records.write(args.json, result)
-    finally:
-        run.close()
-    return result
+def measure(args: argparse.Namespace, run: Runner, result: Result) -> None:
+    """All cases and sizes."""
+    for name in args.case if not (args.features or args.images) else [""]:
+        sizes = sorted(args.n) if args.n else [None]
+        options.features(args, name, sizes[-1], run.folder)  # the others are its beginnings
+        for n in sizes:
+            case, path = options.features(args, name, n, run.folder)
+            ks = counts(args, case.n, largest=n is None or n == max(args.n))
+            run.say(f"{case.name}, {case.n:,} x {case.d}, {', '.join(f'{k:,}' for k in ks)} picks")
+            about = {"case": case.name, "about": case.about, "n": case.n, "d": case.d}
+            told = result.writer(lambda k, about=about: {**about, "k": k})  # type: ignore[misc]
+            rows, answers, spaces = run.run({"features": str(path)}, case.n, case.d, ks, told=told)
+            run.say("  checking")
+            _check(rows, answers, run, spaces, path, args, told)
+            for k in ks:
+                result.add(with_rows({**about, "k": k}, rows))
 
 
-def _check(rows: list[Row], answers: dict, run: Runner, spaces: dict, path: Path, args: argparse.Namespace) -> None:
+def _check(rows: list[Row], answers: dict, run: Runner, spaces: dict, path: Path, args: argparse.Namespace,
+           told: Callable[[list[Row]], None]) -> None:  # fmt: skip
     """Judge every answer, also those of runs that differed from the first."""
     if not answers:
         return
@@ -156,6 +148,8 @@ def _check(rows: list[Row], answers: dict, run: Runner, spaces: dict, path: Path
             for other in run.others.get((row.provider, row.k), []):
                 if row.status == "ok":
                     judge.judge(row, np.asarray(other["indices"]), spaces.get(row.provider), provider)
+            row.judged = True
+            told(rows)
             if row.family == "ours" and row.status == "ok":
                 judge.learn(picks)
 
@@ -174,13 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     args.ratio = args.ratio or [0.01, 0.1]
     if not all(0 < r <= 1 for r in args.ratio) or (args.k and min(args.k) < 1):
         raise SystemExit(f"--ratio: in (0, 1], --k: at least 1; got {args.ratio}, {args.k}")
-    result = measure(args)
-    if args.plot:
-        from benchmarks.pages import plots
-
-        Path(args.plot).parent.mkdir(parents=True, exist_ok=True)
-        plots.kcenter(result, args.plot)
-        print(f"\nfigure: {args.plot}")
+    script.measure(args, "kcenter", measure, "kcenter")
 
 
 if __name__ == "__main__":

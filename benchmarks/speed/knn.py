@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import options, records
+from benchmarks.harness import options, script
 from benchmarks.harness.check import TOLERANCE, Neighbours, product_error
-from benchmarks.harness.environment import describe
 from benchmarks.harness.providers import Provider
 from benchmarks.harness.runs import Row, Runner
+from benchmarks.harness.script import Result, with_rows
 
 SAMPLE = 200  # queries that are checked against brute force
 FULL = [("bottle", 163_840, 1638, 128), ("bottle", 1638, 163_840, 128), ("clustered", 16_384, 16_384, 1024)]
@@ -77,9 +78,8 @@ def judge(row: Row, answer: dict[str, np.ndarray], true: Neighbours, provider: P
         row.message = f"not the nearest: a distance is {row.error:.1e} too large ({allowed:.0e} is allowed)"
 
 
-def one(
-    args: argparse.Namespace, run: Runner, name: str, bank: int | None, queries: int, d: int | None
-) -> list[dict[str, Any]]:
+def one(args: argparse.Namespace, run: Runner, result: Result, name: str, bank: int | None, queries: int,
+        d: int | None) -> None:  # fmt: skip
     """All counts of one bank."""
     args.d = d
     case, path = options.features(args, name, None if bank is None else bank + queries, run.folder)
@@ -88,17 +88,28 @@ def one(
     bank = case.n - queries
     files = split(path, bank, run.folder)
     run.say(f"{case.name}, {queries:,} queries of {bank:,} x {case.d}")
-    rows, answers, _ = run.run(files, bank, case.d, args.k, queries)
+
+    def about(k: int) -> dict[str, Any]:
+        return {"case": case.name, "about": case.about, "n": bank, "d": case.d, "k": k, "queries": queries}
+
+    told = result.writer(about)
+    rows, answers, _ = run.run(files, bank, case.d, args.k, queries, told)
     arrays = (np.load(files[name], mmap_mode="r") for name in ("queries", "bank"))
     true = Neighbours(*arrays, args.k[-1], SAMPLE, device=args.device)
-    told = []
     for k in args.k:
         for row in (r for r in rows if r.k == k and r.status == "ok"):
             judge(row, answers[row.provider, k], true, run.providers[row.provider])
-        problem = {"case": case.name, "about": case.about, "n": bank, "d": case.d, "k": k, "queries": queries}
-        told.append({**problem, "rows": [r.as_json() for r in rows if r.k == k]})
-        print(records.as_text(told[-1]), flush=True)
-    return told
+            row.judged = True
+            told(rows)
+    for k in args.k:
+        result.add(with_rows(about(k), rows))
+
+
+def measure(args: argparse.Namespace, run: Runner, result: Result,
+            problems: Sequence[tuple[str, int | None, int, int | None]]) -> None:  # fmt: skip
+    """All banks."""
+    for problem in problems:
+        one(args, run, result, *problem)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -114,22 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     args.k = sorted(set(args.k or [1, 9]))
     if args.k[0] < 1 or (args.queries is not None and args.queries < 1):
         raise SystemExit(f"--k, --queries: at least 1 is wanted, got {args.k}, {args.queries}")
-    result: dict[str, Any] = {"benchmark": "knn", "environment": describe(args.device), "problems": []}
-    result["options"] = {name: getattr(args, name) for name in ("repeat", "limit_s", "memory_gb", "device", "seed")}
-    run = options.runner(args, "knn")
-    try:
-        for problem in wanted:
-            result["problems"] += one(args, run, *problem)
-            if args.json:  # as far as it is: what follows may be cut off
-                records.write(args.json, result)
-    finally:
-        run.close()
-    if args.plot:
-        from benchmarks.pages import plots
-
-        Path(args.plot).parent.mkdir(parents=True, exist_ok=True)
-        plots.bars(result, args.plot)
-        print(f"\nfigure: {args.plot}")
+    script.measure(args, "knn", partial(measure, problems=wanted), "bars")
 
 
 if __name__ == "__main__":

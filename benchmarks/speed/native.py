@@ -19,13 +19,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import ROOT
-from benchmarks.harness import options, records
+from benchmarks.harness import records, script
 from benchmarks.harness.environment import describe
 from benchmarks.harness.providers.own import forced, isas_here
 from benchmarks.speed import kcenter, knn
@@ -82,19 +83,14 @@ def runs(args: argparse.Namespace, isas: list[str]) -> list[dict[str, Any]]:
     one = torch.get_num_threads() > 1
     common = {"device": "cpu", "repeat": args.repeat, "limit_s": 60.0, "memory_gb": None, "seed": args.seed}
     common |= {"plugin": None, "without": [], "isa": None, "features": None, "images": None, "d": None}
-    common |= {"also": [], "answer_s": None, "warm": False, "json": None}
+    common |= {"also": [], "answer_s": None, "warm": False, "together": False, "json": None, "plot": None}
     case, n, ratios = QUICK_KCENTER if args.quick else KCENTER
     asked = argparse.Namespace(**common, providers=providers(isas, one, "unpruned"), case=[case], n=[n], ratio=ratios,
                                k=None, check_picks=args.check_picks)  # fmt: skip
-    found = kcenter.measure(asked)["problems"]
+    picked = script.measure(asked, "kcenter", kcenter.measure)
     asked = argparse.Namespace(**common, providers=providers(isas, one), k=[9])
-    run = options.runner(asked, "knn")
-    try:
-        for problem in QUICK_KNN if args.quick else knn.FULL:
-            found += knn.one(asked, run, *problem)
-    finally:
-        run.close()
-    return found
+    found = script.measure(asked, "knn", partial(knn.measure, problems=QUICK_KNN if args.quick else knn.FULL))
+    return picked["problems"] + found["problems"]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,15 +12,14 @@ provider has a process of its own.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import argparse
 
 import numpy as np
 
-from benchmarks.harness import options, records
-from benchmarks.harness.environment import describe
+from benchmarks.harness import options, script
 from benchmarks.harness.providers.rarity import anchor_rows
-from benchmarks.harness.runs import Row
+from benchmarks.harness.runs import Row, Runner
+from benchmarks.harness.script import Result, with_rows
 
 SAMPLE = 2000  # rows that are checked
 TOLERANCE = 1e-3
@@ -50,6 +49,31 @@ def judge(row: Row, found: np.ndarray, sample: np.ndarray, true: np.ndarray, n: 
         row.status, row.message = "wrong", f"a value is off by {row.error:.1e} of itself ({allowed:.0e} is allowed)"
 
 
+def measure(args: argparse.Namespace, run: Runner, result: Result) -> None:
+    """All cases and sizes."""
+    for name in args.case if not (args.features or args.images) else [""]:
+        for n in args.n or [None]:
+            case, path = options.features(args, name, n, run.folder)
+            anchors = len(anchor_rows(case.n))
+            if not 1 <= args.k[0] <= args.k[-1] < anchors:
+                raise SystemExit(f"--k: 1 to {anchors - 1} are wanted, got {args.k}")
+            run.say(f"{case.name}, rarity of {case.n:,} x {case.d} with {anchors:,} anchors")
+            about = {"case": case.name, "about": case.about, "n": case.n, "d": case.d, "anchors": anchors}
+            told = result.writer(lambda k, about=about: {**about, "k": k})  # type: ignore[misc]
+            rows, answers, _ = run.run({"features": str(path)}, case.n, case.d, args.k, told=told)
+            features = np.load(path, mmap_mode="r")
+            sample = np.random.default_rng(args.seed).choice(case.n, min(SAMPLE, case.n), replace=False)
+            for k in args.k:
+                true = expected(features, sample, k)
+                for row in (r for r in rows if r.k == k and r.status == "ok"):
+                    allowed = run.providers[row.provider].tolerance or TOLERANCE
+                    judge(row, np.asarray(answers[row.provider, k]["rarity"]), sample, true, case.n, allowed)
+                    row.judged = True
+                told(rows)
+            for k in args.k:
+                result.add(with_rows({**about, "k": k}, rows))
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = options.parser("rarity", __doc__)
     parser.add_argument("--k", type=int, nargs="+", help="neighbours; default 5")
@@ -61,39 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         args.case = ["efficientnet"]
     options.finish(args, QUICK)
     args.k = sorted(set(args.k or [5]))
-    result: dict[str, Any] = {"benchmark": "rarity", "environment": describe(args.device), "problems": []}
-    result["options"] = {name: getattr(args, name) for name in ("repeat", "limit_s", "memory_gb", "device", "seed")}
-    run = options.runner(args, "rarity")
-    try:
-        for name in args.case if not (args.features or args.images) else [""]:
-            for n in args.n or [None]:
-                case, path = options.features(args, name, n, run.folder)
-                anchors = len(anchor_rows(case.n))
-                if not 1 <= args.k[0] <= args.k[-1] < anchors:
-                    raise SystemExit(f"--k: 1 to {anchors - 1} are wanted, got {args.k}")
-                run.say(f"{case.name}, rarity of {case.n:,} x {case.d} with {anchors:,} anchors")
-                rows, answers, _ = run.run({"features": str(path)}, case.n, case.d, args.k)
-                features = np.load(path, mmap_mode="r")
-                sample = np.random.default_rng(args.seed).choice(case.n, min(SAMPLE, case.n), replace=False)
-                for k in args.k:
-                    true = expected(features, sample, k)
-                    for row in (r for r in rows if r.k == k and r.status == "ok"):
-                        allowed = run.providers[row.provider].tolerance or TOLERANCE
-                        judge(row, np.asarray(answers[row.provider, k]["rarity"]), sample, true, case.n, allowed)
-                    problem = {"case": case.name, "about": case.about, "n": case.n, "d": case.d, "k": k}
-                    problem |= {"anchors": anchors, "rows": [r.as_json() for r in rows if r.k == k]}
-                    result["problems"].append(problem)
-                    print(records.as_text(problem), flush=True)
-                    if args.json:  # as far as it is: what follows may be cut off
-                        records.write(args.json, result)
-    finally:
-        run.close()
-    if args.plot:
-        from benchmarks.pages import plots
-
-        Path(args.plot).parent.mkdir(parents=True, exist_ok=True)
-        plots.bars(result, args.plot)
-        print(f"\nfigure: {args.plot}")
+    script.measure(args, "rarity", measure, "bars")
 
 
 if __name__ == "__main__":

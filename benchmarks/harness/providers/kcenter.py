@@ -49,9 +49,10 @@ def ours(backend: str, tuning: dict[str, Any] | None = None, **arguments: Any) -
             asked = {"start": START, "backend": backend, "tuning": Tuning(**(tuning or {})), **arguments}
             found = k_center_greedy(self.features, k, **asked)
             self._facts = {"passes": found.passes, "share_of_distances": found.distances / (len(self.features) * k)}
-            if backend == "auto":
-                self._facts["backend"] = chosen_backend(self.device)
             return {"indices": found.indices}
+
+        def facts(self) -> dict[str, Any]:
+            return {**self._facts, **({"backend": chosen_backend(self.device)} if backend == "auto" else {})}
 
     return Ours
 
@@ -121,7 +122,7 @@ class _Amazon(_Opened):
 
     def space(self) -> dict[str, np.ndarray]:
         """The projected rows, and their mean distances to the starting rows."""
-        from patchcore_fast.samplers.greedy import mean_distance
+        from patchcore_fast.samplers.measures import mean_distance
 
         self.draw_anew()
         reduced = self.reduce()
