@@ -133,10 +133,29 @@ def test_tuning_goes_over_kernels_widths_and_arithmetics(card: Path, monkeypatch
     assert tile_cache.as_tile(found[key], (first,)) == first
 
 
+@pytest.mark.parametrize("card_of, precisions, modes", [
+    (CARD, ["float32"], ["ieee", "half"]), (CARD, ["bf16"], ["bf16"]), ((7, 5), ["float32"], ["ieee"]),
+])  # fmt: skip
+def test_halves_are_tuned_where_they_are_multiplied(
+    card: Path, monkeypatch: pytest.MonkeyPatch, card_of: tuple[int, int], precisions: list[str], modes: list[str]
+) -> None:
+    monkeypatch.setattr(tuner, "capability", lambda device: card_of)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: GPU)
+    asked: list[str] = []
+
+    def seconds(kernel, dim, mode, tile):
+        asked.append(mode)
+        return 1.0
+
+    tuner.tune_all(torch.device("cpu"), [64], precisions, seconds, halves=True)
+    assert list(dict.fromkeys(asked)) == modes
+
+
 @pytest.mark.skipif(not interpreted(), reason="kernels run on a GPU here")
+@pytest.mark.parametrize("precision", ["float32", "half"])
 @pytest.mark.parametrize("kernel", ["update", "search"])
-def test_what_autotuning_times(kernel: str) -> None:
+def test_what_autotuning_times(kernel: str, precision: str) -> None:
     """The call behind a measurement, on rows as few as the widest features leave."""
-    result = measure._call(kernel, torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), "float32")()
+    result = measure._call(kernel, torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), precision)()
     sizes = [part.shape[0] for part in (result if isinstance(result, tuple) else (result.indices,))]
     assert sizes == ([12] if kernel == "update" else [6, 6]) or sizes == [12, 12]

@@ -199,6 +199,7 @@ def test_version() -> None:
         build.package_version({"PATCHCORE_FAST_LOCAL_VERSION": "+cu 128"})
 
 
+@pytest.mark.thorough
 @needs_tools
 def test_an_nvcc_that_fails_fails_the_build(tmp_path: Path) -> None:
     have = tools.find_toolkit(os.environ | {"PATCHCORE_FAST_CUDA_ARCHS": "80"}, None)

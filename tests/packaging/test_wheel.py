@@ -21,6 +21,7 @@ MOST_BYTES = 8_000_000
 # Of glibc itself, on every Linux of its kind; whatever else a module needs would have to be on the machine.
 LIBRARIES = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "ld-linux-x86-64.so.2",
              "ld-linux-aarch64.so.1"}  # fmt: skip
+pytestmark = pytest.mark.thorough  # builds a wheel, with the native engine
 needs_binutils = pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump (binutils)")
 
 
