@@ -28,14 +28,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def handlers_as_they_were() -> Iterator[None]:
-    """A program that a test runs in this process may set signal handlers; the next test meets none of them."""
+    """Programs that run in this process, in a fixture of a file too, set signal handlers; the next file meets none."""
     before = {number: signal.getsignal(number) for number in HANDLED}
     yield
     for number, handler in before.items():
-        if signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
+        signal.signal(number, handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
