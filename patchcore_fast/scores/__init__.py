@@ -5,12 +5,14 @@ from __future__ import annotations
 from .clustering import KMeans, k_means
 from .density import rarity, representativeness
 from .difficulty import Difficulty, difficulty
+from .foreign import Foreign, nearest_of_other_images, support_distance
 from .instability import instability, noise_instability
 from .layout import Layout
 from .support import Support, deviations, support
 
 __all__ = [
     "Difficulty",
+    "Foreign",
     "KMeans",
     "Layout",
     "Support",
@@ -18,8 +20,10 @@ __all__ = [
     "difficulty",
     "instability",
     "k_means",
+    "nearest_of_other_images",
     "noise_instability",
     "rarity",
     "representativeness",
     "support",
+    "support_distance",
 ]
