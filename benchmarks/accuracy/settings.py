@@ -97,7 +97,7 @@ def unlabelled(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     images = scan(folder)
     config = PatchCoreConfig(weights=args.weights, device="cpu")
     model = fit(images, config, args.max_train)
-    arms = {"zero-shot": ZeroShot(config, progress=False), "PatchCore": model}
+    arms: dict[str, ZeroShot | PatchCore] = {"zero-shot": ZeroShot(config, progress=False), "PatchCore": model}
     found: dict[str, Evaluation] = {}
     taken: dict[str, list[float]] = {name: [] for name in arms}
     with bar(args.runs * len(arms), folder.resolve().name) as shown:

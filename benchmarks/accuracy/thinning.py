@@ -40,8 +40,9 @@ class Thinning(Sampler):
     probability 1 / (1 + its neighbours within a distance, itself one of them), the distance growing until no more than
     the round's share stay. Random rows fill what is missing.
 
-    The published steps grow the distance without end where more than a share of 1 / (NEIGHBOURS + 1) would have to go,
-    or all rows are equal, and keep ROUNDS rows where fewer are wanted. There a random part of what stays is kept here.
+    The published steps grow the distance without end where a round's share is below about 1 / (NEIGHBOURS + 1) of its
+    rows, or these are all equal, and keep ROUNDS rows where fewer are wanted. Here the distance ends when all
+    NEIGHBOURS are within it, and what then stays too much is cut at random.
     """
 
     def __init__(self, percentage: float, seed: int = 0) -> None:
