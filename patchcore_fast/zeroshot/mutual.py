@@ -63,8 +63,8 @@ def mutual_scores(
     """Of each patch, the mean over the images that know it best of the distance to their nearest patch (MSM).
 
     Distances are those of exact nearest neighbours (`kernels.knn`), image against image: what is held is the distance
-    of the patches of some images to every image, never of patches to patches. On the device are the rows of some images,
-    256 MB at most, and of one that they are compared with.
+    of the patches of some images to every image, never of patches to patches. On the device are the rows of
+    some images, 256 MB at most, and of one that they are compared with.
 
     Parameters
     ----------

@@ -71,7 +71,7 @@ class ZeroShot:
         if not 0 < share <= 1:
             raise ValueError(f"ZeroShot: share must lie in (0, 1], got {share}")
         if group is not None and group < 2:
-            raise ValueError(f"ZeroShot: a group must have 2 images or more, got {group}")
+            raise ValueError(f"ZeroShot: group must be 2 images or more, or None, got {group}")
         self.config = config or PatchCoreConfig()
         if self.config.features.tile is not None or self.config.input_size is None:
             raise ValueError('ZeroShot: images of one size are compared whole: no tile, and aspect="squash"')
