@@ -176,7 +176,7 @@ def test_a_folder_of_masks_that_cannot_be_read_is_named(tmp_path, monkeypatch, a
 
     (tmp_path / "crack").mkdir()
     monkeypatch.setattr(Path, asked, refuse)
-    with pytest.raises(DataError, match="crack: cannot be read as a mask .*Permission denied"):
+    with pytest.raises(DataError, match=r"crack: cannot be read as a mask .*Permission denied"):
         load_mask(tmp_path / "crack")
 
 
