@@ -11,9 +11,9 @@ from patchcore_fast.config.features import FITTED, REDUCTIONS
 from patchcore_fast.features.fusion import align_layers, channel_projection, reduce_channels
 from patchcore_fast.features.learned import LinearReduction, Moments
 from patchcore_fast.features.source import FeatureSource
+from patchcore_fast.inputs import PRECISIONS
 from patchcore_fast.kernels.surroundings import undisturbed
 
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _UNFOLD_BYTES = 64 << 20  # largest unfolded block held at a time
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from patchcore_fast.memory import available_memory
-from patchcore_fast.samplers import IdentitySampler, PrecomputedSampler, RandomSampler
-from patchcore_fast.samplers.space import STATE, projected_columns
+from patchcore_fast.samplers import IdentitySampler
+from patchcore_fast.samplers.space import BLIND, STATE, projected_columns
 from patchcore_fast.scratch import placed, scratch_folder
 
 _HELP = "a smaller --image-size, --precision float16, fewer images (--shots) or more machines (torchrun) make it fit"
@@ -48,7 +48,7 @@ def check_fit(sampler: Any, rows: int, columns: int, itemsize: int, stored: bool
     MemoryError : says what is wanted, what is free, and what would help.
     """
     width = projected_columns(sampler, columns)
-    blind = type(sampler) in (RandomSampler, IdentitySampler, PrecomputedSampler)
+    blind = type(sampler) in BLIND
     matrix = rows * columns * itemsize
     sizes = [] if stored and (width or blind) else [matrix]
     sizes += [4 * rows * width] if width else []

@@ -13,7 +13,7 @@ import torch
 from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.feature_store import FeatureStore, ImageBlock, StoreWriter
 from patchcore_fast.features import FeatureExtractor
-from patchcore_fast.inputs import as_tensor
+from patchcore_fast.inputs import PRECISIONS, as_tensor
 from patchcore_fast.kernels.ranks import Ranks
 from patchcore_fast.model.batches import Batch, Batches
 from patchcore_fast.model.collect import Rows
@@ -26,7 +26,6 @@ from patchcore_fast.scratch import room_for
 _T = TypeVar("_T")
 # Settings that decide what the rows of a store are, by group; of "features" all.
 SELECTION = ("seed", "shots", "augment", "augmentations")
-_PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def fixed_settings(config: PatchCoreConfig) -> dict[str, Any]:
@@ -44,7 +43,7 @@ class StoredRows(Rows):
         last = len(store.grids) if last is None else last
         self._store, self._low = store, int(sizes[first])
         self.grids = store.grids[first:last]
-        self._dtype = _PRECISIONS[store.config.features.precision]
+        self._dtype = PRECISIONS[store.config.features.precision]
         self._whole: torch.Tensor | None = None
 
     @property

@@ -205,6 +205,37 @@ def test_what_selects_in_one_process_only_says_so(workers, options):
             raise error
 
 
+def elfs_apart(group, rank, x, counts, options, radii, views):
+    """Other options, radius and number of views on each rank."""
+    sampler = elfs_of({"prune_support": False, **options[rank]})
+    sampler.group, sampler.radius = group, radii[rank]
+    mine = own(x, rank, counts)
+    return sampler.select(mine, views=None if views[rank] is None else [views_of(mine)] * views[rank])
+
+
+SEEN = {"instability": "views", "w_unc": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "radii", "views", "said"),
+    [
+        ([{}, {}], [None, 0.5], [None, None], "radius must be the same on all ranks, got None on rank 0 and 0.5"),
+        ([{}, {}], [0.5, 0.5], [None, None], "radius goes with the greedy samplers alone, got 0.5"),
+        ([{}, {}], [None, None], [None, 1], "views must be the same on all ranks, got None on rank 0 and 1 on rank 1"),
+        ([SEEN, SEEN], [None, None], [1, 2], "views must be the same on all ranks, got 1 on rank 0 and 2 on rank 1"),
+        ([SEEN, SEEN], [None, None], [None, None], 'views and instability="views" go together'),
+        ([{}, SEEN], [None, None], [None, 1], "weights must be the same on all ranks"),
+        ([{}, {"percentage": 0.2}], [None, None], [None, None], "percentage must be the same on all ranks"),
+    ],
+)
+@pytest.mark.parametrize("counts", [[500, 400], [900, 0]], ids=str)
+def test_what_differs_between_ranks_is_refused_on_all(workers, options, radii, views, said, counts):
+    workers.ask(elfs_apart, 2, rows(), counts, options, radii, views)
+    for error in workers.answers(2, seconds=40):
+        with pytest.raises(ValueError, match=said):
+            raise error
+
+
 class Own:
     """Somebody's sampler, which knows no ranks."""
 
