@@ -148,16 +148,26 @@ def test_two_level(workers, kind):
 )
 @given(
     cuts=st.lists(st.integers(0, N), min_size=3, max_size=3).map(sorted),
+    empty=st.sets(st.integers(0, 3), min_size=1, max_size=3),
     seed=st.integers(0, 2**16),
     share=st.floats(0.02, 0.6),
+    name=st.sampled_from(list(ELFS)),
+    kind=st.sampled_from(["supported", "elfs", "means", "precomputed"]),
 )
-def test_any_shards(workers, cuts, seed, share):
+@pytest.mark.filterwarnings("ignore:ELFSCoresetSampler")
+def test_any_shards(workers, cuts, empty, seed, share, name, kind):
+    """Some of them empty, whichever the sampler is."""
     counts = [b - a for a, b in zip([0, *cuts], [*cuts, N], strict=True)]
-    x, where, options = rows(seed=seed), given_as("positions"), {"percentage": share, "settle": 0.3}
+    for rank in empty:  # the next one that is not has its rows too
+        heir = next(r for r in (*range(rank, 4), *range(4)) if r not in empty)
+        counts[rank], counts[heir] = 0, counts[heir] + counts[rank]
+    x, options = rows(seed=seed), {"settle": 0.3, **ELFS[name], "percentage": share}
+    where = given_as("positions")
     same(workers.call(elfs, 4, x, counts, options, where)[1], elfs_alone(x, options, where))
-    sampler = two_level_of("supported")
+    where = given_as("image_ids" if kind == "means" else "positions")
+    sampler = two_level_of(kind)
     wanted = sampler.select(x, **where), sampler.radii_, sampler.images_
-    same(workers.call(two_level, 4, x, counts, "supported", where)[2], wanted)
+    same(workers.call(two_level, 4, x, counts, kind, where)[2], wanted)
 
 
 def supported(group, rank, x, counts, where):
