@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,9 +152,10 @@ class PatchCore:
         if self._extractor is not None:
             self._extractor.learned = None
         try:
-            with together("PatchCore.fit", self.group) as ranks:
-                source = Source(config, augmentation, self._built, ranks, self.progress)
-                found = source.training(data, store, selector, on_error)
+            with together("PatchCore.fit", self.group) as ranks, ExitStack() as opened:
+                known = None if self._extractor is None else self._extractor.widths
+                source = Source(config, augmentation, self._built, ranks, self.progress, known)
+                found = source.training(data, store, selector, on_error, opened)
                 timings = {"features": time.perf_counter() - clock}
                 if ranks is not None:
                     ranks.where = "the bank was being chosen"
@@ -162,8 +164,7 @@ class PatchCore:
                 }  # fmt: skip
                 made: tuple[Bank, dict[str, float]]
                 if config.selection.banks == "layer":
-                    widths = self._built().backbone.channels
-                    made = choose_layers(found.rows, found.views, selector, augmentation, widths, **facts)
+                    made = choose_layers(found.rows, found.views, selector, augmentation, found.widths, **facts)
                 else:
                     reduction = None if self._extractor is None else self._extractor.learned
                     made = choose_bank(found.rows, found.views, selector, augmentation, learned=reduction, **facts)

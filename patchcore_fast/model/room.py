@@ -36,22 +36,23 @@ def refusal(sizes: Sequence[int], more: int, memory: int, disk: int) -> str | No
     return f"{wanted / 1e9:.1f} GB of {what} are wanted, {free / 1e9:.1f} GB are free: {_HELP}"
 
 
-def check_fit(sampler: Any, rows: int, columns: int, itemsize: int, stored: bool = False) -> None:
+def check_fit(sampler: Any, rows: int, widths: Sequence[int], itemsize: int, stored: bool = False) -> None:
     """Refuse a fit of so many rows that there is no room for here.
 
     Parameters
     ----------
-    sampler : of the fit.  stored : whether the rows lie in a store, and are read from there.
+    sampler : of the fit.  widths : columns of what it selects from, one after the other; together those of a row.
+    stored : whether the rows lie in a store, and are read from there.
 
     Raises
     ------
     MemoryError : says what is wanted, what is free, and what would help.
     """
-    width = projected_columns(sampler, columns)
+    found = [projected_columns(sampler, columns) for columns in widths]
     blind = type(sampler) in (RandomSampler, IdentitySampler, PrecomputedSampler)
-    matrix = rows * columns * itemsize
-    sizes = [] if stored and (width or blind) else [matrix]
-    sizes += [4 * rows * width] if width else []
+    matrix = rows * sum(widths) * itemsize
+    sizes = [] if stored and (all(found) or blind) else [matrix]
+    sizes += [4 * rows * width] if (width := max(n or 0 for n in found)) else []
     share = 1.0 if type(sampler) is IdentitySampler else getattr(sampler, "percentage", 0.0)
     more = (0 if blind else STATE * rows) + int(matrix * share)
     why = refusal(sizes, more, available_memory(), shutil.disk_usage(scratch_folder()).free)

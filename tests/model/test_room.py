@@ -36,7 +36,7 @@ def test_what_is_made_first_takes_memory_first():
 
 def refused(sampler, rows, columns=200, stored=False):
     try:
-        room.check_fit(sampler, rows, columns, 4, stored)
+        room.check_fit(sampler, rows, columns if isinstance(columns, tuple) else (columns,), 4, stored)
     except MemoryError as error:
         return str(error)
     return None
@@ -57,6 +57,13 @@ def test_what_is_counted(monkeypatch):
     assert refused(some, 1000) is not None
     short(monkeypatch, memory=features - 1)
     assert refused(all_, 1000) is not None and refused(some, 1000) is None
+    # Two layers: the wider alone is projected, and one layer's rows are held at a time.
+    short(monkeypatch, memory=bank + state, disk=features + projected)
+    assert refused(greedy, 1000, (72, 128)) is None and refused(greedy, 1000, (100, 100)) is None
+    short(monkeypatch, memory=bank + state, disk=features + projected - 1)
+    assert refused(greedy, 1000, (100, 100)) is not None and refused(greedy, 1000, (100, 100), stored=True) is None
+    short(monkeypatch, memory=bank + state, disk=features - 1)
+    assert refused(greedy, 1000, (72, 128), stored=True) is not None  # that of 128 is looked at itself
 
 
 @pytest.mark.parametrize("what", [{"memory": 1000}, {"disk": 1000, "memory": 500_000}], ids=["memory", "disk"])
