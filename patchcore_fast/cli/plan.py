@@ -46,6 +46,8 @@ def _text(found: Forecast, sampler: str) -> str:
         f"Time about {_time(found.seconds)}: features {_time(found.features_s)}, selection {_time(found.selection_s)}, "
         f"threshold {_time(found.threshold_s)}.",
     ]
+    if found.unreadable:
+        lines.append(f"{found.unreadable:,} of {found.looked_at:,} images that were looked at cannot be read.")
     if sampler not in ("greedy", "approximate"):
         lines.append(f"Times and memory are of the greedy sampler, not of {sampler}.")
     if (refusal := found.refusal()) is not None:

@@ -256,15 +256,16 @@ class PatchCore:
         return reached
 
     @undisturbed
-    def training_features(self, data: Any) -> FeatureRows:
+    def training_features(self, data: Any, *, on_error: str = "raise") -> FeatureRows:
         """The patch features that `fit` would choose from: `.features` [N, D], `.positions(indices)`, `.grid`.
 
-        `data` and errors as in `fit`; the bank stays. Of a config that augments, copies follow their image and count.
+        As in `fit`; the bank stays. Of a config that augments, copies follow their image and count.
         """
         config, augmentation = settle(self.config, None, None, self.sampler)
         if self._bank is None:
             self.extractor.learned = None  # of other images
-        rows, _, self.unread_ = self._rows(batches_of(data, config, "train", config.selection.shots), augmentation)
+        batches = batches_of(data, config, "train", config.selection.shots, on_error)
+        rows, _, self.unread_ = self._rows(batches, augmentation)
         return rows
 
     def predict(self, data: Any, *, on_error: str = "raise") -> list[Prediction]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.features import FeatureExtractor
 from patchcore_fast.model import PatchCore, room
 from patchcore_fast.samplers import GreedyCoresetSampler, IdentitySampler, RandomSampler
-from patchcore_fast.scratch import placed
+from patchcore_fast.scratch import placed, refusal, refuse
 
 from ..evaluated import TINY, tiny_config
 from ..pictures import write_mvtec
@@ -105,3 +107,15 @@ def test_select(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command.shutil, "disk_usage", lambda place: usage)
     assert main(select) == 2
     assert "an --output on another disk" in capsys.readouterr().err
+
+
+def test_one_sentence_for_all():
+    why = refusal([100, 100], 10, 209, 0, Path("/d"), "less", "more")
+    assert why == "0.0 GB of disk in /d are wanted, 0.0 GB are free: more would make it fit"
+    assert refusal([100], 10, 209, 0, Path("/d"), "less") is None
+    assert refusal([100], 110, 209, 0, Path("/d"), "less") == (
+        "0.0 GB of memory are wanted, 0.0 GB are free: less would make it fit"
+    )
+    with pytest.raises(MemoryError, match="x: out of memory before it begins: because"):
+        refuse("x", "because")
+    refuse("x", None)
