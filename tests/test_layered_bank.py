@@ -119,7 +119,7 @@ def test_files_with_other_layers_than_they_say(layers: str, message: str, tmp_pa
     assert "\n" not in str(caught.value) and str(tmp_path / "b") in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["features", "2.features", "23.indices"])
+@pytest.mark.parametrize("name", ["features", "2.features", "23.features"])
 def test_tensors_of_no_layer(name: str, tmp_path: Path) -> None:
     _bank().save(tmp_path / "b")
     _rewritten(tmp_path / "b", {}, more={name: torch.ones(2)})
