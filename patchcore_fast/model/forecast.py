@@ -33,7 +33,8 @@ class Forecast:
     rows, columns : patches, and numbers of each.  picks : rows of the bank, or of each layer's.  Bytes: of the
     features, of their projection, of what the selection knows of rows, of the bank; free ones of memory, and of the
     disk where what does not fit is kept.  Seconds: reading images and computing features, selecting, finding the
-    threshold. Of `looked_at` images `unreadable` could not be read; as large a share of all is left out of `images`.
+    threshold. Of `looked_at` images those of `unread` (why, with the file's name) could not be read; as large a share
+    of all is left out of `images`.
     """
 
     images: int
@@ -50,7 +51,12 @@ class Forecast:
     selection_s: float
     threshold_s: float
     looked_at: int
-    unreadable: int
+    unread: tuple[str, ...]
+
+    @property
+    def unreadable(self) -> int:
+        """Images looked at that could not be read."""
+        return len(self.unread)
 
     @property
     def seconds(self) -> float:
@@ -77,7 +83,8 @@ class Forecast:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self) | {"memory_bytes": self.memory_bytes, "on_disk_bytes": self.on_disk_bytes,
-                               "seconds": self.seconds, "refusal": self.refusal()}  # fmt: skip
+                               "seconds": self.seconds, "unreadable": self.unreadable,
+                               "refusal": self.refusal()}  # fmt: skip
 
 
 def forecast(config: PatchCoreConfig, images: Sequence[ImageRecord]) -> Forecast:
@@ -95,8 +102,8 @@ def forecast(config: PatchCoreConfig, images: Sequence[ImageRecord]) -> Forecast
     _warm_up(model, few)
     clock = time.perf_counter()
     found = model.training_features(few, on_error="return")
-    looked_at, unreadable = len(few), len(model.unread_)
-    good = looked_at - unreadable
+    looked_at, unread = len(few), tuple(why for _, why in model.unread_)
+    good = looked_at - len(unread)
     each_image = (time.perf_counter() - clock) / good
     count = max(1, round(count * good / looked_at))
     sample, per_image = found.features, found.used / good
@@ -115,7 +122,7 @@ def forecast(config: PatchCoreConfig, images: Sequence[ImageRecord]) -> Forecast
         projected_bytes=4 * rows * _PROJECTED if set(widths) != {_PROJECTED} else 0, state_bytes=STATE * rows,
         bank_bytes=picks * columns * item, free_memory_bytes=available_memory(),
         free_disk_bytes=shutil.disk_usage(scratch_folder()).free, features_s=count * each_image, selection_s=selection,
-        threshold_s=len(folds) * selection + asked * per_image * search, looked_at=looked_at, unreadable=unreadable,
+        threshold_s=len(folds) * selection + asked * per_image * search, looked_at=looked_at, unread=unread,
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def made(**changes: float) -> Forecast:
     whole = Forecast(
         images=10, rows=1000, columns=100, picks=10, features_bytes=400_000, projected_bytes=512_000,
         state_bytes=56_000, bank_bytes=4000, free_memory_bytes=10_000_000, free_disk_bytes=10_000_000, features_s=1,
-        selection_s=2, threshold_s=3, looked_at=10, unreadable=0,
+        selection_s=2, threshold_s=3, looked_at=10, unread=(),
     )  # fmt: skip
     return replace(whole, **changes)
 
@@ -73,10 +73,11 @@ def test_images_that_cannot_be_read_are_counted(tmp_path, capsys) -> None:
     bank = PatchCore(tiny_config(), progress=False).fit(broken, on_error="return").bank
     assert (found.looked_at, found.unreadable) == (8, 2)
     assert (found.images, found.rows, found.picks) == (len(bank.images), bank.patches, len(bank))
-    assert main(["plan", str(broken), *TINY]) == 0
-    said = capsys.readouterr().out
-    assert "6 images give" in said and "2 of 8 images that were looked at cannot be read." in said
-    assert main(["plan", str(broken), "--json", *TINY]) == 0
+    assert main(["plan", str(broken), *TINY]) == 3  # as fit, which leaves them out and names them
+    told = capsys.readouterr()
+    assert "6 images give" in told.out and "2 of 8 images that were looked at cannot be read." in told.out
+    assert "2 files could not be used:" in told.err and "000.png" in told.err and "005.png" in told.err
+    assert main(["plan", str(broken), "--json", *TINY]) == 3
     assert json.loads(capsys.readouterr().out)["unreadable"] == 2
     for path in (broken / "train/good").iterdir():
         path.write_bytes(b"no image")
