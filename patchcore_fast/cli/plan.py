@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Print rows, bytes and seconds of a fit with these settings; exit code 3 where it would not fit or images are bad."""
+    """Print rows, bytes, seconds of a fit with these settings; exit code 3 where it would not fit or files are bad."""
     config = chosen_config(args)
     check_images(args.folder)
     need_pipeline()
