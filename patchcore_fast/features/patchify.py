@@ -135,6 +135,12 @@ class FeatureExtractor:
             )
         return rows
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each layer in a row, side by side; of all of them where the fusion mixes layers."""
+        apart = self.fusion == "concat" and not self.learns
+        return tuple(self.backbone.channels) if apart else (self.dim,)
+
     def covered(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in pixels of the grid of an image (H, W): it is stretched over the whole image."""
         return size
