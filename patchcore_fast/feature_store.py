@@ -56,7 +56,8 @@ class StoreWriter:
     Parameters
     ----------
     folder : is made where it is not there.
-    about : what is stored, as JSON: settings, weights, "type" (one of TYPES), "count" of the images of the list.
+    about : what is stored, as JSON: settings, weights, "widths" (columns of each layer, in their order), "type" (one of
+        TYPES), "count" of the images of the list.
     first : whether this process is the only one that writes, or the first of several that write different images.
 
     Raises
@@ -68,11 +69,15 @@ class StoreWriter:
         self.folder, self.about = Path(folder), json.loads(json.dumps(about))
         self._lock: int | None = None
         self._pending, self._held = ImageBlock(0, 0), list[Array]()
-        if first:
-            self._open()
-        elif (told := read_index(self.folder)["about"]) != self.about:
-            raise DataError(f"{self.folder}: {_different(told, self.about)}")
-        self.blocks = self._there()
+        try:
+            if first:
+                self._open()
+            elif (told := read_index(self.folder)["about"]) != self.about:
+                raise DataError(f"{self.folder}: {_different(told, self.about)}")
+            self.blocks = self._there()
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
@@ -82,19 +87,14 @@ class StoreWriter:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self.close()
             raise DataError(f"{self.folder}: another process writes to this store") from None
-        try:
-            if (self.folder / INDEX).exists():
-                if (told := read_index(self.folder)["about"]) != self.about:
-                    raise DataError(f"{self.folder}: {_different(told, self.about)}")
-                return
-            if others := [name for name in sorted(os.listdir(self.folder)) if not name.startswith(".")]:
-                raise DataError(f"{self.folder}: is no store of features, and holds {others[0]}: give another folder")
-            self._write_index([])
-        except BaseException:
-            self.close()
-            raise
+        if (self.folder / INDEX).exists():
+            if (told := read_index(self.folder)["about"]) != self.about:
+                raise DataError(f"{self.folder}: {_different(told, self.about)}")
+            return
+        if others := [name for name in sorted(os.listdir(self.folder)) if not name.startswith(".")]:
+            raise DataError(f"{self.folder}: is no store of features, and holds {others[0]}: give another folder")
+        self._write_index([])
 
     def close(self) -> None:
         """Let others write."""
@@ -212,13 +212,28 @@ class FeatureStore:
         self.grids = [grid for block in blocks for grid in block.grids]
         self.unread = [pair for block in blocks for pair in block.unread]
         self._matrix = ShardedMatrix(folder)
-        wanted = sum(block.rows for block in blocks)
-        if self._matrix.shape[0] != wanted or str(self._matrix.dtype) != self.about["type"]:
+        try:
+            self._check(sum(block.rows for block in blocks))
+        except BaseException:
             self.close()
+            raise
+
+    def _check(self, wanted: int) -> None:
+        """Whether the matrix is of so many rows, of the type and columns that the index says."""
+        rows, columns = self.shape
+        if rows != wanted or str(self._matrix.dtype) != self.about["type"]:
             raise DataError(
-                f"{self.name}: has {self._matrix.shape[0]:,} rows of {self._matrix.dtype}, its images "
-                f"have {wanted:,} of {self.about['type']}"
+                f"{self.name}: has {rows:,} rows of {self._matrix.dtype}, its images have {wanted:,} of "
+                f"{self.about['type']}"
             )
+        if columns != sum(self.widths):
+            said = " + ".join(map(str, self.widths))
+            raise DataError(f"{self.name}: has {columns} columns, its {INDEX} says {said} by layer")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each layer, side by side in a row; one number where layers are mixed."""
+        return tuple(self.about["widths"])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -266,7 +281,9 @@ def read_index(folder: Path) -> dict[str, Any]:
         if found["kind"] != KIND:
             raise ValueError("of another kind or version")
         about, names = found["about"], found["shards"]
-        if about["type"] not in TYPES or type(about["count"]) is not int:
+        widths = about["widths"]
+        known = isinstance(widths, list) and widths and all(type(n) is int and n > 0 for n in widths)
+        if about["type"] not in TYPES or type(about["count"]) is not int or not known:
             raise ValueError("it does not say what is stored")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("its shards are no names")

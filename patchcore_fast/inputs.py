@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 Features = np.ndarray | Tensor
+# What the setting `precision` may be, of features and banks. config knows no torch and has the names; a test compares.
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def as_rows(name: str, features: Any, what: str = "features") -> Tensor:

@@ -144,6 +144,9 @@ def load_bank(path: str | os.PathLike[str], index: str | None = None) -> Bank:
                 raise ValueError(f"a list of 1 to {MOST} layers is wanted")
             named = [{name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{number}.")}
                      for number in range(len(layers))]  # fmt: skip
+            known = {"normal_scores", *(f"{number}.{name}" for number, own in enumerate(named) for name in own)}
+            if foreign := sorted(tensors.keys() - known):
+                raise ValueError(f"tensor {foreign[0]!r} is of none of {len(layers)} layers")
             facts = read_json(metadata["facts"])
             parts = []
             for layer, own in zip(layers, named, strict=True):

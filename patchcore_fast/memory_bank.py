@@ -20,6 +20,7 @@ from patchcore_fast.bank_file import bank_error, digest, read_header, read_json,
 from patchcore_fast.config import grouped, recorded
 from patchcore_fast.errors import BankError
 from patchcore_fast.files import atomic_write
+from patchcore_fast.inputs import PRECISIONS
 from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.search import ExactSearch, SearchIndex, build_index, load_index, stored
 
@@ -33,7 +34,6 @@ FORMAT_VERSION = 4  # 3: no learnt reductions; 2: settings without groups; 1: no
 LAYERS = "layers"  # metadata of a file that has a bank for each layer; see `layered_bank`
 SIDE, CELLS = 16_384, 1 << 24  # most patches on a side of an image's grid, and on all of it
 IMAGES = 1 << 20  # most training images where no names count them
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of features
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class MemoryBank:
     def _check_tensors(self) -> None:
         f, i = self.features, self.indices
         precision = recorded(self.config, "precision", "float32")
-        if f.ndim != 2 or 0 in f.shape or not isinstance(precision, str) or f.dtype != _DTYPES.get(precision):
+        if f.ndim != 2 or 0 in f.shape or not isinstance(precision, str) or f.dtype != PRECISIONS.get(precision):
             raise ValueError(f"MemoryBank: features must be [M, D] {precision}, got {tuple(f.shape)} {f.dtype}")
         if not all(torch.isfinite(x) for x in f.aminmax()):  # NaN is either's; torch.isfinite(f) copies f
             bad = int((~torch.isfinite(f).all(dim=1)).sum())

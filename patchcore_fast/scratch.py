@@ -59,6 +59,33 @@ def placed(sizes: Sequence[int], memory: int) -> tuple[int, int]:
     return held, sum(sizes) - held
 
 
+def refusal(
+    sizes: Sequence[int], more: int, memory: int, disk: int, folder: Path, instead: str, elsewhere: str | None = None
+) -> str | None:
+    """Why large matrices cannot be had, and what would make them fit; None if they can.
+
+    Parameters
+    ----------
+    sizes : bytes of the matrices, in their order.  more : other bytes of memory.
+    memory, disk : free bytes, those of the disk in `folder`, where what does not fit into memory is kept.
+    instead : what would make it fit.  elsewhere : the same where the disk is what is short; `instead` when None.
+    """
+    held, on_disk = placed(sizes, memory)
+    if held + more > memory:
+        wanted, free, what = held + more, memory, "memory"
+    elif on_disk > disk:
+        wanted, free, what, instead = on_disk, disk, f"disk in {folder}", elsewhere or instead
+    else:
+        return None
+    return f"{wanted / 1e9:.1f} GB of {what} are wanted, {free / 1e9:.1f} GB are free: {instead} would make it fit"
+
+
+def refuse(name: str, why: str | None) -> None:
+    """MemoryError, before the long work begins, where `refusal` says why."""
+    if why is not None:
+        raise MemoryError(f"{name}: out of memory before it begins: {why}")
+
+
 def scratch_folder() -> Path:
     """The folder for temporary files (TMPDIR), or /var/tmp where that one lies in memory."""
     usual, other = Path(tempfile.gettempdir()), Path("/var/tmp")

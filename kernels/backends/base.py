@@ -13,6 +13,8 @@ from ..ranking import Rank
 from ..together import Together
 from ..tuning import Budget, Tuning
 
+PATIENCE = 8  # passes without a pick after which all bounds are made exact
+
 
 @dataclass(frozen=True)
 class KCenterJob:

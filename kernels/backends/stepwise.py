@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ..ranking import Picks, Rank
-from .base import Found, KCenterJob
+from .base import PATIENCE, Found, KCenterJob
 
 _TILE_ELEMENTS = 1 << 21
-PATIENCE = 8  # passes without a pick after which all bounds are made exact
 
 
 @dataclass(frozen=True)

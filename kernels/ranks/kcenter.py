@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..backends.base import KCenterJob, Settled, ShardLeaves
-from ..backends.stepwise import PATIENCE
+from ..backends.base import PATIENCE, KCenterJob, Settled, ShardLeaves
 from ..ranking import Rank, Stop, take_top
 from ..tuning import Budget, Tuning
 from .edge import SharedEdge

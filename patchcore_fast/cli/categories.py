@@ -6,13 +6,13 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchcore_fast.cli.explain import explain
 from patchcore_fast.cli.finished import forget, identity, keep, kept
 from patchcore_fast.cli.outputs import check_folder, check_outputs_differ, output_folder
-from patchcore_fast.cli.pipeline import fitted
 from patchcore_fast.cli.process import PROGRAM, say
 from patchcore_fast.cli.unusable import CODE, tell
 from patchcore_fast.errors import DataError
@@ -21,6 +21,7 @@ from patchcore_fast.report.problems import Problems, reason
 
 if TYPE_CHECKING:
     from patchcore_fast.config import PatchCoreConfig
+    from patchcore_fast.model import PatchCore
     from patchcore_fast.report.categories import CategoryResult
 
 _log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ def evaluate_categories(
 
     if json_file is not None:
         _check_json(json_file, folders, output)
-    weights = PatchCore(config).extractor.backbone.fingerprint()  # settings that no category could use end here
+    model = PatchCore(config)
+    weights = model.extractor.backbone.fingerprint()  # settings that no category could use end here
     output_folder(output)
     name, settings = root.resolve().name, config.to_dict()
     rows = [CategoryResult(folder.name) for folder in folders]
@@ -64,7 +66,7 @@ def evaluate_categories(
     for i, folder in enumerate(folders):
         clock = time.perf_counter()
         try:
-            rows[i], files, said = _category(config, threshold, weights, folder, output / folder.name, problems)
+            rows[i], files, said = _category(model, threshold, weights, folder, output / folder.name, problems)
             unread += files
         except Exception as error:  # whatever it is, it is of this category
             rows[i] = CategoryResult(folder.name, error=_reason(error, folder))
@@ -100,16 +102,16 @@ def _check_json(json_file: Path, folders: Sequence[Path], output: Path) -> None:
 
 
 def _category(
-    config: PatchCoreConfig, threshold: float | None, weights: str, folder: Path, output: Path, problems: Problems
+    built: PatchCore, threshold: float | None, weights: str, folder: Path, output: Path, problems: Problems
 ) -> tuple[CategoryResult, list[tuple[str, str]], str]:
-    """Its row, the files that could not be used, and what to say of it."""
+    """Its row, the files that could not be used, and what to say of it; fitted with the backbone of `built`."""
     from patchcore_fast.data import scan
     from patchcore_fast.data.categories import files_digest
     from patchcore_fast.report.categories import CategoryResult
     from patchcore_fast.report.gallery import write_evaluation
     from patchcore_fast.report.page import write_report
 
-    made = identity(config, threshold, weights, files_digest(folder))
+    made = identity(built.config, threshold, weights, files_digest(folder))
     row, different = kept(output, made)
     page = f"{folder.name}/{PAGE}"
     if row is not None:
@@ -128,7 +130,10 @@ def _category(
     check_folder(str(output), read, [("a category", folder)])
     output_folder(output)
     forget(output)
-    model = fitted(config, images, threshold)
+    model = copy(built)  # one backbone for all; the bank is its own, and goes with it
+    model.fit(images, on_error="return")
+    if threshold is not None:
+        model.decide(threshold=threshold)
     result = model.evaluate(images, on_error="return")
     mine = write_evaluation(output, folder.name, images, result, model)
     if (output / "report.json").is_file():

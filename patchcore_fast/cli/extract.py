@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchcore_fast.cli.beforehand import check_images, check_room, need_pipeline
-from patchcore_fast.cli.options import STORED, chosen_config, flag, named_settings
+from patchcore_fast.cli.options import chosen_config, flag, named_settings
 from patchcore_fast.cli.together import joined, rank_here
 from patchcore_fast.cli.unusable import tell
-from patchcore_fast.config import GROUP_OF
 from patchcore_fast.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,12 +35,11 @@ def extract(args: argparse.Namespace) -> int:
     check_apart("--output", args.output, images.train)
     with joined(args.rank_timeout) as group:
         model = PatchCore(config, group=group)
-        store = model.extract(images, args.output, dtype=args.store_dtype, on_error="return")
-    with store:
-        if rank:
-            return 0
-        rows, columns = store.shape
-        what = f"{len(store.images):,} images, {rows:,} patches of {columns} numbers, {store.about['type']}"
+        with model.extract(images, args.output, dtype=args.store_dtype, on_error="return") as store:
+            rows, columns = store.shape
+            what = f"{len(store.images):,} images, {rows:,} patches of {columns} numbers, {store.about['type']}"
+    if rank:
+        return 0
     print(f"Features in {args.output}: {what}.")
     print(f"Next, a bank of them:  patchcore-fast fit --features {args.output} --output bank.safetensors")
     return tell(model.unread_)
@@ -69,9 +67,11 @@ def stored_settings(args: argparse.Namespace, store: FeatureStore) -> PatchCoreC
     ------
     DataError : a setting that the store has otherwise.
     """
+    from patchcore_fast.model.stored import fixed_settings
+
     config = chosen_config(args)
     there = store.config
-    fixed = [n for n, group in GROUP_OF.items() if group == "features" or n in STORED]
+    fixed = [name for group in fixed_settings(there).values() for name in group]
     for name in named_settings(args):
         if name in fixed and getattr(config, name) != getattr(there, name):
             raise DataError(

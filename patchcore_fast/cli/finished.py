@@ -59,15 +59,15 @@ def kept(folder: Path, made: Mapping[str, Any]) -> tuple[dict[str, Any] | None, 
         if (found["format"], found["format_version"]) != (FORMAT, VERSION):
             return None, f"its {FILE} is of another version"
         before, row, numbers = dict(found["made"]), dict(found["row"]), found["numbers"]
-        if not _is_row(row):
+        if not _is_row(row) or not isinstance(before.get("settings"), dict):
             return None, f"its {FILE} is damaged"
         if numbers != _digest(folder / NUMBERS):
             return None, f"its {NUMBERS} is of another evaluation"
+        return (row, "") if before == made else (None, _difference(before, made))
     except FileNotFoundError:
         return None, ""
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None, f"its {FILE} cannot be read"
-    return (row, "") if before == made else (None, _difference(before, made))
 
 
 def _is_row(row: Mapping[str, Any]) -> bool:
@@ -76,8 +76,10 @@ def _is_row(row: Mapping[str, Any]) -> bool:
         return False
     if not all(isinstance(pair, list) and list(map(type, pair)) == [str, str] for pair in unread):
         return False
+    if type(metrics.get("n_test")) is not int:
+        return False
     numbers = [*metrics.values(), *seconds.values()]
-    return all(n is None or (isinstance(n, (int, float)) and math.isfinite(n)) for n in numbers)
+    return all(n is None or (type(n) in (int, float) and math.isfinite(n)) for n in numbers)
 
 
 def _difference(before: Mapping[str, Any], made: Mapping[str, Any]) -> str:

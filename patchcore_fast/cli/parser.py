@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_rank_timeout(extract)
     add_config(extract)
     add_group(extract, "features")
-    add_group(extract, "selection", STORED)
+    add_group(extract, "selection", (*STORED, "banks"), "--banks: of --metric cosine, rows fit one kind alone")
     add_group(extract, "running")
 
     plan = command("plan", ("plan", "plan"), "say what a fit will take: patches, bytes, seconds", "plan bottles")

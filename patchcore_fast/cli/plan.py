@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from patchcore_fast.cli.beforehand import check_images, need_pipeline
 from patchcore_fast.cli.options import chosen_config
+from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Print rows, bytes and seconds of a fit with these settings; exit code 3 where it would not fit here."""
+    """Print rows, bytes, seconds of a fit with these settings; exit code 3 where it would not fit or files are bad."""
     config = chosen_config(args)
     check_images(args.folder)
     need_pipeline()
@@ -31,7 +32,8 @@ def plan(args: argparse.Namespace) -> int:
         print(json.dumps(found.to_dict(), indent=2))
     else:
         print(_text(found, config.selection.sampler))
-    return 0 if found.refusal() is None else 3
+    told = tell([("", why) for why in found.unread])
+    return told if found.refusal() is None else 3
 
 
 def _text(found: Forecast, sampler: str) -> str:
@@ -46,6 +48,8 @@ def _text(found: Forecast, sampler: str) -> str:
         f"Time about {_time(found.seconds)}: features {_time(found.features_s)}, selection {_time(found.selection_s)}, "
         f"threshold {_time(found.threshold_s)}.",
     ]
+    if found.unreadable:
+        lines.append(f"{found.unreadable:,} of {found.looked_at:,} images that were looked at cannot be read.")
     if sampler not in ("greedy", "approximate"):
         lines.append(f"Times and memory are of the greedy sampler, not of {sampler}.")
     if (refusal := found.refusal()) is not None:

@@ -48,7 +48,7 @@ def read_features(name: str) -> NpyFile | ShardedMatrix:
             raise DataError(f"{name}: features are empty, shape {file.shape}")
         if file.dtype.kind not in "fiu" or file.dtype.itemsize > 8:
             raise DataError(f"{name}: features must be real numbers of at most 64 bits, got dtype {file.dtype}")
-    except DataError:
+    except BaseException:
         file.close()
         raise
     return file
@@ -144,23 +144,15 @@ def _check_room(sampler: Sampler, features: MatrixFile, rows: int, scratch: Path
     """MemoryError: so many rows, the share of a process, cannot be selected from here."""
     from patchcore_fast.samplers import RandomSampler
     from patchcore_fast.samplers.space import STATE, projected_columns
-    from patchcore_fast.scratch import placed, scratch_folder
+    from patchcore_fast.scratch import refusal, refuse, scratch_folder
 
     if isinstance(sampler, RandomSampler):
         return
     width = projected_columns(sampler, features.shape[1])
-    memory, place = available_memory(), scratch or scratch_folder()
-    held, on_disk = placed([4 * rows * width] if width else [], memory)
-    held, disk = held + STATE * rows, shutil.disk_usage(place).free
-    for wanted, free, what, how in (
-        (held, memory, "memory", "more machines (torchrun), fewer rows or --method random"),
-        (on_disk, disk, f"disk in {place}", "an --output on another disk, more machines (torchrun) or fewer rows"),
-    ):
-        if wanted > free:
-            raise MemoryError(
-                f"{features.name}: out of memory before it begins: {wanted / 1e9:.1f} GB of {what} are wanted, "
-                f"{free / 1e9:.1f} GB are free: {how} would make it fit"
-            )
+    place, sizes = scratch or scratch_folder(), [4 * rows * width] if width else []
+    less, disk = "more machines (torchrun), fewer rows or --method random", shutil.disk_usage(place).free
+    why = refusal(sizes, STATE * rows, available_memory(), disk, place, less, f"an --output on another disk, {less}")
+    refuse(features.name, why)
 
 
 def _choose(sampler: Sampler, features: MatrixFile, first: int, last: int, scratch: Path | None) -> Tensor:

@@ -25,16 +25,15 @@ def zeroshot(args: argparse.Namespace) -> int:
     from patchcore_fast.config import PatchCoreConfig
 
     config = PatchCoreConfig(**given_settings(args))
-    _check(args)
-    check_images(args.folder)
-    check_room(args.output)
     need_pipeline()
 
     from patchcore_fast.data import scan, scan_images
     from patchcore_fast.data.categories import has_test
     from patchcore_fast.zeroshot import ZeroShot
 
-    model = ZeroShot(config, degrees=args.degrees, share=args.share, group=args.group)
+    model = ZeroShot(config, degrees=args.degrees, share=args.share, group=args.group)  # says which option is wrong
+    check_images(args.folder)
+    check_room(args.output)
     images = scan(args.folder) if has_test(args.folder) else None
     records = scan_images(args.folder) if images is None else images.test
     read = [("image", r.path) for r in records]
@@ -66,12 +65,3 @@ def _labelled(folder: str, output: Path, model: ZeroShot, images: ImageSet) -> i
     if (output / "report.json").is_file():
         print(f"Next, one page to look at:  patchcore-fast report {output}")
     return tell([(r["path"], r["error"]) for r in [*result.unread, *result.images] if r["error"]], problems)
-
-
-def _check(args: argparse.Namespace) -> None:
-    if any(degree < 1 or degree % 2 == 0 for degree in args.degrees):
-        raise DataError(f"--degrees must be odd and positive, got {','.join(map(str, args.degrees))}")
-    if not 0 < args.share <= 1:
-        raise DataError(f"--share must lie in (0, 1], got {args.share}")
-    if args.group is not None and args.group < 2:
-        raise DataError(f"--group must be 2 or more, got {args.group}")

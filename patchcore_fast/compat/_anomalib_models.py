@@ -93,7 +93,7 @@ def _searching(forward: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return forward(self, *args, **kwargs)
         finally:
-            del vars(self)["memory_bank"]
+            vars(self).pop("memory_bank", None)  # a pass in another thread may have ended before
 
     return forward_searching
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import k_center_greedy
-from ..kernels.checks import check_int, check_matrix
+from ..kernels.checks import LARGEST, check_int, check_matrix, raise_unusable
 from ..kernels.surroundings import undisturbed
 from ..samplers.measures import farthest_from_mean
 from ._replace import Replacement
@@ -22,6 +22,7 @@ from ._replace import Replacement
 __all__ = ["install", "select"]
 
 _CLASS = "GoldGreedyKCenterSelectionTool"
+_SHORTEST = 1e-12  # rows that are shorter goldener's cosine_distance does not bring to length 1
 
 
 @undisturbed
@@ -31,6 +32,9 @@ def select(self: Any, x: Tensor, k: int, anchors: Tensor | None = None) -> list[
     Without anchors the first is the row whose distances to all rows have the largest norm. Once every row lies on a
     chosen one, row 0 comes again and again, as in goldener.
 
+    With cosine distance rows are brought to length 1 in float64. A row of zeros has no direction and is refused; in
+    goldener it is at distance 1 from all rows and from itself, and once chosen may be chosen again and again.
+
     Parameters
     ----------
     self : the tool, with `device` and `distance_func` (torch.cdist, or goldener's cosine_distance).
@@ -38,7 +42,8 @@ def select(self: Any, x: Tensor, k: int, anchors: Tensor | None = None) -> list[
 
     Raises
     ------
-    ValueError : x is not 2-D, k is larger than N, rows that are not finite, another distance.
+    ValueError : x is not 2-D, k is larger than N, rows that are not finite, another distance; with cosine distance
+        rows or anchors of zeros (shorter than 1e-12), unless all rows are asked for, or none.
     """
     if not isinstance(x, Tensor) or x.ndim != 2:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -56,7 +61,7 @@ def select(self: Any, x: Tensor, k: int, anchors: Tensor | None = None) -> list[
         x = torch.cat([anchors.detach().to(device=x.device, dtype=x.dtype), x])
     cosine = _is_cosine(self.distance_func)
     if cosine:  # 1 - cos is half the square of the distance of rows of unit length: the same order
-        x = torch.nn.functional.normalize(x, dim=1)
+        x = _directions(x, known)
     if known:
         found = k_center_greedy(x, k, selected=torch.arange(known))
     else:
@@ -74,10 +79,31 @@ def _is_cosine(distance: Any) -> bool:
     raise ValueError(f"select: the distance must be torch.cdist or goldener's cosine_distance, got {distance!r}")
 
 
-def _most_distant(x: Tensor) -> int:
-    """The row of unit rows with the largest sum over all rows of (1 - cos)^2, by the D x D matrix of their products."""
+def _directions(x: Tensor, known: int) -> Tensor:
+    """Rows [A + N, D], of which the first `known` are anchors, of unit length in float64."""
     rows = x.double()
-    total = ((rows @ (rows.T @ rows)) * rows).sum(1) - 2 * (rows @ rows.sum(0))
+    if not bool((rows.abs() <= LARGEST).all()):
+        raise_unusable("select", "x", rows)
+    short = (rows.norm(dim=1) < _SHORTEST).nonzero()[:, 0].tolist()
+    if short:
+        which = f"anchor {short[0]}" if short[0] < known else f"row {short[0] - known}"
+        raise ValueError(
+            f"select: cosine distance wants rows that have a direction, got {len(short)} of zeros (shorter than "
+            f"{_SHORTEST:g}), the first is {which}"
+        )
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def _most_distant(x: Tensor) -> int:
+    """The row of unit rows [N, D] float64 with the largest sum over all rows of (1 - cos)^2, in O(N D^2).
+
+    1 - cos is half of |a - b|^2, which is written out for rows less their mean: of rows that hardly differ, sums of
+    cosines themselves would keep nothing but rounding.
+    """
+    rows = x - x.mean(0)
+    length = rows.square().sum(1)
+    across = 4 * rows @ (rows.T @ rows) - 4 * (length @ rows) - 4 * length[:, None] * rows.sum(0)
+    total = len(x) * length.square() + 2 * length * length.sum() + (across * rows).sum(1)
     return int(total.argmax())
 
 

@@ -33,6 +33,7 @@ class Family(NamedTuple):
     native: bool
 
 
+GIVEN = "module:"  # what the name of a user's own network begins with; what follows is no name of timm's
 PYRAMID = FeatureDefaults((2, 3), 256, 3, False)  # CNNs: strides 8 and 16 of five stages
 GRID = 32  # patches along a side
 FAMILIES = (
@@ -53,9 +54,9 @@ DEPTHS = (
 
 
 def family_of(backbone: str) -> Family | None:
-    """The row of a timm name, with or without a tag or a hub before it; None for a CNN and what timm has not."""
+    """The row of a timm name, with or without a tag or a hub before it; None for a CNN and what is not timm's."""
     name = _architecture(backbone)
-    return next((f for f in FAMILIES if re.match(f.pattern, name)), None)
+    return None if backbone.startswith(GIVEN) else next((f for f in FAMILIES if re.match(f.pattern, name)), None)
 
 
 def depth_of(backbone: str) -> int:

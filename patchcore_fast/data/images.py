@@ -166,10 +166,13 @@ def load_mask(
 
 
 def mask_files(path: Path) -> list[Path]:
-    """The files of a mask: itself, or those of a folder."""
-    if not path.is_dir():
-        return [path]
-    files = sorted(p for p in path.iterdir() if is_image_name(p.name))
+    """The files of a mask: itself, or those of a folder. DataError: a folder that cannot be read or has none."""
+    try:
+        if not path.is_dir():
+            return [path]
+        files = sorted(p for p in path.iterdir() if is_image_name(p.name))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read as a mask ({reason(error)})") from error
     if not files:
         raise DataError(f"{path}: a folder for a mask, without an image in it")
     return files

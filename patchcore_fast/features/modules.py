@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from math import isqrt
 from typing import Any
 
 import torch
 
+from patchcore_fast.config.families import GIVEN
 from patchcore_fast.features.source import FeatureSource, Size
 from patchcore_fast.kernels.surroundings import undisturbed
 
-PREFIX = "module:"  # what the names of such sources begin with, in settings and bank files
+_OUTPUT = re.compile(r"output\.\d+")  # how outputs of the whole are called; a module's name may begin alike
 
 
 class _Maps(torch.nn.Module):
@@ -88,7 +90,7 @@ class ModuleSource(FeatureSource):
         if isinstance(prefix, bool) or not isinstance(prefix, int) or prefix < 0:
             raise ValueError(f"Backbone.of: prefix must be a number of tokens, got {prefix!r}")
         _check_layers(module, tuple(layers))
-        self.name = PREFIX + _called(module)
+        self.name = GIVEN + _called(module)
         self.net = _Maps(module, tuple(layers), prefix)
         self._normalised_by(mean, std)
         self.eval().to(device)
@@ -114,7 +116,7 @@ def as_source(
     """
     if isinstance(backbone, FeatureSource):
         return backbone.to(device)
-    names = tuple(x for x in layers if isinstance(x, str) and not x.startswith("output."))
+    names = tuple(x for x in layers if isinstance(x, str) and not _OUTPUT.fullmatch(x))
     return ModuleSource(backbone, names, image_size=size or 256, device=device)
 
 

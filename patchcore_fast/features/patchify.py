@@ -11,9 +11,9 @@ from patchcore_fast.config.features import FITTED, REDUCTIONS
 from patchcore_fast.features.fusion import align_layers, channel_projection, reduce_channels
 from patchcore_fast.features.learned import LinearReduction, Moments
 from patchcore_fast.features.source import FeatureSource
+from patchcore_fast.inputs import PRECISIONS
 from patchcore_fast.kernels.surroundings import undisturbed
 
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _UNFOLD_BYTES = 64 << 20  # largest unfolded block held at a time
 
 
@@ -134,6 +134,12 @@ class FeatureExtractor:
                 'take precision="bfloat16" or "float32"'
             )
         return rows
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each layer in a row, side by side; of all of them where the fusion mixes layers."""
+        apart = self.fusion == "concat" and not self.learns
+        return tuple(self.backbone.channels) if apart else (self.dim,)
 
     def covered(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in pixels of the grid of an image (H, W): it is stretched over the whole image."""

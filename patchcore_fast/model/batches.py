@@ -57,6 +57,7 @@ class Batches:
     indexed : the records that the items of a loader count by "index", where they are not `records`.
     normal : leave out images that are labelled anomalous, and warn of it.
     cut : (first, last) -> the source of images first to last; None where they come in one stream only.
+    step : images in a batch of theirs.
     """
 
     source: Iterable[Any]
@@ -66,6 +67,7 @@ class Batches:
     indexed: list[ImageRecord] | None = None
     normal: bool = False
     cut: Callable[[int, int], Iterable[Any]] | None = None
+    step: int = 1
 
     def part(self, first: int, last: int) -> Batches:
         """Images first to last. TypeError: they come in one stream only."""
@@ -77,12 +79,12 @@ class Batches:
         records = None if self.records is None else self.records[first:last]
         return replace(self, source=self.cut(first, last), count=last - first, records=records)
 
-    def share(self, rank: int, size: int, batch_size: int) -> tuple[int, int]:
+    def share(self, rank: int, size: int) -> tuple[int, int]:
         """Images first to last of a rank: whole batches, so that each image is computed among the same others."""
         self.part(0, 0)
         whole = self.count or 0
-        batches = -(-whole // batch_size)
-        return tuple(min(whole, batch_size * (batches * r // size)) for r in (rank, rank + 1))  # type: ignore[return-value]
+        batches = -(-whole // self.step)
+        return tuple(min(whole, self.step * (batches * r // size)) for r in (rank, rank + 1))  # type: ignore[return-value]
 
     def __iter__(self) -> Iterator[Batch]:
         """Checked batches; DataError when the source turns out empty, or has no normal image where one is wanted."""
@@ -123,8 +125,12 @@ class Batches:
 
 
 def at_once(config: PatchCoreConfig) -> int:
-    """Images in a batch: one where each becomes a batch of tiles by itself."""
-    return config.running.batch_size if config.features.tile is None else 1
+    """Images in a batch: one where each becomes a batch of tiles by itself, or may have a shape of its own.
+
+    Batches of several shapes would end where the shape changes, so where they are cut would depend on the first image.
+    """
+    f = config.features
+    return config.running.batch_size if f.tile is None and f.input_size is not None else 1
 
 
 def batches_of(
@@ -157,7 +163,7 @@ def batches_of(
         def split(first: int, last: int) -> Iterable[torch.Tensor]:
             return images[first:last].split(step) if last > first else []
 
-        return Batches(split(0, len(images)), len(images), None, cut=split)
+        return Batches(split(0, len(images)), len(images), None, cut=split, step=step)
     elif isinstance(data, Iterable):
         if shots is not None:
             raise TypeError(
@@ -186,7 +192,7 @@ def batches_of(
     def load(first: int, last: int) -> Iterable[Any]:
         return make_loader(records[first:last], f.resize, f.crop, step, workers, on_error, f.aspect)
 
-    return Batches(load(0, len(records)), len(records), records, root, cut=load)
+    return Batches(load(0, len(records)), len(records), records, root, cut=load, step=step)
 
 
 def _tell_left_out(names: list[str], total: int) -> None:

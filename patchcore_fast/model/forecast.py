@@ -12,14 +12,15 @@ import torch
 
 from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import ImageRecord
+from patchcore_fast.errors import DataError
 from patchcore_fast.kernels import k_center_greedy, knn
 from patchcore_fast.memory import available_memory
 from patchcore_fast.model.patchcore import PatchCore
-from patchcore_fast.model.room import refusal
+from patchcore_fast.model.room import FIT, FIT_DISK
 from patchcore_fast.model.threshold import held_out_folds
 from patchcore_fast.samplers.projection import project, random_projection
 from patchcore_fast.samplers.space import STATE
-from patchcore_fast.scratch import placed, scratch_folder
+from patchcore_fast.scratch import placed, refusal, scratch_folder
 
 _PROJECTED = 128  # columns
 _SAMPLE, _ROWS = 16, 40_000  # images that are looked at; rows of theirs that are selected from
@@ -32,7 +33,8 @@ class Forecast:
     rows, columns : patches, and numbers of each.  picks : rows of the bank, or of each layer's.  Bytes: of the
     features, of their projection, of what the selection knows of rows, of the bank; free ones of memory, and of the
     disk where what does not fit is kept.  Seconds: reading images and computing features, selecting, finding the
-    threshold.
+    threshold. Of `looked_at` images those of `unread` (why, with the file's name) could not be read; as large a share
+    of all is left out of `images`.
     """
 
     images: int
@@ -48,6 +50,13 @@ class Forecast:
     features_s: float
     selection_s: float
     threshold_s: float
+    looked_at: int
+    unread: tuple[str, ...]
+
+    @property
+    def unreadable(self) -> int:
+        """Images looked at that could not be read."""
+        return len(self.unread)
 
     @property
     def seconds(self) -> float:
@@ -68,12 +77,14 @@ class Forecast:
     def refusal(self) -> str | None:
         """Why it cannot be done here, and what would make it fit; None if it can."""
         sizes = (self.features_bytes, self.projected_bytes)
-        return refusal(sizes, self.state_bytes + self.bank_bytes, self.free_memory_bytes, self.free_disk_bytes)
+        more, memory, disk = self.state_bytes + self.bank_bytes, self.free_memory_bytes, self.free_disk_bytes
+        return refusal(sizes, more, memory, disk, scratch_folder(), FIT, FIT_DISK)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self) | {"memory_bytes": self.memory_bytes, "on_disk_bytes": self.on_disk_bytes,
-                               "seconds": self.seconds, "refusal": self.refusal()}  # fmt: skip
+                               "seconds": self.seconds, "unreadable": self.unreadable,
+                               "refusal": self.refusal()}  # fmt: skip
 
 
 def forecast(config: PatchCoreConfig, images: Sequence[ImageRecord]) -> Forecast:
@@ -88,11 +99,14 @@ def forecast(config: PatchCoreConfig, images: Sequence[ImageRecord]) -> Forecast
     count = len(images) if config.selection.shots is None else min(config.selection.shots, len(images))
     few = [images[i] for i in torch.linspace(0, len(images) - 1, min(count, _SAMPLE)).round().long().unique().tolist()]
     model = PatchCore(config.replace(shots=None), progress=False)
-    model.training_features(few[:1])  # builds the backbone, and warms up
+    _warm_up(model, few)
     clock = time.perf_counter()
-    found = model.training_features(few)
-    each_image = (time.perf_counter() - clock) / len(few)
-    sample, per_image = found.features, found.used / len(few)
+    found = model.training_features(few, on_error="return")
+    looked_at, unread = len(few), tuple(why for _, why in model.unread_)
+    good = looked_at - len(unread)
+    each_image = (time.perf_counter() - clock) / good
+    count = max(1, round(count * good / looked_at))
+    sample, per_image = found.features, found.used / good
     rows, columns = round(per_image * count), sample.shape[1]
     picks = int(rows * config.selection.ratio)
     layered = config.selection.banks == "layer"  # one after the other
@@ -108,8 +122,19 @@ def forecast(config: PatchCoreConfig, images: Sequence[ImageRecord]) -> Forecast
         projected_bytes=4 * rows * _PROJECTED if set(widths) != {_PROJECTED} else 0, state_bytes=STATE * rows,
         bank_bytes=picks * columns * item, free_memory_bytes=available_memory(),
         free_disk_bytes=shutil.disk_usage(scratch_folder()).free, features_s=count * each_image, selection_s=selection,
-        threshold_s=len(folds) * selection + asked * per_image * search,
+        threshold_s=len(folds) * selection + asked * per_image * search, looked_at=looked_at, unread=unread,
     )  # fmt: skip
+
+
+def _warm_up(model: PatchCore, images: Sequence[ImageRecord]) -> None:
+    """Build the backbone and compute one image that can be read."""
+    model.extractor  # noqa: B018  # what is wrong with its weights is said once
+    for record in images:
+        try:
+            model.training_features([record])
+            return
+        except DataError:
+            continue
 
 
 def _selection_seconds(sample: torch.Tensor, rows: int, picks: int, config: PatchCoreConfig) -> tuple[float, float]:

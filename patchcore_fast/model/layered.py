@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from math import isfinite
 
@@ -137,13 +138,12 @@ def choose_layers(
     if len(images) != len(augmentation.originals(rows)):
         images = []
     layers = [Columns(rows, span) for span in spans]
-    selectors = [copy.copy(selector) for _ in spans]  # each keeps the projection of its layer
     clock = time.perf_counter()
     parts: list[MemoryBank] = []
     trusted: torch.Tensor | None = None
-    for own, chooser, span in zip(layers, selectors, spans, strict=True):
+    for own, span in zip(layers, spans, strict=True):
         with bar(None, f"coreset of layer {len(parts)}", progress) as shown:
-            chosen = chooser.select(own, _columns(views, span), shown.at)
+            chosen = copy.copy(selector).select(own, _columns(views, span), shown.at)
         trusted = _both(trusted, chosen)
         parts.append(MemoryBank(
             own.take(chosen.indices).to(device), chosen.indices, augmentation.sources(rows, chosen.indices),
@@ -156,9 +156,12 @@ def choose_layers(
     apart: list[torch.Tensor] = []
     per_image = augmentation.per_image
     with bar(None, "threshold", progress) as shown, random_state_kept():
-        bars = [*[None] * (len(spans) - 1), shown.at]  # the last one to be asked counts
-        folds = [chooser.held_out(own, _columns(views, span), trusted, per_image, at)
-                 for own, chooser, span, at in zip(layers, selectors, spans, bars, strict=True)]  # fmt: skip
+        folds = []
+        for number, (own, span) in enumerate(zip(layers, spans, strict=True)):
+            at = partial(_nth, shown.at, number, len(spans))
+            # Another copy: a selector keeps the projected rows, which are as large as a wide layer's own. They are made
+            # again, for `trusted` is known only now; a selection takes far longer.
+            folds.append(list(copy.copy(selector).held_out(own, _columns(views, span), trusted, per_image, at)))
         for found in zip(*folds, strict=True):
             if all(len(indices) for _, indices in found):
                 banks = [own.take(indices).to(device) for own, (_, indices) in zip(layers, found, strict=True)]
@@ -202,6 +205,11 @@ def _by_layer(
 
     scores = here() if rows.ranks is None else rows.ranks.gather(rows.ranks.agree(here))
     return list(scores.split([rows.grids[i][0] * rows.grids[i][1] for i in images.tolist()]))
+
+
+def _nth(at: Callable[[int, int], None], number: int, layers: int, done: int, total: int) -> None:
+    """Progress of one layer as part of that of all, each of which does the same."""
+    at(number * total + done, layers * total)
 
 
 def _both(trusted: torch.Tensor | None, chosen: Selection) -> torch.Tensor | None:

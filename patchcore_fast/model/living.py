@@ -12,12 +12,12 @@ from patchcore_fast.kernels import k_center_greedy, knn
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.collect import FeatureRows
 from patchcore_fast.model.fewshot import Augmentation
+from patchcore_fast.model.loading import completed
 from patchcore_fast.model.score import image_scores
 from patchcore_fast.model.threshold import false_alarm_threshold, held_out_folds
 from patchcore_fast.samplers.measures import farthest_from_mean
 from patchcore_fast.samplers.projection import project
 
-_EARLIER = {"features": {"norm": False, "metric": "euclidean"}}  # what banks of earlier versions do not say
 Progress = Callable[[int, int], None] | None
 
 
@@ -146,13 +146,14 @@ def merged(banks: Sequence[MemoryBank], size: int | None, device: torch.device) 
 
     Raises
     ------
-    ValueError : fewer than two banks, or of other settings, weights or projections than the first.
+    ValueError : fewer than two banks, or of other settings, weights or projections than the first; or settings that
+        this version cannot use.
     """
     if len(banks) < 2:
         raise ValueError(f"merge: two banks or more are wanted, got {len(banks)}")
-    first = banks[0]
-    for number, bank in enumerate(banks[1:], 2):
-        if what := _different(first, bank):
+    first, configs = banks[0], [_settings(bank, number) for number, bank in enumerate(banks, 1)]
+    for number, (bank, config) in enumerate(zip(banks[1:], configs[1:], strict=True), 2):
+        if what := _different(first, configs[0], bank, config):
             raise ValueError(f"merge: bank {number} has other {what} than the first")
     features = torch.cat([bank.features for bank in banks])
     starts = torch.tensor([0, *(max(b.patches, int(b.indices.max()) + 1) for b in banks)]).cumsum(0)
@@ -171,7 +172,7 @@ def merged(banks: Sequence[MemoryBank], size: int | None, device: torch.device) 
                     normal_scores=None)  # fmt: skip
     if size is None or size >= len(features):
         scores = [s for bank in banks for s in ([] if bank.normal_scores is None else bank.normal_scores.tolist())]
-        return _with_scores(whole, scores, PatchCoreConfig.from_dict(first.config))
+        return _with_scores(whole, scores, configs[0])
     every = Space(whole, device).bank
     order = k_center_greedy(every, size, start=farthest_from_mean(every)).indices.cpu()
     return replace(whole, features=features[order], indices=indices[order],
@@ -179,13 +180,19 @@ def merged(banks: Sequence[MemoryBank], size: int | None, device: torch.device) 
                    radius=None if radius is None else radius + _reach(every, every[order]))  # fmt: skip
 
 
-def _different(first: MemoryBank, other: MemoryBank) -> str | None:
-    """What keeps two banks from being one."""
+def _settings(bank: MemoryBank, number: int) -> PatchCoreConfig:
+    try:
+        return completed(bank.config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"merge: settings of bank {number} cannot be used ({error})") from error
+
+
+def _different(first: MemoryBank, one: PatchCoreConfig, other: MemoryBank, two: PatchCoreConfig) -> str | None:
+    """What keeps two banks, and their settings, from being one."""
     if first.weights != other.weights:
         return "weights of the backbone"
     for group in ("features", "scoring"):
-        one, two = (_EARLIER.get(group, {}) | bank.config.get(group, {}) for bank in (first, other))
-        if one != two:
+        if getattr(one, group) != getattr(two, group):
             return f"settings of {group}"
     if first.features.shape[1] != other.features.shape[1] or first.features.dtype != other.features.dtype:
         return "features"

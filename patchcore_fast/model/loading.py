@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from patchcore_fast.bank_file import bank_error
 from patchcore_fast.config import PatchCoreConfig, RunningSettings, grouped
+from patchcore_fast.config.families import GIVEN
 from patchcore_fast.errors import BankError, DataError
 from patchcore_fast.features import FeatureExtractor, LinearReduction
-from patchcore_fast.features.modules import PREFIX, as_source
+from patchcore_fast.features.modules import as_source
 from patchcore_fast.features.weights import chosen_weights
 from patchcore_fast.layered_bank import Bank, LayeredBank
 from patchcore_fast.model.passes import make_extractor
 
 Path = str | os.PathLike[str]
+
+
+def completed(values: Mapping[str, Any]) -> PatchCoreConfig:
+    """The settings of a bank, with what earlier versions did where it does not say it.
+
+    Raises
+    ------
+    TypeError, ValueError : settings that cannot be used.
+    """
+    values = grouped(values)
+    if "norm" not in values.get("features", {}):  # earlier versions put it on no tokens
+        values = values | {"features": values.get("features", {}) | {"norm": False}}
+    return PatchCoreConfig.from_dict(values)
 
 
 def stored_config(
@@ -31,16 +46,13 @@ def stored_config(
     BankError : settings that cannot be used, that want weights which were not given, or banks which it has not.
     """
     try:
-        values = grouped(bank.config)
-        if "norm" not in values.get("features", {}):  # files of earlier versions, which put it on no tokens
-            values = values | {"features": values.get("features", {}) | {"norm": False}}
-        config = PatchCoreConfig.from_dict(values)
+        config = completed(bank.config)
         if isinstance(bank, LayeredBank) != (config.selection.banks == "layer"):
             raise ValueError(f"selection.banks is {config.selection.banks!r}, of which there are {len(bank.parts)}")
         f = config.features
-        if f.backbone.startswith(PREFIX) and not given:
+        if f.backbone.startswith(GIVEN) and not given:
             raise ValueError(
-                f"its backbone was an object, {f.backbone.removeprefix(PREFIX)}: give it with "
+                f"its backbone was an object, {f.backbone.removeprefix(GIVEN)}: give it with "
                 "PatchCore.load(path, backbone=...)"
             )
         here = {} if given else {"weights": chosen_weights(f.backbone, f.weights, weights, allow_download)}

@@ -37,7 +37,7 @@ def make_extractor(
         "resize": f.feature_resize, "reduction": f.reduction, "precision": f.precision, "seed": seed,
         "metric": f.metric, "apart": config.selection.banks == "layer",
     }  # fmt: skip
-    if f.tile is None and f.aspect == "squash":
+    if f.tile is None and f.input_size is not None:
         return FeatureExtractor(source, **options)
     return TiledExtractor(source, **options, tile=f.tile, overlap=f.overlap, batch=config.running.batch_size)
 

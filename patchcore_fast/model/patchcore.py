@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,9 +152,10 @@ class PatchCore:
         if self._extractor is not None:
             self._extractor.learned = None
         try:
-            with together("PatchCore.fit", self.group) as ranks:
-                source = Source(config, augmentation, self._built, ranks, self.progress)
-                found = source.training(data, store, selector, on_error)
+            with together("PatchCore.fit", self.group) as ranks, ExitStack() as opened:
+                known = None if self._extractor is None else self._extractor.widths
+                source = Source(config, augmentation, self._built, ranks, self.progress, known)
+                found = source.training(data, store, selector, on_error, opened)
                 timings = {"features": time.perf_counter() - clock}
                 if ranks is not None:
                     ranks.where = "the bank was being chosen"
@@ -162,8 +164,7 @@ class PatchCore:
                 }  # fmt: skip
                 made: tuple[Bank, dict[str, float]]
                 if config.selection.banks == "layer":
-                    widths = self._built().backbone.channels
-                    made = choose_layers(found.rows, found.views, selector, augmentation, widths, **facts)
+                    made = choose_layers(found.rows, found.views, selector, augmentation, found.widths, **facts)
                 else:
                     reduction = None if self._extractor is None else self._extractor.learned
                     made = choose_bank(found.rows, found.views, selector, augmentation, learned=reduction, **facts)
@@ -255,15 +256,16 @@ class PatchCore:
         return reached
 
     @undisturbed
-    def training_features(self, data: Any) -> FeatureRows:
+    def training_features(self, data: Any, *, on_error: str = "raise") -> FeatureRows:
         """The patch features that `fit` would choose from: `.features` [N, D], `.positions(indices)`, `.grid`.
 
-        `data` and errors as in `fit`; the bank stays. Of a config that augments, copies follow their image and count.
+        As in `fit`; the bank stays. Of a config that augments, copies follow their image and count.
         """
         config, augmentation = settle(self.config, None, None, self.sampler)
         if self._bank is None:
             self.extractor.learned = None  # of other images
-        rows, _, self.unread_ = self._rows(batches_of(data, config, "train", config.selection.shots), augmentation)
+        batches = batches_of(data, config, "train", config.selection.shots, on_error)
+        rows, _, self.unread_ = self._rows(batches, augmentation)
         return rows
 
     def predict(self, data: Any, *, on_error: str = "raise") -> list[Prediction]:

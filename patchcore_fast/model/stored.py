@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ import torch
 from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.feature_store import FeatureStore, ImageBlock, StoreWriter
 from patchcore_fast.features import FeatureExtractor
-from patchcore_fast.inputs import as_tensor
+from patchcore_fast.inputs import PRECISIONS, as_tensor
 from patchcore_fast.kernels.ranks import Ranks
 from patchcore_fast.model.batches import Batch, Batches
 from patchcore_fast.model.collect import Rows
@@ -26,13 +27,14 @@ from patchcore_fast.scratch import room_for
 _T = TypeVar("_T")
 # Settings that decide what the rows of a store are, by group; of "features" all.
 SELECTION = ("seed", "shots", "augment", "augmentations")
-_PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def fixed_settings(config: PatchCoreConfig) -> dict[str, Any]:
     """The settings that a store has once and for all, by group, as JSON."""
     values = config.to_dict()
-    return {"features": values["features"], "selection": {name: values["selection"][name] for name in SELECTION}}
+    # Rows of length 1 have it as a whole or layer by layer: for one bank, or for a bank for each layer.
+    names = (*SELECTION, "banks") if config.features.metric == "cosine" else SELECTION
+    return {"features": values["features"], "selection": {name: values["selection"][name] for name in names}}
 
 
 class StoredRows(Rows):
@@ -44,7 +46,7 @@ class StoredRows(Rows):
         last = len(store.grids) if last is None else last
         self._store, self._low = store, int(sizes[first])
         self.grids = store.grids[first:last]
-        self._dtype = _PRECISIONS[store.config.features.precision]
+        self._dtype = PRECISIONS[store.config.features.precision]
         self._whole: torch.Tensor | None = None
 
     @property
@@ -106,7 +108,8 @@ def describe(
         size = os.path.getsize(record.path) if os.path.exists(record.path) else -1
         names.update(f"{batches.name(record.path)}\0{size}\n".encode("utf-8", "surrogateescape"))
     return fixed_settings(config) | {
-        "weights": extractor.backbone.fingerprint(), "type": kind, "count": len(batches.records),
+        "weights": extractor.backbone.fingerprint(), "widths": list(extractor.widths), "type": kind,
+        "count": len(batches.records),
         "names and sizes of images": names.hexdigest(),
     }  # fmt: skip
 
@@ -118,7 +121,6 @@ def extract_into(
     extractor: FeatureExtractor,
     augmentation: Augmentation,
     device: torch.device,
-    batch_size: int,
     ranks: Ranks | None = None,
     progress: bool | None = None,
 ) -> FeatureStore:
@@ -129,16 +131,16 @@ def extract_into(
     DataError : as of `StoreWriter` and `FeatureStore`; an image that cannot be read, where `batches` raises it.
     """
     rank, size = (0, 1) if ranks is None else (ranks.rank, ranks.size)
-    writer: StoreWriter | None = None
-    try:
-        writer = in_step(ranks, lambda: StoreWriter(folder, about) if rank == 0 else None)
-        writer = in_step(ranks, lambda: writer or StoreWriter(folder, about, first=False))
-        first, last = batches.share(rank, size, batch_size)
+    with ExitStack() as opened:  # also where another rank fails meanwhile
+
+        def opening(first: bool) -> StoreWriter:
+            return opened.enter_context(closing(StoreWriter(folder, about, first)))
+
+        one = in_step(ranks, lambda: opening(True) if rank == 0 else None)
+        writer = in_step(ranks, lambda: one or opening(False))
+        first, last = batches.share(rank, size)
         in_step(ranks, lambda: _write(writer, batches, first, last, extractor, augmentation, device, progress))
         in_step(ranks, lambda: writer.finish() if rank == 0 else None)
-    finally:
-        if writer is not None:
-            writer.close()
     return FeatureStore(folder)
 
 

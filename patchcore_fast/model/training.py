@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from patchcore_fast.config import PatchCoreConfig
@@ -24,13 +24,14 @@ from patchcore_fast.model.stored import StoredRows, describe, extract_into, fixe
 
 class Training(NamedTuple):
     """rows : of all images, on all ranks.  views : of this rank's; see `passes.training_rows`.  images : their names.
-    weights : fingerprint of the backbone's.  unread : (file, why) of images left out.
+    weights : fingerprint of the backbone's.  widths : columns of each layer.  unread : (file, why) of images left out.
     """
 
     rows: Rows
     views: list[FeatureRows]
     images: list[str]
     weights: str
+    widths: tuple[int, ...]
     unread: Unread
 
 
@@ -52,6 +53,7 @@ class Source:
     ----------
     config, augmentation : of this fit.  extractor : makes the backbone, where images are read.
     ranks : those that fit together, or None.
+    widths : columns of each layer that the backbone gives, where it has been made; a store must have the same.
     """
 
     def __init__(
@@ -61,11 +63,12 @@ class Source:
         extractor: Callable[[], FeatureExtractor],
         ranks: Ranks | None = None,
         progress: bool | None = None,
+        widths: tuple[int, ...] | None = None,
     ) -> None:
         """Compare the settings of the ranks."""
         self.config, self.augmentation, self.ranks = config, augmentation, ranks
         self.progress = False if ranks is not None and ranks.rank else progress
-        self._extractor = extractor
+        self._extractor, self._widths = extractor, widths
         if ranks is not None:
             ranks.where = "features were being computed"
             values = config.to_dict()
@@ -74,27 +77,30 @@ class Source:
             if augmentation.name == "custom":
                 raise ValueError("PatchCore.fit: copies that a transform makes go with one process, not with ranks")
 
-    def training(self, data: Any, store: str | os.PathLike[str] | None, selector: Selector, on_error: str) -> Training:
-        """Read, or compute, as `PatchCore.fit` says."""
+    def training(
+        self, data: Any, store: str | os.PathLike[str] | None, selector: Selector, on_error: str, opened: ExitStack
+    ) -> Training:
+        """Read, or compute, as `PatchCore.fit` says; what is opened here is closed with `opened`."""
         if isinstance(data, FeatureStore):
             self._refuse_learning("with a store")
             return self._from_store(data, selector)
         if store is not None:
-            return self._from_store(self.extract(data, store, None, on_error), selector)
+            return self._from_store(opened.enter_context(self.extract(data, store, None, on_error)), selector)
         batches = batches_of(data, self.config, "train", self.config.selection.shots, on_error)
         if self.ranks is None:
             rows, views, unread, names = self._computed(batches, selector)
-            return Training(rows, views, names, self._extractor().backbone.fingerprint(), unread)
+            extractor = self._extractor()
+            return Training(rows, views, names, extractor.backbone.fingerprint(), extractor.widths, unread)
         ranks = self.ranks
-        part = batches.part(*batches.share(ranks.rank, ranks.size, self.config.running.batch_size))
-        weights = ranks.agree(lambda: self._extractor().backbone.fingerprint())
+        part = batches.part(*batches.share(ranks.rank, ranks.size))
+        weights, widths = ranks.agree(self._facts)
         ranks.same(weights=weights)
         rows, views, unread, names = ranks.agree(lambda: self._computed(part, selector))
         told = ranks.tell((unread, names))
         unread, names = [pair for u, _ in told for pair in u], [name for _, n in told for name in n]
         whole = all_rows(rows, ranks)
         check_read(whole, unread)
-        return Training(whole, views, names, weights, unread)
+        return Training(whole, views, names, weights, widths, unread)
 
     def extract(
         self, data: Any, store: str | os.PathLike[str], dtype: str | None = None, on_error: str = "raise"
@@ -105,10 +111,7 @@ class Source:
         extractor = self._extractor()
         about = describe(self.config, batches, extractor, self.augmentation, dtype)
         device = extractor.backbone.mean.device
-        return extract_into(
-            store, about, batches, extractor, self.augmentation, device, self.config.running.batch_size, self.ranks,
-            self.progress,
-        )  # fmt: skip
+        return extract_into(store, about, batches, extractor, self.augmentation, device, self.ranks, self.progress)
 
     def _refuse_learning(self, where: str) -> None:
         learnt = self.config.features.fitted_reduction
@@ -121,9 +124,13 @@ class Source:
         if batches.count == 0 and self.ranks is not None:  # fewer images than ranks
             return FeatureRows(0), [FeatureRows(0) for _ in range(3 if selector.wants_views else 0)], [], []
         extractor = self._extractor()
+
+        def check(rows: int, columns: int, itemsize: int) -> None:
+            check_fit(selector.sampler, rows, self._apart(extractor.widths, columns), itemsize)
+
         rows, views, unread = training_rows(
             batches.shown("features", self.progress), batches.count, extractor, extractor.backbone.mean.device,
-            self.augmentation, selector.wants_views, lambda *need: check_fit(selector.sampler, *need),
+            self.augmentation, selector.wants_views, check,
         )  # fmt: skip
         if self.ranks is None:
             check_read(rows, unread)
@@ -136,17 +143,37 @@ class Source:
         for group in wanted:
             for name, value in wanted[group].items():
                 if value != there[group][name]:
+                    more = f'; rows of metric="cosine" are of one kind: extract with banks={value!r}'
                     raise ValueError(
                         f"PatchCore.fit: the features in {store.name} are of {name} {there[group][name]!r}, "
-                        f"the settings say {value!r}"
+                        f"the settings say {value!r}{more if name == 'banks' else ''}"
                     )
+        if self._widths not in (None, store.widths):
+            raise ValueError(
+                f"PatchCore.fit: the features in {store.name} have {_by_layer(store.widths)} columns, the "
+                f"backbone gives {_by_layer(self._widths or ())}"
+            )
         if selector.wants_views:
             raise ValueError("PatchCore.fit: the sampler asks for changed images too, of which a store has no features")
         ranks, per_image = self.ranks, self.augmentation.per_image
         first, last = (0, len(store.grids)) if ranks is None else share_of(
             store.grids, per_image, ranks.rank, ranks.size)  # fmt: skip
         rows = StoredRows(store, first, last)
-        in_step(ranks, lambda: check_fit(selector.sampler, rows.total, rows.columns, rows.dtype.itemsize, stored=True))
+        widths, item = self._apart(store.widths, rows.columns), rows.dtype.itemsize
+        in_step(ranks, lambda: check_fit(selector.sampler, rows.total, widths, item, stored=True))
         if ranks is not None:
             ranks.same(weights=store.about["weights"], rows=store.shape[0])
-        return Training(all_rows(rows, ranks), [], store.images, store.about["weights"], unread_of(store))
+        weights = store.about["weights"]
+        return Training(all_rows(rows, ranks), [], store.images, weights, store.widths, unread_of(store))
+
+    def _apart(self, widths: tuple[int, ...], columns: int) -> tuple[int, ...]:
+        """Columns of what is selected from together: of each layer, or of whole rows."""
+        return widths if self.config.selection.banks == "layer" else (columns,)
+
+    def _facts(self) -> tuple[str, tuple[int, ...]]:
+        extractor = self._extractor()
+        return extractor.backbone.fingerprint(), extractor.widths
+
+
+def _by_layer(widths: tuple[int, ...]) -> str:
+    return " and ".join(map(str, widths))

@@ -68,10 +68,10 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     radii_ : as in every sampler, of the traversal before picks settle.
     report_ : settings, what was found and decided, counts, seconds by stage, as JSON types.
 
-    With a group `select` takes this rank's part of everything, and cuts between ranks may go through images. Masks,
-    scores and positions are then those of all rows, on every rank; rows themselves stay where they are, but for the
-    representatives of images, images that are cut, and what settles. What goes through k-means (mode "pseudo", w_repr)
-    or through noise selects in one process only.
+    With a group `select` takes this rank's part of everything; settings and the number of views are the same on all
+    ranks. Cuts between ranks may go through images. Masks, scores and positions are then those of all rows, on every
+    rank; rows themselves stay where they are, but for the representatives of images, images that are cut, and what
+    settles. What goes through k-means (mode "pseudo", w_repr) or through noise selects in one process only.
 
     References
     ----------
@@ -166,7 +166,8 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         views : [N, D], or several, features of the same patches in augmented images, for instability="views".
         positions : [N, 3] integers, (image, row, column) of each row on its image's patch grid.
 
-        Returns and raises as `Sampler.select`; ValueError also where these do not fit the features.
+        Returns and raises as `Sampler.select`; ValueError also where these do not fit the features, or `radius` is set:
+        rows that are pruned and picks that settle would not keep to it.
         """
         return self._choose(features, image_ids=image_ids, views=views, positions=positions)
 
@@ -177,7 +178,10 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
             "rows": n, "selected": 0, "kept": n, "pruned": {}, "refilled": 0, "settled": 0, "seconds": {},
         }  # fmt: skip
         name = type(self).__name__
+        self._agree(views)
         self._check_group(name)
+        if self.radius is not None:
+            raise ValueError(f"{name}: radius goes with the greedy samplers alone, got {self.radius!r}")
         layout = Layout.of(name, features.shape[0], image_ids, positions, self.ranks)
         if (views is not None) != (self.instability == "views"):
             raise ValueError(
@@ -215,6 +219,14 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
             "pruned": {end: int(rows.sum()) for end, rows in self.pruned_.items()},
         }
         return indices
+
+    def _agree(self, views: Any) -> None:
+        """ValueError on all ranks: settings, radius or the number of views are not those of the others.
+
+        What is refused after it is then refused by all alike, and no rank waits for another.
+        """
+        if self.ranks is not None:
+            self.ranks.same(**self._settings(), radius=self.radius, views=_count(views))
 
     def _check_group(self, name: str) -> None:
         for what, asked in (
@@ -354,6 +366,13 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _count(views: Any) -> int | str | None:
+    """How many views there are, as far as that can be told before they are checked."""
+    if isinstance(views, (np.ndarray, Tensor)):
+        return 1 if views.ndim == 2 else len(views) if views.ndim else 0
+    return len(views) if isinstance(views, Sequence) else None if views is None else type(views).__name__
 
 
 def _warn_once(message: str) -> None:

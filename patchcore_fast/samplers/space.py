@@ -16,7 +16,7 @@ from .projection import project, random_projection
 
 STATE = 56  # bytes a row that a k-center selection holds beside its rows
 _PART_BYTES = 64 << 20  # in float64
-_BLIND = (RandomSampler, IdentitySampler, PrecomputedSampler)  # ask how many rows there are, and look at none
+BLIND = (RandomSampler, IdentitySampler, PrecomputedSampler)  # ask how many rows there are, and look at none
 _PROJECTING = (GreedyCoresetSampler, ApproximateGreedyCoresetSampler)
 
 
@@ -48,7 +48,7 @@ def space_of(
     -------
     Those rows, None where only the rows themselves will do; and the projection [D, d] that they come by, or None.
     """
-    if type(sampler) in _BLIND:
+    if type(sampler) in BLIND:
         return torch.zeros(rows, 1), None
     width = projected_columns(sampler, columns)
     if width is None:

@@ -12,6 +12,7 @@ from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.scratch import room_for
 
 _STATE_BYTES = 64 << 20  # of distances [patches of some images, images] held at a time
+_ROW_BYTES = 256 << 20  # of rows of some images that are on the device at a time
 _EMBED_BYTES = 64 << 20  # of maps that are averaged at a time
 
 
@@ -54,22 +55,27 @@ def neighbourhood_rows(maps: torch.Tensor, degree: int) -> torch.Tensor:
 
 @undisturbed
 def mutual_scores(
-    rows: torch.Tensor, share: float = 0.3, progress: Callable[[int, int], None] | None = None
+    rows: torch.Tensor,
+    share: float = 0.3,
+    progress: Callable[[int, int], None] | None = None,
+    device: torch.device | str | None = None,
 ) -> torch.Tensor:
     """Of each patch, the mean over the images that know it best of the distance to their nearest patch (MSM).
 
     Distances are those of exact nearest neighbours (`kernels.knn`), image against image: what is held is the distance
-    of the patches of some images to every image, never of patches to patches.
+    of the patches of some images to every image, never of patches to patches. On the device are the rows of
+    some images, 256 MB at most, and of one that they are compared with.
 
     Parameters
     ----------
     rows : [N, P, C] floating, N >= 2 images of P patches.
     share : of the other images, those with the lowest distances that count, in (0, 1]; see `counted_images`.
     progress : called after each search with (done, all of them), `searches` in number.
+    device : where to search; None: where the rows are.
 
     Returns
     -------
-    [N, P] float32.
+    [N, P] float32 on the CPU.
 
     Raises
     ------
@@ -79,32 +85,33 @@ def mutual_scores(
         raise ValueError(f"mutual_scores: rows must be [N, P, C], got shape {tuple(rows.shape)}")
     if not 0 < share <= 1:
         raise ValueError(f"mutual_scores: share must lie in (0, 1], got {share}")
-    images, patches, _ = rows.shape
+    images, patches, columns = rows.shape
     if images < 2:
         raise ValueError(f"mutual_scores: two images or more score each other, got {images}")
+    device = rows.device if device is None else torch.device(device)
     count = counted_images(images, share)
     scores = torch.empty(images, patches)
-    done, total = 0, searches(images, patches)
-    for block in torch.arange(images).split(_block(images, patches)):
-        queries = rows[block].reshape(-1, rows.shape[2])
+    done, total, step = 0, searches(images, patches, columns), _block(images, patches, columns)
+    for low in range(0, images, step):
+        queries = rows[low : low + step].to(device).reshape(-1, columns)
         near = torch.empty(len(queries), images)
         for j in range(images):
-            near[:, j] = knn(queries, rows[j], 1)[0][:, 0].cpu()
+            near[:, j] = knn(queries, rows[j].to(device), 1)[0][:, 0].cpu()
             done += 1
             if progress is not None:
                 progress(done, total)
-        for i in block.tolist():
-            first = (i - int(block[0])) * patches
+        for i in range(low, min(low + step, images)):
+            first = (i - low) * patches
             near[first : first + patches, i] = torch.inf  # an image does not score itself
         lowest = near.topk(count, dim=1, largest=False).values
-        scores[block] = lowest.double().mean(1).float().view(-1, patches)
+        scores[low : low + step] = lowest.double().mean(1).float().view(-1, patches)
     return scores
 
 
-def searches(images: int, patches: int) -> int:
+def searches(images: int, patches: int, columns: int) -> int:
     """How many times `mutual_scores` searches an image for the nearest patches."""
-    return -(-images // _block(images, patches)) * images
+    return -(-images // _block(images, patches, columns)) * images
 
 
-def _block(images: int, patches: int) -> int:
-    return max(1, min(images, _STATE_BYTES // (4 * patches * images)))
+def _block(images: int, patches: int, columns: int) -> int:
+    return max(1, min(images, _STATE_BYTES // (4 * patches * images), _ROW_BYTES // (4 * patches * columns)))

@@ -71,7 +71,7 @@ class ZeroShot:
         if not 0 < share <= 1:
             raise ValueError(f"ZeroShot: share must lie in (0, 1], got {share}")
         if group is not None and group < 2:
-            raise ValueError(f"ZeroShot: a group must have 2 images or more, got {group}")
+            raise ValueError(f"ZeroShot: group must be 2 images or more, or None, got {group}")
         self.config = config or PatchCoreConfig()
         if self.config.features.tile is not None or self.config.input_size is None:
             raise ValueError('ZeroShot: images of one size are compared whole: no tile, and aspect="squash"')
@@ -128,7 +128,9 @@ class ZeroShot:
             )
         grid = max((layer.shape[2:] for layer in layers), key=math.prod)
         scores = torch.zeros(count, *grid)
-        each = [searches(len(group), math.prod(layer.shape[2:])) for group in groups for layer in layers]
+        each = [
+            searches(len(group), math.prod(layer.shape[2:]), layer.shape[1]) for group in groups for layer in layers
+        ]
         with bar(sum(each) * len(self.degrees), "mutual scores", self.progress) as shown:
             for group in groups:
                 own = layers if len(group) == count else [layer[group] for layer in layers]
@@ -144,8 +146,8 @@ class ZeroShot:
         for layer in layers:
             own = torch.zeros(len(layer), 1, *layer.shape[2:], dtype=torch.float64)
             for degree in self.degrees:
-                rows = neighbourhood_rows(layer, degree).to(self.device)
-                own += mutual_scores(rows, self.share, progress).cpu().view(own.shape)
+                rows = neighbourhood_rows(layer, degree)
+                own += mutual_scores(rows, self.share, progress, self.device).view(own.shape)
             if own.shape[2:] != grid:
                 own = F.interpolate(own, size=grid, mode="bilinear", align_corners=False)
             total += own[:, 0]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks import ROOT
@@ -23,6 +24,24 @@ def test_dense_places_are_thinned() -> None:
     assert len(found) == len(found.unique()) == 1_000
     assert torch.equal(found, thinning.Thinning(0.05, seed=1).select(x))
     assert float((found < 18_000).float().mean()) < 0.75
+
+
+def test_banks_of_fewer_rows_than_rounds_are_of_all_images() -> None:
+    """20 rows of 10 images; what stays in 100 rounds is cut at random, not by the order of the images."""
+    x = torch.rand(2_000, 4, generator=torch.Generator().manual_seed(0))
+    found = [thinning.Thinning(0.01, seed=seed).select(x) for seed in range(5)]
+    assert all(len(rows) == len(rows.unique()) == 20 for rows in found)
+    counts = torch.bincount(torch.cat(found) // 200, minlength=10)
+    assert counts.min() > 0 and counts.max() < 30, counts
+
+
+@pytest.mark.parametrize("x", [torch.eye(50), torch.ones(1_000, 4)], ids=["fewer rows than rounds", "equal rows"])
+def test_rows_without_density_are_drawn(x: torch.Tensor) -> None:
+    """No round can thin these; the published steps would not end for equal rows."""
+    found = thinning.Thinning(0.5, seed=1).select(x)
+    assert len(found) == len(found.unique()) == len(x) // 2
+    halves = torch.bincount(found // (len(x) // 2), minlength=2)
+    assert halves.min() > len(x) // 8, halves
 
 
 def test_banks_are_of_one_size(textures: list[Path], tmp_path: Path, run: Callable[..., str]) -> None:
@@ -47,9 +66,21 @@ def test_banks_are_of_one_size(textures: list[Path], tmp_path: Path, run: Callab
     assert not any(str(tmp_path.parent) in str(value) for value in result["options"].values())
     for name in ("brick", "grass"):
         own = [row for row in rows if row["set"] == name]
-        assert [row["arm"] for row in own] == [*thinning.ARMS] * 2
-        assert [row["bank"] for row in own] == [own[0]["patches"] // 20] * 3 + [400] * 3
+        assert [(row["seed"], row["arm"]) for row in own] == [(s, arm) for s in (0, 1, 2) for arm in thinning.ARMS] * 2
+        assert [row["bank"] for row in own] == [own[0]["patches"] // 20] * 9 + [400] * 9
         assert all(0 <= row["image_auroc"] <= 1 and row["select_s"] > 0 for row in own)
+
+
+def test_the_table_has_means_ranges_and_medians() -> None:
+    values = {"set": "a", "bank": 20, "patches": 2_000, "pixel_auroc": 0.5, "pixel_ap": None, "extra_bytes": 3e6}
+    rows = [
+        {**values, "arm": arm, "seed": seed, "image_auroc": auroc, "select_s": seconds}
+        for seed, auroc, seconds in ((0, 0.9, 1.0), (1, 0.6, 9.0), (2, 0.9, 2.0))
+        for arm in thinning.ARMS
+    ]
+    cells = " | 0.800 (0.600..0.900) / 0.500 /  | 2.0 | 3" * 3
+    assert thinning.table(rows).splitlines()[2] == f"| a | 20 of 2,000{cells} |"
+    assert "(" not in thinning.table(rows[:3])
 
 
 def test_the_page_shows_the_committed_results() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,11 +12,13 @@ import sys
 import time
 
 import pytest
+import torch
 
 from patchcore_fast.cli import main
 from patchcore_fast.cli.finished import kept
 from patchcore_fast.errors import DataError
-from patchcore_fast.model import PatchCore
+from patchcore_fast.features import Backbone
+from patchcore_fast.model import PatchCore, passes
 
 from ..evaluated import TINY, files, rows_of
 from ..pictures import write_mvtec
@@ -80,6 +83,46 @@ def test_the_numbers_are_those_of_each_category_alone(made, tmp_path):
     assert alone["metrics"] == among["metrics"] and alone["images"] == among["images"]
 
 
+@pytest.mark.parametrize("more", [(), ("--reduction", "pca", "--dim", "8")], ids=["plain", "learned"])
+def test_the_backbone_is_built_once_and_changes_no_number(tmp_path, monkeypatch, more):
+    root, built, shown = tmp_path / "root", [], PatchCore.evaluate
+    for name, side in (("bolt", 64), ("nut", 72), ("pin", 80)):  # other sides, other pictures
+        write_mvtec(root / name, **COUNTS, side=side)
+
+    class Counted(Backbone):
+        def __init__(self, *given, **named):
+            built.append(given[0])
+            super().__init__(*given, **named)
+
+    def evaluated(self, data, **named):
+        banks.append(self.bank)
+        return shown(self, data, **named)
+
+    banks = []
+    monkeypatch.setattr(passes, "Backbone", Counted)
+    monkeypatch.setattr(PatchCore, "evaluate", evaluated)
+    assert main(["evaluate", str(root), "--output", str(tmp_path / "all"), *TINY, *more]) == 0
+    assert built == ["test_resnet"] and len({id(bank) for bank in banks}) == 3
+    for name, among in zip(("bolt", "nut", "pin"), tuple(banks), strict=True):
+        assert main(["evaluate", str(root / name), "--output", str(tmp_path / name), *TINY, *more]) == 0
+        assert torch.equal(among.features, banks[-1].features) and among.threshold == banks[-1].threshold
+        found, wanted = (json.loads((p / name / "metrics.json").read_text()) for p in (tmp_path / "all", tmp_path))
+        assert found["metrics"] == wanted["metrics"] and found["images"] == wanted["images"]
+
+
+def test_a_category_that_fails_leaves_nothing_to_the_next(tmp_path):
+    root = tmp_path / "root"
+    for name, side in (("bolt", 64), ("cap", 64), ("nut", 72)):
+        write_mvtec(root / name, **COUNTS, side=side)
+    for path in (root / "cap/train/good").iterdir():
+        path.write_bytes(b"no image")
+    more = ("--reduction", "pca", "--dim", "8")
+    assert main(["evaluate", str(root), "--output", str(tmp_path / "all"), *TINY, *more]) == 3
+    assert main(["evaluate", str(root / "nut"), "--output", str(tmp_path / "nut"), *TINY, *more]) == 0
+    found, wanted = (json.loads((p / "nut/metrics.json").read_text()) for p in (tmp_path / "all", tmp_path))
+    assert found["metrics"] == wanted["metrics"] and found["images"] == wanted["images"]
+
+
 def test_finished_categories_are_taken_and_the_broken_one_is_tried_again(place, asked, capsys):
     before = json.loads((place / "out/results.json").read_text())
     assert run(place) == 3
@@ -141,6 +184,43 @@ def test_a_damaged_record_is_as_none(tmp_path, text, said):
     (tmp_path / "category.json").write_text(text)
     row, why = kept(tmp_path, {"settings": {}})
     assert row is None and said in why
+
+
+def changed(record, **row):
+    return record | {"row": record["row"] | row}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda r: changed(r, metrics={name: v for name, v in r["row"]["metrics"].items() if name != "n_test"}),
+        lambda r: changed(r, metrics={}),
+        lambda r: changed(r, metrics=r["row"]["metrics"] | {"n_test": None}),
+        lambda r: changed(r, metrics=r["row"]["metrics"] | {"image_auroc": 10**400}),
+        lambda r: changed(r, metrics=r["row"]["metrics"] | {"image_auroc": True}),
+        lambda r: r | {"made": r["made"] | {"settings": [1]}},
+        lambda r: r | {"made": [["version", 1]]},
+        lambda r: {name: v for name, v in r.items() if name != "numbers"},
+    ],
+    ids=["no count", "no metrics", "null count", "a huge number", "no number", "settings", "made", "a key is gone"],
+)
+def test_a_record_that_looks_whole_may_be_damaged(place, damage):
+    file = place / "out/nut/category.json"
+    whole = json.loads(file.read_text())
+    assert kept(file.parent, whole["made"])[0] == whole["row"]
+    file.write_text(json.dumps(damage(whole)))
+    row, why = kept(file.parent, whole["made"])
+    assert row is None and why in ("its category.json is damaged", "its category.json cannot be read")
+
+
+def test_a_damaged_record_is_made_anew_with_a_word(place, capsys):
+    file = place / "out/nut/category.json"
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps(changed(whole, metrics={"image_auroc": 10**400})))
+    assert run(place) == 3  # cap has no test images
+    said = capsys.readouterr()
+    assert re.search(r"nut: image AUROC .*, anew: its category\.json (is damaged|cannot be read)", said.out)
+    assert "1 of 3 categories failed" in said.err and json.loads(file.read_text())["made"] == whole["made"]
 
 
 def test_killed_in_the_middle_it_goes_on_where_it_was(place, asked):

@@ -6,11 +6,14 @@ tests/peers/test_anomalib_models.py does it on the real ones.
 from __future__ import annotations
 
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import pytest
 import torch
 
+from patchcore_fast.compat import _anomalib_models as models
 from patchcore_fast.compat import anomalib as fast
 from patchcore_fast.compat._anomalib_models import Bank, thinned
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
@@ -92,6 +95,39 @@ def test_the_bank_is_put_back_after_an_error(anomalib):
     with fast.patch(), pytest.raises(AssertionError):
         model(unit(3, 4, 1).double())
     assert "memory_bank" not in vars(model) and type(model.memory_bank) is torch.Tensor
+
+
+def test_threads_may_share_a_model(anomalib, monkeypatch):
+    """The pass that ends second finds the bank put back already."""
+    dino, _ = anomalib
+    model, rows = dino(unit(50, 8, 0), 2).eval(), unit(20, 8, 1)
+    wanted, both, look = model(rows), threading.Barrier(2, timeout=30), models._searchable
+
+    def together(bank):
+        found = look(bank)
+        both.wait()  # both see the buffer, before either puts its own in front
+        return found
+
+    monkeypatch.setattr(models, "_searchable", together)
+    with fast.patch(), ThreadPoolExecutor(2) as pool:
+        for found in pool.map(model, [rows, rows]):
+            torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    assert "memory_bank" not in vars(model) and model.state_dict()["memory_bank"].shape == (50, 8)
+
+
+def test_loading_a_state_takes_nothing_from_the_dict_however_often_or_badly(anomalib):
+    dino, _ = anomalib
+    state = dino(unit(9, 4, 0), 1).state_dict()
+    names, before = list(state), state["memory_bank"].clone()
+    model = dino(unit(9, 4, 1), 1).eval()
+    with fast.patch():
+        for _ in range(2):
+            model.load_state_dict(state)
+            model(unit(3, 4, 2))
+        with pytest.raises(RuntimeError, match="size mismatch"):
+            dino(unit(5, 4, 1), 1).load_state_dict(state)
+    assert list(state) == names and torch.equal(state["memory_bank"], before)
+    assert torch.equal(model.memory_bank, before)
 
 
 @pytest.mark.parametrize("case", ["longer rows", "half", "training"])

@@ -66,6 +66,30 @@ def test_cosine(anchors):
     assert goldener.select(tool(cosine_distance), x, 30, given) == plain(x, 30, cosine_distance, given)
 
 
+@pytest.mark.parametrize("scale", [1, 1e30])
+def test_cosine_of_nearly_equal_directions_is_measured_in_float64(scale):
+    x = (rows(1, 6, 4) + 1e-4 * rows(200, 6, 5)) * scale
+    wanted = plain(x, 150, cosine_distance)
+    assert goldener.select(tool(cosine_distance), x, 150) == wanted
+    assert goldener.select(tool(cosine_distance), x.double(), 150) == wanted
+
+
+@pytest.mark.parametrize(
+    ("zeros", "anchors", "said"),
+    [((3, 5), None, "got 2 of zeros .*, the first is row 3"), ((3,), 2, "the first is row 3"),
+     ((), 0, "the first is anchor 1")],
+)  # fmt: skip
+def test_rows_without_a_direction_are_refused(zeros, anchors, said):
+    x, given = rows(20, 4, 6), None if anchors is None else rows(3, 4, 7)
+    x[list(zeros)] = 0
+    if anchors == 0:
+        given[1] = 0
+    with pytest.raises(ValueError, match=f"select: cosine distance wants rows that have a direction, .*{said}"):
+        goldener.select(tool(cosine_distance), x, 5, given)
+    assert goldener.select(tool(cosine_distance), x, 20, given) == list(range(20))
+    assert goldener.select(tool(), x, 5, given) == plain(x, 5, exact, given)  # of no matter to Euclidean distance
+
+
 @pytest.mark.parametrize("anchors", [None, 3])
 def test_row_0_repeats_once_all_lie_on_a_pick(anchors):
     x, given = rows(40, 2, 4, high=3), None if anchors is None else rows(anchors, 2, 5, high=3)

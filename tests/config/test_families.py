@@ -20,6 +20,8 @@ DOC = Path(__file__).parents[2] / "docs" / "backbones.md"
         ("tf_efficientnet_lite0", ((2, 3), 256, 3, False)),
         ("wide_resnet50_2.tv_in1k", ((2, 3), 256, 3, False)),
         ("module:torchvision.models.vit.ViT", ((2, 3), 256, 3, False)),
+        ("module:vit_pytorch.vit.ViT", ((2, 3), 256, 3, False)),
+        ("module:swin.Swin", ((2, 3), 256, 3, False)),
         ("vit_small_patch14_dinov2.lvd142m", ((5, 8), 448, 1, True)),
         ("hf-hub:timm/vit_large_patch16_dinov3.lvd1689m", ((11, 17), 512, 1, True)),
         ("vit_7b_patch16_dinov3", ((19, 29), 512, 1, True)),

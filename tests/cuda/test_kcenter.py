@@ -11,6 +11,7 @@ from ..kernels.conftest import poisoned_empty  # noqa: F401
 from ..kernels.tiled_kcenter import (  # noqa: F401
     TUNINGS,
     options,
+    test_distances_below_the_blur_are_settled_together,
     test_extreme_weights,
     test_more_candidates_than_there_is_room_for,
     test_more_picks_than_distinct_rows_with_weights,

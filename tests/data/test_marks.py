@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from patchcore_fast.data import ImageDataset, ImageRecord, load_mask, load_truth
+from patchcore_fast.errors import DataError
 
 from ..pictures import write_masks, write_photos
 
@@ -166,3 +167,19 @@ def test_a_defect_outside_of_the_crop_is_known(tmp_path: Path) -> None:
     Image.fromarray(mask).save(tmp_path / "m.png")
     item = ImageDataset([ImageRecord(tmp_path / "0.png", 1, "crack", tmp_path / "m.png")], crop=12)[0]
     assert item["has_mask"] and not item["mask"].any()
+
+
+@pytest.mark.parametrize("asked", ["is_dir", "iterdir"])
+def test_a_folder_of_masks_that_cannot_be_read_is_named(tmp_path, monkeypatch, asked):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "crack").mkdir()
+    monkeypatch.setattr(Path, asked, refuse)
+    with pytest.raises(DataError, match=r"crack: cannot be read as a mask .*Permission denied"):
+        load_mask(tmp_path / "crack")
+
+
+def test_a_mask_whose_name_no_file_can_have_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"nnn\.png: cannot be read as a"):
+        load_mask(tmp_path / f"{'n' * 300}.png")

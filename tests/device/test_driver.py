@@ -1,12 +1,14 @@
 """The driver of device leaves: passes over the rows, launches, waits of the host; with the kernels in torch, so that
 sizes are those of use."""
 
+from itertools import groupby
+
 import pytest
 import torch
 
 from benchmarks.harness.cases import CASES
 from patchcore_fast.kernels import Tuning, k_center_greedy
-from patchcore_fast.kernels.backends.base import KCenterJob
+from patchcore_fast.kernels.backends.base import PATIENCE, KCenterJob
 from patchcore_fast.kernels.backends.device import kcenter as device_kcenter
 from patchcore_fast.kernels.backends.device.layout import LEVELS
 from patchcore_fast.kernels.exact import root
@@ -119,6 +121,27 @@ def test_more_passes_are_enqueued_from_wait_to_wait_but_not_too_much_work(monkey
     Noted.ahead.clear()
     careful = Run(x, 900, Tuning(block=16, batch=16), kernels=Noted)
     assert set(Noted.ahead[1:]) == {1} and careful.rows.tolist() == free.rows.tolist()
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_distances_below_the_blur_are_settled_together(weighted, lazy, monkeypatch):
+    """A pass that settled its own candidates only would find that any other row may be farther, hundreds of times."""
+    monkeypatch.setattr(device_kcenter, "_SETTLED", 700)  # in three parts
+    x = torch.cat([torch.ones(1, 24), gaussian(1500, 24) * 1e-20])
+    weight = torch.arange(1501.0, dtype=torch.float64) % 3 if weighted else None
+    run = Run(x, 20, Tuning(batch=2, block=16, lazy=lazy), weight=weight)
+    picks, radii = k_center_greedy_reference(x, 20, start=0, weights=None if weight is None else weight.sqrt())
+    assert torch.equal(run.rows, picks) and torch.equal(root(run.squared).float(), radii)
+    # Exact bounds give a pick at once: no more waits without one than passes until then, and one that made the last.
+    assert max(len(list(same)) for _, same in groupby(run.calls)) <= PATIENCE + 1
+
+
+def test_bounds_are_not_settled_apart_while_passes_pick(monkeypatch):
+    asked = []
+    monkeypatch.setattr(TorchKCenter, "settle_all", lambda leaves: asked.append(leaves.count))
+    Run(gaussian(2000, 9), 200, Tuning(block=16))
+    assert asked == []
 
 
 def test_passes_that_never_pick_are_an_error():

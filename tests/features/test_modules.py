@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from patchcore_fast.errors import BankError
 from patchcore_fast.features import Backbone
+from patchcore_fast.features.modules import as_source
 from patchcore_fast.features.networks import own_random_state
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 
@@ -62,6 +63,21 @@ def test_functions_and_several_outputs() -> None:
     other = Backbone.of(pyramid, image_size=64)
     assert source.fingerprint() == Backbone.of(pyramid, image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3).fingerprint()
     assert source.fingerprint() != other.fingerprint()
+
+
+def test_a_module_may_be_called_as_outputs_are() -> None:
+    class Heads(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.output = torch.nn.ModuleDict({"dense": torch.nn.Conv2d(3, 5, 8, 8)})
+
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [F.avg_pool2d(x, 4), self.output["dense"](x)]
+
+    source = as_source(Heads(), ("output.dense",), (64, 64))
+    assert source.layers == ("output.dense",) and source.channels == (5,)
+    source = as_source(Heads(), ("output.0", "output.1"), (64, 64))  # as a bank has them
+    assert source.layers == ("output.0", "output.1") and source.channels == (3, 5)
 
 
 def test_a_bank_of_a_module_wants_the_module_again(tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ def test_more_candidates_than_there_is_room_for(n, distinct, most, room, monkeyp
     room.check((x * 8).round(), 16, Tuning(batch=16, block=16), key=("crowded integers", n, distinct))
 
 
+def test_distances_below_the_blur_are_settled_together(room):
+    """Settled candidate by candidate, they would take more passes without a pick than the driver lets pass."""
+    x = torch.cat([torch.ones(1, 24), gaussian(600, 24) * 1e-20])
+    room.check(x, 5, Tuning(batch=1, block=16), key=("blur",), start=0)
+
+
 @pytest.mark.parametrize(
     "weights", [torch.zeros(40), torch.tensor([1e300] * 39 + [0.0], dtype=torch.float64)], ids=["0", "1e300"]
 )

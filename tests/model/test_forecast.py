@@ -50,7 +50,7 @@ def made(**changes: float) -> Forecast:
     whole = Forecast(
         images=10, rows=1000, columns=100, picks=10, features_bytes=400_000, projected_bytes=512_000,
         state_bytes=56_000, bank_bytes=4000, free_memory_bytes=10_000_000, free_disk_bytes=10_000_000, features_s=1,
-        selection_s=2, threshold_s=3,
+        selection_s=2, threshold_s=3, looked_at=10, unread=(),
     )  # fmt: skip
     return replace(whole, **changes)
 
@@ -60,9 +60,29 @@ def test_what_does_not_fit_is_said_with_what_would_help() -> None:
     short = made(free_memory_bytes=700_000)  # both go into files
     assert short.on_disk_bytes == 912_000 and short.memory_bytes == 60_000 and short.refusal() is None
     full = made(free_memory_bytes=700_000, free_disk_bytes=500_000).refusal()
-    assert full is not None and "of disk in" in full and "--precision float16" in full
+    assert full is not None and "of disk in" in full and "TMPDIR" in full and "--precision float16" in full
     tiny = made(free_memory_bytes=50_000).refusal()
     assert tiny is not None and "of memory are wanted" in tiny and "--image-size" in tiny
+
+
+def test_images_that_cannot_be_read_are_counted(tmp_path, capsys) -> None:
+    broken = write_mvtec(tmp_path / "weave", train=8)
+    for number in (0, 5):  # the first one is what would warm up
+        (broken / f"train/good/00{number}.png").write_bytes(b"no image")
+    found = forecast.forecast(tiny_config(), scan(broken).train)
+    bank = PatchCore(tiny_config(), progress=False).fit(broken, on_error="return").bank
+    assert (found.looked_at, found.unreadable) == (8, 2)
+    assert (found.images, found.rows, found.picks) == (len(bank.images), bank.patches, len(bank))
+    assert main(["plan", str(broken), *TINY]) == 3  # as fit, which leaves them out and names them
+    told = capsys.readouterr()
+    assert "6 images give" in told.out and "2 of 8 images that were looked at cannot be read." in told.out
+    assert "2 files could not be used:" in told.err and "000.png" in told.err and "005.png" in told.err
+    assert main(["plan", str(broken), "--json", *TINY]) == 3
+    assert json.loads(capsys.readouterr().out)["unreadable"] == 2
+    for path in (broken / "train/good").iterdir():
+        path.write_bytes(b"no image")
+    assert main(["plan", str(broken), *TINY]) == 2
+    assert "none of 8 images can be read" in capsys.readouterr().err
 
 
 def test_the_command(folder, tmp_path, capsys, monkeypatch) -> None:

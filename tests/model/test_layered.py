@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from patchcore_fast.errors import BankError
 from patchcore_fast.export import export_model
 from patchcore_fast.kernels import knn
 from patchcore_fast.layered_bank import LayeredBank
-from patchcore_fast.model import PatchCore
+from patchcore_fast.model import PatchCore, selection
 from patchcore_fast.model.layered import joined, scale_of
 from patchcore_fast.model.threshold import false_alarm_threshold
 from patchcore_fast.samplers import make_sampler
@@ -38,6 +40,21 @@ def test_each_bank_is_chosen_of_its_own_columns(model: PatchCore, weave: Path) -
         own = rows[:, begin:end].contiguous()
         wanted = make_sampler("greedy", ratio=0.1, seed=0).select(own)
         assert torch.equal(part.indices, wanted) and torch.equal(part.features, own[wanted])
+
+
+def test_one_projection_is_held_at_a_time(weave: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    real = selection.space_of
+
+    def spied(*args: Any) -> Any:
+        assert not [ref for ref in held if ref() is not None]
+        found = real(*args)
+        held.append(weakref.ref(found[0]))
+        return found
+
+    monkeypatch.setattr(selection, "space_of", spied)
+    bank = PatchCore(tiny_config(banks="layer"), progress=False).fit(scan(weave)).bank
+    assert len(held) >= 2 and bank.threshold is not None
 
 
 def test_scores_follow_the_formula(model: PatchCore, weave: Path) -> None:

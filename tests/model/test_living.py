@@ -198,6 +198,11 @@ def test_banks_become_one(half, parts) -> None:
     plain = {name: value for name, value in other.bank.config["features"].items() if name not in ("norm", "metric")}
     earlier = replace(other.bank, config=other.bank.config | {"features": plain})  # as earlier versions wrote it
     assert torch.equal(merged([half.bank, earlier], None, torch.device("cpu")).features, both.features)
+    for group, name in (("scoring", "scorer"), ("features", "precision"), ("features", "tile")):  # settings of later
+        some = {key: value for key, value in other.bank.config[group].items() if key != name}
+        earlier = replace(other.bank, config=other.bank.config | {group: some})
+        assert torch.equal(merged([half.bank, earlier], None, torch.device("cpu")).features, both.features), name
+        assert len(merged([earlier, half.bank], None, torch.device("cpu"))) == len(both)
     few = merged([half.bank, other.bank], 20, torch.device("cpu"))
     assert len(few) == 20 and few.threshold is None and few.normal_scores is None
     for row, place in zip(few.features, few.indices, strict=True):
@@ -215,6 +220,9 @@ def test_banks_become_one(half, parts) -> None:
             continue
         with pytest.raises(ValueError, match=f"merge: bank 2 has other {words}"):
             merged([half.bank, odd], None, torch.device("cpu"))
+    odd = replace(other.bank, config=other.bank.config | {"decision": {"max_false_alarms": "few"}})
+    with pytest.raises(ValueError, match=r"merge: settings of bank 2 cannot be used \(.*decision\.max_false_alarms"):
+        merged([half.bank, odd], None, torch.device("cpu"))
     with pytest.raises(ValueError, match="two banks or more"):
         merged([half.bank], None, torch.device("cpu"))
 

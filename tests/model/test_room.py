@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.features import FeatureExtractor
 from patchcore_fast.model import PatchCore, room
 from patchcore_fast.samplers import GreedyCoresetSampler, IdentitySampler, RandomSampler
-from patchcore_fast.scratch import placed
+from patchcore_fast.scratch import placed, refusal, refuse
 
 from ..evaluated import TINY, tiny_config
 from ..pictures import write_mvtec
@@ -36,7 +38,7 @@ def test_what_is_made_first_takes_memory_first():
 
 def refused(sampler, rows, columns=200, stored=False):
     try:
-        room.check_fit(sampler, rows, columns, 4, stored)
+        room.check_fit(sampler, rows, columns if isinstance(columns, tuple) else (columns,), 4, stored)
     except MemoryError as error:
         return str(error)
     return None
@@ -57,6 +59,13 @@ def test_what_is_counted(monkeypatch):
     assert refused(some, 1000) is not None
     short(monkeypatch, memory=features - 1)
     assert refused(all_, 1000) is not None and refused(some, 1000) is None
+    # Two layers: the wider alone is projected, and one layer's rows are held at a time.
+    short(monkeypatch, memory=bank + state, disk=features + projected)
+    assert refused(greedy, 1000, (72, 128)) is None and refused(greedy, 1000, (100, 100)) is None
+    short(monkeypatch, memory=bank + state, disk=features + projected - 1)
+    assert refused(greedy, 1000, (100, 100)) is not None and refused(greedy, 1000, (100, 100), stored=True) is None
+    short(monkeypatch, memory=bank + state, disk=features - 1)
+    assert refused(greedy, 1000, (72, 128), stored=True) is not None  # that of 128 is looked at itself
 
 
 @pytest.mark.parametrize("what", [{"memory": 1000}, {"disk": 1000, "memory": 500_000}], ids=["memory", "disk"])
@@ -98,3 +107,15 @@ def test_select(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command.shutil, "disk_usage", lambda place: usage)
     assert main(select) == 2
     assert "an --output on another disk" in capsys.readouterr().err
+
+
+def test_one_sentence_for_all():
+    why = refusal([100, 100], 10, 209, 0, Path("/d"), "less", "more")
+    assert why == "0.0 GB of disk in /d are wanted, 0.0 GB are free: more would make it fit"
+    assert refusal([100], 10, 209, 0, Path("/d"), "less") is None
+    assert refusal([100], 110, 209, 0, Path("/d"), "less") == (
+        "0.0 GB of memory are wanted, 0.0 GB are free: less would make it fit"
+    )
+    with pytest.raises(MemoryError, match="x: out of memory before it begins: because"):
+        refuse("x", "because")
+    refuse("x", None)

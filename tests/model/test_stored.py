@@ -17,8 +17,10 @@ import torch
 from patchcore_fast import feature_store
 from patchcore_fast.cli import main
 from patchcore_fast.cli.options import STORED
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.errors import DataError
 from patchcore_fast.feature_store import FeatureStore, StoreWriter
+from patchcore_fast.layered_bank import Bank, load_bank
 from patchcore_fast.matrix_files import open_matrix
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, room, stored
@@ -27,8 +29,8 @@ from ..evaluated import TINY, tiny_config
 from ..pictures import write_mvtec
 
 COUNT, CELLS = 9, 16 * 16  # images, one of which cannot be read, and patches of one
-FACTS = ("config", "threshold", "images", "grid", "patches", "weights", "radius")
-TENSORS = ("features", "indices", "positions", "projection", "normal_scores")
+FACTS = ("config", "threshold", "images", "grid", "patches", "weights")
+TENSORS = ("features", "indices", "positions", "projection")
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +59,14 @@ def shards(store: Path) -> list[Path]:
     return sorted(store.glob("images-*.safetensors"))
 
 
-def same(one: MemoryBank, other: MemoryBank) -> bool:
+def same(one: Bank, other: Bank) -> bool:
     equal = [getattr(one, name) == getattr(other, name) for name in FACTS]
-    for name in TENSORS:
-        a, b = getattr(one, name), getattr(other, name)
-        equal.append((a is None) == (b is None) and (a is None or torch.equal(a, b)))
-    return all(equal)
+    equal.append(getattr(one, "scales", None) == getattr(other, "scales", None))
+    pairs = [(one.normal_scores, other.normal_scores)]
+    for mine, theirs in zip(one.parts, other.parts, strict=True):
+        equal.append(mine.radius == theirs.radius)
+        pairs += [(getattr(mine, name), getattr(theirs, name)) for name in TENSORS]
+    return all(equal) and all((a is None) == (b is None) and (a is None or torch.equal(a, b)) for a, b in pairs)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,9 @@ def same(one: MemoryBank, other: MemoryBank) -> bool:
         {},
         {"augment": "rotate", "precision": "bfloat16", "shots": 4},
         {"sampler": "elfs", "precision": "float16"},
+        {"metric": "cosine"},
+        {"metric": "cosine", "banks": "layer"},
+        pytest.param({"banks": "layer"}, marks=pytest.mark.thorough),
         pytest.param({"sampler": "approximate", "seed": 3}, marks=pytest.mark.thorough),
         pytest.param({"sampler": "random"}, marks=pytest.mark.thorough),
         pytest.param({"sampler": "identity"}, marks=pytest.mark.thorough),
@@ -171,6 +178,80 @@ def test_a_store_of_other_features_is_refused(folder, store, changes, words):
     with FeatureStore(store) as opened, pytest.raises(ValueError, match=f"are of {next(iter(changes))} "):
         PatchCore(tiny_config(**changes), progress=False).fit(opened)
     assert {path: path.read_bytes() for path in store.iterdir()} == before
+
+
+@pytest.mark.parametrize("there, asked", [("joint", "layer"), ("layer", "joint")])
+def test_rows_of_length_1_are_for_one_kind_of_bank(folder, tmp_path, capsys, there, asked):
+    place = str(tmp_path / "s")
+    command = ["extract", str(folder), "--output", place, *TINY[:-2], "--metric", "cosine"]
+    assert main([*command, "--banks", there]) == 3
+    config = PatchCoreConfig(**{"backbone": "test_resnet", "layers": (1, 2), "weights": "random", "image_size": 64,
+                                "metric": "cosine", "banks": asked})  # fmt: skip
+    with FeatureStore(place) as opened, pytest.raises(ValueError, match=f"are of banks '{there}'.*banks='{asked}'"):
+        PatchCore(config, progress=False).fit(opened)
+    with pytest.raises(DataError, match=f"banks '{there}' there and '{asked}' here"):
+        PatchCore(config, progress=False).extract(folder, place, on_error="return")
+    bank = str(tmp_path / "b.safetensors")
+    capsys.readouterr()
+    assert main(["fit", "--features", place, "--output", bank, "--banks", asked]) == 2
+    assert "--banks: the features in" in capsys.readouterr().err
+    assert main(["fit", "--features", place, "--output", bank, "--ratio", "0.1"]) == 3  # of the store's kind
+    other = str(tmp_path / "c.safetensors")
+    assert main(["fit", str(folder), "--output", other, *TINY, "--metric", "cosine", "--banks", there]) == 3
+    assert same(load_bank(bank), load_bank(other))
+
+
+def test_other_rows_are_for_both(folder, made, tmp_path):
+    for banks in ("joint", "layer"):
+        config = tiny_config(banks=banks)
+        with FeatureStore(made) as opened, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(PatchCore, "_built", lambda self: pytest.fail("no backbone is wanted"))
+            bank = PatchCore(config, progress=False).fit(opened).bank
+        assert same(bank, PatchCore(config, progress=False).fit(folder, on_error="return").bank)
+
+
+def test_columns_of_layers_are_known(store, made):
+    with FeatureStore(store) as opened:
+        assert opened.about["widths"] == [24, 32] and opened.widths == (24, 32)
+    index = json.loads((store / "shards.json").read_text())
+    wrong = "it does not say what is stored"
+    for widths, words in (([24, 31], r"has 56 columns, its shards.json says 24 \+ 31 by layer"), ([], wrong),
+                          ([24, 32.0], wrong), ([57, -1], wrong), (None, wrong)):  # fmt: skip
+        index["about"]["widths"] = widths
+        (store / "shards.json").write_text(json.dumps(index))
+        with pytest.raises(DataError, match=words):
+            FeatureStore(store)
+    model = PatchCore(tiny_config(banks="layer"), progress=False)
+    model.extractor.backbone.channels = (28, 28)
+    with FeatureStore(made) as opened, pytest.raises(ValueError, match="24 and 32 columns, the backbone gives 28 and"):
+        model.fit(opened)
+
+
+def open_files(folder: Path) -> list[str]:
+    links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+    return [str(to) for to in (link.resolve() for link in links if link.exists()) if to.is_relative_to(folder)]
+
+
+def test_nothing_stays_open(folder, store, monkeypatch):
+    model = PatchCore(tiny_config(), progress=False)
+    model.fit(folder, on_error="return", store=store)
+    assert not open_files(store)
+    with pytest.raises(ValueError, match="the coreset has"):
+        PatchCore(tiny_config(ratio=0.001, neighbours=9), progress=False).fit(folder, on_error="return", store=store)
+    assert not open_files(store)
+    whole = shards(store)[1].read_bytes()
+    shards(store)[1].write_bytes(whole[:-8])
+    for attempt in (lambda: FeatureStore(store), lambda: model.fit(folder, on_error="return", store=store)):
+        with pytest.raises(DataError, match="images-000000004"):
+            attempt()
+        assert not open_files(store)  # nor locked
+    shards(store)[1].write_bytes(whole)
+    model.fit(folder, on_error="return", store=store)
+    monkeypatch.setattr(stored, "_block", None)
+    shards(store)[1].unlink()
+    with pytest.raises(TypeError, match="not callable"):
+        model.fit(folder, on_error="return", store=store)
+    assert not open_files(store)
 
 
 def test_other_images_are_refused(folder, store):

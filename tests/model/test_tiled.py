@@ -18,7 +18,9 @@ from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import ImageRecord, load_image
 from patchcore_fast.errors import BankError
 from patchcore_fast.export import export_model
+from patchcore_fast.features import FeatureExtractor
 from patchcore_fast.model import PatchCore, evaluation
+from patchcore_fast.model.batches import Batches, at_once, batches_of
 
 from ..evaluated import tiny_config
 from ..pictures import texture
@@ -96,6 +98,31 @@ def test_images_of_several_shapes(settings: dict[str, object], mixed: Path, tmp_
     for p, q in zip(result.predictions, again.evaluate(mixed).predictions, strict=True):
         np.testing.assert_allclose(p.anomaly_map, q.anomaly_map, rtol=1e-4)
     assert model.update(sorted((mixed / "test" / "good").iterdir())) >= 0
+
+
+@pytest.mark.parametrize("settings, plain", [
+    ({}, True), ({"aspect": "keep", "crop": 48}, True), ({"aspect": "keep"}, False), (NATIVE, False),
+    ({"tile": 64, "overlap": 16}, False),
+])  # fmt: skip
+def test_tiles_are_for_sizes_that_are_not_known(settings: dict[str, Any], plain: bool) -> None:
+    config = tiny_config(**settings)
+    assert (type(PatchCore(config).extractor) is FeatureExtractor) == plain
+    assert at_once(config) == (4 if plain else 1)
+
+
+@pytest.mark.parametrize("settings", [NATIVE, {"image_size": 32, "aspect": "keep"}], ids=["native", "keep"])
+def test_shares_of_ranks_are_batches_of_one_process(settings: dict[str, Any], mixed: Path) -> None:
+    def shown(batches: Batches) -> list[list[str]]:
+        return [[str(r.path) for r in batch.records if r is not None] for batch in batches]
+
+    whole = batches_of(mixed, tiny_config(**settings | {"batch_size": 3}), "train")
+    for size in (1, 2, 3, 5):
+        parts = [
+            shown(whole.part(first, last))
+            for first, last in (whole.share(r, size) for r in range(size))
+            if last > first
+        ]
+        assert [batch for part in parts for batch in part] == shown(whole), size
 
 
 def test_an_image_of_one_tile_is_as_without_tiles(mixed: Path) -> None:

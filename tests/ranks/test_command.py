@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +80,68 @@ def test_torchrun(tmp_path):
     assert done.returncode == 0 and "Picked 100 of 500 rows of 140 numbers" in done.stdout, done.stderr
     assert main(["select", str(tmp_path / "x.npy"), "--ratio", "0.2", "--output", str(tmp_path / "a.npy")]) == 0
     assert (tmp_path / "o.npy").read_bytes() == (tmp_path / "a.npy").read_bytes()
+
+
+SRUN = """#!{python}
+import os, subprocess, sys
+job = dict(word.lstrip("-").split("=") for line in open(os.environ["SCRIPT"]) if line.startswith("#SBATCH")
+           for word in line.split()[1:])
+size, variables = int(job["nodes"]) * int(job["ntasks-per-node"]), dict(os.environ)
+variables |= {{"SLURM_STEP_NUM_TASKS": str(size), "SLURM_NTASKS": str(size), "SLURM_STEP_NODELIST": "localhost"}}
+tasks = [subprocess.Popen(sys.argv[1:], env=variables | {{"SLURM_PROCID": str(rank)}}) for rank in range(size)]
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+def examples():
+    """The shell examples of docs/scale.md, in its order."""
+    text = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    return [block.split("```")[0] for block in text.split("```sh\n")[1:]]
+
+
+def run_as_written(script, folder, **variables):
+    """By bash, with this environment's programs first on the path."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "RANK", "WORLD", "MASTER"))}
+    path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), env["PATH"]])
+    done = subprocess.run(["bash", "-e", "-c", script], cwd=folder, env=env | {"PATH": path} | variables, text=True,
+                          timeout=240, capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def coreset_of_one_process(folder):
+    assert main(["select", str(folder / "FEATURES.npy"), "--ratio", "0.1", "--output", str(folder / "a.npy")]) == 0
+    return (folder / "a.npy").read_bytes()
+
+
+def test_the_batch_script_of_the_docs(tmp_path):
+    """Two nodes with four tasks each, by a stand-in for srun."""
+    np.save(tmp_path / "FEATURES.npy", integers(500, 140).numpy())
+    script = next(text for text in examples() if "#SBATCH" in text)
+    (tmp_path / "job.sh").write_text(script, encoding="utf-8")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text(SRUN.format(python=sys.executable), encoding="utf-8")
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    job = {"SCRIPT": str(tmp_path / "job.sh"), "SLURM_CPUS_PER_TASK": "1", "SLURM_JOB_ID": str(free_port())}
+    said = run_as_written("bash job.sh", tmp_path, **job)
+    assert "Picked 50 of 500 rows of 140 numbers" in said and said.count("Picked") == 1
+    assert (tmp_path / "coreset.npy").read_bytes() == coreset_of_one_process(tmp_path)
+
+
+@pytest.mark.thorough
+def test_the_first_example_of_the_docs(tmp_path):
+    np.save(tmp_path / "FEATURES.npy", integers(500, 140).numpy())
+    script = examples()[0].replace("torchrun ", f"torchrun --master-port={free_port()} ")
+    assert "Picked 50 of 500 rows" in run_as_written(script, tmp_path)
+    assert (tmp_path / "coreset.npy").read_bytes() == coreset_of_one_process(tmp_path)
+
+
+@pytest.mark.thorough
+def test_fit_as_the_docs_write_it(place, tmp_path):
+    (tmp_path / "bottles").symlink_to(place / "weave", target_is_directory=True)
+    script = next(text for text in examples() if " fit bottles" in text and "torchrun" in text)
+    run_as_written(script.replace("torchrun ", f"torchrun --master-port={free_port()} "), tmp_path)
+    assert main(["threshold", str(tmp_path / "bottles.safetensors")]) == 0
 
 
 def test_a_rank_dies_and_the_step_is_started_again(tmp_path):

@@ -139,6 +139,12 @@ def test_many_rows_of_nearly_one_key(workers):
     check_on(("device", partial(partial, on, "device", "")), workers, x, 40, [1400, 1600], tuning=Tuning(batch=16))
 
 
+def test_distances_below_the_blur_are_settled_together(workers):
+    x = torch.cat([torch.ones(1, 24), gaussian(600, 24) * 1e-20])
+    device = "device", partial(partial, on, "device", "")
+    check_on(device, workers, x, 20, [250, 351], start=0, tuning=Tuning(batch=1, block=16))
+
+
 def test_neighbours_and_rarity(workers, device):
     name, task = device
     bank = integers(70, 5).float()

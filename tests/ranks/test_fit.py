@@ -7,8 +7,10 @@ import signal
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from patchcore_fast.errors import DataError, RankError
 from patchcore_fast.feature_store import FeatureStore
@@ -16,7 +18,7 @@ from patchcore_fast.layered_bank import Bank
 from patchcore_fast.model import PatchCore
 
 from ..evaluated import tiny_config
-from ..pictures import write_mvtec
+from ..pictures import texture, write_mvtec
 from .workers import Workers
 
 COUNT = 7  # images; batches of 3, so that of three ranks each has one
@@ -86,6 +88,18 @@ def test_the_bank_of_one_process(workers, folder, tmp_path, one_thread, changes)
             for bank, left_out in workers.call(fitted, size, data, changes, store):
                 assert same(bank, alone)
                 assert [str(path)[-7:] for path, _ in left_out] == [str(path)[-7:] for path, _ in unread]
+
+
+def test_images_of_several_shapes(workers, tmp_path, one_thread):
+    """Shapes change inside of what three images at a time would be."""
+    for i, (height, width) in enumerate([(40, 90), (40, 90), (70, 33), (70, 33), (70, 33), (64, 64), (64, 64)]):
+        picture = texture(np.random.default_rng(i), max(height, width))[:height, :width]
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    for changes in ({"aspect": "keep"}, {"image_size": "native", "tile": 32, "overlap": 8}):
+        alone, _ = fitted(None, 0, tmp_path, changes)
+        assert alone.grid is None
+        for size in (2, 3):
+            assert all(same(bank, alone) for bank, _ in workers.call(fitted, size, tmp_path, changes))
 
 
 def test_fewer_images_than_ranks(workers, folder, tmp_path, one_thread):

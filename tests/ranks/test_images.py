@@ -148,16 +148,26 @@ def test_two_level(workers, kind):
 )
 @given(
     cuts=st.lists(st.integers(0, N), min_size=3, max_size=3).map(sorted),
+    empty=st.sets(st.integers(0, 3), min_size=1, max_size=3),
     seed=st.integers(0, 2**16),
     share=st.floats(0.02, 0.6),
+    name=st.sampled_from(list(ELFS)),
+    kind=st.sampled_from(["supported", "elfs", "means", "precomputed"]),
 )
-def test_any_shards(workers, cuts, seed, share):
+@pytest.mark.filterwarnings("ignore:ELFSCoresetSampler")
+def test_any_shards(workers, cuts, empty, seed, share, name, kind):
+    """Some of them empty, whichever the sampler is."""
     counts = [b - a for a, b in zip([0, *cuts], [*cuts, N], strict=True)]
-    x, where, options = rows(seed=seed), given_as("positions"), {"percentage": share, "settle": 0.3}
+    for rank in empty:  # the next one that is not has its rows too
+        heir = next(r for r in (*range(rank, 4), *range(4)) if r not in empty)
+        counts[rank], counts[heir] = 0, counts[heir] + counts[rank]
+    x, options = rows(seed=seed), {"settle": 0.3, **ELFS[name], "percentage": share}
+    where = given_as("positions")
     same(workers.call(elfs, 4, x, counts, options, where)[1], elfs_alone(x, options, where))
-    sampler = two_level_of("supported")
+    where = given_as("image_ids" if kind == "means" else "positions")
+    sampler = two_level_of(kind)
     wanted = sampler.select(x, **where), sampler.radii_, sampler.images_
-    same(workers.call(two_level, 4, x, counts, "supported", where)[2], wanted)
+    same(workers.call(two_level, 4, x, counts, kind, where)[2], wanted)
 
 
 def supported(group, rank, x, counts, where):
@@ -202,6 +212,37 @@ def test_what_selects_in_one_process_only_says_so(workers, options):
     workers.ask(elfs, 2, rows(), [500, 400], options, {})
     for error in workers.answers(2):
         with pytest.raises(ValueError, match=r"ELFSCoresetSampler: .* selects in one process only; leave it out"):
+            raise error
+
+
+def elfs_apart(group, rank, x, counts, options, radii, views):
+    """Other options, radius and number of views on each rank."""
+    sampler = elfs_of({"prune_support": False, **options[rank]})
+    sampler.group, sampler.radius = group, radii[rank]
+    mine = own(x, rank, counts)
+    return sampler.select(mine, views=None if views[rank] is None else [views_of(mine)] * views[rank])
+
+
+SEEN = {"instability": "views", "w_unc": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "radii", "views", "said"),
+    [
+        ([{}, {}], [None, 0.5], [None, None], "radius must be the same on all ranks, got None on rank 0 and 0.5"),
+        ([{}, {}], [0.5, 0.5], [None, None], "radius goes with the greedy samplers alone, got 0.5"),
+        ([{}, {}], [None, None], [None, 1], "views must be the same on all ranks, got None on rank 0 and 1 on rank 1"),
+        ([SEEN, SEEN], [None, None], [1, 2], "views must be the same on all ranks, got 1 on rank 0 and 2 on rank 1"),
+        ([SEEN, SEEN], [None, None], [None, None], 'views and instability="views" go together'),
+        ([{}, SEEN], [None, None], [None, 1], "weights must be the same on all ranks"),
+        ([{}, {"percentage": 0.2}], [None, None], [None, None], "percentage must be the same on all ranks"),
+    ],
+)
+@pytest.mark.parametrize("counts", [[500, 400], [900, 0]], ids=str)
+def test_what_differs_between_ranks_is_refused_on_all(workers, options, radii, views, said, counts):
+    workers.ask(elfs_apart, 2, rows(), counts, options, radii, views)
+    for error in workers.answers(2, seconds=40):
+        with pytest.raises(ValueError, match=said):
             raise error
 
 

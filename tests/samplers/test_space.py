@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from patchcore_fast.model import room
 from patchcore_fast.samplers import (
     ApproximateGreedyCoresetSampler,
     ELFSCoresetSampler,
@@ -50,3 +51,10 @@ def test_others_look_at_the_rows_themselves():
         assert space_of(sampler, 500, 150, lambda low, high: X[low:high]) == (None, None)
     assert projected_columns(GreedyCoresetSampler(0.1), 128) is None
     assert projected_columns(GreedyCoresetSampler(0.1), 129) == 128
+
+
+def test_samplers_that_look_at_no_row_are_named_once():
+    assert room.BLIND is module.BLIND and set(module.BLIND) == {RandomSampler, IdentitySampler, PrecomputedSampler}
+    for kind in module.BLIND:
+        sampler = kind(0.1) if kind is RandomSampler else kind([4]) if kind is PrecomputedSampler else kind()
+        assert torch.equal(sampler.select(torch.zeros(500, 1)), sampler.select(X))

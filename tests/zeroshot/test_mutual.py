@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from patchcore_fast.zeroshot import mutual
+from patchcore_fast.zeroshot import ZeroShot, mutual
 from patchcore_fast.zeroshot.mutual import counted_images, mutual_scores, neighbourhood_rows, searches
+
+from ..evaluated import tiny_config
 
 
 def plain_rows(maps: torch.Tensor, degree: int) -> np.ndarray:
@@ -74,11 +77,29 @@ def test_scores_are_those_of_the_formula(maps: torch.Tensor, share: float) -> No
 def test_scores_do_not_depend_on_the_parts(maps: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, seen = neighbourhood_rows(maps, 1), list[tuple[int, int]]()
     whole = mutual_scores(rows, progress=lambda *done: seen.append(done))
-    assert seen == [(i + 1, 7) for i in range(7)] and searches(7, 12) == 7
+    assert seen == [(i + 1, 7) for i in range(7)] and searches(7, 12, 5) == 7
     monkeypatch.setattr(mutual, "_STATE_BYTES", 4 * 12 * 7 * 2)  # two images at a time
     seen.clear()
     assert torch.equal(mutual_scores(rows, progress=lambda *done: seen.append(done)), whole)
-    assert seen[-1] == (28, 28) and searches(7, 12) == 28
+    assert seen[-1] == (28, 28) and searches(7, 12, 5) == 28
+
+
+def test_rows_go_to_the_device_some_images_at_a_time(maps: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, moved, to = neighbourhood_rows(maps, 1), list[int](), torch.Tensor.to
+    whole = mutual_scores(rows)
+    monkeypatch.setattr(mutual, "_ROW_BYTES", 4 * 12 * 5 * 2)  # two images at a time
+    assert searches(7, 12, 5) == 28
+
+    def counted(self: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        moved.append(self.numel())
+        return to(self, *given, **named)
+
+    model = ZeroShot(tiny_config(device="cpu"), degrees=(1,))
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "to", counted)
+        found = model._group_scores([maps], torch.Size((4, 3)), lambda *_: None)
+    assert torch.equal(found.flatten(1), whole)
+    assert max(moved) == 2 * 12 * 5 and sum(m == 12 * 5 for m in moved) >= 28
 
 
 def test_an_image_does_not_score_itself_and_one_without_a_like_stands_out() -> None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from patchcore_fast import data
 from patchcore_fast.cli import main
 from patchcore_fast.report.scores_csv import COLUMNS
 
@@ -55,15 +56,18 @@ def test_one_broken_file_among_many(weave, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (("--degrees", "1,2"), "--degrees must be odd"),
+        (("--degrees", "1,2"), "ZeroShot: degrees must be odd"),
         (("--degrees", "x"), "invalid sides value: 'x'"),
-        (("--share", "0"), "--share must lie in"),
-        (("--group", "1"), "--group must be 2 or more"),
+        (("--share", "nan"), "ZeroShot: share must lie in"),
+        (("--share", "0"), "ZeroShot: share must lie in"),
+        (("--group", "1"), "ZeroShot: group must be 2 images or more"),
         (("--image-size", "0"), "features.image_size must be at least 1"),
         (("--ratio", "0.1"), "unrecognized arguments: --ratio"),
     ],
 )
-def test_wrong_options_are_told_at_once(weave, tmp_path, capsys, argv, said):
+def test_wrong_options_are_told_at_once(weave, tmp_path, capsys, monkeypatch, argv, said):
+    for read in ("scan", "scan_images"):
+        monkeypatch.setattr(data, read, lambda *_: pytest.fail("the images are looked at"))
     assert main(["zeroshot", str(weave), "--output", str(tmp_path / "out"), *argv]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 

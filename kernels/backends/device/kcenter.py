@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..base import Found, KCenterJob
+from ..base import PATIENCE, Found, KCenterJob
 from .frame import DeviceFrame, Rows
 from .launch import on_device, processors
 from .layout import (
@@ -47,6 +47,7 @@ _ALIGNED = 16  # columns: what loads of 16 bytes and Triton's specialisation ask
 _ROOM, _MOST_ROOM = 8, 4096  # candidates there is room for: blocks; what one program can hold in registers
 _MOST_WANTED = 64  # rows that an edge lets in at most, in candidates aimed at: trim_kernel's
 _MOST_AHEAD = 8  # passes enqueued before the host waits for what they found
+_SETTLED = 1 << 14  # rows whose bounds are made exact at a time: what this allocates stays below 1 MiB
 _WORK_AHEAD = 1 << 38  # multiply-adds that these may come to: what a small card does in about a tenth of a second
 _MOST_WORK = 1 << 40  # multiply-adds of a launch: a second or two on the smallest cards
 _MOST_ROWS = (1 << 31) - (1 << 16)  # row numbers are int32, and so are those just past the end
@@ -70,7 +71,8 @@ class DeviceKCenter(ABC):
     """See base.KCenterLeaves for the contract.
 
     Per row it holds 32 bytes (8 more with starting distances, 8 with weights); then the picks in the frame, 12 P^2
-    bytes for a block of P candidates, and 4 for each candidate listed. All is allocated once: a pass allocates nothing.
+    bytes for a block of P candidates, and 4 for each candidate listed. All is allocated once: a pass allocates nothing,
+    and `settle_all`, which few runs need, little.
 
     A backend overrides `_prepare`, `_pack`, `_enqueue`, `_refresh_all`, `_refresh_listed` and `_settle_listed`, and
     `_scratch` where its kernels hand other things to each other.
@@ -111,6 +113,7 @@ class DeviceKCenter(ABC):
         self._warm = False  # whether a pass was enqueued
         self._passes = self._work = 0  # passes so far, and multiply-adds of one of the last
         self._ahead = 1
+        self._idle = 0  # passes since a pick
         self._told: list[int] = []  # `control`, as it came
         self._allocate(self._asked())
 
@@ -269,17 +272,25 @@ class DeviceKCenter(ABC):
         self.picked_from[part] = rows
         self.append(torch.arange(part.start, part.stop, device=self.features.device))
 
-    def refresh_some(self, rows: Tensor) -> None:
-        """Bring rows [R] int64, oldest first, up to every pick, in launches that cards let end."""
+    def refresh(self, rows: Tensor | None) -> None:
+        """Compare rows [R] int64 (None: all not picked) with picks they have not seen; cards let the launches end."""
+        seen = self.seen if rows is None else self.seen[rows]
+        behind = seen < self._count
+        if rows is None:
+            behind &= self.key >= 0
+        stale = behind.nonzero().squeeze(1)
+        seen, order = seen[stale].sort(stable=True)  # rows of like age share a tile
+        stale = stale[order] if rows is None else rows[stale[order]]
         step = max(1, _MOST_WORK // (max(self._count, 1) * self.features.shape[1]))
         with on_device(self.features.device):
-            for part in rows.split(step):
+            for part in stale.split(step) if stale.shape[0] else ():
                 self.stale[: part.shape[0]] = part
                 self._list(STALE, part.shape[0])
                 self._refresh_listed()
+        self.distances += int((self._count - seen.long()).sum())
 
-    def settle_some(self, rows: Tensor) -> Tensor:
-        """True squared distances [R] float64 of fresh rows [R] int64 to the nearest pick."""
+    def settle(self, rows: Tensor) -> Tensor:
+        """True squared distances [R] float64 of fresh rows [R] int64 to the nearest pick; their keys become exact."""
         found = torch.empty(rows.shape[0], dtype=torch.float64, device=rows.device)
         with on_device(self.features.device):
             for place, part in zip(found.split(self.room), rows.split(self.room), strict=True):
@@ -287,7 +298,21 @@ class DeviceKCenter(ABC):
                 self._list(INSIDE, part.shape[0])
                 self._settle_listed()
                 place.copy_(self.settled[: part.shape[0]])
+        weight = None if self.job.weight is None else self.weight[rows]
+        self.key[rows] = found if weight is None else torch.where(weight > 0, weight * found, 0.0)
         return found
+
+    def settle_all(self) -> int:
+        """Make every bound exact; returns how many were not."""
+        loose = 0
+        for first in range(0, self.features.shape[0], _SETTLED):
+            key = self.key[first : first + _SETTLED]
+            rows = first + (key >= 0).nonzero().squeeze(1)
+            self.refresh(rows)
+            before = key.clone()
+            self.settle(rows)
+            loose += int((key != before).sum())
+        return loose
 
     def _list(self, counter: int, count: int) -> None:
         self.counters[:HISTOGRAM].zero_()
@@ -299,6 +324,9 @@ class DeviceKCenter(ABC):
             if not self._refreshed:  # nobody reaches the first edge
                 self._refresh_given()
                 self._refreshed = True
+            if self._idle >= PATIENCE:  # see stepwise.Stepwise
+                self.settle_all()
+                self._idle = 0
             self._ahead = self._passes_ahead(quota)
             for _ in range(self._ahead):
                 self._pass()
@@ -306,6 +334,7 @@ class DeviceKCenter(ABC):
         first, passes, distances = self._count, self._passes, self.distances
         self._count, self._passes, self.distances = (self._told[at] for at in (COUNT, PASSES, DISTANCES))
         passes = self._passes - passes
+        self._idle = self._idle + passes if self._count == first else 0
         self._work = (self.distances - distances) * self.features.shape[1] // passes
         # More than the list of candidates holds were let in, or many more than were wanted: rows of nearly one key.
         self._exact = self._told[CROWDED] != 0 or self._told[FOUND] > self.listed

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from ...ranking import take_top
@@ -24,7 +23,7 @@ class DeviceShard:
     def __init__(self, leaves: DeviceKCenter) -> None:
         self.leaves = leaves
         self.features = leaves.features
-        self._uncounted = 0  # distances that no caller has been told of
+        self._told = 0  # distances that callers have been told of
 
     def key(self) -> Tensor:
         """[N] float64: of every row, as far as it is known; -1 once it is picked."""
@@ -37,16 +36,8 @@ class DeviceShard:
 
     def refresh(self, rows: Tensor | None) -> int:
         """Compare these rows (all if None) with every pick they have not seen; returns the distances computed."""
-        leaves = self.leaves
-        seen = leaves.seen if rows is None else leaves.seen[rows]
-        behind = seen < leaves.count
-        if rows is None:
-            behind &= leaves.key >= 0
-        stale = behind.nonzero().squeeze(1)
-        seen, order = seen[stale].sort(stable=True)  # rows of like age share a tile
-        if stale.shape[0]:
-            leaves.refresh_some(stale[order] if rows is None else rows[stale[order]])
-        done, self._uncounted = int((leaves.count - seen.long()).sum()) + self._uncounted, 0
+        self.leaves.refresh(rows)
+        done, self._told = self.leaves.distances - self._told, self.leaves.distances
         return done
 
     def reach_settled(self, edge: float, most: int) -> Settled:
@@ -59,23 +50,11 @@ class DeviceShard:
         if inside > most:
             chosen, rest = take_top(key[rows], rows, most)
             rows = rows[chosen]
-        return Settled(rows.cpu(), self._settle(rows).cpu(), inside, rest, distances)
+        return Settled(rows.cpu(), self.leaves.settle(rows).cpu(), inside, rest, distances)
 
     def settle_all(self) -> int:
         """Make every bound exact; returns how many were not."""
-        self._uncounted = self.refresh(None)
-        rows = (self.leaves.key >= 0).nonzero().squeeze(1)
-        before = self.leaves.key[rows]
-        self._settle(rows)
-        return int((self.leaves.key[rows] != before).sum())
-
-    def _settle(self, rows: Tensor) -> Tensor:
-        """True squared distances [R] of fresh rows [R], kept as their keys."""
-        leaves = self.leaves
-        squared = leaves.settle_some(rows)
-        weight = None if leaves.job.weight is None else leaves.job.weight[rows]
-        leaves.key[rows] = squared if weight is None else torch.where(weight > 0, weight * squared, 0.0)
-        return squared
+        return self.leaves.settle_all()
 
 
 def shard_of(
