@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import isfinite
 from numbers import Real
 from pathlib import Path
@@ -22,7 +23,7 @@ from patchcore_fast.errors import BankError
 from patchcore_fast.files import atomic_write
 from patchcore_fast.inputs import PRECISIONS
 from patchcore_fast.kernels.surroundings import undisturbed
-from patchcore_fast.search import ExactSearch, SearchIndex, build_index, load_index, stored
+from patchcore_fast.search import ExactSearch, SearchIndex, build_index, load_index, stored, widened, with_price
 
 try:
     import safetensors.torch
@@ -30,7 +31,9 @@ except ImportError as error:
     raise ImportError('patchcore_fast.memory_bank needs safetensors: pip install "patchcore_fast[pipeline]"') from error
 
 FORMAT = "patchcore_fast.memory_bank"
-FORMAT_VERSION = 4  # 3: no learnt reductions; 2: settings without groups; 1: no digest, faiss's bytes for its index
+FORMAT_VERSION = (
+    5  # 4: no price; 3: no learnt reductions; 2: settings without groups; 1: no digest, faiss's bytes for its index
+)
 LAYERS = "layers"  # metadata of a file that has a bank for each layer; see `layered_bank`
 SIDE, CELLS = 16_384, 1 << 24  # most patches on a side of an image's grid, and on all of it
 IMAGES = 1 << 20  # most training images where no names count them
@@ -53,6 +56,8 @@ class MemoryBank:
     reduction_mean, reduction_matrix : [C] and [C, D] float32 of "pca" and "whiten": features are (x - mean) @ matrix of
         the fused rows x, before rounding and lengths of 1. Or None, both.
     threshold : image score above which an image is anomalous, or None.
+    support : [M] float32, how far each row is from the nearest training row of another image, or None; with the setting
+        `price` it makes rows count as farther away (docs/price.md).
     normal_scores : [n] float64, scores of training images by banks without them (the threshold's source), or None.
     images : names of the training images that `positions` counts, relative to their folder; empty when unknown.
     grid : (h, w) of patches per image, or None when it differs between images; at most SIDE each and CELLS in all.
@@ -80,6 +85,7 @@ class MemoryBank:
     searcher: SearchIndex | None = None
     reduction_mean: torch.Tensor | None = None  # [C]
     reduction_matrix: torch.Tensor | None = None  # [C, D]
+    support: torch.Tensor | None = None  # [M]
 
     @undisturbed
     def __post_init__(self) -> None:
@@ -116,6 +122,12 @@ class MemoryBank:
             raise ValueError(
                 f"MemoryBank: indices must lie in [0, {self.patches}), got {int(i.min())} to {int(i.max())}"
             )
+        s = self.support
+        if s is not None:
+            if s.shape != (len(f),) or s.dtype != torch.float32:
+                raise ValueError(f"MemoryBank: support must be [{len(f)}] float32, got {tuple(s.shape)} {s.dtype}")
+            if not bool((torch.isfinite(s) & (s >= 0)).all()):
+                raise ValueError("MemoryBank: support must be finite and not negative")
         for name, rows, dtype in (("projection", f.shape[1], torch.float32), ("normal_scores", None, torch.float64)):
             t = getattr(self, name)
             if t is None:
@@ -187,27 +199,37 @@ class MemoryBank:
         """Itself; a `LayeredBank` has several."""
         return (self,)
 
+    @cached_property
+    def searched(self) -> torch.Tensor:
+        """The rows as queries meet them: `features`, or [M, D + 1] with the price of each as its last number."""
+        return with_price(self.features, self.support, recorded(self.config, "price", 0.0))
+
     @undisturbed
     def search(self, query: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Euclidean distances [Q, k] float32, ascending, and bank rows [Q, k] int64 of query [Q, D]'s
-        neighbours; an approximate index may miss some, see `search.SearchIndex`."""
+        """Distances [Q, k] float32, ascending, and bank rows [Q, k] int64 of query [Q, D]'s neighbours: Euclidean ones,
+        with the price of the rows where they have one. An approximate index may miss some, see `search.SearchIndex`."""
         if query.ndim != 2 or query.shape[1] != self.features.shape[1]:
             raise ValueError(
                 f"MemoryBank.search: query must be [Q, {self.features.shape[1]}], got shape {tuple(query.shape)}"
             )
-        return (self.searcher or ExactSearch(self.features)).search(query, k)
+        return (self.searcher or ExactSearch(self.searched)).search(widened(query, self.searched), k)
 
     def with_index(self, kind: str, seed: int = 0) -> MemoryBank:
         """The same bank with another search, made anew; `kind` and `seed` as `search.build_index` takes them."""
-        return replace(self, searcher=None if kind == "exact" else build_index(kind, self.features, seed))
+        return replace(self, searcher=None if kind == "exact" else build_index(kind, self.searched, seed))
 
     @undisturbed
     def to(self, device: str | torch.device) -> MemoryBank:
         """The same bank with its features on a device; what is only looked up stays where it is."""
         features, index = self.features.to(device), self.searcher
-        if index is not None and features is not self.features:
-            index = load_index(index.kind, features, index.to_tensors())
-        return replace(self, features=features, searcher=index)
+        if features is self.features:
+            return self
+        moved = replace(self, features=features, searcher=None)
+        return (
+            moved
+            if index is None
+            else replace(moved, searcher=load_index(index.kind, moved.searched, index.to_tensors()))
+        )
 
     @undisturbed
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -301,7 +323,7 @@ def assembled(
     return bank.with_index(index)
 
 
-_OPTIONAL = ("positions", "projection", "normal_scores", "reduction_mean", "reduction_matrix")
+_OPTIONAL = ("positions", "projection", "support", "normal_scores", "reduction_mean", "reduction_matrix")
 _FACTS = ("config", "threshold", "images", "grid", "patches", "weights", "radius")
 
 
@@ -315,8 +337,8 @@ def _stored_index(
     if kind == "exact":
         return None
     if version == 1:  # faiss's own bytes: faiss trusts what it reads, so they are not given to it
-        return build_index(kind, bank.features, recorded(bank.config, "seed", 0))
-    return load_index(kind, bank.features, tensors)
+        return build_index(kind, bank.searched, recorded(bank.config, "seed", 0))
+    return load_index(kind, bank.searched, tensors)
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> int:

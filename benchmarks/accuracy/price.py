@@ -10,9 +10,9 @@ greedy k-center, which does not know the rule; a rule is k, the rows whose mean 
 
     score(x) = mean over the k smallest j of sqrt(|x - b_j|^2 + (c s_j)^2),   s_j = distance of b_j to other images
 
-Constants are chosen leaving one set out: the rule that is best on all others is what counts for a set. `audit` takes out
-of the training those of the 20 most suspicious images that were really moved, as a person would who looks at them;
-`truth` takes out all.
+Constants are chosen leaving one set out: for a set that rule counts which is best on all others. `audit` takes those of
+the 20 most suspicious images out of the training that were really moved, as a person would who looks at them; `truth`
+takes out all.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def some(truth: sets.Truth, train: int, good: int, bad: int) -> sets.Truth:
 
 
 def scored(features: sets.Features, bank: torch.Tensor, price: torch.Tensor, kept: np.ndarray,
-           config: PatchCoreConfig, side: int, sigma: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:  # fmt: skip
+           config: PatchCoreConfig, side: int, sigma: float,
+           ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:  # fmt: skip
     """For each of COUNTS image scores [m] and maps [m, side, side] of the kept test images."""
     rows = features.test[torch.from_numpy(kept)]
     flat = torch.nn.functional.pad(rows.flatten(0, 1), (0, 1))
@@ -133,7 +134,9 @@ def cells(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
 def differences(rows: list[dict[str, Any]], arm: str, rule: Arm, share: float) -> dict[str, dict[str, float]]:
     """By set, the mean over seeds of what a rule gives more than greedy with the nearest row, by measure."""
     of = {(r["set"], r["seed"]): r for r in rows if (r["arm"], r["k"], r["c"], r["share"]) == (arm, *rule, share)}
-    base = {(r["set"], r["seed"]): r for r in rows if (r["arm"], r["k"], r["c"], r["share"]) == ("greedy", 1, 0.0, share)}
+    base = {
+        (r["set"], r["seed"]): r for r in rows if (r["arm"], r["k"], r["c"], r["share"]) == ("greedy", 1, 0.0, share)
+    }
     found: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(name for name, _ in of):
         seeds = [seed for other, seed in of if other == name]
@@ -189,7 +192,7 @@ def line(label: str, by_set: list[dict[str, dict[str, float]]]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: every rule, then the rule chosen by the other sets, then what is regained of what contamination costs."""
+    """Markdown: every rule, the rule chosen by the other sets, and what is regained of what contamination costs."""
     lines = ["| rule | " + " | ".join("clean" if not s else f"{s:.0%} contaminated" for s in SHARES) + " |",
              "|" + " --- |" * (1 + len(SHARES))]  # fmt: skip
     present = {(r["arm"], r["k"], r["c"]) for r in rows}
@@ -228,7 +231,9 @@ def main(argv: list[str] | None = None) -> None:
     """See the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, metavar="DATA")
-    parser.add_argument("--holdout", nargs="+", type=Path, default=[], metavar="NEW", help="judged apart, by the defaults")
+    parser.add_argument(
+        "--holdout", nargs="+", type=Path, default=[], metavar="NEW", help="judged apart, by the defaults"
+    )
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--image-size", type=int, help="the backbone's default when left out")

@@ -27,11 +27,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
     "patchcore": Preset(
         {}, "Roth et al., CVPR 2022, on EfficientNet-Lite0: the defaults",
         ("A small backbone whose weights install from a package index in place of WideResNet-50; 1 % of the patches; "
-         "the image score is the largest patch score, without the paper's re-weighting.",),
+         "the image score is the largest patch score, without the paper's re-weighting.",
+         "A patch is scored by the mean of three priced distances (docs/price.md), there by the nearest one."),
     ),
     "amazon": Preset(
         {"backbone": "wide_resnet50_2", "layers": ("layer2", "layer3"), "image_size": 256, "crop": 224,
-         "fusion": "amazon", "dim": 1024, "sampler": "approximate", "ratio": 0.1, "distance": "squared"},
+         "fusion": "amazon", "dim": 1024, "sampler": "approximate", "ratio": 0.1, "distance": "squared",
+         "neighbours": 1, "price": 0.0},
         "amazon-science/patchcore-inspection, its published WideResNet-50 baseline at 10 %",
         ("Weights are timm's, not torchvision's.",
          "Choices between rows are made on exact distances (docs/drop-ins.md)."),
@@ -39,7 +41,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
     "anomalib": Preset(
         {"backbone": "wide_resnet50_2", "layers": ("layer2", "layer3"), "patch_size": 3, "image_size": 256,
          "ratio": 0.1, "image_score": "reweighted", "reweight_neighbours": 9, "upsample": "nearest",
-         "border": "mirror"},
+         "border": "mirror", "neighbours": 1, "price": 0.0},
         "anomalib's Patchcore with its default settings (2.0 to 2.7)",
         ("anomalib selects after a sparse random projection, this preset after a dense one to 128 numbers.",
          "The threshold is that of docs/threshold.md, not the best F1 on labelled images.",
@@ -48,7 +50,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
     "anomalydino": Preset(
         {"backbone": "vit_small_patch14_dinov2", "layers": (11,), "norm": True, "patch_size": 1, "image_size": 252,
          "metric": "cosine", "sampler": "identity", "image_score": "top:0.01", "upsample": "nearest",
-         "border": "mirror"},
+         "border": "mirror", "neighbours": 1, "price": 0.0},
         "AnomalyDINO, Damm et al., WACV 2025, as anomalib's AnomalyDINO has it (2.7)",
         ("Position embeddings are resampled with anti-aliasing, as timm does it; anomalib turns that off. For it image "
          "scores of 16 hazelnuts at 252 pixels differ by 3 % (median; 7 % at most; a ViT-S/14 fine-tuned from "
@@ -61,7 +63,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
     "superadd": Preset(
         {"backbone": "vit_huge_plus_patch16_dinov3", "layers": (7, 15, 23, 31), "norm": False, "patch_size": 1,
          "image_size": 448, "tile": 448, "overlap": 32, "banks": "layer", "ratio": 0.1, "image_score": "top:0.001",
-         "border": "mirror"},
+         "border": "mirror", "neighbours": 1, "price": 0.0},
         "SuperADD, winner of VAND 4.0, arXiv 2605.14808, as anomalib's SuperADD has it (2.7)",
         ("Each layer's bank is chosen by exact greedy k-center, not at random by density; its size is a share of the "
          "patches, there 100,000 rows.",

@@ -11,7 +11,7 @@ from patchcore_fast.config.base import Settings, nearest, setting
 SCORERS = ("distance", "influence", "noising")
 IMAGE_SCORES = ("max", "reweighted")  # and "top:SHARE"
 # What a fitted model may be given anew: a bank is of no scoring, only its threshold is.
-RESCORED = ("scorer", "image_score", "neighbours", "noise_scale", "noise_draws")
+RESCORED = ("scorer", "image_score", "neighbours", "price", "noise_scale", "noise_draws")
 
 
 def image_score(text: str) -> str:

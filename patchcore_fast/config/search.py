@@ -18,9 +18,19 @@ class SearchSettings(Settings):
     ----------
     index : how neighbours are searched, "exact" (ours), "faiss-flat" or "faiss-ivfpq"; see `search.build_index`.
     neighbours : k of the k-NN score of a patch, the mean over its k nearest bank rows.
+    price : c of the priced distance sqrt(d_j^2 + (c s_j)^2) to a bank row that lies s_j from the nearest training row
+        of another image; by it rows are neighbours and patches are scored (docs/price.md). 0: distances alone.
     """
 
     group: ClassVar[str] = "search"
     index: str = setting("exact", 'how neighbours are found; "exact" is ours, "faiss-ivfpq" for large banks',
                          choices=INDEXES)  # fmt: skip
-    neighbours: int = setting(1, "bank rows that a patch is compared with", least=1, most=1_024, metavar="K")
+    neighbours: int = setting(3, "bank rows that a patch is compared with", least=1, most=1_024, metavar="K")
+    price: float = setting(
+        0.5, "how much farther away a bank row counts that no other training image supports; 0: not at all",
+        parse=float, metavar="C",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        if not 0 <= self._real("price") <= 1_000:
+            self._wrong("price", f"must lie between 0 and 1000, got {self.price}")

@@ -15,6 +15,7 @@ from patchcore_fast.kernels import knn
 from patchcore_fast.layered_bank import LayeredBank
 from patchcore_fast.model.layered import joined
 from patchcore_fast.scoring import anomaly_map, top_patches
+from patchcore_fast.search import widened
 
 if TYPE_CHECKING:
     from patchcore_fast.model import PatchCore
@@ -59,13 +60,13 @@ class ExportedPatchCore(torch.nn.Module):
         self.fuse = _Fusion(extractor)
         self.register_buffer("mean", extractor.backbone.mean.cpu().clone())
         self.register_buffer("std", extractor.backbone.std.cpu().clone())
-        self.searches = torch.nn.ModuleList(Search(part.features, self.k) for part in model.bank.parts)
+        self.searches = torch.nn.ModuleList(Search(part.searched, self.k) for part in model.bank.parts)
         self.widths = [part.width for part in model.bank.parts]
         self.scales = model.bank.scales if isinstance(model.bank, LayeredBank) else None
         self.share = top_share(c.image_score)
         self.reweighted = c.image_score == "reweighted" and len(model.bank) > 1
         if self.reweighted:
-            bank = self.bank
+            bank = model.bank.parts[0].features.cpu().float()
             # N_b(m) of Eq. 7 is of the bank alone: looked up, not searched again.
             self.register_buffer("around", knn(bank, bank, min(c.reweight_neighbours, len(bank)))[1])
 
@@ -78,7 +79,7 @@ class ExportedPatchCore(torch.nn.Module):
         rows = fused.permute(0, 2, 3, 1).reshape(-1, fused.shape[1])
         layers, nearest = [], None
         for search, part in zip(self.searches, rows.split(self.widths, dim=1), strict=True):
-            distance, nearest = search(part)
+            distance, nearest = search(widened(part, search.get_buffer("bank")))
             if c.squared:
                 distance = distance.square()
             if c.metric == "cosine":
@@ -93,8 +94,8 @@ class ExportedPatchCore(torch.nn.Module):
 
     @property
     def bank(self) -> torch.Tensor:
-        """Rows [M, D] of the bank, of the first layer's where there are several."""
-        return self.searches[0].get_buffer("bank")
+        """Rows [M, D] of the bank without their price, of the first layer's where there are several."""
+        return self.searches[0].get_buffer("bank")[:, : self.widths[0]]
 
     def _image_scores(self, patches: torch.Tensor, rows: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
         """See `scoring.image_score`."""

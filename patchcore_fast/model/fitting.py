@@ -33,7 +33,7 @@ def choose_bank(
     learned: LinearReduction | None = None,
     progress: bool | None = None,
 ) -> tuple[MemoryBank, dict[str, float]]:
-    """The bank, and the seconds that "selection" and "threshold" took.
+    """The bank, and the seconds that "selection", "price" and "threshold" took.
 
     Parameters
     ----------
@@ -52,6 +52,10 @@ def choose_bank(
     timings["selection"] = time.perf_counter() - clock
 
     clock = time.perf_counter()
+    support = selector.support(rows, chosen.indices, augmentation.per_image)
+    timings["price"] = time.perf_counter() - clock
+
+    clock = time.perf_counter()
     indices = chosen.indices
     features = rows.take(indices).to(device)
     with bar(None, "threshold", progress) as shown:
@@ -66,6 +70,6 @@ def choose_bank(
         threshold=false_alarm_threshold(scores, config.decision.max_false_alarms, squared),
         normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
         images=images, grid=rows.grid, patches=rows.total, weights=weights,
-        radius=chosen.radius, **reduction_tensors(learned),
+        radius=chosen.radius, support=support, **reduction_tensors(learned),
     )  # fmt: skip
     return bank.with_index(config.search.index, config.selection.seed), timings

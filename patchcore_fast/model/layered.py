@@ -21,6 +21,7 @@ from patchcore_fast.model.selection import Selection, Selector, random_state_kep
 from patchcore_fast.model.threshold import false_alarm_threshold
 from patchcore_fast.progress import bar
 from patchcore_fast.scoring import image_score
+from patchcore_fast.search import Search, priced_search
 
 _NORMAL = 1.4826  # the standard deviation of a normal distribution over its median absolute deviation
 Span = tuple[int, int]
@@ -105,17 +106,22 @@ class LayeredScorer:
         """Image scores [B] and patch scores [B, P] of rows [B * P, D], D the columns of all layers."""
         layers = []
         for scorer, part, (begin, end) in zip(self.scorers, self.bank.parts, self.bank.spans, strict=True):
-            search = None if part.searcher is None else part.search
+            search = _search_of(part)
             layers.append(scorer(features[:, begin:end].contiguous(), part.features, search)[0])
         patches = joined(torch.stack(layers, dim=1), self.bank.scales).view(images, -1)
         return image_score(patches, self.config.scoring.image_score), patches
+
+
+def _search_of(bank: MemoryBank) -> Search | None:
+    """None where the exact neighbours by distance are what is wanted."""
+    return None if bank.searcher is None and bank.searched is bank.features else bank.search
 
 
 def scorer_of(config: PatchCoreConfig, bank: Bank) -> Score:
     """From rows [B * P, D] and B to image scores [B] and patch scores [B, P]."""
     if isinstance(bank, LayeredBank):
         return LayeredScorer(config, bank)
-    scorer, search = ImageScorer(config, bank.features), None if bank.searcher is None else bank.search
+    scorer, search = ImageScorer(config, bank.features), _search_of(bank)
     return lambda features, images: scorer(features, images, bank.features, search)
 
 
@@ -143,13 +149,16 @@ def choose_layers(
     trusted: torch.Tensor | None = None
     for own, span in zip(layers, spans, strict=True):
         with bar(None, f"coreset of layer {len(parts)}", progress) as shown:
-            chosen = copy.copy(selector).select(own, _columns(views, span), shown.at)
+            chooser = copy.copy(selector)
+            chosen = chooser.select(own, _columns(views, span), shown.at)
         trusted = _both(trusted, chosen)
         parts.append(MemoryBank(
             own.take(chosen.indices).to(device), chosen.indices, augmentation.sources(rows, chosen.indices),
             chosen.projection, config=config.to_dict(), images=images, grid=rows.grid, patches=rows.total,
             weights=weights, radius=chosen.radius,
+            support=chooser.support(own, chosen.indices, augmentation.per_image),
         ))  # fmt: skip
+        del chooser  # and with it the projected rows of this layer
     timings["selection"] = time.perf_counter() - clock
 
     clock = time.perf_counter()
@@ -163,12 +172,14 @@ def choose_layers(
             # again, for `trusted` is known only now; a selection takes far longer.
             folds.append(list(copy.copy(selector).held_out(own, _columns(views, span), trusted, per_image, at)))
         for found in zip(*folds, strict=True):
-            if all(len(indices) for _, indices in found):
-                banks = [own.take(indices).to(device) for own, (_, indices) in zip(layers, found, strict=True)]
+            if all(len(indices) for _, indices, _ in found):
+                banks = [(own.take(indices).to(device), s) for own, (_, indices, s) in zip(layers, found, strict=True)]
                 apart += _by_layer(config, banks, spans, rows, device, found[0][0] * per_image)
     # A single image says nothing of others; its own patches still say how far apart the layers' scores are.
     everything = torch.arange(len(rows.grids))
-    known = apart or _by_layer(config, [part.features for part in parts], spans, rows, device, everything)
+    known = apart or _by_layer(
+        config, [(part.features, part.support) for part in parts], spans, rows, device, everything
+    )
     scales = tuple(scale_of(layer) for layer in torch.cat(known).unbind(dim=1))
     scores = [float(image_score(joined(one, scales)[None], config.scoring.image_score)) for one in apart]
     timings["threshold"] = time.perf_counter() - clock
@@ -182,14 +193,15 @@ def choose_layers(
 
 def _by_layer(
     config: PatchCoreConfig,
-    banks: Sequence[torch.Tensor],
+    banks: Sequence[tuple[torch.Tensor, torch.Tensor | None]],
     spans: Sequence[Span],
     rows: Rows,
     device: torch.device,
     images: torch.Tensor,
 ) -> list[torch.Tensor]:
-    """Scores [P, L] of the patches of each of these images [J], ascending, by the bank of each layer."""
-    scorers = [ImageScorer(config, bank).patches for bank in banks]
+    """Scores [P, L] of the patches of these images [J], ascending, by the bank of each layer and its support."""
+    scorers = [ImageScorer(config, bank).patches for bank, _ in banks]
+    searches = [priced_search(bank, support, config.search.price) for bank, support in banks]
     local = rows.local
     starts, own = local.starts.tolist(), (images - rows.first).tolist()
 
@@ -198,8 +210,10 @@ def _by_layer(
         for number in own:
             if 0 <= number < len(local.grids):
                 image = local.read(starts[number], starts[number + 1]).to(device)
-                scores = [scorer(image[:, begin:end].contiguous(), bank)[0]
-                          for scorer, bank, (begin, end) in zip(scorers, banks, spans, strict=True)]  # fmt: skip
+                scores = [
+                    scorer(image[:, begin:end].contiguous(), bank, search)[0]
+                    for scorer, (bank, _), search, (begin, end) in zip(scorers, banks, searches, spans, strict=True)
+                ]
                 found.append(torch.stack(scores, dim=1).cpu())
         return torch.cat(found)
 

@@ -17,6 +17,7 @@ from patchcore_fast.model.score import image_scores
 from patchcore_fast.model.threshold import false_alarm_threshold, held_out_folds
 from patchcore_fast.samplers.measures import farthest_from_mean
 from patchcore_fast.samplers.projection import project
+from patchcore_fast.scores import nearest_of_other_images
 
 Progress = Callable[[int, int], None] | None
 
@@ -107,8 +108,10 @@ def updated(
     base = max(bank.patches, int(bank.indices.max()) + 1)
     indices = torch.cat([bank.indices, base + torch.arange(rows.used)])[order]
     positions, named = _places(bank, rows, augmentation, order, images)
+    support = _supported(bank, rows, order, augmentation.per_image, device)
     made = replace(
-        bank, features=features, indices=indices, positions=positions, images=named, patches=base + rows.used,
+        bank, features=features, indices=indices, positions=positions, support=support, images=named,
+        patches=base + rows.used,
         grid=bank.grid if bank.grid == rows.grid else None, searcher=None,
     )  # fmt: skip
     scores = _held_out(bank, space, rows, growth, radius, config, augmentation, device, asked)
@@ -167,7 +170,9 @@ def merged(banks: Sequence[MemoryBank], size: int | None, device: torch.device) 
     grid = first.grid if len({bank.grid for bank in banks}) == 1 else None
     known = [bank.radius for bank in banks if bank.radius is not None]
     radius = max(known) if len(known) == len(banks) else None
+    support = _supported_by_others(banks)
     whole = replace(first, features=features, indices=indices, positions=positions, images=images, grid=grid,
+                    support=support,
                     patches=int(starts[-1]), radius=radius, searcher=None, threshold=None,
                     normal_scores=None)  # fmt: skip
     if size is None or size >= len(features):
@@ -177,7 +182,19 @@ def merged(banks: Sequence[MemoryBank], size: int | None, device: torch.device) 
     order = k_center_greedy(every, size, start=farthest_from_mean(every)).indices.cpu()
     return replace(whole, features=features[order], indices=indices[order],
                    positions=None if positions is None else positions[order],
+                   support=None if support is None else support[order],
                    radius=None if radius is None else radius + _reach(every, every[order]))  # fmt: skip
+
+
+def _supported_by_others(banks: Sequence[MemoryBank]) -> torch.Tensor | None:
+    """How far each row of all banks is from other images, of other banks too; None where one does not say."""
+    known = [bank.support for bank in banks if bank.support is not None]
+    if len(known) < len(banks):
+        return None
+    features = torch.cat([bank.features for bank in banks])
+    owners = torch.repeat_interleave(torch.arange(len(banks)), torch.tensor([len(bank) for bank in banks]))
+    found = nearest_of_other_images(features, owners, [(torch.arange(len(features)), features, owners)]).distance
+    return torch.minimum(found.cpu(), torch.cat([s.cpu() for s in known]))
 
 
 def _settings(bank: MemoryBank, number: int) -> PatchCoreConfig:
@@ -216,6 +233,27 @@ def _taken(bank: MemoryBank, rows: FeatureRows, order: torch.Tensor, device: tor
     out[own.to(device)] = bank.features.to(device)[at[own.to(device)]]
     out[~own.to(device)] = rows.features[order[~own] - len(bank)].to(out)
     return out
+
+
+def _supported(
+    bank: MemoryBank, rows: FeatureRows, order: torch.Tensor, per_image: int, device: torch.device
+) -> torch.Tensor | None:
+    """How far rows of the bank and, counted on, of the new ones are from other images [len(order)]; None as the bank's.
+
+    Of the images of the bank there are its rows only: they support new rows, and new rows support them.
+    """
+    if bank.support is None:
+        return None
+    held = len(bank)
+    sizes = torch.tensor([h * w for h, w in rows.grids], dtype=torch.int64)
+    image = torch.repeat_interleave(torch.arange(len(rows.grids)) // per_image, sizes)
+    owners = torch.cat([torch.full((held,), -1), image])[order]
+    blocks = [(torch.arange(held), bank.features, torch.full((held,), -1))]
+    blocks += [(held + numbers, rows.features[numbers[0] : numbers[-1] + 1], of) for numbers, of in
+               zip(torch.arange(rows.used).split(65_536), image.split(65_536), strict=True)]  # fmt: skip
+    found = nearest_of_other_images(_taken(bank, rows, order, device), owners, blocks).distance.cpu()
+    before = torch.cat([bank.support.cpu(), torch.full((rows.used,), torch.inf)])[order]
+    return torch.minimum(found, before)
 
 
 def _with_scores(bank: MemoryBank, scores: Sequence[float], config: PatchCoreConfig) -> MemoryBank:
@@ -258,7 +296,8 @@ def _held_out(
         members = (fold[:, None] * each + torch.arange(each)).reshape(-1)
         with rows.set_aside(members) as (rest, held, numbers):
             order = grow(space, space.rows(rest.features), _without(growth, len(space.bank) + rest.used), radius)
-            scores = image_scores(config, _taken(bank, rest, order, device), held, device)
+            support = _supported(bank, rest, order, each, device)
+            scores = image_scores(config, _taken(bank, rest, order, device), support, held, device)
         found += [s for s, n in zip(scores, numbers.tolist(), strict=True) if n % each == 0]
         if asked is not None:
             asked(done, len(plan))

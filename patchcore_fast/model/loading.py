@@ -19,6 +19,8 @@ from patchcore_fast.layered_bank import Bank, LayeredBank
 from patchcore_fast.model.passes import make_extractor
 
 Path = str | os.PathLike[str]
+# What versions did that did not have these settings: no norm on tokens, the nearest row alone, at its distance.
+_EARLIER: dict[str, dict[str, Any]] = {"features": {"norm": False}, "search": {"neighbours": 1, "price": 0.0}}
 
 
 def completed(values: Mapping[str, Any]) -> PatchCoreConfig:
@@ -29,8 +31,8 @@ def completed(values: Mapping[str, Any]) -> PatchCoreConfig:
     TypeError, ValueError : settings that cannot be used.
     """
     values = grouped(values)
-    if "norm" not in values.get("features", {}):  # earlier versions put it on no tokens
-        values = values | {"features": values.get("features", {}) | {"norm": False}}
+    for group, earlier in _EARLIER.items():
+        values = values | {group: earlier | values.get(group, {})}
     return PatchCoreConfig.from_dict(values)
 
 

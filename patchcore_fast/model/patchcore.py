@@ -309,9 +309,16 @@ class PatchCore:
         if unknown := sorted(set(settings) - set(RESCORED)):
             raise ValueError(f"PatchCore.rescore: settings of the scoring are wanted, got {', '.join(unknown)}")
         config = self.config.replace(**settings)
+        if config.search.price > 0 and self.config.search.price == 0 and all(p.support is None for p in bank.parts):
+            raise ValueError("PatchCore.rescore: price: the bank does not know how far its rows are from other images; "
+                             "fit with a price")  # fmt: skip
         if config != self.config:
+            repriced = config.search.price != self.config.search.price
             self.config, self._scorer = config, None
-            self._bank = replace(bank, config=bank.config | settings, threshold=None, normal_scores=None)
+            bank = replace(bank, config=bank.config | settings, threshold=None, normal_scores=None)
+            if repriced and isinstance(bank, LayeredBank):
+                bank = replace(bank, parts=tuple(replace(p, config=bank.config) for p in bank.parts))
+            self._bank = bank.with_index(config.search.index, config.selection.seed) if repriced else bank
 
     def decide(self, *, threshold: float | None = None, max_false_alarms: float | None = None) -> None:
         """Call images anomalous from now on above a threshold, or so that a share of normal images exceeds it.

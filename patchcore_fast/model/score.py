@@ -11,6 +11,7 @@ from patchcore_fast.model.collect import Rows
 from patchcore_fast.scorers import make_scorer
 from patchcore_fast.scorers.influence import Search
 from patchcore_fast.scoring import image_score
+from patchcore_fast.search import priced_search
 
 Score = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]  # rows, images -> their scores, of patches
 
@@ -52,12 +53,18 @@ class ImageScorer:
 
 
 def image_scores(
-    config: PatchCoreConfig, bank: torch.Tensor, rows: Rows, device: torch.device, images: Iterable[int] | None = None
+    config: PatchCoreConfig,
+    bank: torch.Tensor,
+    support: torch.Tensor | None,
+    rows: Rows,
+    device: torch.device,
+    images: Iterable[int] | None = None,
 ) -> list[float]:
-    """A score for each image of this process, or for some, by a bank [M, D] on the device.
+    """A score for each image of this process, or for some, by a bank [M, D] on the device with `support` [M] or None.
 
     One image at a time: what a score is must not depend on the images beside it, which are others on other ranks.
     """
     scorer, starts = ImageScorer(config, bank), rows.starts.tolist()
+    search = priced_search(bank, support, config.search.price)
     numbers = range(len(rows.grids)) if images is None else images
-    return [float(scorer(rows.read(starts[i], starts[i + 1]).to(device), 1, bank)[0]) for i in numbers]
+    return [float(scorer(rows.read(starts[i], starts[i + 1]).to(device), 1, bank, search)[0]) for i in numbers]

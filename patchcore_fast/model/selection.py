@@ -14,6 +14,7 @@ import torch
 
 from patchcore_fast.config import SAMPLERS, PatchCoreConfig
 from patchcore_fast.model.collect import FeatureRows, Rows
+from patchcore_fast.model.pricing import support_of
 from patchcore_fast.model.score import image_scores
 from patchcore_fast.model.shared import all_rows
 from patchcore_fast.model.threshold import held_out_folds
@@ -84,7 +85,7 @@ class Selector:
         if len(indices) < self.config.search.neighbours:
             raise ValueError(
                 f"PatchCore.fit: the coreset has {len(indices)} of {rows.total} patches, at least "
-                f"{self.config.search.neighbours} wanted: give more images or a larger ratio"
+                f"{self.config.search.neighbours} wanted: give more images, a larger ratio or fewer neighbours"
             )
         if matrix is not None:
             self.sampler.projection_ = matrix
@@ -97,6 +98,15 @@ class Selector:
             trusted = trusted[~torch.isin(trusted, doubted)]
         projection = None if projection is None else projection.detach().float().cpu()
         return Selection(indices, projection, trusted, _covering_radius(self.sampler))
+
+    def support(
+        self, rows: Rows, indices: torch.Tensor, per_image: int = 1, without: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """How far chosen rows [k] are from other images (`pricing.support_of`); None where the settings ask no price."""
+        if self.config.search.price == 0:
+            return None
+        space, matrix = self._seen(rows)
+        return support_of(rows, None if matrix is None else space, indices, self.device, per_image, without)
 
     def held_out_scores(
         self,
@@ -124,9 +134,9 @@ class Selector:
         """
         found: list[float] = []
         with random_state_kept():
-            for fold, chosen in self.held_out(rows, views, images, per_image, progress):
+            for fold, chosen, support in self.held_out(rows, views, images, per_image, progress):
                 if len(chosen):
-                    found += self._scores(rows, rows.take(chosen), fold * per_image)
+                    found += self._scores(rows, rows.take(chosen), support, fold * per_image)
         return found
 
     def held_out(
@@ -136,8 +146,9 @@ class Selector:
         images: torch.Tensor | None = None,
         per_image: int = 1,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images [J] that are held out together, ascending, and the rows [k] chosen of all others, fold by fold.
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+        """Images [J] that are held out together, ascending, the rows [k] chosen of all others, and how far these are
+        from further images without them, fold by fold.
 
         No rows where the sampler cannot choose, or chooses fewer than `neighbours`. Arguments as of `held_out_scores`.
         """
@@ -150,7 +161,9 @@ class Selector:
         for fold in plan:
             fold = fold.sort().values
             chosen = self._without(rows, space, views, (fold[:, None] * per_image + torch.arange(per_image)).view(-1))
-            yield fold, chosen[:0] if len(chosen) < self.config.search.neighbours else chosen
+            if len(chosen) < self.config.search.neighbours:
+                chosen = chosen[:0]
+            yield fold, chosen, self.support(rows, chosen, per_image, fold)
             done += len(fold)
             if progress is not None:
                 progress(done, total)
@@ -189,13 +202,19 @@ class Selector:
         image = torch.searchsorted(ends, indices, right=True)
         return indices - (ends - sizes)[image] + starts[:-1][left][image]
 
-    def _scores(self, rows: Rows, bank: torch.Tensor, images: torch.Tensor) -> list[float]:
+    def _scores(
+        self, rows: Rows, bank: torch.Tensor, support: torch.Tensor | None, images: torch.Tensor
+    ) -> list[float]:
         """Of these images [J], ascending, each on the rank that has it."""
         own = (images - rows.first).tolist()
         own = [i for i in own if 0 <= i < len(rows.local.grids)]
+
+        def here() -> list[float]:
+            return image_scores(self.config, bank.to(self.device), support, rows.local, self.device, own)
+
         if rows.ranks is None:
-            return image_scores(self.config, bank.to(self.device), rows, self.device, own)
-        scores = rows.ranks.agree(lambda: image_scores(self.config, bank.to(self.device), rows.local, self.device, own))
+            return here()
+        scores = rows.ranks.agree(here)
         return rows.ranks.gather(torch.tensor(scores, dtype=torch.float64)).tolist()
 
     def _choose(self, sampler: Any, rows: Rows, views: Sequence[FeatureRows]) -> torch.Tensor:

@@ -30,7 +30,7 @@ class Foreign(NamedTuple):
 
 @undisturbed
 def nearest_of_other_images(
-    queries: Tensor, owners: Tensor, blocks: Iterable[tuple[int, Tensor, Tensor]]
+    queries: Tensor, owners: Tensor, blocks: Iterable[tuple[Tensor, Tensor, Tensor]]
 ) -> Foreign:
     """The nearest row of another image, over blocks of rows; exact, and the same however the rows are cut.
 
@@ -40,22 +40,22 @@ def nearest_of_other_images(
     Parameters
     ----------
     queries : [M, D] floating.  owners : [M] int64, the image of each.
-    blocks : (number of the first row, rows [n, D], their images [n] int64), on any device; each goes to the queries'.
+    blocks : numbers [n] int64, ascending, of rows [n, D] and their images [n] int64; each goes to the queries' device.
     """
     best = Foreign(
         torch.full((len(queries),), torch.inf, device=queries.device),
         torch.full((len(queries),), -1, dtype=torch.int64, device=queries.device),
     )
     owners = owners.to(queries.device)
-    for first, rows, images in blocks:
+    for numbers, rows, images in blocks:
         if not len(rows):
             continue
-        rows, images = rows.to(queries.device), images.to(queries.device)
+        numbers, rows, images = (t.to(queries.device) for t in (numbers, rows, images))
         distance, near = knn(queries, rows, min(_NEAR, len(rows)))
         foreign = images[near] != owners[:, None]
         found, at = foreign.max(dim=1)
         _keep(best, found.nonzero()[:, 0], distance.gather(1, at[:, None])[found, 0],
-              near.gather(1, at[:, None])[found, 0] + first)  # fmt: skip
+              numbers[near.gather(1, at[:, None])[found, 0]])  # fmt: skip
         left = (~found).nonzero()[:, 0]
         if not len(left):
             continue
@@ -64,17 +64,15 @@ def nearest_of_other_images(
         for bit in range((len(names) - 1).bit_length()):
             for value in (0, 1):
                 others = ((place >> bit) & 1 != value).nonzero()[:, 0]
-                _search(best, queries, left[(own >> bit) & 1 == value], rows[others], first, others)
+                _search(best, queries, left[(own >> bit) & 1 == value], rows[others], numbers[others])
     return best
 
 
-def _search(
-    best: Foreign, queries: Tensor, asked: Tensor, rows: Tensor, first: int, numbers: Tensor | None = None
-) -> None:
+def _search(best: Foreign, queries: Tensor, asked: Tensor, rows: Tensor, numbers: Tensor) -> None:
     if not len(asked) or not len(rows):
         return
     distance, near = (found[:, 0] for found in knn(queries[asked], rows, 1))
-    _keep(best, asked, distance, (near if numbers is None else numbers[near]) + first)
+    _keep(best, asked, distance, numbers[near])
 
 
 def _keep(best: Foreign, asked: Tensor, distance: Tensor, row: Tensor) -> None:
@@ -158,7 +156,8 @@ def _distance(
         ranks.same(indices=asked)
     queries = held.rows(asked).to(rows.device)
     own = held.own(layout.image)
-    blocks = ((held.first + part.start, x, own[part]) for part, x in rows.chunks())
+    numbers = torch.arange(len(own)) + held.first
+    blocks = ((numbers[part], x, own[part]) for part, x in rows.chunks())
 
     def here() -> Foreign:
         return nearest_of_other_images(queries, layout.image[asked], blocks)
@@ -174,8 +173,6 @@ def _asked(name: str, indices: Any, total: int) -> Tensor:
     if asked.ndim != 1 or asked.is_floating_point() or asked.is_complex() or asked.dtype == torch.bool:
         raise TypeError(f"{name}: indices must be [M] integers, got {tuple(asked.shape)} {asked.dtype}")
     asked = asked.cpu().long()
-    if len(asked) and not (0 <= int(asked.min()) and int(asked.max()) < total):
-        raise ValueError(
-            f"{name}: indices must lie in 0..{total - 1}, got {int(asked.min())} to {int(asked.max())}"
-        )
+    if len(asked) and (int(asked.min()) < 0 or int(asked.max()) >= total):
+        raise ValueError(f"{name}: indices must lie in 0..{total - 1}, got {int(asked.min())} to {int(asked.max())}")
     return asked

@@ -4,5 +4,18 @@ from __future__ import annotations
 
 from patchcore_fast.search.base import INDEXES, ExactSearch, SearchIndex, settle
 from patchcore_fast.search.make import build_index, load_index, stored
+from patchcore_fast.search.priced import Search, priced_search, widened, with_price
 
-__all__ = ["INDEXES", "ExactSearch", "SearchIndex", "build_index", "load_index", "settle", "stored"]
+__all__ = [
+    "INDEXES",
+    "ExactSearch",
+    "Search",
+    "SearchIndex",
+    "build_index",
+    "load_index",
+    "priced_search",
+    "settle",
+    "stored",
+    "widened",
+    "with_price",
+]

@@ -1,0 +1,63 @@
+"""How far each row of a bank is from the nearest training row of another image: what its price goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from patchcore_fast.model.collect import FeatureRows, Rows
+from patchcore_fast.model.shared import all_rows
+from patchcore_fast.scores import Foreign, nearest_of_other_images
+from patchcore_fast.scores.foreign import nearest_over_ranks
+from patchcore_fast.scores.rows import distances
+
+_BLOCK = 65_536  # rows searched at a time
+
+
+def support_of(
+    rows: Rows,
+    space: FeatureRows | None,
+    indices: torch.Tensor,
+    device: torch.device,
+    per_image: int = 1,
+    without: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    """Distances [M] float32 of the rows `indices` [M] to rows of other images; None where there are none.
+
+    The nearest row is found where the selection looked, which is the smaller search, and its distance is that of the
+    features themselves. Every rank searches its own rows.
+
+    Parameters
+    ----------
+    rows : of the training images, each followed by its copies: `per_image` grids an image.
+    space : the projected rows of this process, or None: the rows themselves are searched.
+    without : [J] images, ascending, that count as not there; none of `indices` is of them.
+    """
+    gone = torch.empty(0, dtype=torch.int64) if without is None else without
+    if len(rows.grids) // per_image - len(gone) < 2 or not len(indices):
+        return None
+    local = rows.local
+    sizes = torch.tensor([h * w for h, w in local.grids], dtype=torch.int64)
+    image = torch.repeat_interleave((torch.arange(len(local.grids)) + rows.first) // per_image, sizes)
+    searched: Rows = local if space is None else space
+
+    def blocks() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        for low in range(0, len(image), _BLOCK):
+            high = min(low + _BLOCK, len(image))
+            numbers, x, of = torch.arange(low, high) + rows.first_row, searched.read(low, high), image[low:high]
+            if len(gone) and bool((there := ~torch.isin(of, gone)).sum() < len(of)):
+                numbers, x, of = numbers[there], x[there.to(x.device)], of[there]
+            yield numbers, x, of
+
+    queries = all_rows(searched, rows.ranks).take(indices).to(device)
+    owners = rows.positions(indices)[:, 0].long() // per_image
+
+    def here() -> Foreign:
+        found = nearest_of_other_images(queries, owners, blocks())
+        return Foreign(found.distance.cpu(), found.row.cpu())
+
+    found = nearest_over_ranks(here() if rows.ranks is None else rows.ranks.agree(here), rows.ranks)
+    if space is None:
+        return found.distance
+    return distances(rows.take(indices), rows.take(found.row)).float()
