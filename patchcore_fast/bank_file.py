@@ -28,6 +28,7 @@ TENSORS = {
     "indices": ("I64",),
     "positions": ("I32",),
     "projection": ("F32",),
+    "support": ("F32",),
     "normal_scores": ("F64",),
     "reduction_mean": ("F32",),
     "reduction_matrix": ("F32",),

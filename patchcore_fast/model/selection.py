@@ -102,7 +102,7 @@ class Selector:
     def support(
         self, rows: Rows, indices: torch.Tensor, per_image: int = 1, without: torch.Tensor | None = None
     ) -> torch.Tensor | None:
-        """How far chosen rows [k] are from other images (`pricing.support_of`); None where the settings ask no price."""
+        """How far chosen rows [k] are from other images (`pricing.support_of`); None where no price is asked."""
         if self.config.search.price == 0:
             return None
         space, matrix = self._seen(rows)

@@ -19,7 +19,7 @@ _NEAR = 8  # neighbours looked at; some may be of the row's own image
 
 
 class Foreign(NamedTuple):
-    """distance : [M] float32, inf where there is no other image.  row : [M] int64, the row at it, -1 where there is none.
+    """distance : [M] float32, inf where there is no other image.  row : [M] int64, the row at it, -1 where none is.
 
     Of several rows at the same distance the lowest is named.
     """
@@ -34,8 +34,8 @@ def nearest_of_other_images(
 ) -> Foreign:
     """The nearest row of another image, over blocks of rows; exact, and the same however the rows are cut.
 
-    A block is one k-NN of all queries, with eight neighbours. Where all of these are of a query's own image, the block's
-    images are told apart bit by bit of their numbers: any two differ in one.
+    A block is one k-NN of all queries, with eight neighbours. Where all of these are of a query's own image, the
+    block's images are told apart bit by bit of their numbers: any two differ in one.
 
     Parameters
     ----------
@@ -106,15 +106,15 @@ def support_distance(
 ) -> Foreign:
     """Distance of some rows to the nearest row of another image, and which row that is.
 
-    One pass over the rows, with a k-NN of the asked rows in each chunk: [M, N] is never held. This is the s_j of a priced
-    bank (docs/price.md): `MemoryBank(..., support=found.distance)`.
+    One pass over the rows, with a k-NN of the asked rows in each chunk: [M, N] is never held. This is the s_j of a
+    priced bank (docs/price.md): `MemoryBank(..., support=found.distance)`.
 
     Parameters
     ----------
     features : [N, D] floating ndarray or tensor.
     indices : [M] integers, the rows asked for; all when None.
-    image_ids : [N] integers, the image of each row.  positions : [N, 3] integers, (image, row, column). With neither, the
-        layout is read off the order of the rows (`Layout.inferred`).
+    image_ids : [N] integers, the image of each row.  positions : [N, 3] integers, (image, row, column). With neither,
+        the layout is read off the order of the rows (`Layout.inferred`).
     device : where to compute; None: where the features are.
     chunk_size : rows at a time; changes speed and memory only.
     group : a torch.distributed process group. features, image_ids and positions are then this rank's; `indices` are
@@ -126,8 +126,8 @@ def support_distance(
 
     Raises
     ------
-    TypeError : wrong type or dtype.  ValueError : wrong shape or range, rows that are not finite, or no layout given and
-    none to be seen.
+    TypeError : wrong type or dtype.  ValueError : wrong shape or range, rows that are not finite, or no layout given
+    and none to be seen.
     """
     name = "support_distance"
     if group is None:
