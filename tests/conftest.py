@@ -31,9 +31,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)
 
 
-@pytest.fixture(autouse=True)
-def handlers_as_they_were() -> Iterator[None]:
-    """A program that a test runs in this process may set signal handlers; the next test meets none of them."""
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """A program that a test, or a fixture of its module, runs in this process may set signal handlers; the next test
+    meets none of them. No fixture: those of modules and of the session are made before it."""
     before = {number: signal.getsignal(number) for number in HANDLED}
     yield
     for number, handler in before.items():
