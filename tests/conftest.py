@@ -31,15 +31,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_protocol() -> Iterator[None]:
-    """A program that a test, or a fixture of its module, runs in this process may set signal handlers; the next test
-    meets none of them. No fixture: those of modules and of the session are made before it."""
+@pytest.fixture(autouse=True, scope="module")
+def handlers_as_they_were() -> Iterator[None]:
+    """Programs that run in this process, in a fixture of a file too, set signal handlers; the next file meets none."""
     before = {number: signal.getsignal(number) for number in HANDLED}
     yield
     for number, handler in before.items():
-        if signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
+        signal.signal(number, handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
