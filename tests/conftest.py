@@ -14,6 +14,9 @@ import pytest
 # Workers of pytest-xdist share the processors: each with threads for all of them is four times slower.
 if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+# Tests that ask for two threads and more: those of OpenMP wait for each other by turning a loop, each time for a
+# millisecond and longer where another process has the processor. Asleep they are up to sixteen times as fast there.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 

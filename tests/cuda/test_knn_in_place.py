@@ -84,7 +84,7 @@ def test_crowded_queries(precision, rescued, monkeypatch):
 
 
 def test_what_lies_right_takes_no_memory():
-    query, bank = gaussian(400, 64, seed=1).to(DEVICE), gaussian(3000, 64).to(DEVICE)
+    query, bank = gaussian(140, 64, seed=1).to(DEVICE), gaussian(1500, 64).to(DEVICE)
     for x, y in ((query, bank), (query.half(), bank.half())):
         search = host.CudaSearch(x, y, 3, Budget())
         shapes = search._scratch(search.plan(1 << 24))

@@ -1,7 +1,8 @@
 """What the suites of this folder run on: every backend, the native one with each instruction set that runs here.
 
 PATCHCORE_FAST_TEST_ENGINES="cuda-cuda torch-cuda" (backend-device) takes these in their place, whether they run here
-or not: what is missing fails then, and is not left out. benchmarks/gpu/parts.py names them so.
+or not: what is missing fails then, and is not left out. benchmarks/gpu/parts.py names them so; .ci/run takes "torch
+native", the latter with the instruction set that it chooses itself, where the torch is another and the engine is not.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def backend_refusal(name: str, device: str) -> str | None:
 
 ISAS = [] if native_refusal() else [name for name, reason in native().explain_isa() if not reason]
 ASKED = [Engine(*word.split("-")) for word in os.environ.get("PATCHCORE_FAST_TEST_ENGINES", "").split()]
-NATIVE = [] if ASKED else [Engine("native", isa=isa) for isa in ISAS]
+NATIVE = [e for e in ASKED if e.backend == "native"] if ASKED else [Engine("native", isa=isa) for isa in ISAS]
 CUDA = [Engine(name, "cuda") for name in ("triton", "cuda", "torch") if not backend_refusal(name, "cuda")]
 ENGINES = ASKED or [Engine("torch"), *CUDA, *NATIVE]
 BACKENDS = ["torch", *(["native"] if NATIVE else [])]

@@ -17,8 +17,12 @@ from .watch import Allocations
 TYPES = {"h": torch.float16, "b": torch.bfloat16, "f": torch.float32, "d": torch.float64}
 
 
-@pytest.mark.parametrize("name", awkward())
-@pytest.mark.parametrize("k", [1, 3])
+ONE = ("gaussian", "duplicates", "far from the origin", "float64 near underflow", "zero", "integers")
+BANKS = [pytest.param(k, name, marks=[pytest.mark.thorough] * (k == 1 and name not in ONE))
+         for k in (1, 3) for name in awkward()]  # fmt: skip
+
+
+@pytest.mark.parametrize("k, name", BANKS)
 def test_awkward_banks(name, k, room, monkeypatch):
     monkeypatch.setattr(searching, "_FEW", 0)
     bank = awkward()[name]

@@ -21,6 +21,7 @@ from ..cuda import emulated
 from ..device.torch_kernels import TorchKCenter, look
 from ..kernels.cases import awkward, gaussian, integers
 from ..kernels.engines import backend_refusal
+from ..triton.interpreter import quicken
 from .selections import neighbours, own, parts, rarity
 from .test_kcenter import check
 
@@ -38,6 +39,8 @@ def on(engine, path, task, group, rank, *arguments):
     """A task for workers, where the engine can be had."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backends, "BACKENDS", (*backends.BACKENDS, DEVICE))
+        if engine == "triton":
+            quicken()
         if path:
             patch.setenv(emulated.VARIABLE, path)
         return task(group, rank, *arguments)

@@ -1,4 +1,4 @@
-"""Uninitialised memory is poison here too; a card that nobody has measured."""
+"""Uninitialised memory is poison here too; a card that nobody has measured; an interpreter that looks up less."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from ..kernels.conftest import backend, plans, poisoned_empty, rescued, room  # noqa: F401
+from .interpreter import quicken
+
+quicken()
 
 GPU, CARD = "Imaginary 1000", (8, 6)
 

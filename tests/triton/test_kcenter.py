@@ -70,7 +70,9 @@ def test_awkward_features(name, tile):
 
 
 KINDS = [(name, "all") for name in awkward()]
-KINDS += [(name, kind) for kind in ("weights", "initial_min_dist", "selected", "start") for name in ALONE]
+SINGLE = ("weights", "initial_min_dist", "selected", "start")
+KINDS += [pytest.param(name, kind, marks=[pytest.mark.thorough] * (name not in ("gaussian", "zero")))
+          for kind in SINGLE for name in ALONE]  # fmt: skip
 KINDS += [pytest.param(*r.values, kind, marks=r.marks) for kind in ("weights", "initial_min_dist") for r in REST]
 
 
@@ -82,7 +84,8 @@ def test_options(name, kind, tile):
     check(x, 12, SMALL, key=("options", name, kind), **chosen)
 
 
-SIZES = [(n, d) for n in (1, 2, 63, 500) for d in (1, 3, 64, 128, 129, 300)]
+WIDTHS = (1, 3, 64, 128, 129, 300)
+SIZES = [(n, d) for n in (1, 2, 63, 500) for d in WIDTHS]
 
 
 @pytest.mark.parametrize(("n", "d"), [pytest.param(*s, marks=[pytest.mark.thorough] * (s[0] == 500)) for s in SIZES])
@@ -99,7 +102,7 @@ def test_down_to_the_last_row(d, tile):
     check(x, 43, SMALL, selected=torch.arange(20))
 
 
-@pytest.mark.parametrize("d", [1, 3, 64, 128, 129, 300])
+@pytest.mark.parametrize("d", [pytest.param(d, marks=[pytest.mark.thorough] * (d in (3, 128))) for d in WIDTHS])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_types_and_widths(dtype, d):
     check((gaussian(70, d) * 2 + 1).to(dtype), 15, key=("types", dtype, d))
@@ -118,8 +121,11 @@ def test_tuning_does_not_reach_the_picks(tuning, tile):
     check(gaussian(120, 21), 22, tuning, key=("tuning",))
 
 
-@pytest.mark.parametrize("chosen", TILES, ids=str)
-@pytest.mark.parametrize("d", [21, 70])
+TILED = [pytest.param(d, chosen, marks=[pytest.mark.thorough] * (d == 70 and chosen is not TINY), id=f"{d}-{chosen}")
+         for d in (21, 70) for chosen in TILES]  # fmt: skip
+
+
+@pytest.mark.parametrize("d, chosen", TILED)
 def test_tiles_do_not_reach_the_picks(chosen, d, tile):
     tile(chosen)
     check(gaussian(100, d), 25, Tuning(batch=12, block=16), key=("tiles", d))
