@@ -242,7 +242,7 @@ def main(argv: list[str] | None = None) -> None:
     if min(*args.shots, args.draws, 2 if args.test_images is None else args.test_images) < 1 or not 0 < args.ratio < 1:
         parser.error("--shots, --draws and --test-images must be at least 1, --ratio in (0, 1)")
     args.shots = sorted(set(args.shots))
-    config = PatchCoreConfig(image_size=args.image_size, weights=args.weights, device=args.device)
+    config = PatchCoreConfig(image_size=args.image_size, weights=args.weights, device=args.device, **sets.NEAREST)
     options = {
         n: getattr(args, n) for n in ("shots", "draws", "ratio", "test_images", "image_size", "weights", "device")
     }

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, truths: list[sets.Truth], store: Store, device
         mine = [c for c in waiting if (c["set"], c["backbone"]) == (truth.name, backbone)]
         waiting = waiting[len(mine) :]
         config = PatchCoreConfig(backbone=backbone, weights=args.weights, image_size=args.image_size,
-                                 device=str(device))  # fmt: skip
+                                 device=str(device), **sets.NEAREST)  # fmt: skip
         features = sets.extract(truth, config, any(samplers.wants_views(c["sampler"]) for c in mine))
         ready: tuple[int, float] | None = None
         for cell in mine:

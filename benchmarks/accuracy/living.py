@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.accuracy import sets
 from benchmarks.harness import records
 from benchmarks.harness.environment import describe
 from patchcore_fast.data import ImageSet, scan
@@ -102,7 +103,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args(argv)
     config = PatchCoreConfig(
-        backbone=args.backbone, weights=args.weights, image_size=args.image_size, ratio=args.ratio, device="cpu"
+        backbone=args.backbone,
+        weights=args.weights,
+        image_size=args.image_size,
+        ratio=args.ratio,
+        device="cpu",
+        **sets.NEAREST,
     )
     rows = [row for folder in args.folders for row in measure(folder, config, args.draws)]
     print(table(rows))

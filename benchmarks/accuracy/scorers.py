@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.accuracy import sets
 from benchmarks.harness import records
 from benchmarks.harness.environment import describe
 from patchcore_fast import metrics
@@ -87,7 +88,7 @@ def problem(folder: str, seeds: int, k: int) -> dict[str, Any]:
         bank = train[make_sampler("greedy", ratio=0.01, seed=seed).select(train)]
         for name, settings in variants(k).items():
             start = time.perf_counter()
-            scorer = ImageScorer(PatchCoreConfig(seed=seed, **settings), bank)
+            scorer = ImageScorer(PatchCoreConfig(seed=seed, **(sets.NEAREST | settings)), bank)
             prepared = time.perf_counter()
             scores, patches = scored(scorer, x, bank, grid)
             seconds = time.perf_counter() - prepared

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.accuracy import sets
 from benchmarks.harness import records
 from benchmarks.harness.environment import describe
 from patchcore_fast.data import ImageRecord, ImageSet, load_image, scan
@@ -56,10 +57,10 @@ class Arm:
 
 def backbones(args: argparse.Namespace) -> list[Arm]:
     """The default backbone, and a ViT at each size."""
-    lite = PatchCoreConfig(weights=args.weights, device="cpu")
+    lite = PatchCoreConfig(weights=args.weights, device="cpu", **sets.NEAREST)
     arms = [Arm(f"Lite0, {lite.image_size} px", lite, (MAX, TOP))]
     for size in args.image_size:
-        vit = PatchCoreConfig(backbone=VIT, weights=args.vit, image_size=size, device="cpu")
+        vit = PatchCoreConfig(backbone=VIT, weights=args.vit, image_size=size, device="cpu", **sets.NEAREST)
         name = f"ViT-S/14, {vit.image_size} px"
         arms.append(Arm(name, vit, (MAX, TOP)))
         if args.variants:
@@ -69,7 +70,7 @@ def backbones(args: argparse.Namespace) -> list[Arm]:
 
 def layers(args: argparse.Namespace) -> list[Arm]:
     """One bank or one for each layer, by either metric."""
-    lite = PatchCoreConfig(weights=args.weights, device="cpu")
+    lite = PatchCoreConfig(weights=args.weights, device="cpu", **sets.NEAREST)
     return [Arm(f"{banks}, {metric}", lite.replace(banks=banks, metric=metric))
             for metric in ("euclidean", "cosine") for banks in ("joint", "layer")]  # fmt: skip
 
@@ -95,7 +96,7 @@ def measure(folder: Path, arms: Sequence[Arm], args: argparse.Namespace) -> list
 def unlabelled(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of images that score each other, and of a bank that saw training images."""
     images = scan(folder)
-    config = PatchCoreConfig(weights=args.weights, device="cpu")
+    config = PatchCoreConfig(weights=args.weights, device="cpu", **sets.NEAREST)
     model = fit(images, config, args.max_train)
     arms: dict[str, ZeroShot | PatchCore] = {"zero-shot": ZeroShot(config, progress=False), "PatchCore": model}
     found: dict[str, Evaluation] = {}

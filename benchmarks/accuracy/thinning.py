@@ -154,7 +154,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sigma", type=float, default=2.0, help="of the maps' smoothing, in their pixels")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
-    config = PatchCoreConfig(backbone=args.backbone, weights=args.weights, image_size=args.image_size, device="cpu")
+    config = PatchCoreConfig(
+        backbone=args.backbone, weights=args.weights, image_size=args.image_size, device="cpu", **sets.NEAREST
+    )
     rows = [row for folder in args.folders for row in measure(folder, config, args)]
     print(table(rows))
     if args.json:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.accuracy import sets
 from benchmarks.harness import records
 from benchmarks.harness.environment import describe
 from patchcore_fast.data import ImageRecord, scan
@@ -142,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     config = PatchCoreConfig(
         backbone=args.backbone, weights=args.weights, image_size=args.image_size, ratio=args.ratio,
-        max_false_alarms=args.max_false_alarms, device="cpu",
+        max_false_alarms=args.max_false_alarms, device="cpu", **sets.NEAREST,
     )  # fmt: skip
     rows = [row for folder in args.folders for row in measure(folder, config, args.train, args.draws)]
     print(table(rows))

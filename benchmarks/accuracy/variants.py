@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.accuracy import sets
 from benchmarks.harness import records
 from benchmarks.harness.environment import describe
 from patchcore_fast.data import ImageSet, scan
@@ -57,7 +58,7 @@ def run(images: ImageSet, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     base, picks = np.zeros(0), torch.zeros(0, dtype=torch.int64)
     for name in dict.fromkeys([BASE, *args.variants]):
         settings = {"image_size": args.image_size, "ratio": args.ratio, "seed": args.seed, "weights": args.weights}
-        config = PatchCoreConfig(**settings, device=args.device, **VARIANTS[name])
+        config = PatchCoreConfig(**settings, device=args.device, **sets.NEAREST, **VARIANTS[name])
         sampler = PrecomputedSampler(picks) if name.endswith(SAME) else None
         model = PatchCore(config, sampler, progress=False).fit(some(images.train, args.train_images))
         found = model.evaluate(images.test)
