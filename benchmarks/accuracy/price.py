@@ -184,10 +184,13 @@ def line(label: str, by_set: list[dict[str, dict[str, float]]]) -> str:
     """A line of the table: for each contamination mean differences, worst set and interval of image AUROC."""
     parts = [label]
     for found in by_set:
-        means = [np.mean([v[m] for v in found.values() if m in v]) for m in MEASURES]
+        values = [[v[m] for v in found.values() if m in v] for m in MEASURES]
         image = [v["image_auroc"] for v in found.values()]
         low, high = interval(image)
-        parts.append(" / ".join(f"{x:+.3f}" for x in means) + f" ({min(image):+.3f}; {low:+.3f} to {high:+.3f})")
+        parts.append(
+            " / ".join(f"{np.mean(v):+.3f}" if v else "" for v in values)
+            + f" ({min(image):+.3f}; {low:+.3f} to {high:+.3f})"
+        )
     return "| " + " | ".join(parts) + " |"
 
 

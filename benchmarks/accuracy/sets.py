@@ -22,7 +22,6 @@ from patchcore_fast.model.passes import make_extractor
 from patchcore_fast.model.views import VIEWS, View, undone
 from patchcore_fast.progress import bar
 
-
 # What compares selections scores by the nearest row, without a price: so its pages say, from before there was one.
 NEAREST: dict[str, Any] = {"neighbours": 1, "price": 0.0}
 
