@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from patchcore_fast.bank_file import bank_error, digest, read_header, read_json, read_tensors
-from patchcore_fast.config import grouped, recorded
+from patchcore_fast.config import SearchSettings, grouped, recorded
 from patchcore_fast.errors import BankError
 from patchcore_fast.files import atomic_write
 from patchcore_fast.inputs import PRECISIONS
@@ -31,9 +31,8 @@ except ImportError as error:
     raise ImportError('patchcore_fast.memory_bank needs safetensors: pip install "patchcore_fast[pipeline]"') from error
 
 FORMAT = "patchcore_fast.memory_bank"
-FORMAT_VERSION = (
-    5  # 4: no price; 3: no learnt reductions; 2: settings without groups; 1: no digest, faiss's bytes for its index
-)
+# 4: no price; 3: no learnt reductions; 2: settings without groups; 1: no digest, faiss's bytes for its index
+FORMAT_VERSION = 5
 LAYERS = "layers"  # metadata of a file that has a bank for each layer; see `layered_bank`
 SIDE, CELLS = 16_384, 1 << 24  # most patches on a side of an image's grid, and on all of it
 IMAGES = 1 << 20  # most training images where no names count them
@@ -94,6 +93,7 @@ class MemoryBank:
             if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
                 raise TypeError(f"MemoryBank: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         object.__setattr__(self, "config", grouped(self.config))
+        SearchSettings(price=recorded(self.config, "price", 0.0))  # which is to be multiplied with
         if not all(isinstance(x, str) for x in [*self.images, *self.versions.values()]):
             raise TypeError("MemoryBank: images must be names, and versions texts")
         if not 0 <= self.patches < 1 << 63:
@@ -225,11 +225,9 @@ class MemoryBank:
         if features is self.features:
             return self
         moved = replace(self, features=features, searcher=None)
-        return (
-            moved
-            if index is None
-            else replace(moved, searcher=load_index(index.kind, moved.searched, index.to_tensors()))
-        )
+        if index is None:
+            return moved
+        return replace(moved, searcher=load_index(index.kind, moved.searched, index.to_tensors()))
 
     @undisturbed
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -27,7 +27,7 @@ def _part(width: int, rows: int, seed: int, **changes: object) -> MemoryBank:
 
 
 def _bank(**changes: object) -> LayeredBank:
-    parts = (_part(3, 7, 0, projection=torch.ones(3, 2)), _part(5, 7, 1, radius=None))
+    parts = (_part(3, 7, 0, projection=torch.ones(3, 2), support=torch.arange(7.0)), _part(5, 7, 1, radius=None))
     whole = LayeredBank(parts, (0.5, 2.0), CONFIG, 3.5, torch.tensor([1.0, 2.0], dtype=torch.float64))
     return replace(whole, **changes)  # type: ignore[arg-type]
 
@@ -44,6 +44,8 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     for got, want in zip(back.parts, bank.parts, strict=True):
         assert torch.equal(got.features, want.features) and torch.equal(got.indices, want.indices)
         assert (got.projection is None) == (want.projection is None)
+    assert back.parts[0].support is not None and back.parts[0].support.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert back.parts[1].support is None
     assert (len(back), back.width, back.spans) == (14, 8, [(0, 3), (3, 8)])
     assert back.positions is not None and back.positions.shape == (14, 3)
 

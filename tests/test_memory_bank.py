@@ -27,6 +27,7 @@ def _bank(**changes: Any) -> MemoryBank:
         "indices": torch.arange(12) * 3,
         "positions": torch.stack([torch.arange(12) % 2, torch.arange(12) % 8, torch.arange(12) % 9], 1).int(),
         "projection": torch.randn(5, 3, generator=generator),
+        "support": torch.rand(12, generator=generator),
         "config": {"features": {"layers": [2, 3]}, "selection": {"ratio": 0.1}},
         "threshold": 1.25,
         "images": ["train/good/ä b.png", "train/good/c.png"],
@@ -40,14 +41,14 @@ def _bank(**changes: Any) -> MemoryBank:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"positions": None, "projection": None, "threshold": None, "grid": None, "radius": None}],
+    [{}, {"positions": None, "projection": None, "support": None, "threshold": None, "grid": None, "radius": None}],
     ids=["full", "bare"],
 )
 def test_round_trip(changes: dict[str, Any], tmp_path: Path) -> None:
     bank = _bank(**changes)
     bank.save(tmp_path / "bank.safetensors")
     back = MemoryBank.load(tmp_path / "bank.safetensors")
-    for name in ("features", "indices", "positions", "projection"):
+    for name in ("features", "indices", "positions", "projection", "support"):
         want, got = getattr(bank, name), getattr(back, name)
         assert got is None if want is None else torch.equal(got, want), name
     for name in ("config", "threshold", "images", "grid", "patches", "weights", "radius"):
@@ -117,6 +118,15 @@ DAMAGE = {
     "positions of another bank": (lambda p: _rewrite(p, positions=torch.ones(3, 3).int()), "positions"),
     "projection of another width": (lambda p: _rewrite(p, projection=torch.ones(4, 3)), "projection"),
     "NaN projection": (lambda p: _rewrite(p, projection=NAN[:5, :3].contiguous()), "projection must be finite"),
+    "support of another bank": (lambda p: _rewrite(p, support=torch.ones(11)), r"support must be \[12\] float32"),
+    "support of one more axis": (lambda p: _rewrite(p, support=torch.ones(12, 1)), r"support must be \[12\] float32"),
+    "support in float64": (lambda p: _rewrite(p, support=torch.ones(12).double()), "F64|support"),
+    "NaN support": (lambda p: _rewrite(p, support=NAN[:, 0].contiguous()), "support must be finite and not negative"),
+    "negative support": (lambda p: _rewrite(p, support=-torch.ones(12)), "support must be finite and not negative"),
+    "price that is text": (lambda p: _facts(p, config={"search": {"price": "much"}}), "price must be a number"),
+    "price that is nothing": (lambda p: _facts(p, config={"search": {"price": None}}), "price must be a number"),
+    "negative price": (lambda p: _facts(p, config={"search": {"price": -1}}), "price must lie between 0 and 1000"),
+    "price beyond floats": (lambda p: _facts(p, config={"search": {"price": 10**400}}), "price must be a number"),
     "another digest": (lambda p: _rewrite(p, {"digest": "0" * 64}), "not those that were written"),
     "no digest": (lambda p: _rewrite(p, {"digest": None}), "not those that were written"),
 }
@@ -217,7 +227,7 @@ def test_banks_of_format_1_load(tmp_path: Path) -> None:
 
 def _same(bank: MemoryBank) -> None:
     want = _bank()
-    for name in ("features", "indices", "positions", "projection"):
+    for name in ("features", "indices", "positions", "projection", "support"):
         assert torch.equal(getattr(bank, name), getattr(want, name)), name
     for name in ("config", "threshold", "images", "grid", "patches", "weights", "radius"):
         assert getattr(bank, name) == getattr(want, name), name

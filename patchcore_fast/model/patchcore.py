@@ -309,11 +309,11 @@ class PatchCore:
         if unknown := sorted(set(settings) - set(RESCORED)):
             raise ValueError(f"PatchCore.rescore: settings of the scoring are wanted, got {', '.join(unknown)}")
         config = self.config.replace(**settings)
-        if config.search.price > 0 and self.config.search.price == 0 and all(p.support is None for p in bank.parts):
+        repriced = config.search.price != self.config.search.price
+        if repriced and config.search.price > 0 and all(part.support is None for part in bank.parts):
             raise ValueError("PatchCore.rescore: price: the bank does not know how far its rows are from other images; "
-                             "fit with a price")  # fmt: skip
+                             "fit several images with a price")  # fmt: skip
         if config != self.config:
-            repriced = config.search.price != self.config.search.price
             self.config, self._scorer = config, None
             bank = replace(bank, config=bank.config | settings, threshold=None, normal_scores=None)
             if repriced and isinstance(bank, LayeredBank):

@@ -8,8 +8,7 @@ import torch
 
 from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.shared import all_rows
-from patchcore_fast.scores import Foreign, nearest_of_other_images
-from patchcore_fast.scores.foreign import nearest_over_ranks
+from patchcore_fast.scores import nearest_of_other_images
 from patchcore_fast.scores.rows import distances
 
 _BLOCK = 65_536  # rows searched at a time
@@ -25,13 +24,13 @@ def support_of(
 ) -> torch.Tensor | None:
     """Distances [M] float32 of the rows `indices` [M] to rows of other images; None where there are none.
 
-    The nearest row is found where the selection looked, which is the smaller search, and its distance is that of the
-    features themselves. Every rank searches its own rows.
+    The nearest row is found in `space`, where that is the smaller search, and its distance is that of the features
+    themselves: then not below that of the nearest by features. Every rank searches its own rows.
 
     Parameters
     ----------
     rows : of the training images, each followed by its copies: `per_image` grids an image.
-    space : the projected rows of this process, or None: the rows themselves are searched.
+    space : rows of this process as the selection saw them, projected; or None: the rows themselves are searched.
     without : [J] images, ascending, that count as not there; none of `indices` is of them.
     """
     gone = torch.empty(0, dtype=torch.int64) if without is None else without
@@ -53,11 +52,7 @@ def support_of(
     queries = all_rows(searched, rows.ranks).take(indices).to(device)
     owners = rows.positions(indices)[:, 0].long() // per_image
 
-    def here() -> Foreign:
-        found = nearest_of_other_images(queries, owners, blocks())
-        return Foreign(found.distance.cpu(), found.row.cpu())
-
-    found = nearest_over_ranks(here() if rows.ranks is None else rows.ranks.agree(here), rows.ranks)
+    found = nearest_of_other_images(queries, owners, blocks(), rows.ranks)
     if space is None:
-        return found.distance
-    return distances(rows.take(indices), rows.take(found.row)).float()
+        return found.distance.cpu()
+    return distances(rows.take(indices), rows.take(found.row.cpu())).float()

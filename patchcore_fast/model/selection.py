@@ -106,7 +106,8 @@ class Selector:
         if self.config.search.price == 0:
             return None
         space, matrix = self._seen(rows)
-        return support_of(rows, None if matrix is None else space, indices, self.device, per_image, without)
+        narrower = matrix is not None and matrix.shape[1] < rows.columns
+        return support_of(rows, space if narrower else None, indices, self.device, per_image, without)
 
     def held_out_scores(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..inputs import Features
 from ..kernels import knn
+from ..kernels.exact import paired_squared, root
 from ..kernels.ranks import Held, Ranks
 from ..kernels.surroundings import undisturbed
 from .layout import Layout
@@ -28,9 +30,23 @@ class Foreign(NamedTuple):
     row: Tensor
 
 
+@dataclass
+class _Nearest:
+    """The best so far. Squared distances in float64 decide: two that are equal once rounded to float32 need not be."""
+
+    squared: Tensor  # [M] float64
+    row: Tensor  # [M] int64
+
+    def keep(self, asked: Tensor, squared: Tensor, row: Tensor) -> None:
+        """Take what is nearer than before, or as near and a lower row; `asked` names each query once at most."""
+        before = self.squared[asked]
+        better = (squared < before) | ((squared == before) & (row < self.row[asked]))
+        self.squared[asked[better]], self.row[asked[better]] = squared[better], row[better]
+
+
 @undisturbed
 def nearest_of_other_images(
-    queries: Tensor, owners: Tensor, blocks: Iterable[tuple[Tensor, Tensor, Tensor]]
+    queries: Tensor, owners: Tensor, blocks: Iterable[tuple[Tensor, Tensor, Tensor]], ranks: Ranks | None = None
 ) -> Foreign:
     """The nearest row of another image, over blocks of rows; exact, and the same however the rows are cut.
 
@@ -41,21 +57,39 @@ def nearest_of_other_images(
     ----------
     queries : [M, D] floating.  owners : [M] int64, the image of each.
     blocks : numbers [n] int64, ascending, of rows [n, D] and their images [n] int64; each goes to the queries' device.
+    ranks : all of these call with the same queries and blocks of their own rows, under the numbers of all.
+
+    Returns
+    -------
+    Without ranks on the queries' device, with ranks on the CPU of each.
+
+    Raises
+    ------
+    RankError : a block cannot be read or searched on another rank.
     """
-    best = Foreign(
-        torch.full((len(queries),), torch.inf, device=queries.device),
+    if ranks is None:
+        found = _nearest(queries, owners, blocks)
+    else:
+        found = _of_all(ranks.agree(lambda: _nearest(queries, owners, blocks)), ranks)
+    return Foreign(root(found.squared).float(), found.row)
+
+
+def _nearest(queries: Tensor, owners: Tensor, blocks: Iterable[tuple[Tensor, Tensor, Tensor]]) -> _Nearest:
+    best = _Nearest(
+        torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device),
         torch.full((len(queries),), -1, dtype=torch.int64, device=queries.device),
     )
+    if not len(queries):
+        return best
     owners = owners.to(queries.device)
     for numbers, rows, images in blocks:
         if not len(rows):
             continue
         numbers, rows, images = (t.to(queries.device) for t in (numbers, rows, images))
-        distance, near = knn(queries, rows, min(_NEAR, len(rows)))
+        near = knn(queries, rows, min(_NEAR, len(rows)))[1]
         foreign = images[near] != owners[:, None]
-        found, at = foreign.max(dim=1)
-        _keep(best, found.nonzero()[:, 0], distance.gather(1, at[:, None])[found, 0],
-              numbers[near.gather(1, at[:, None])[found, 0]])  # fmt: skip
+        found, at = foreign.max(dim=1)  # the first of them
+        _measure(best, queries, found.nonzero()[:, 0], rows, near.gather(1, at[:, None])[found, 0], numbers)
         left = (~found).nonzero()[:, 0]
         if not len(left):
             continue
@@ -63,34 +97,26 @@ def nearest_of_other_images(
         place, own = torch.searchsorted(names, images), torch.searchsorted(names, owners[left])
         for bit in range((len(names) - 1).bit_length()):
             for value in (0, 1):
-                others = ((place >> bit) & 1 != value).nonzero()[:, 0]
-                _search(best, queries, left[(own >> bit) & 1 == value], rows[others], numbers[others])
+                asked, others = left[(own >> bit) & 1 == value], ((place >> bit) & 1 != value).nonzero()[:, 0]
+                if len(asked) and len(others):
+                    near = others[knn(queries[asked], rows[others], 1)[1][:, 0]]
+                    _measure(best, queries, asked, rows, near, numbers)
     return best
 
 
-def _search(best: Foreign, queries: Tensor, asked: Tensor, rows: Tensor, numbers: Tensor) -> None:
-    if not len(asked) or not len(rows):
-        return
-    distance, near = (found[:, 0] for found in knn(queries[asked], rows, 1))
-    _keep(best, asked, distance, numbers[near])
+def _measure(best: _Nearest, queries: Tensor, asked: Tensor, rows: Tensor, near: Tensor, numbers: Tensor) -> None:
+    best.keep(asked, paired_squared(queries, asked, rows, near), numbers[near])
 
 
-def _keep(best: Foreign, asked: Tensor, distance: Tensor, row: Tensor) -> None:
-    before = best.distance[asked]
-    better = (distance < before) | ((distance == before) & (row < best.row[asked]))
-    best.distance[asked[better]], best.row[asked[better]] = distance[better], row[better]
-
-
-def nearest_over_ranks(found: Foreign, ranks: Ranks | None) -> Foreign:
+def _of_all(found: _Nearest, ranks: Ranks) -> _Nearest:
     """Of what each rank found among its own rows, by their common numbers, the nearest; on every rank."""
-    if ranks is None:
-        return found
-    count = len(found.distance)
-    distances = ranks.gather(found.distance.cpu()).view(-1, count)
-    rows = ranks.gather(found.row.cpu()).view(-1, count)
-    far = torch.where(distances == distances.amin(0), rows, torch.iinfo(torch.int64).max)
-    row = torch.where(distances.amin(0) == torch.inf, -1, far.amin(0))
-    return Foreign(distances.amin(0), row)
+    count = len(found.row)
+    squared = ranks.gather(found.squared.cpu(), [count] * ranks.size).view(ranks.size, count)
+    rows = ranks.gather(found.row.cpu(), [count] * ranks.size).view(ranks.size, count)
+    best = _Nearest(squared[0], rows[0])
+    for more, row in zip(squared[1:], rows[1:], strict=True):
+        best.keep(torch.arange(count), more, row)
+    return best
 
 
 @undisturbed
@@ -151,25 +177,26 @@ def _distance(
         raise ValueError(
             f"{name}: image_ids or positions are wanted; the order of the {held.total} rows shows no images"
         )
-    asked = _asked(name, indices, held.total)
-    if ranks is not None:
+    if ranks is None:
+        asked = _asked(name, indices, held.total)
+    else:
+        asked = ranks.agree(lambda: _asked(name, indices, held.total))
         ranks.same(indices=asked)
     queries = held.rows(asked).to(rows.device)
     own = held.own(layout.image)
     numbers = torch.arange(len(own)) + held.first
     blocks = ((numbers[part], x, own[part]) for part, x in rows.chunks())
-
-    def here() -> Foreign:
-        return nearest_of_other_images(queries, layout.image[asked], blocks)
-
-    found = here() if ranks is None else ranks.agree(here)
-    return nearest_over_ranks(Foreign(found.distance.cpu(), found.row.cpu()), ranks)
+    found = nearest_of_other_images(queries, layout.image[asked], blocks, ranks)
+    return Foreign(found.distance.cpu(), found.row.cpu())
 
 
 def _asked(name: str, indices: Any, total: int) -> Tensor:
     if indices is None:
         return torch.arange(total)
-    asked = torch.as_tensor(indices)
+    try:
+        asked = torch.as_tensor(indices)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: indices must be [M] integers, got {type(indices).__name__}") from None
     if asked.ndim != 1 or asked.is_floating_point() or asked.is_complex() or asked.dtype == torch.bool:
         raise TypeError(f"{name}: indices must be [M] integers, got {tuple(asked.shape)} {asked.dtype}")
     asked = asked.cpu().long()

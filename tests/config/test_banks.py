@@ -24,7 +24,7 @@ from patchcore_fast.samplers.two_level import SupportedImages
 FLAT = Path(__file__).parent / "flat_settings.safetensors"
 WANTED = PatchCoreConfig(
     backbone="test_resnet", layers=(1,), weights="random", image_size=32, ratio=0.05, image_score="reweighted",
-    noise_scale=0.25, neighbours=2, sigma=2.0, max_false_alarms=0.1, precision="float16", seed=7, shots=3,
+    noise_scale=0.25, neighbours=2, price=0.0, sigma=2.0, max_false_alarms=0.1, precision="float16", seed=7, shots=3,
     augment="rotate",
 )  # fmt: skip
 TINY: dict[str, Any] = {"backbone": "test_resnet", "layers": (1,), "weights": "random", "image_size": 32}

@@ -54,6 +54,12 @@ CASES: dict[str, dict[str, Any]] = {
     "cosine": {"metric": "cosine", "image_score": "reweighted"},
     "vit": {"backbone": "test_vit", "layers": (1, 3), "image_score": "top:0.2"},
     "pooled": {"fusion": "interpolated", "dim": 16, "reduction": "pool", "sigma": 0.0},
+    "nearest": {"neighbours": 1, "price": 0.0},
+    "dear": {"price": 4.0, "neighbours": 2},
+    "dear and reweighted": {"price": 4.0, "neighbours": 1, "image_score": "reweighted"},
+    "dear and squared": {"price": 4.0, "distance": "squared"},
+    "dear and cosine": {"price": 4.0, "metric": "cosine"},
+    "dear layers": {"price": 4.0, "banks": "layer"},
 }
 
 
@@ -61,6 +67,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_module_gives_the_models_numbers(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 50)  # several chunks, the last one short
     model = fitted(**CASES[case])
+    assert all((part.support is None) == (case == "nearest") for part in model.bank.parts)
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     exported = ExportedPatchCore(model).eval()
     with torch.no_grad():
@@ -68,6 +75,20 @@ def test_module_gives_the_models_numbers(case: str, monkeypatch: pytest.MonkeyPa
     for score, heat, want in zip(scores, maps, model.predict(images), strict=True):
         assert float(score) == pytest.approx(want.score, rel=1e-5)
         np.testing.assert_allclose(heat.numpy(), want.anomaly_map, atol=1e-5 * float(want.anomaly_map.max()))
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("changes", [{}, {"banks": "layer"}], ids=str)
+def test_files_have_the_price(changes: dict[str, Any], suffix: str, tmp_path: Path) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    model = fitted(price=4.0, **changes)
+    before = model.predict(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)))[0].score
+    found = export_model(model, tmp_path / f"m{suffix}")  # which holds the file against the model
+    assert found.score <= TOLERANCE and found.map <= TOLERANCE
+    model.rescore(price=0.0)
+    after = model.predict(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)))[0].score
+    assert before > 1.01 * after  # the price is no small part of it
 
 
 @pytest.mark.thorough

@@ -137,7 +137,7 @@ def test_none_is_the_plain_fit() -> None:
 
 def test_copies_enrich_what_the_selection_sees(tmp_path: Path) -> None:
     images = _images(3)
-    model = PatchCore(tiny_config(sampler="identity")).fit(images, augment="rotate")
+    model = PatchCore(tiny_config(sampler="identity", neighbours=1, price=0.0)).fit(images, augment="rotate")
     bank = model.bank
     assert bank.patches == len(bank) == 3 * 4 * 256 and bank.grid == (16, 16)
     assert bank.config["selection"]["augment"] == "rotate" and bank.config["selection"]["augmentations"] == 3
@@ -249,7 +249,9 @@ def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     assert main(["evaluate", str(folder), "--bank", str(tmp_path / "b.safetensors")]) == 0
     assert "2 + rotate x 3" in capsys.readouterr().out
-    assert main(["evaluate", str(folder), *tiny, "--shots", "1"]) == 0
+    assert main(["evaluate", str(folder), *tiny, "--shots", "1"]) == 2  # 1 % of 256
+    assert "the coreset has 2 of 256 patches, at least 3 wanted" in capsys.readouterr().err
+    assert main(["evaluate", str(folder), *tiny, "--shots", "1", "--neighbours", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[-1] == "shots" and lines[2].split()[-1] == "1"
     assert main(["evaluate", str(folder), *tiny]) == 0

@@ -17,7 +17,6 @@ from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import scan
 from patchcore_fast.errors import BankError
 from patchcore_fast.export import export_model
-from patchcore_fast.kernels import knn
 from patchcore_fast.layered_bank import LayeredBank
 from patchcore_fast.model import PatchCore, selection
 from patchcore_fast.model.layered import joined, scale_of
@@ -57,14 +56,31 @@ def test_one_projection_is_held_at_a_time(weave: Path, monkeypatch: pytest.Monke
     assert len(held) >= 2 and bank.threshold is not None
 
 
+def score(x: torch.Tensor, bank: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
+    """The mean of the three smallest sqrt(d^2 + (s / 2)^2), of each row [Q] float64."""
+    squared = torch.cdist(x.double(), bank.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    return (squared + (support.double() / 2).square()).sqrt().sort(dim=1).values[:, :3].mean(dim=1)
+
+
+def to_other_images(chosen: torch.Tensor, rows: torch.Tensor, each: int) -> torch.Tensor:
+    """Distances of rows, by number, to the nearest of another image with `each` rows."""
+    table = torch.cdist(rows[chosen].double(), rows.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    table[chosen[:, None] // each == torch.arange(len(rows)) // each] = torch.inf
+    return table.amin(dim=1)
+
+
 def test_scores_follow_the_formula(model: PatchCore, weave: Path) -> None:
     bank = model.bank
     assert isinstance(bank, LayeredBank)
     images = scan(weave).test
     rows = model.training_features([r.path for r in images]).features
-    want = torch.zeros(len(rows))
+    training = model.training_features(scan(weave))
+    want = torch.zeros(len(rows), dtype=torch.float64)
     for part, scale, (begin, end) in zip(bank.parts, bank.scales, bank.spans, strict=True):
-        want += knn(rows[:, begin:end].contiguous(), part.features, 1)[0][:, 0] / scale
+        assert part.support is not None
+        wanted = to_other_images(part.indices, training.features[:, begin:end], training.total // 6)
+        np.testing.assert_allclose(part.support.numpy(), wanted.numpy(), rtol=1e-6)
+        want += score(rows[:, begin:end], part.features, part.support) / scale
     want = (want / 2).view(len(images), -1).amax(dim=1)
     got = [p.score for p in model.predict([r.path for r in images])]
     np.testing.assert_allclose(got, want.numpy(), rtol=1e-4)
@@ -81,8 +97,9 @@ def test_scales_and_threshold_are_of_images_held_out(model: PatchCore, weave: Pa
         layers = []
         for begin, end in bank.spans:
             own = rest[:, begin:end].contiguous()
-            chosen = own[make_sampler("greedy", ratio=0.1, seed=0).select(own)]
-            layers.append(knn(images[held][:, begin:end].contiguous(), chosen, 1)[0][:, 0])
+            chosen = make_sampler("greedy", ratio=0.1, seed=0).select(own)
+            support = to_other_images(chosen, own, images.shape[1])
+            layers.append(score(images[held][:, begin:end], own[chosen], support).float())
         by_image.append(torch.stack(layers, dim=1))
     every = torch.cat(by_image).double().numpy()
     for layer, scale in enumerate(bank.scales):

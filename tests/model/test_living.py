@@ -248,3 +248,56 @@ def test_the_commands(folder, tmp_path, capsys) -> None:
     assert main(["predict", str(both), str(tmp_path / "one"), "--output", str(tmp_path / "out")]) == 0
     assert main(["update", str(first), str(tmp_path / "two"), "--size", "5", "--add", "3"]) == 2
     assert main(["merge", str(first), "--output", str(both)]) == 2
+
+
+def others(rows: torch.Tensor, image: torch.Tensor, known: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+    """Float64 distances of rows to the nearest known row of another image."""
+    away = torch.stack([squared_distance(known, row) for row in rows]).sqrt()
+    away[image[:, None] == of[None]] = torch.inf
+    return away.amin(dim=1)
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_support_of_an_updated_bank_is_of_all_that_is_known(parts, copies) -> None:
+    """Of the old images there are the bank's rows, and how far these were from each other; of the new ones all."""
+    more = {"augment": "rotate", "augmentations": copies} if copies else {}
+    model = PatchCore(tiny_config(**more)).fit(parts[0])
+    before = model.bank
+    rows = model.training_features(parts[1])
+    image = rows.positions(torch.arange(rows.used))[:, 0] // (1 + copies)
+    model.update(parts[1], add=20)
+    bank, held = model.bank, len(before)
+    numbers = bank.indices[held:] - before.patches
+    old = torch.full((held,), -1)
+    known, of = torch.cat([before.features, rows.features]), torch.cat([old, image])
+    wanted = torch.minimum(others(before.features, old, known, of), before.support.double())
+    assert bool((wanted < before.support).any()) and bool((wanted == before.support).any())
+    torch.testing.assert_close(bank.support[:held].double(), wanted, rtol=1e-6, atol=0)
+    joined = others(bank.features[held:], image[numbers], known, of)
+    torch.testing.assert_close(bank.support[held:].double(), joined, rtol=1e-6, atol=0)
+    query = rows.features[:50]  # and it is what is searched by
+    far = torch.stack([squared_distance(bank.features, row) for row in query]) + (bank.support.double() / 2).square()
+    torch.testing.assert_close(bank.search(query, 3)[0].double(), far.sqrt().sort(dim=1).values[:, :3])
+
+
+def test_support_of_a_merged_bank_is_of_all_that_is_known(half, parts) -> None:
+    other = PatchCore(tiny_config()).fit(parts[1])
+    one, two = half.bank, other.bank
+    both = merged([one, two], None, torch.device("cpu"))
+    owners = torch.cat([torch.zeros(len(one)), torch.ones(len(two))])
+    wanted = torch.minimum(
+        others(both.features, owners, both.features, owners), torch.cat([one.support, two.support]).double()
+    )
+    assert bool((both.support < torch.cat([one.support, two.support])).any())
+    torch.testing.assert_close(both.support.double(), wanted, rtol=1e-6, atol=0)
+    few = merged([one, two], 15, torch.device("cpu"))
+    where = [int((both.indices == i).nonzero()[0, 0]) for i in few.indices]
+    assert torch.equal(few.support, both.support[where])
+
+
+def test_a_bank_that_knows_no_support_stays_without(half, parts) -> None:
+    bare = copy.copy(half)
+    bare._bank = replace(half.bank, support=None)
+    bare.update(parts[1])
+    assert bare.bank.support is None and bare.predict(parts[1][:1])[0].score > 0
+    assert merged([half.bank, replace(half.bank, support=None)], None, torch.device("cpu")).support is None

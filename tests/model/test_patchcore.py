@@ -39,7 +39,7 @@ def test_fit_fills_the_bank(model: PatchCore, folder: Path) -> None:
     assert bank.images == [f"train/good/{i:03d}.png" for i in range(6)]
     assert bank.projection is None or bank.projection.shape[0] == 56
     assert bank.config == tiny_config().to_dict()
-    assert model.threshold is not None and set(model.timings_) == {"features", "selection", "threshold"}
+    assert model.threshold is not None and set(model.timings_) == {"features", "selection", "price", "threshold"}
 
 
 def test_bank_rows_are_the_patches_their_positions_name(model: PatchCore, folder: Path) -> None:
@@ -89,7 +89,7 @@ def test_every_way_in_gives_the_same(folder: Path, model: PatchCore) -> None:
 
 def test_images_of_different_sizes_as_tensors() -> None:
     images = [torch.rand(1, 3, 64, 64), torch.rand(2, 3, 48, 80)]
-    model = PatchCore(tiny_config(sampler="identity")).fit(images)
+    model = PatchCore(tiny_config(sampler="identity", neighbours=1, price=0.0)).fit(images)
     assert model.bank.grid is None and model.bank.patches == 256 + 2 * 240
     assert model.bank.positions is not None
     assert model.bank.positions[-1].tolist() == [2, 11, 19]

@@ -30,7 +30,7 @@ from ..pictures import write_mvtec
 
 COUNT, CELLS = 9, 16 * 16  # images, one of which cannot be read, and patches of one
 FACTS = ("config", "threshold", "images", "grid", "patches", "weights")
-TENSORS = ("features", "indices", "positions", "projection")
+TENSORS = ("features", "indices", "positions", "projection", "support")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from patchcore_fast.model.collect import FeatureRows
 from patchcore_fast.model.selection import Selector
 from patchcore_fast.model.threshold import ASKED, false_alarm_interval, false_alarm_threshold, held_out_folds
 from patchcore_fast.samplers import IdentitySampler, RandomSampler
+from patchcore_fast.scores import support_distance
 
 CONFIG = {"weights": "random", "image_size": 64, "device": "cpu", "ratio": 0.2}
 
@@ -89,6 +92,11 @@ def test_copies_are_held_out_with_their_image_and_not_asked() -> None:
     for i in range(4):
         others = torch.cat([torch.rot90(images[torch.arange(4) != i], q, (2, 3)) for q in range(4)])
         without = PatchCore(PatchCoreConfig(**CONFIG, sampler="identity"), progress=False).fit(others)
+        rows = without.training_features(others)
+        image = rows.positions(torch.arange(rows.total))[:, 0].long() % 3  # a copy is no other image
+        support = support_distance(rows.features, image_ids=image).distance
+        assert not torch.equal(without.bank.support, support)
+        without._bank = replace(without.bank, support=support)
         wanted.append(without.predict(images[i : i + 1])[0].score)
     assert model.bank.normal_scores is not None
     assert model.bank.normal_scores.tolist() == pytest.approx(wanted, rel=1e-4)

@@ -16,6 +16,7 @@ from patchcore_fast.errors import DataError, RankError
 from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.layered_bank import Bank
 from patchcore_fast.model import PatchCore
+from patchcore_fast.samplers import GreedyCoresetSampler
 
 from ..evaluated import tiny_config
 from ..pictures import texture, write_mvtec
@@ -23,7 +24,7 @@ from .workers import Workers
 
 COUNT = 7  # images; batches of 3, so that of three ranks each has one
 FACTS = ("config", "threshold", "images", "grid", "patches", "weights")
-TENSORS = ("features", "indices", "positions", "projection")
+TENSORS = ("features", "indices", "positions", "projection", "support")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def one_thread(threads):
 )
 def test_the_bank_of_one_process(workers, folder, tmp_path, one_thread, changes):
     alone, unread = fitted(None, 0, folder, changes)
-    assert alone.threshold is not None
+    assert alone.threshold is not None and all(part.support is not None for part in alone.parts)
     PatchCore(small(**changes), progress=False).extract(folder, tmp_path / "a.store", on_error="return")
     for size in (1, 2, 3):
         kinds = [(folder, None), (tmp_path / "a.store", None), (folder, tmp_path / f"{size}.store")]
@@ -88,6 +89,22 @@ def test_the_bank_of_one_process(workers, folder, tmp_path, one_thread, changes)
             for bank, left_out in workers.call(fitted, size, data, changes, store):
                 assert same(bank, alone)
                 assert [str(path)[-7:] for path, _ in left_out] == [str(path)[-7:] for path, _ in unread]
+
+
+def narrow(group, rank, data, store=None):
+    """Of a selection that looks at eight numbers of a row."""
+    torch.set_num_threads(1)
+    sampler = GreedyCoresetSampler(0.1, dimension_to_project_features_to=8, device="cpu")
+    model = PatchCore(small(), sampler, progress=False, group=group)
+    return model.fit(data, on_error="return", store=store).bank
+
+
+def test_support_that_is_found_in_a_projection(workers, folder, tmp_path, one_thread):
+    alone = narrow(None, 0, folder)
+    assert alone.projection.shape[1] == 8 and alone.support is not None
+    for size in (2, 3):
+        for store in (None, tmp_path / f"{size}.store"):
+            assert all(same(bank, alone) for bank in workers.call(narrow, size, folder, store))
 
 
 def test_images_of_several_shapes(workers, tmp_path, one_thread):
