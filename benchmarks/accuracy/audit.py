@@ -58,7 +58,7 @@ def share(rows: list[dict[str, Any]], arm: str) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: share of moved images found by set; means of the sets that the ranking was chosen on, and of new ones."""
+    """Markdown: share of moved images found by set; means of the sets that the ranking was chosen on, and of new."""
     lines = ["| set | moved, of images | by chance | support alone | audit |", "|" + " --- |" * 5]
     for part, name in (("rows", "mean"), ("holdout", "mean of new sets")):
         rows = result[part]

@@ -23,7 +23,7 @@ _TOGETHER = 16  # images between two looks at which are the nearest
 
 class Near(NamedTuple):
     """distance : [M, keep] to the nearest row of each of the `keep` nearest other images, ascending, inf where there
-    are fewer; in the type of the queries.  row : [M, keep] int64, the rows at these, -1 where there are none."""
+    are fewer; at least float32.  row : [M, keep] int64, the rows at these, -1 where there are none."""
 
     distance: Tensor
     row: Tensor
@@ -60,10 +60,10 @@ def nearest_images(
     blocks : of every image once its row numbers [n] int64, rows [n, D] and number.
     keep : images, at least 1.
     """
-    device = queries.device
+    device, kind = queries.device, torch.promote_types(queries.dtype, torch.float32)
     owners = owners.to(device)
     best = Near(
-        torch.empty(len(queries), 0, device=device, dtype=queries.dtype),
+        torch.empty(len(queries), 0, device=device, dtype=kind),
         torch.empty(len(queries), 0, device=device, dtype=torch.int64),
     )
     waiting: list[tuple[Tensor, Tensor]] = []
@@ -81,7 +81,7 @@ def nearest_images(
             distance, near = knn(queries, rows.to(device), 1)
             own = (owners == image)[:, None]
             row = numbers.to(device)[near]
-            waiting.append((distance.to(queries.dtype).masked_fill(own, torch.inf), row.masked_fill(own, -1)))
+            waiting.append((distance.to(kind).masked_fill(own, torch.inf), row.masked_fill(own, -1)))
             if len(waiting) == _TOGETHER:
                 settle()
             shown.update()
