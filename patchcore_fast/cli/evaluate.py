@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_bank, check_images, check_room, need_index, need_log, need_pipeline
 from patchcore_fast.cli.decision import given_threshold, verdicts
+from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.options import check_loaded, chosen_config
 from patchcore_fast.cli.outputs import check_folder, check_outputs_differ, output_folder, writable_file
 from patchcore_fast.cli.pipeline import counted, fitted, load_bank
@@ -30,12 +31,14 @@ def evaluate(args: argparse.Namespace) -> int:
         need_index(config.search.index)
     else:
         check_loaded(args, "fitting, and --bank brings a fitted model")
+        refuse_exclude(args, "belongs to fitting, and --bank brings a fitted model")
         check_bank(args.bank)
     if args.log is not None:
         if args.output is None:
             raise DataError("--log: logs what --output DIR writes, and --output is not given")
         need_log(args.log)
     check_images(args.folder)
+    check_exclude(args)
     json_file = None if args.json is None else writable_file(args.json)
     if args.output is not None:
         check_room(args.output)
@@ -49,6 +52,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if config is None or args.log is not None:
         option = "--bank" if config is None else "--log"
         raise DataError(f"{option} goes with one category; {args.folder} holds {len(categories):,}, give one of them")
+    refuse_exclude(args, f"goes with one category; {args.folder} holds {len(categories):,}")
     if args.output is None:
         raise DataError(f"{args.folder} holds {len(categories):,} categories ({_named(categories)}): give --output DIR")
 
@@ -68,7 +72,10 @@ def _one(args: argparse.Namespace, config: PatchCoreConfig | None, json_file: Pa
 
     if args.log is not None:
         require(args.log)  # before the long work: what is there need not work
-    images = scan(args.folder)
+    if config is None:
+        images = scan(args.folder)
+    else:
+        images, config = training_set(args, config)
     if not images.test:
         raise DataError(
             f"{args.folder}: no test images (wanted test/good and test/<defect>); use predict for images without labels"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchcore_fast.cli.beforehand import check_images, check_room, need_pipeline
+from patchcore_fast.cli.exclusion import check_exclude, training_set
 from patchcore_fast.cli.options import chosen_config, flag, named_settings
 from patchcore_fast.cli.together import joined, rank_here
 from patchcore_fast.cli.unusable import tell
@@ -24,14 +25,14 @@ def extract(args: argparse.Namespace) -> int:
     """Write a store, or what is missing of it; images that cannot be read are left out and named."""
     config = chosen_config(args)
     check_images(args.folder)
+    check_exclude(args)
     check_room(args.output)
     need_pipeline()
     rank = quiet_rank()
 
-    from patchcore_fast.data import scan
     from patchcore_fast.model import PatchCore
 
-    images = scan(args.folder)
+    images, config = training_set(args, config)
     check_apart("--output", args.output, images.train)
     with joined(args.rank_timeout) as group:
         model = PatchCore(config, group=group)
@@ -78,4 +79,4 @@ def stored_settings(args: argparse.Namespace, store: FeatureStore) -> PatchCoreC
                 f"{flag(name)}: the features in {store.name} were made with {getattr(there, name)!r}, "
                 f"got {getattr(config, name)!r}"
             )
-    return config.replace(**{name: getattr(there, name) for name in fixed})
+    return config.replace(excluded=there.excluded, **{name: getattr(there, name) for name in fixed})

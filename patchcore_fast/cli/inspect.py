@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_bank, check_images, check_room, need_pipeline
+from patchcore_fast.cli.exclusion import check_exclude, training_set
 from patchcore_fast.cli.options import check_loaded, chosen_config
 from patchcore_fast.cli.outputs import output_folder
+from patchcore_fast.cli.photographs import covered_photograph
 from patchcore_fast.cli.pipeline import load_bank
 from patchcore_fast.errors import DataError
 from patchcore_fast.written import INSPECTED, writing
@@ -43,24 +45,24 @@ class Selection:
 
 def inspect(args: argparse.Namespace) -> None:
     """Extract features, select, draw; with --bank the selection is the bank's."""
+    config = chosen_config(args)
     if args.bank is None:
-        config = chosen_config(args)
         _check_whole(config)
     else:
         check_loaded(args, "selecting, and --bank brings a selection")
         check_bank(args.bank)
     check_images(args.folder)
+    check_exclude(args)
     check_room(args.output)
     need_pipeline()
 
-    from patchcore_fast.data import scan
     from patchcore_fast.model import PatchCore
     from patchcore_fast.report import write_json
     from patchcore_fast.report.plane import load_umap
 
     if args.plane == "umap":
         load_umap()  # a missing package is told now and not after the long part
-    images = scan(args.folder)
+    images, config = training_set(args, config)
     if not images.train:
         raise DataError(f"{args.folder}: no training images (train/good)")
     names = [r.path.relative_to(images.root).as_posix() for r in images.train]
@@ -187,7 +189,7 @@ def _draw(
                seed=model.config.seed, title=f"{name}: the bank among all patches")  # fmt: skip
     shown = choose_images(coverage.per_image, lost_of, SHOWN)
     where = {end: rows.positions(torch.from_numpy(np.flatnonzero(mask))) for end, mask in done.ends.items()}
-    plot_kept_patches({i: _photograph(images.train[i].path, model) for i in shown}, positions, rows.grid,
+    plot_kept_patches({i: covered_photograph(images.train[i].path, model.config) for i in shown}, positions, rows.grid,
                       output / "patches.png", pruned=where,
                       captions={i: f"{names[i].rsplit('/', 1)[-1]}: {reason}" for i, reason in shown.items()},
                       title=f"{name}: which patches the bank keeps")  # fmt: skip
@@ -219,19 +221,6 @@ def _quantiles(values: Any) -> dict[str, float]:
 
     at = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
     return {f"q{q:g}": float(v) for q, v in zip(at, np.quantile(as_array(values), at), strict=True)}
-
-
-def _photograph(path: Path, model: PatchCore) -> Any:
-    """The part of a file that the patch grid covers, in the file's own pixels: the crop, measured as after resizing."""
-    from patchcore_fast.data import load_image, resized_size
-
-    image, f = load_image(path), model.config.features
-    resized = resized_size((image.shape[1], image.shape[2]), f.resize, f.aspect)
-    for axis, (whole, cut) in enumerate(zip(resized, f.input_size or resized, strict=True), start=1):
-        size, begin = image.shape[axis], round((whole - cut) / 2)
-        first, last = round(begin / whole * size), round((begin + cut) / whole * size)
-        image = image.narrow(axis, first, max(last - first, 1))
-    return image.numpy()
 
 
 def _text(facts: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from patchcore_fast.cli.exclusion import add_exclude
 from patchcore_fast.cli.options import (
     SCORED,
     STORED,
@@ -82,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--features", metavar="STORE", help="what extract wrote, in place of DIR: no image is read")
     fit.add_argument("--store", metavar="STORE",
                      help="keep features in this folder, not in memory, and go on with what is there")  # fmt: skip
+    add_exclude(fit)
     add_rank_timeout(fit)
     add_config(fit)
     for group in FITTED:
@@ -96,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
                          help="folder to write; a run that was interrupted goes on there")  # fmt: skip
     extract.add_argument("--store-dtype", choices=("float16", "float32"),
                          help="of the numbers in the files (default: the precision's)")  # fmt: skip
+    add_exclude(extract)
     add_rank_timeout(extract)
     add_config(extract)
     add_group(extract, "features")
@@ -105,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     plan = command("plan", ("plan", "plan"), "say what a fit will take: patches, bytes, seconds", "plan bottles")
     plan.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")
     plan.add_argument("--json", action="store_true", help="as JSON, for programs")
+    add_exclude(plan)
     add_config(plan)
     for group in FITTED:
         add_group(plan, group)
@@ -140,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     evaluate.add_argument("--log", choices=("tensorboard", "wandb"),
                           help="log metrics and figures below --output too (wandb: offline)")  # fmt: skip
+    add_exclude(evaluate)
     add_config(evaluate)
     for group in FITTED:
         add_group(evaluate, group, note=NOTES.get(group))
@@ -179,11 +184,26 @@ def build_parser() -> argparse.ArgumentParser:
     look.add_argument("--bank", metavar="FILE", help="show this bank, made of DIR by fit, and select nothing")
     look.add_argument("--plane", choices=("pca", "umap"), default="pca",
                       help="map of all patches (default pca; umap wants umap-learn)")  # fmt: skip
+    add_exclude(look)
     add_config(look)
     for group in FITTED:
         add_group(look, group, note=NOTES.get(group))
     add_group(look, "running")
     add_download(look)
+
+    audit = command("audit", ("audit", "audit"), "show the training images that may not belong there",
+                    "audit bottles --output audit")  # fmt: skip
+    audit.add_argument("folder", metavar="DIR", help="training images, or MVTec layout (train/good)")
+    audit.add_argument("--output", required=True, metavar="OUT",
+                       help="folder for audit.html, audit.csv and suspects.txt")  # fmt: skip
+    audit.add_argument("--top", type=int, default=20, metavar="N",
+                       help="images to look at, the most suspicious first (default %(default)s)")  # fmt: skip
+    audit.add_argument("--features", metavar="STORE", help="what extract wrote of DIR: no feature is computed again")
+    add_exclude(audit)
+    add_config(audit)
+    add_group(audit, "features")
+    add_group(audit, "selection", ["seed"])
+    add_group(audit, "running")
 
     export = command("export", ("export", "export"), "write the model as one file that runs without this package",
                      "export bottles.safetensors --output bottles.onnx")  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_images, check_room, need_index, need_pipeline
 from patchcore_fast.cli.decision import expected, given_threshold
+from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.extract import check_apart, quiet_rank, stored_settings
 from patchcore_fast.cli.options import SCORED, chosen_config, given_settings
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
@@ -63,17 +64,17 @@ def fit(args: argparse.Namespace) -> int:
     if args.folder is None:
         return _fit_stored(args, output, threshold)
     check_images(args.folder)
+    check_exclude(args)
     if args.store is not None:
         check_room(args.store)
     need_pipeline()
     need_index(config.search.index)
     rank = quiet_rank()
 
-    from patchcore_fast.data import scan
-
-    images = scan(args.folder)
+    images, config = training_set(args, config)
     if output.exists():
-        check_outputs_differ({"--output": output}, [("training image", r.path) for r in images.train])
+        lists = [] if args.exclude is None else [("--exclude", args.exclude)]
+        check_outputs_differ({"--output": output}, [*lists, *(("training image", r.path) for r in images.train)])
     if args.store is not None:
         check_apart("--store", args.store, images.train)
     with joined(args.rank_timeout) as group:
@@ -92,6 +93,7 @@ def fit(args: argparse.Namespace) -> int:
 
 
 def _fit_stored(args: argparse.Namespace, output: Path, threshold: float | None) -> int:
+    refuse_exclude(args, "goes with DIR; extract --exclude leaves images out of a store")
     if args.store is not None:
         raise DataError("--store: goes with DIR, whose features it keeps; --features has them already")
     need_pipeline()

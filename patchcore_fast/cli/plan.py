@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from patchcore_fast.cli.beforehand import check_images, need_pipeline
+from patchcore_fast.cli.exclusion import check_exclude, training_set
 from patchcore_fast.cli.options import chosen_config
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
@@ -19,12 +20,12 @@ def plan(args: argparse.Namespace) -> int:
     """Print rows, bytes, seconds of a fit with these settings; exit code 3 where it would not fit or files are bad."""
     config = chosen_config(args)
     check_images(args.folder)
+    check_exclude(args)
     need_pipeline()
 
-    from patchcore_fast.data import scan
     from patchcore_fast.model.forecast import forecast
 
-    images = scan(args.folder)
+    images, config = training_set(args, config)
     if not images.train:
         raise DataError(f"{args.folder}: no normal images to fit on")
     found = forecast(config, images.train)

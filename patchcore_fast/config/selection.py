@@ -30,6 +30,7 @@ class SelectionSettings(Settings):
     shots : training images that `fit` draws by `seed`, all when None.
     augment, augmentations : copies that `fit` makes of each training image to enrich the bank, and how many: "none",
         "rotate", or "custom" where `fit` was given a transform; see `model.fewshot`.
+    excluded : training images that a list left out (`fit --exclude`, docs/audit.md): a record, which leaves out none.
     """
 
     group: ClassVar[str] = "selection"
@@ -48,6 +49,7 @@ class SelectionSettings(Settings):
     augmentations: int = setting(
         3, "copies of each image; 3 turns by 90, 180 and 270 degrees", least=1, most=10_000, metavar="N"
     )
+    excluded: int = setting(0, least=0, most=2**31)
 
     def _choice(self, name: str, value: Any, allowed: Any) -> None:
         if name != "sampler" or self.sampler_parameters is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from patchcore_fast.data.dataset import ImageDataset, load_truth, make_loader
+from patchcore_fast.data.exclude import without
 from patchcore_fast.data.folders import IMAGE_SUFFIXES, ImageRecord, ImageSet, scan, scan_images
 from patchcore_fast.data.images import image_size, load_image, load_mask, resized_size
 from patchcore_fast.data.summary import Finding, ScanSummary
@@ -22,4 +23,5 @@ __all__ = [
     "resized_size",
     "scan",
     "scan_images",
+    "without",
 ]

@@ -107,7 +107,10 @@ def describe(
     for record in batches.records:
         size = os.path.getsize(record.path) if os.path.exists(record.path) else -1
         names.update(f"{batches.name(record.path)}\0{size}\n".encode("utf-8", "surrogateescape"))
-    return fixed_settings(config) | {
+    about = fixed_settings(config)
+    if config.excluded:  # a store of all images says nothing of it, as those of earlier versions
+        about["selection"]["excluded"] = config.excluded
+    return about | {
         "weights": extractor.backbone.fingerprint(), "widths": list(extractor.widths), "type": kind,
         "count": len(batches.records),
         "names and sizes of images": names.hexdigest(),

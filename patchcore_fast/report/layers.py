@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def write_layers(
         with atomic_write(folder / f"{name}_mask.png") as f:
             _save_palette(f, _mask(np.asarray(panel.mask, dtype=bool)), *_mask_palette())
     return files
+
+
+def heat_png(anomaly_map: Any, vmin: float, vmax: float) -> bytes:
+    """The heat of a map [h, w] as a PNG that is laid over its photograph, enlarged to HEAT_SIDE pixels."""
+    from PIL import Image
+
+    values = np.asarray(anomaly_map, np.float32)
+    size = tuple(max(round(side * HEAT_SIDE / max(values.shape)), 1) for side in values.shape)
+    smooth = Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    out = BytesIO()
+    _save_palette(out, _heat(np.asarray(smooth), vmin, vmax), *_heat_palette())
+    return out.getvalue()
 
 
 def _heat(anomaly_map: Any, vmin: float, vmax: float) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from .foreign import Foreign, nearest_of_other_images, support_distance
 from .instability import instability, noise_instability
 from .layout import Layout
 from .support import Support, deviations, support
+from .suspicion import Suspicion, nearest_images, suspicion
 
 __all__ = [
     "Difficulty",
@@ -16,14 +17,17 @@ __all__ = [
     "KMeans",
     "Layout",
     "Support",
+    "Suspicion",
     "deviations",
     "difficulty",
     "instability",
     "k_means",
+    "nearest_images",
     "nearest_of_other_images",
     "noise_instability",
     "rarity",
     "representativeness",
     "support",
     "support_distance",
+    "suspicion",
 ]
