@@ -97,7 +97,7 @@ def _sampler(model: PatchCore) -> Any:
     s = model.config.selection
     if s.ratio is None:
         raise DataError(f"--config: sampler {s.sampler} is a record of an object; name one of {', '.join(SAMPLERS)}")
-    return make_sampler(s.sampler, s.ratio, seed=s.seed, device=model.device)
+    return make_sampler(s.sampler, s.ratio, seed=s.seed, device=model.device, prune_support=s.prune_support)
 
 
 def _select(sampler: Any, rows: FeatureRows) -> Selection:

@@ -231,7 +231,7 @@ def build_parser() -> argparse.ArgumentParser:
     select.add_argument("--output", required=True, metavar="FILE", help="rows that were picked, in order (.npy)")
     select.add_argument("--indices", metavar="FILE", help="their row numbers, int64 (.npy)")
     select.add_argument("--method", choices=("greedy", "elfs", "approximate", "random"), default="greedy",
-                        help="greedy is exact k-center (default); elfs also prunes unsupported rows")  # fmt: skip
+                        help="greedy is exact k-center (default); elfs settles late picks of small banks")  # fmt: skip
     select.add_argument("--radius", type=float, metavar="R",
                         help="end as soon as all rows lie within this distance of a picked one, after the projection "
                              "if there is one; --ratio is then the most (greedy)")  # fmt: skip

@@ -24,6 +24,8 @@ class SelectionSettings(Settings):
     sampler_parameters : None, or what is recorded where `PatchCore` was given a sampler as an object: its public
         constructor parameters, (name, value) pairs. `sampler` is then its registered name or its class, and `ratio` is
         None, for it was not asked. Such settings describe a bank; to fit with them the object must be given again.
+    prune_support : of sampler "elfs": "ask" names the training images that the others support least, "rule" prunes
+        their patches where it takes the set to be contaminated; "none" does neither. See `samplers.ELFSCoresetSampler`.
     banks : "joint" chooses one bank of the layers' joined features; "layer" a bank for each layer, of its own features,
         and joins their scores (docs/layers.md).
     seed : of all random choices, those of other groups (random weights, projections, noise, k-means) too.
@@ -36,6 +38,10 @@ class SelectionSettings(Settings):
     sampler: str = setting("greedy", "how the bank is chosen; greedy is exact k-center", choices=SAMPLERS)
     ratio: float | None = setting(0.01, "part of the patches that the memory bank keeps", parse=float, metavar="R")
     sampler_parameters: tuple[tuple[str, Any], ...] | None = setting(None)
+    prune_support: str = setting(
+        "none", 'of --sampler elfs: "ask" names images that no other supports, "rule" prunes their patches',
+        choices=("none", "ask", "rule"),
+    )  # fmt: skip
     banks: str = setting("joint", "one bank of all layers, or one for each layer", choices=("joint", "layer"))
     seed: int = setting(0, "of the projection and of random choices", least=0, most=2**63 - 1, metavar="N")
     shots: int | None = setting(
@@ -58,8 +64,11 @@ class SelectionSettings(Settings):
             self._text("sampler", TEXT)
             self._set("sampler_parameters", self._parameters(self.sampler_parameters))
             self._set("ratio", None)
+            self._set("prune_support", "none")
         elif not 0 < self._real("ratio") < 1:
             self._wrong("ratio", f"must be in (0, 1), got {self.ratio}; sampler 'identity' keeps all")
+        if self.prune_support != "none" and self.sampler_parameters is None and self.sampler != "elfs":
+            self._wrong("prune_support", f"{self.prune_support!r} is of sampler 'elfs', got sampler {self.sampler!r}")
 
     def _parameters(self, given: Any) -> tuple[tuple[str, Any], ...]:
         pairs = given.items() if isinstance(given, Mapping) else given

@@ -54,7 +54,9 @@ class Selector:
                     f"PatchCore.fit: the settings say sampler {s.sampler}, which was given as an object: give "
                     "PatchCore(config, SAMPLER), or settings with sampler, ratio and sampler_parameters=None"
                 )
-            sampler = make_sampler(s.sampler, ratio=s.ratio, seed=s.seed, device=device)
+            sampler = make_sampler(
+                s.sampler, ratio=s.ratio, seed=s.seed, device=device, prune_support=s.prune_support
+            )
         if group is not None and not getattr(sampler, "takes_group", False):
             raise ValueError(
                 f"PatchCore.fit: {type(sampler).__name__} selects in one process only: with several ranks take one of "
