@@ -22,7 +22,7 @@ from ..pictures import texture, write_mvtec
 from .workers import Workers
 
 COUNT = 7  # images; batches of 3, so that of three ranks each has one
-FACTS = ("config", "threshold", "images", "grid", "patches", "weights")
+FACTS = ("config", "threshold", "images", "grid", "patches", "weights", "size")
 TENSORS = ("features", "indices", "positions", "projection")
 
 
@@ -36,6 +36,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(**changes):
     return tiny_config(**({"image_size": 32, "batch_size": 3} | changes))
+
+
+def timed(group, rank, data, changes):
+    """The size of this rank's bank."""
+    return fitted(group, rank, data, changes)[0].size
 
 
 def fitted(group, rank, data, changes, store=None, on_error="return"):
@@ -75,6 +80,8 @@ def one_thread(threads):
         pytest.param({"layers": (1,), "batch_size": 1}, marks=pytest.mark.thorough),
         {"banks": "layer", "metric": "cosine", "tile": 32, "image_size": 48, "overlap": 16},
         pytest.param({"banks": "layer", "sampler": "elfs"}, marks=pytest.mark.thorough),
+        {"ratio": None, "budget": "6KB"},
+        pytest.param({"ratio": None, "budget": "40", "banks": "layer"}, marks=pytest.mark.thorough),
     ],
     ids=str,
 )
@@ -88,6 +95,14 @@ def test_the_bank_of_one_process(workers, folder, tmp_path, one_thread, changes)
             for bank, left_out in workers.call(fitted, size, data, changes, store):
                 assert same(bank, alone)
                 assert [str(path)[-7:] for path, _ in left_out] == [str(path)[-7:] for path, _ in unread]
+
+
+def test_a_budget_in_time_is_one_ranks_measurement(workers, folder, one_thread):
+    """Also where the first ranks have no image."""
+    images = sorted((folder / "train/good").glob("00[0-2].png"))
+    for size, data in ((2, folder), (4, images)):
+        first, *others = workers.call(timed, size, data, {"ratio": None, "budget": "10s", "batch_size": 1})
+        assert first.row_ms > 0 and all(size == first for size in others)
 
 
 def test_images_of_several_shapes(workers, tmp_path, one_thread):
