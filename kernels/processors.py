@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import time
 from pathlib import Path, PurePosixPath
 
 _SECONDS = 10.0  # a quota may be changed while we run, but need not be read at every call
 _read: tuple[float, float] | None = None  # when, and what was found
+
+
+def processor_name() -> str:
+    """The model of the CPU, as /proc/cpuinfo says it; its architecture where that says none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next((name for name in named if name), platform.processor() or platform.machine())
 
 
 def usable_processors() -> int:

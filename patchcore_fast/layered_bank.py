@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from patchcore_fast.bank_file import bank_error, read_json
+from patchcore_fast.bank_size import BankSize, size_of
 from patchcore_fast.config import grouped
 from patchcore_fast.errors import BankError
 from patchcore_fast.kernels.surroundings import undisturbed
@@ -34,7 +35,7 @@ class LayeredBank:
     parts : a bank for each layer, the shallowest first; without threshold and scores of their own.
     scales : of the scores of each, positive: the robust standard deviation on training images that it was chosen
         without.
-    config, threshold, normal_scores : as of a `MemoryBank`, of the joined scores.
+    config, threshold, normal_scores : as of a `MemoryBank`, of the joined scores.  size : of all parts together.
     """
 
     parts: tuple[MemoryBank, ...]
@@ -42,6 +43,7 @@ class LayeredBank:
     config: dict[str, Any]
     threshold: float | None = None
     normal_scores: torch.Tensor | None = None  # [n]
+    size: BankSize | None = None
 
     def __post_init__(self) -> None:
         """ValueError or TypeError: parts that do not belong together."""
@@ -125,6 +127,7 @@ class LayeredBank:
             [{"scale": s, "radius": part.radius} for s, part in zip(self.scales, self.parts, strict=True)]
         )
         facts = self.parts[0].facts() | {"config": self.config, "threshold": self.threshold, "radius": None}
+        facts |= {} if self.size is None else {"size": self.size.to_dict()}
         write_bank(path, tensors, facts, more)
 
 
@@ -148,12 +151,13 @@ def load_bank(path: str | os.PathLike[str], index: str | None = None) -> Bank:
             if foreign := sorted(tensors.keys() - known):
                 raise ValueError(f"tensor {foreign[0]!r} is of none of {len(layers)} layers")
             facts = read_json(metadata["facts"])
+            size = size_of(facts)
             parts = []
             for layer, own in zip(layers, named, strict=True):
-                said = facts | {"radius": layer["radius"], "threshold": None}
+                said = facts | {"radius": layer["radius"], "threshold": None, "size": None}
                 parts.append(assembled(path, metadata | {"facts": json.dumps(said)}, own, version, index))
             return LayeredBank(tuple(parts), tuple(layer["scale"] for layer in layers), facts["config"],
-                               facts["threshold"], tensors.get("normal_scores"))  # fmt: skip
+                               facts["threshold"], tensors.get("normal_scores"), size)  # fmt: skip
         except BankError:
             raise
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from patchcore_fast.bank_file import bank_error, digest, read_header, read_json, read_tensors
+from patchcore_fast.bank_size import BankSize, size_of
 from patchcore_fast.config import SearchSettings, grouped, recorded
 from patchcore_fast.errors import BankError
 from patchcore_fast.files import atomic_write
@@ -64,6 +65,7 @@ class MemoryBank:
     weights : fingerprint of the backbone's weights, "" when unknown.
     radius : distance within which all rows that the bank was chosen from lie of it, in the space of the selection; None
         when unknown. `model.living` keeps it.
+    size : what the budget came to that it was made by; None without one.
     versions : package -> version at the time of writing.
     searcher : the index over `features` that `search` asks, None for our exact search; see `with_index`.
     """
@@ -85,6 +87,7 @@ class MemoryBank:
     reduction_mean: torch.Tensor | None = None  # [C]
     reduction_matrix: torch.Tensor | None = None  # [C, D]
     support: torch.Tensor | None = None  # [M]
+    size: BankSize | None = None
 
     @undisturbed
     def __post_init__(self) -> None:
@@ -245,7 +248,8 @@ class MemoryBank:
 
     def facts(self) -> dict[str, Any]:
         """What a file says in JSON."""
-        return {name: getattr(self, name) for name in _FACTS} | {"versions": self.versions or _versions()}
+        facts = {name: getattr(self, name) for name in _FACTS} | {"versions": self.versions or _versions()}
+        return facts if self.size is None else facts | {"size": self.size.to_dict()}
 
     @classmethod
     @undisturbed
@@ -309,10 +313,11 @@ def assembled(
     try:
         facts = read_json(metadata["facts"])
         facts.setdefault("radius", None)  # not in files of earlier versions
+        size = size_of(facts)
         facts = {name: facts[name] for name in (*_FACTS, "versions")}
         facts["grid"] = tuple(facts["grid"]) if isinstance(facts["grid"], list) else facts["grid"]
         optional: dict[str, Any] = {n: tensors.get(n) for n in _OPTIONAL}
-        bank = MemoryBank(tensors["features"], tensors["indices"], **optional, **facts)
+        bank = MemoryBank(tensors["features"], tensors["indices"], **optional, **facts, size=size)
         if index is None:
             return replace(bank, searcher=_stored_index(bank, metadata, tensors, version))
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:

@@ -35,6 +35,7 @@ LAYER = {
     "search": 2,
     "features": 2,
     "bank_file": 3,
+    "bank_size": 3,
     "memory_bank": 3,
     "layered_bank": 3,
     "scoring": 3,

@@ -118,7 +118,7 @@ def cells(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
             greedy = GreedyCoresetSampler(args.ratio, seed=seed, device="cpu")
             measure("greedy", rows, positions, greedy.select(rows))
             if args.elfs:
-                sampler = ELFSCoresetSampler(args.ratio, seed=seed, device="cpu")
+                sampler = ELFSCoresetSampler(args.ratio, seed=seed, device="cpu", prune_support="rule")
                 measure("elfs", rows, positions, sampler.select(rows, positions=positions), ((1, 0.0),))
             if share and len(what.order) > 2:
                 suspect = support(rows, positions=positions, seed=seed).deviation.argsort(descending=True)
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--ratio", type=float, default=0.01)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--images", nargs=3, type=int, default=[100, 50, 60], metavar=("TRAIN", "GOOD", "BAD"))
-    parser.add_argument("--elfs", action="store_true", help="measure ELFSCoresetSampler too")
+    parser.add_argument("--elfs", action="store_true", help="measure ELFSCoresetSampler, pruning by its rule, too")
     parser.add_argument("--map-size", type=int, default=128)
     parser.add_argument("--sigma", type=float, default=2.0, help="of the maps' smoothing, in their pixels")
     parser.add_argument("--json", type=Path, metavar="FILE")

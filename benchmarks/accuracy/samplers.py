@@ -11,7 +11,8 @@ from typing import Any
 from patchcore_fast.samplers import GreedyCoresetSampler, RandomSampler
 
 BASELINE, OURS = "greedy", "elfs"
-# name -> what is not ELFSCoresetSampler's default
+RULE: dict[str, Any] = {"prune_support": "rule"}  # the default when the committed pages were made
+# name -> what ELFSCoresetSampler is given beside RULE
 ELFS: dict[str, dict[str, Any]] = {
     OURS: {},
     "elfs without support": {"prune_support": False},
@@ -37,7 +38,8 @@ class Entry:
 
 
 def _elfs(options: dict[str, Any]) -> Make:
-    return lambda ratio, seed, device: _class("elfs", "ELFSCoresetSampler")(ratio, device, seed=seed, **options)
+    given = RULE | options
+    return lambda ratio, seed, device: _class("elfs", "ELFSCoresetSampler")(ratio, device, seed=seed, **given)
 
 
 def _two_level(ratio: float, seed: int, device: str | None) -> Any:
@@ -47,8 +49,7 @@ def _two_level(ratio: float, seed: int, device: str | None) -> Any:
 
 
 def _about(options: dict[str, Any]) -> str:
-    said = ", ".join(f"{name}={value!r}" for name, value in options.items())
-    return f"ELFSCoresetSampler with {said}" if options else "ELFSCoresetSampler as it is"
+    return f"ELFSCoresetSampler with {', '.join(f'{name}={value!r}' for name, value in (RULE | options).items())}"
 
 
 TABLE: dict[str, Entry] = {

@@ -28,8 +28,8 @@ from patchcore_fast.samplers import ELFSCoresetSampler, GreedyCoresetSampler
 
 SAMPLERS: dict[str, Any] = {
     "greedy": GreedyCoresetSampler,
-    "elfs": ELFSCoresetSampler,
-    "elfs pseudo": lambda share: ELFSCoresetSampler(share, mode="pseudo"),
+    "elfs": lambda share: ELFSCoresetSampler(share, prune_support="rule"),
+    "elfs pseudo": lambda share: ELFSCoresetSampler(share, mode="pseudo", prune_support="rule"),
 }
 GRID = 32
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_bank, check_images, check_room, need_index, need_log, need_pipeline
+from patchcore_fast.cli.budget import budget_text
 from patchcore_fast.cli.decision import given_threshold, verdicts
 from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.options import check_loaded, chosen_config
@@ -84,6 +85,8 @@ def _one(args: argparse.Namespace, config: PatchCoreConfig | None, json_file: Pa
     output = None if args.output is None else output_folder(args.output)
     model = load_bank(args) if config is None else fitted(config, images, given_threshold(args))
     result = model.evaluate(images, on_error="return")
+    if config is not None and model.bank.size is not None:
+        print(budget_text(model.bank.size))
     name = Path(args.folder).resolve().name
     unread = [(r["path"], r["error"]) for r in [*result.unread, *result.images] if r["error"]]
     row = {"scorer": model.config.scorer_name} | headline(result.metrics) | _shots(model)

@@ -79,6 +79,10 @@ def inspect(args: argparse.Namespace) -> None:
     if rows.grid is None:
         raise DataError(f"{args.folder}: inspect draws on one grid, and these images have several")
     seconds = {"features": time.perf_counter() - clock}
+    if sampler is not None and model.config.selection.budget is not None:
+        from patchcore_fast.model.sizing import Sizing
+
+        sampler.percentage = Sizing(model.config, [rows], len(names), model.device).percentage
     done = _from_bank(args, model, rows) if sampler is None else _select(sampler, rows)
     done.seconds = seconds | done.seconds
     with writing(output, INSPECTED) as note:
@@ -94,12 +98,14 @@ def inspect(args: argparse.Namespace) -> None:
 
 def _sampler(model: PatchCore) -> Any:
     from patchcore_fast.config import SAMPLERS
+    from patchcore_fast.config.selection import RATIO
     from patchcore_fast.samplers import make_sampler
 
     s = model.config.selection
-    if s.ratio is None:
+    if s.sampler_parameters is not None:
         raise DataError(f"--config: sampler {s.sampler} is a record of an object; name one of {', '.join(SAMPLERS)}")
-    return make_sampler(s.sampler, s.ratio, seed=s.seed, device=model.device)
+    ratio = RATIO if s.ratio is None else s.ratio  # with a budget the rows say how many
+    return make_sampler(s.sampler, ratio, seed=s.seed, device=model.device, prune_support=s.prune_support)
 
 
 def _select(sampler: Any, rows: FeatureRows) -> Selection:

@@ -104,7 +104,9 @@ def chosen_config(args: argparse.Namespace) -> PatchCoreConfig:
 
     preset, file = args.preset or "patchcore", args.config
     config = PatchCoreConfig.preset(preset) if file is None else PatchCoreConfig.from_toml(file, preset)
-    return config.replace(**given_settings(args))
+    given = given_settings(args)
+    size = {"ratio": None, "budget": None} if given.keys() & {"ratio", "budget"} else {}  # typed: the file's goes
+    return config.replace(**(size | given))
 
 
 def print_config(args: argparse.Namespace) -> None:

@@ -245,16 +245,16 @@ def build_parser() -> argparse.ArgumentParser:
                      "select features.npy --ratio 0.1 --output coreset.npy")  # fmt: skip
     select.add_argument("features", metavar="FEATURES",
                         help="2-D array of rows: .npy, .safetensors, or a folder of these")  # fmt: skip
-    select.add_argument(
-        "--ratio", type=float, required=True, metavar="R", help="part of the rows to keep, between 0 and 1"
-    )
+    size = select.add_mutually_exclusive_group(required=True)
+    size.add_argument("--ratio", type=float, metavar="R", help="part of the rows to keep, between 0 and 1")
+    size.add_argument("--budget", metavar="B", help="rows (2000) or bytes (20MB) to keep")
     select.add_argument("--output", required=True, metavar="FILE", help="rows that were picked, in order (.npy)")
     select.add_argument("--indices", metavar="FILE", help="their row numbers, int64 (.npy)")
     select.add_argument("--method", choices=("greedy", "elfs", "approximate", "random"), default="greedy",
-                        help="greedy is exact k-center (default); elfs also prunes unsupported rows")  # fmt: skip
+                        help="greedy is exact k-center (default); elfs settles late picks of small banks")  # fmt: skip
     select.add_argument("--radius", type=float, metavar="R",
                         help="end as soon as all rows lie within this distance of a picked one, after the projection "
-                             "if there is one; --ratio is then the most (greedy)")  # fmt: skip
+                             "if there is one; --ratio or --budget is then the most (greedy)")  # fmt: skip
     select.add_argument("--seed", type=int, default=0, metavar="N", help="of the projection and of random choices")
     select.add_argument("--no-projection", action="store_true",
                         help="measure distances in all dimensions instead of 128 random ones")  # fmt: skip

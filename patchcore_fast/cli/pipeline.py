@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_images, check_room, need_index, need_pipeline
+from patchcore_fast.cli.budget import budget_text
 from patchcore_fast.cli.decision import expected, given_threshold
 from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.extract import check_apart, quiet_rank, stored_settings
@@ -126,7 +127,8 @@ def _bank_text(model: PatchCore, count: int) -> str:
         said = "No threshold: one image, or too few patches, says nothing about others. Set one with --threshold."
     else:
         said = f"Threshold {bank.threshold:.4g}: {expected(bank)}"
-    return f"Fitted on {counted(count)}: {kept} ({spent}).\n{said}"
+    size = "" if bank.size is None else f"\n{budget_text(bank.size)}"
+    return f"Fitted on {counted(count)}: {kept} ({spent}).\n{said}{size}"
 
 
 def counted(n: int) -> str:

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from patchcore_fast.cli.beforehand import check_images, need_pipeline
+from patchcore_fast.cli.budget import searched
 from patchcore_fast.cli.exclusion import check_exclude, training_set
 from patchcore_fast.cli.options import chosen_config
 from patchcore_fast.cli.unusable import tell
@@ -32,12 +33,13 @@ def plan(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        print(_text(found, config.selection.sampler))
+        print(_text(found, config.selection.sampler, config.selection.banks == "layer"))
     told = tell([("", why) for why in found.unread])
     return told if found.refusal() is None else 3
 
 
-def _text(found: Forecast, sampler: str) -> str:
+def _text(found: Forecast, sampler: str, layered: bool) -> str:
+    of = " of each layer" if layered else ""
     where = "in a file" if found.on_disk_bytes else "in memory"
     lines = [
         f"{found.images:,} images give {found.rows:,} patches of {found.columns:,} numbers; "
@@ -49,6 +51,9 @@ def _text(found: Forecast, sampler: str) -> str:
         f"Time about {_time(found.seconds)}: features {_time(found.features_s)}, selection {_time(found.selection_s)}, "
         f"threshold {_time(found.threshold_s)}.",
     ]
+    if found.budget is not None:
+        searched_text = searched(1000 * (found.search_s or 0.0), found.device)
+        lines.append(f"Budget {found.budget}: {found.picks:,} rows{of} in {_size(found.bank_bytes)}{searched_text}.")
     if found.unreadable:
         lines.append(f"{found.unreadable:,} of {found.looked_at:,} images that were looked at cannot be read.")
     if sampler not in ("greedy", "approximate"):

@@ -14,6 +14,7 @@ import numpy as np
 
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
 from patchcore_fast.cli.together import joined, rank_here
+from patchcore_fast.config.budget import parse_budget, percentage_of
 from patchcore_fast.errors import DataError
 from patchcore_fast.files import atomic_write
 from patchcore_fast.matrix_files import MatrixFile, ShardedMatrix, open_matrix
@@ -86,25 +87,23 @@ def _select(
     group: Any,
 ) -> None:
     n, dim = features.shape
-    if not 0 < args.ratio < 1:
-        raise DataError(f"--ratio must lie in (0, 1), got {args.ratio}")
-    if int(n * args.ratio) == 0:
-        raise DataError(f"--ratio {args.ratio} of {n} rows keeps none; the smallest is {1 / n:.3g}")
+    count = _count(args, n, dim * features.dtype.itemsize)
 
     from patchcore_fast.samplers import make_sampler
 
-    sampler = make_sampler(args.method, args.ratio, seed=args.seed, device=args.device,
-                           projection=None if args.no_projection else PROJECTION)  # fmt: skip
+    sampler: Any = make_sampler(args.method, seed=args.seed, device=args.device,
+                                projection=None if args.no_projection else PROJECTION)  # fmt: skip
+    sampler.percentage = percentage_of(count, n) if args.ratio is None else args.ratio
     sampler.group = group
     sampler.checkpoint = checkpoint
     if args.radius is not None:
-        sampler.radius = args.radius  # type: ignore[attr-defined]
+        sampler.radius = args.radius
     scratch = output.parent if output.is_file() or not output.exists() else None
     rank, size = rank_here()
     _check_room(sampler, features, -(-n // size), scratch)
     begin = time.perf_counter()
     array = features.read() if group is None and _fits(features) else None
-    with bar(int(n * args.ratio), "select", False if rank > 0 else None) as shown:
+    with bar(count, "select", False if rank > 0 else None) as shown:
         sampler.progress = shown.at
         try:
             if array is not None:
@@ -125,11 +124,33 @@ def _select(
         checkpoint.unlink(missing_ok=True)
     ranks = f" on {size} ranks" if size > 1 else ""
     print(f"Picked {len(indices):,} of {n:,} rows of {dim} numbers in {seconds:.2f} s{ranks}.")
-    if args.radius is not None and len(indices) < int(n * args.ratio):
-        most = f"{int(n * args.ratio):,} of --ratio"
+    if args.radius is not None and len(indices) < count:
+        most = f"{count:,} of --{'budget' if args.ratio is None else 'ratio'}"
         print(f"All rows are within {args.radius:g} of these{_space(sampler)}: fewer than the {most} were needed.")
     print(_reach(array, indices, sampler))
     print(f"Saved {output}" + ("." if numbers is None else f" and {numbers}."))
+
+
+def _count(args: argparse.Namespace, n: int, row: int) -> int:
+    """Rows to pick of n with so many bytes each. DataError: none, or a budget of another kind."""
+    if args.ratio is not None:
+        if not 0 < args.ratio < 1:
+            raise DataError(f"--ratio must lie in (0, 1), got {args.ratio}")
+        if int(n * args.ratio) == 0:
+            raise DataError(f"--ratio {args.ratio} of {n} rows keeps none; the smallest is {1 / n:.3g}")
+        return int(n * args.ratio)
+    try:
+        budget = parse_budget(args.budget)
+    except ValueError as error:
+        raise DataError(f"--budget {error}") from error
+    if budget.kind == "seconds":
+        raise DataError(
+            f"--budget {args.budget}: select knows of no images, whose search takes time; give rows or bytes"
+        )
+    count = int(min(budget.amount if budget.kind == "rows" else budget.amount // row, n))
+    if count == 0:
+        raise DataError(f"--budget {args.budget} keeps no row; one has {row:,} bytes")
+    return count
 
 
 def _fits(features: MatrixFile) -> bool:

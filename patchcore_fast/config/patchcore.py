@@ -12,7 +12,7 @@ from patchcore_fast.config.base import nearest, settings_of
 from patchcore_fast.config.decision import DecisionSettings
 from patchcore_fast.config.features import FeatureSettings
 from patchcore_fast.config.presets import PRESETS
-from patchcore_fast.config.record import GROUP_OF, GROUPS, OLD_NAMES, current, grouped
+from patchcore_fast.config.record import GROUP_OF, GROUPS, OLD_NAMES, current, grouped, sized
 from patchcore_fast.config.running import RunningSettings
 from patchcore_fast.config.scoring import ScoringSettings
 from patchcore_fast.config.search import SearchSettings
@@ -192,7 +192,7 @@ class PatchCoreConfig:
                 raise ValueError(f"{beside[0]} belongs into [{home}]" if home else _unknown(beside))
             for name, group in beneath.items():
                 if isinstance(above := values.setdefault(name, {}), dict):
-                    values[name] = group | above
+                    values[name] = sized(group, above) | above
             return cls.from_dict(values)
         except (TypeError, ValueError) as error:
             raise DataError(f"{os.fspath(path)}: {str(error).removeprefix('PatchCoreConfig: ')}") from error
@@ -213,7 +213,8 @@ class PatchCoreConfig:
         ------
         ValueError : no such preset.  TypeError, ValueError : as the class.
         """
-        return cls(**(dict(_preset(name)) | current(overrides)))
+        overrides = current(overrides)
+        return cls(**(sized(_preset(name), overrides) | overrides))
 
     @classmethod
     def amazon(cls, **overrides: Any) -> PatchCoreConfig:

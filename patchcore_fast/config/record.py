@@ -49,6 +49,12 @@ def grouped(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def sized(beneath: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name without the size of the bank that others, above them, give in another way: ratio or budget."""
+    gone = {"ratio", "budget"} if any(above.get(name) is not None for name in ("ratio", "budget")) else set()
+    return {name: value for name, value in beneath.items() if name not in gone}
+
+
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """What `grouped` gives as one table, "group.setting" -> value."""
     found: dict[str, Any] = {}

@@ -8,8 +8,10 @@ from math import isfinite
 from typing import Any, ClassVar
 
 from patchcore_fast.config.base import Settings, setting
+from patchcore_fast.config.budget import parse_budget
 
 SAMPLERS = ("greedy", "elfs", "approximate", "random", "identity")  # samplers.NAMED's (a test compares)
+RATIO = 0.01  # where neither a ratio nor a budget is given
 # Of what is recorded of a sampler that was given as an object: characters of a text, parameters, numbers in a list.
 TEXT, PARAMETERS, LIST = 200, 100, 20
 
@@ -20,10 +22,14 @@ class SelectionSettings(Settings):
 
     Parameters
     ----------
-    sampler, ratio : the coreset; see `samplers.make_sampler`.
+    sampler, ratio : the coreset; see `samplers.make_sampler`. A ratio that is not given is 0.01, or none with a budget.
+    budget : in place of a ratio how large the bank may be: a number of rows ("2000"), bytes ("20MB", "512KiB"), or the
+        time of the search for one image ("5ms"); of all layers' banks together (docs/budget.md). At most all rows.
     sampler_parameters : None, or what is recorded where `PatchCore` was given a sampler as an object: its public
         constructor parameters, (name, value) pairs. `sampler` is then its registered name or its class, and `ratio` is
         None, for it was not asked. Such settings describe a bank; to fit with them the object must be given again.
+    prune_support : of sampler "elfs": "ask" names the training images that the others support least, "rule" prunes
+        their patches where it takes the set to be contaminated; "none" does neither. See `samplers.ELFSCoresetSampler`.
     banks : "joint" chooses one bank of the layers' joined features; "layer" a bank for each layer, of its own features,
         and joins their scores (docs/layers.md).
     seed : of all random choices, those of other groups (random weights, projections, noise, k-means) too.
@@ -35,8 +41,18 @@ class SelectionSettings(Settings):
 
     group: ClassVar[str] = "selection"
     sampler: str = setting("greedy", "how the bank is chosen; greedy is exact k-center", choices=SAMPLERS)
-    ratio: float | None = setting(0.01, "part of the patches that the memory bank keeps", parse=float, metavar="R")
+    ratio: float | None = setting(
+        None, "part of the patches that the memory bank keeps (default 0.01)", parse=float, metavar="R"
+    )
+    budget: str | None = setting(
+        None, "instead of --ratio: rows (2000), bytes (20MB) or search time per image (5ms) of the bank",
+        parse=str, metavar="B",
+    )  # fmt: skip
     sampler_parameters: tuple[tuple[str, Any], ...] | None = setting(None)
+    prune_support: str = setting(
+        "none", 'of --sampler elfs: "ask" names images that no other supports, "rule" prunes their patches',
+        choices=("none", "ask", "rule"),
+    )  # fmt: skip
     banks: str = setting("joint", "one bank of all layers, or one for each layer", choices=("joint", "layer"))
     seed: int = setting(0, "of the projection and of random choices", least=0, most=2**63 - 1, metavar="N")
     shots: int | None = setting(
@@ -51,17 +67,44 @@ class SelectionSettings(Settings):
     )
     excluded: int = setting(0, least=0, most=2**31)
 
+    def _settle(self) -> None:
+        if isinstance(self.budget, int) and not isinstance(self.budget, bool):
+            self._set("budget", str(self.budget))
+        if self.ratio is None and self.budget is None and self.sampler_parameters is None:
+            self._set("_followed", ("ratio",))
+            self._set("ratio", RATIO)
+
     def _choice(self, name: str, value: Any, allowed: Any) -> None:
         if name != "sampler" or self.sampler_parameters is None:
             super()._choice(name, value, allowed)
 
     def _check(self) -> None:
         if self.sampler_parameters is not None:
+            if self.budget is not None:
+                self._wrong("budget", f"is of a sampler by its name; one that is given as an object, "
+                            f"here {self.sampler}, has a size of its own")  # fmt: skip
             self._text("sampler", TEXT)
             self._set("sampler_parameters", self._parameters(self.sampler_parameters))
             self._set("ratio", None)
+            self._set("prune_support", "none")
+        elif self.budget is not None:
+            self._check_budget()
         elif not 0 < self._real("ratio") < 1:
             self._wrong("ratio", f"must be in (0, 1), got {self.ratio}; sampler 'identity' keeps all")
+        if self.prune_support != "none" and self.sampler_parameters is None and self.sampler != "elfs":
+            self._wrong("prune_support", f"{self.prune_support!r} is of sampler 'elfs', got sampler {self.sampler!r}")
+
+    def _check_budget(self) -> None:
+        if self.ratio is not None:
+            self._wrong("budget", f"goes in place of ratio: give one of them, got budget={self.budget!r} and "
+                        f"ratio={self.ratio}")  # fmt: skip
+        if self.sampler == "identity":
+            self._wrong("budget", f"{self.budget!r} would leave rows out, which sampler 'identity' keeps")
+        self._text("budget", TEXT)
+        try:
+            parse_budget(str(self.budget))
+        except ValueError as error:
+            self._wrong("budget", str(error))
 
     def _parameters(self, given: Any) -> tuple[tuple[str, Any], ...]:
         pairs = given.items() if isinstance(given, Mapping) else given

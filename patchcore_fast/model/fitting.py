@@ -13,6 +13,7 @@ from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.fewshot import Augmentation
 from patchcore_fast.model.selection import Selector
+from patchcore_fast.model.sizing import greedy_radii
 from patchcore_fast.model.threshold import false_alarm_threshold
 from patchcore_fast.progress import bar
 
@@ -43,10 +44,11 @@ def choose_bank(
 
     Raises
     ------
-    ValueError : as `Selector.select`.
+    ValueError : as `Selector.settle` and `Selector.select`.
     """
     config, device, timings = selector.config, selector.device, {}
     clock = time.perf_counter()
+    selector.settle([rows], len(augmentation.originals(rows)))
     with bar(None, "coreset", progress) as shown:
         chosen = selector.select(rows, views, shown.at)
     timings["selection"] = time.perf_counter() - clock
@@ -60,7 +62,9 @@ def choose_bank(
     features = rows.take(indices).to(device)
     with bar(None, "threshold", progress) as shown:
         # With copies no sampler that doubts images is allowed, so `trusted` counts images.
-        scores = selector.held_out_scores(rows, views, chosen.trusted, augmentation.per_image, shown.at)
+        by_count = selector.held_out_by_count(rows, views, chosen.trusted, augmentation.per_image, shown.at)
+    scores, sizing = by_count[-1], selector.sizing
+    size = None if sizing is None else sizing.facts([greedy_radii(selector.sampler)], by_count, len(indices))
     timings["threshold"] = time.perf_counter() - clock
     if len(images) != len(augmentation.originals(rows)):
         images = []  # a loader that leaves images out, or repeats some: nobody says which they were
@@ -70,6 +74,6 @@ def choose_bank(
         threshold=false_alarm_threshold(scores, config.decision.max_false_alarms, squared),
         normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
         images=images, grid=rows.grid, patches=rows.total, weights=weights,
-        radius=chosen.radius, support=support, **reduction_tensors(learned),
+        radius=chosen.radius, support=support, size=size, **reduction_tensors(learned),
     )  # fmt: skip
     return bank.with_index(config.search.index, config.selection.seed), timings

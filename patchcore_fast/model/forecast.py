@@ -17,6 +17,7 @@ from patchcore_fast.kernels import k_center_greedy, knn
 from patchcore_fast.memory import available_memory
 from patchcore_fast.model.patchcore import PatchCore
 from patchcore_fast.model.room import FIT, FIT_DISK
+from patchcore_fast.model.sizing import chosen_rows, measured, row_bytes
 from patchcore_fast.model.threshold import held_out_folds
 from patchcore_fast.samplers.projection import project, random_projection
 from patchcore_fast.samplers.space import STATE
@@ -31,10 +32,11 @@ class Forecast:
     """Of a fit of all images.
 
     rows, columns : patches, and numbers of each.  picks : rows of the bank, or of each layer's.  Bytes: of the
-    features, of their projection, of what the selection knows of rows, of the bank; free ones of memory, and of the
-    disk where what does not fit is kept.  Seconds: reading images and computing features, selecting, finding the
-    threshold. Of `looked_at` images those of `unread` (why, with the file's name) could not be read; as large a share
-    of all is left out of `images`.
+    features, of their projection, of what the selection knows of rows, of the bank (by a budget with its prices); free
+    ones of memory, and of the disk where what does not fit is kept.  Seconds: reading images and computing features,
+    selecting, finding the threshold. Of `looked_at` images those of `unread` (why, with the file's name) could not be
+    read; as large a share of all is left out of `images`.  budget : that of the settings; `search_s` is then the time
+    of the search for one image in that bank, measured on `device`.
     """
 
     images: int
@@ -52,6 +54,9 @@ class Forecast:
     threshold_s: float
     looked_at: int
     unread: tuple[str, ...]
+    budget: str | None = None
+    search_s: float | None = None
+    device: str = ""
 
     @property
     def unreadable(self) -> int:
@@ -92,9 +97,9 @@ def forecast(config: PatchCoreConfig, images: Sequence[ImageRecord]) -> Forecast
 
     Raises
     ------
-    DataError : none of them can be read.  ValueError : settings without a ratio.
+    DataError : none of them can be read.  ValueError : settings without a ratio, or with too small a budget.
     """
-    if config.selection.ratio is None:
+    if config.selection.sampler_parameters is not None:
         raise ValueError("plan: the settings say a sampler that was given as an object; a ratio is wanted")
     count = len(images) if config.selection.shots is None else min(config.selection.shots, len(images))
     few = [images[i] for i in torch.linspace(0, len(images) - 1, min(count, _SAMPLE)).round().long().unique().tolist()]
@@ -108,21 +113,36 @@ def forecast(config: PatchCoreConfig, images: Sequence[ImageRecord]) -> Forecast
     count = max(1, round(count * good / looked_at))
     sample, per_image = found.features, found.used / good
     rows, columns = round(per_image * count), sample.shape[1]
-    picks = int(rows * config.selection.ratio)
     layered = config.selection.banks == "layer"  # one after the other
     widths = list(model.extractor.backbone.channels) if layered else [columns]
+    item, learned = sample.element_size(), model.extractor.learned
+    sized: dict[str, Any] = {}
+    if config.selection.ratio is not None:
+        picks = int(rows * config.selection.ratio)
+        bank_bytes = picks * columns * item
+    else:
+        h, w = found.grids[0]
+        spent = measured(sample.split(widths, dim=1), h * w, config, model.device)
+        each = row_bytes(config, widths, item, count)
+        picks = chosen_rows(config, rows, len(widths), each, spent)
+        bank_bytes = picks * each
+        sized = {
+            "budget": config.selection.budget,
+            "search_s": spent.fixed + spent.each * picks,
+            "device": spent.device,
+        }
     seconds = [_selection_seconds(part, rows, picks, config) for part in sample.split(widths, dim=1)]
     selection, search = (sum(each) for each in zip(*seconds, strict=True))
     folds = list(held_out_folds(torch.arange(count), count)) if count > 1 else []
     asked = sum(len(fold) for fold in folds)
-    item, learned = sample.element_size(), model.extractor.learned
     gathered = columns * item if learned is None else len(learned.mean) * 4  # a reduction is learnt from whole rows
     return Forecast(
         images=count, rows=rows, columns=columns, picks=picks, features_bytes=rows * gathered,
         projected_bytes=4 * rows * _PROJECTED if set(widths) != {_PROJECTED} else 0, state_bytes=STATE * rows,
-        bank_bytes=picks * columns * item, free_memory_bytes=available_memory(),
+        bank_bytes=bank_bytes, free_memory_bytes=available_memory(),
         free_disk_bytes=shutil.disk_usage(scratch_folder()).free, features_s=count * each_image, selection_s=selection,
         threshold_s=len(folds) * selection + asked * per_image * search, looked_at=looked_at, unread=unread,
+        **sized,
     )  # fmt: skip
 
 
@@ -150,7 +170,7 @@ def _selection_seconds(sample: torch.Tensor, rows: int, picks: int, config: Patc
         projected = project(some, matrix, torch.device("cpu"))
         project_s = (time.perf_counter() - clock) / len(some) * rows
     # Two selections tell what rows cost by themselves, and what rows times picks do.
-    few, many = max(1, int(len(some) * picks / rows)), max(2, min(len(some) // 8, picks))
+    few, many = max(1, min(int(len(some) * picks / rows), len(some) - 1)), max(2, min(len(some) // 8, picks))
     times = []
     for count in (few, max(many, few + 1)):
         k_center_greedy(projected, count, start=0)

@@ -18,6 +18,7 @@ from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.fewshot import Augmentation
 from patchcore_fast.model.score import ImageScorer, Score
 from patchcore_fast.model.selection import Selection, Selector, random_state_kept
+from patchcore_fast.model.sizing import greedy_radii
 from patchcore_fast.model.threshold import false_alarm_threshold
 from patchcore_fast.progress import bar
 from patchcore_fast.scoring import image_score
@@ -85,6 +86,11 @@ def scale_of(scores: torch.Tensor) -> float:
     return 1.0
 
 
+def _joined_scores(config: PatchCoreConfig, apart: Sequence[torch.Tensor], scales: Sequence[float]) -> list[float]:
+    """Image scores of patches' scores [P, L], image by image."""
+    return [float(image_score(joined(one, scales)[None], config.scoring.image_score)) for one in apart]
+
+
 def joined(layers: torch.Tensor, scales: Sequence[float]) -> torch.Tensor:
     """Scores of patches [..., L] by their layers' banks as one: the mean over layers of score / scale.
 
@@ -144,14 +150,17 @@ def choose_layers(
     if len(images) != len(augmentation.originals(rows)):
         images = []
     layers = [Columns(rows, span) for span in spans]
+    selector.settle(layers, len(augmentation.originals(rows)))
     clock = time.perf_counter()
     parts: list[MemoryBank] = []
+    radii: list[torch.Tensor | None] = []
     trusted: torch.Tensor | None = None
     for own, span in zip(layers, spans, strict=True):
         with bar(None, f"coreset of layer {len(parts)}", progress) as shown:
             chooser = copy.copy(selector)
             chosen = chooser.select(own, _columns(views, span), shown.at)
         trusted = _both(trusted, chosen)
+        radii.append(greedy_radii(chooser.sampler))
         parts.append(MemoryBank(
             own.take(chosen.indices).to(device), chosen.indices, augmentation.sources(rows, chosen.indices),
             chosen.projection, config=config.to_dict(), images=images, grid=rows.grid, patches=rows.total,
@@ -162,7 +171,8 @@ def choose_layers(
     timings["selection"] = time.perf_counter() - clock
 
     clock = time.perf_counter()
-    apart: list[torch.Tensor] = []
+    sizing = selector.sizing
+    by_count: list[list[torch.Tensor]] = [[] for _ in range(1 if sizing is None else len(sizing.counts))]
     per_image = augmentation.per_image
     with bar(None, "threshold", progress) as shown, random_state_kept():
         folds = []
@@ -174,19 +184,27 @@ def choose_layers(
         for found in zip(*folds, strict=True):
             if all(len(indices) for _, indices, _ in found):
                 banks = [(own.take(indices).to(device), s) for own, (_, indices, s) in zip(layers, found, strict=True)]
-                apart += _by_layer(config, banks, spans, rows, device, found[0][0] * per_image)
+                cuts = [selector.prefixes(rows, found[0][0], per_image, len(bank)) for bank, _ in banks]
+                for apart, counts in zip(by_count, zip(*cuts, strict=True), strict=True):
+                    if all(counts):
+                        first = [
+                            (bank[:n], None if s is None else s[:n]) for n, (bank, s) in zip(counts, banks, strict=True)
+                        ]
+                        apart += _by_layer(config, first, spans, rows, device, found[0][0] * per_image)
     # A single image says nothing of others; its own patches still say how far apart the layers' scores are.
     everything = torch.arange(len(rows.grids))
-    known = apart or _by_layer(
+    known = by_count[-1] or _by_layer(
         config, [(part.features, part.support) for part in parts], spans, rows, device, everything
     )
     scales = tuple(scale_of(layer) for layer in torch.cat(known).unbind(dim=1))
-    scores = [float(image_score(joined(one, scales)[None], config.scoring.image_score)) for one in apart]
+    each = [_joined_scores(config, apart, scales) for apart in by_count]
+    scores = each[-1]
     timings["threshold"] = time.perf_counter() - clock
     bank = LayeredBank(
         tuple(parts), scales, config.to_dict(),
         threshold=false_alarm_threshold(scores, config.decision.max_false_alarms, config.squared),
         normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
+        size=None if sizing is None else sizing.facts(radii, each, sum(map(len, parts))),
     )  # fmt: skip
     return bank.with_index(config.search.index, config.selection.seed), timings
 

@@ -111,7 +111,7 @@ def updated(
     support = _supported(bank, rows, order, augmentation.per_image, device)
     made = replace(
         bank, features=features, indices=indices, positions=positions, support=support, images=named,
-        patches=base + rows.used,
+        patches=base + rows.used, size=None,
         grid=bank.grid if bank.grid == rows.grid else None, searcher=None,
     )  # fmt: skip
     scores = _held_out(bank, space, rows, growth, radius, config, augmentation, device, asked)
@@ -174,7 +174,7 @@ def merged(banks: Sequence[MemoryBank], size: int | None, device: torch.device) 
     whole = replace(first, features=features, indices=indices, positions=positions, images=images, grid=grid,
                     support=support,
                     patches=int(starts[-1]), radius=radius, searcher=None, threshold=None,
-                    normal_scores=None)  # fmt: skip
+                    normal_scores=None, size=None)  # fmt: skip
     if size is None or size >= len(features):
         scores = [s for bank in banks for s in ([] if bank.normal_scores is None else bank.normal_scores.tolist())]
         return _with_scores(whole, scores, configs[0])

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 
 from patchcore_fast.config import SAMPLERS, PatchCoreConfig
+from patchcore_fast.config.selection import RATIO
 from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.pricing import support_of
 from patchcore_fast.model.score import image_scores
 from patchcore_fast.model.shared import all_rows
+from patchcore_fast.model.sizing import Sizing
 from patchcore_fast.model.threshold import held_out_folds
 from patchcore_fast.samplers import GreedyCoresetSampler, make_sampler
 from patchcore_fast.samplers.space import space_of
@@ -49,18 +51,20 @@ class Selector:
         """
         s = config.selection
         if sampler is None:
-            if s.ratio is None:
+            if s.sampler_parameters is not None:
                 raise ValueError(
                     f"PatchCore.fit: the settings say sampler {s.sampler}, which was given as an object: give "
                     "PatchCore(config, SAMPLER), or settings with sampler, ratio and sampler_parameters=None"
                 )
-            sampler = make_sampler(s.sampler, ratio=s.ratio, seed=s.seed, device=device)
+            ratio = RATIO if s.ratio is None else s.ratio  # with a budget `settle` changes it
+            sampler = make_sampler(s.sampler, ratio=ratio, seed=s.seed, device=device, prune_support=s.prune_support)
         if group is not None and not getattr(sampler, "takes_group", False):
             raise ValueError(
                 f"PatchCore.fit: {type(sampler).__name__} selects in one process only: with several ranks take one of "
                 f"{', '.join(SAMPLERS)}"
             )
         self.config, self.device, self.sampler, self.group = config, device, sampler, group
+        self.sizing: Sizing | None = None  # of a budget, see `settle`
         self._of: Rows | None = None  # the rows that `_space` and `_matrix` are of
         self._space = FeatureRows(0)
         self._matrix: torch.Tensor | None = None
@@ -69,6 +73,19 @@ class Selector:
     def wants_views(self) -> bool:
         """Whether it asks for the features of changed images (`model.views`) too."""
         return getattr(self.sampler, "instability", None) == "views"
+
+    def settle(self, layers: Sequence[Rows], images: int) -> None:
+        """Turn the budget of the settings, if there is one, into what the sampler picks.
+
+        layers : the rows of each layer that has a bank, or of all in one.  images : without their copies.
+
+        Raises
+        ------
+        ValueError : a budget of less than one row.
+        """
+        if self.config.selection.budget is not None:
+            self.sizing = Sizing(self.config, layers, images, self.device)
+            self.sampler.percentage = self.sizing.percentage
 
     def select(
         self, rows: Rows, views: Sequence[FeatureRows] = (), progress: Callable[[int, int], None] | None = None
@@ -85,7 +102,8 @@ class Selector:
         if len(indices) < self.config.search.neighbours:
             raise ValueError(
                 f"PatchCore.fit: the coreset has {len(indices)} of {rows.total} patches, at least "
-                f"{self.config.search.neighbours} wanted: give more images, a larger ratio or fewer neighbours"
+                f"{self.config.search.neighbours} wanted: give more images, a larger ratio or "
+                "budget, or fewer neighbours"
             )
         if matrix is not None:
             self.sampler.projection_ = matrix
@@ -133,12 +151,41 @@ class Selector:
         Scores of images without their copies, at most `threshold.ASKED`. A fold that its sampler cannot choose from, or
         that leaves fewer rows than `neighbours`, gives none; nor does a single image.
         """
-        found: list[float] = []
+        return self.held_out_by_count(rows, views, images, per_image, progress)[-1]
+
+    def held_out_by_count(
+        self,
+        rows: Rows,
+        views: Sequence[FeatureRows] = (),
+        images: torch.Tensor | None = None,
+        per_image: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[float]]:
+        """`held_out_scores` by the first rows of each bank: a list for each of the sizing's counts, the last of all.
+
+        Without a budget that last list alone. Arguments as there.
+        """
+        found: list[list[float]] = [[] for _ in range(1 if self.sizing is None else len(self.sizing.counts))]
         with random_state_kept():
             for fold, chosen, support in self.held_out(rows, views, images, per_image, progress):
-                if len(chosen):
-                    found += self._scores(rows, rows.take(chosen), support, fold * per_image)
+                bank, counts = rows.take(chosen), self.prefixes(rows, fold, per_image, len(chosen))
+                for scores, count in zip(found, counts, strict=True):
+                    if count:
+                        known = None if support is None else support[:count]
+                        scores += self._scores(rows, bank[:count], known, fold * per_image)
         return found
+
+    def prefixes(self, rows: Rows, fold: torch.Tensor, per_image: int, chosen: int) -> list[int]:
+        """Of the `chosen` rows without a fold's images those that the bank of each count of the sizing has.
+
+        0 where they are fewer than `neighbours`.
+        """
+        counts = [chosen]
+        if self.sizing is not None:
+            sizes = rows.starts.diff()
+            left = rows.total - int(sizes[(fold[:, None] * per_image + torch.arange(per_image)).view(-1)].sum())
+            counts = [self.sizing.within(count, left, chosen) for count in self.sizing.counts]
+        return [count if count >= self.config.search.neighbours else 0 for count in counts]
 
     def held_out(
         self,

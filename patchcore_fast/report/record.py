@@ -112,7 +112,8 @@ def bank_facts(model: Any) -> dict[str, Any]:
 
     bank = model.bank
     facts: dict[str, Any] = {"rows": len(bank), "dim": bank.width, "patches": bank.patches,
-                             "coverage": None, "images": []}  # fmt: skip
+                             "coverage": None, "images": [],
+                             "size": None if bank.size is None else bank.size.to_dict()}  # fmt: skip
     if bank.positions is not None and bank.grid is not None:
         count = max(len(bank.images), int(bank.positions[:, 0].max()) + 1)
         facts["coverage"] = spatial_coverage(bank.positions, count, bank.grid).to_dict()

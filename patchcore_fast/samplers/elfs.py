@@ -25,25 +25,30 @@ _MODES = ("feature", "pseudo")
 _HARD = 0.1  # what mode "pseudo" prunes of the hard end, where nothing else is said
 _WIDE = 256  # columns up to which signals look at the features themselves, not at their projection
 _SETTLE, _SMALL = 0.15, 0.005  # share of the picks that settle, in banks of at most this share of the rows
+SUSPECTS = 20  # images that "ask" names
 _warned: set[str] = set()
 
 
 class ELFSCoresetSampler(GreedyCoresetSampler):
     """PatchCore's coreset by more than distance, after ELFS (label-free coreset selection with proxy dynamics).
 
-    By default (`prune_support="auto"`) it looks for training images that show what no other image shows. Where more
-    than 5.5 % of the images stand out by 3 robust standard deviations, the set is taken to be contaminated: patches
-    that nothing supports are pruned, with their surroundings, as far as the other images do not miss them. Otherwise
-    nothing is pruned. Then exact k-center greedy covers all that is left, and of a small bank the latest picks settle
-    at the middle of what they cover. docs/elfs.md has the evidence.
+    Exact k-center greedy covers all rows that are not pruned, and of a small bank the latest picks settle at the middle
+    of what they cover. By default nothing is pruned, so that a bank of more than 0.5 % of the rows is greedy's, index
+    for index. `prune_support` looks for training images that show what no other image shows: "ask" names them, "rule"
+    prunes. docs/elfs.md has the evidence, for and against.
 
     Parameters
     ----------
     percentage, device, dimension_to_project_features_to (or reduce_dim), seed, backend : as `GreedyCoresetSampler`.
     mode : "feature" (default): signals of geometry. "pseudo": a small network is trained on k-means pseudo-labels, and
         `prune_hard` and `prune_easy` go by its training dynamics (area under the margin), not by rarity.
-    prune_support : "auto", or a share of images in (0, 1) whose unsupported patches are pruned anyway, or False. Needs
-        to know the images: from `image_ids` or `positions`, else from the order of the rows where that shows them.
+    prune_support : False (default): nobody looks. "ask": nothing is pruned, and a UserWarning names the images that the
+        others support least, for a person to look at (`suspects_`). "rule": where more than 5.5 % of the images stand
+        out by 3 robust standard deviations, the set is taken to be contaminated, and patches that nothing supports are
+        pruned, with their surroundings, as far as the other images do not miss them; on sets that it was not made on
+        this decision fails. A share of images in (0, 1): their unsupported patches are pruned anyway. All need to know
+        the images: from `image_ids` or `positions`, else from the order of the rows where that shows them. "auto" and
+        True, of earlier versions, are "rule", with a FutureWarning.
     prune_hard, prune_easy : share of rows, in [0, 0.5), pruned at the hard end (difficulty, or rarity) and at the easy
         end. None: 0, but 0.1 at the hard end in mode "pseudo".
     w_repr, w_density, w_unc : weigh distances by exp(w * s), s the robustly normalised representativeness, density
@@ -65,6 +70,8 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     scores_ : signal -> [N] float32; "support" is minus the distance to the other images.
     kept_ : [N] bool, rows that were not pruned; others are selected, with a warning, only where these are too few.
         pruned_ : "support", "hard", "easy", "pool" -> [N] bool.
+    suspects_ : with "ask" the images that the others support least, at most 20, as (the caller's number, deviation),
+        the least supported first; else empty. Deviations are robust standard deviations after concentration.
     radii_ : as in every sampler, of the traversal before picks settle.
     report_ : settings, what was found and decided, counts, seconds by stage, as JSON types.
 
@@ -88,7 +95,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         dimension_to_project_features_to: int | None = 128,
         *,
         mode: str = "feature",
-        prune_support: str | float | bool = "auto",
+        prune_support: str | float | bool = False,
         prune_hard: float | None = None,
         prune_easy: float | None = None,
         w_repr: float = 0.0,
@@ -117,6 +124,9 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         self.mode, self.instability = mode, instability
         self.prune_support, self.w_repr, self.w_density, self.w_unc = prune_support, w_repr, w_density, w_unc
         self.rule = SupportRule.of(prune_support)
+        if prune_support is True or prune_support == "auto":
+            told = f'prune_support={prune_support!r} is called "rule" now; False and "ask" prune nothing'
+            warnings.warn(told, FutureWarning, stacklevel=2)
         self.prune_hard = checked_share("prune_hard", _HARD if prune_hard is None and mode == "pseudo" else prune_hard)
         self.prune_easy = checked_share("prune_easy", prune_easy)
         for name, value in (("w_repr", w_repr), ("w_density", w_density), ("w_unc", w_unc)):
@@ -147,6 +157,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         self.noise_draws = 5 if noise_T is None else check_count("noise_T", noise_T)
         self.scores_: dict[str, Tensor] = {}
         self.pruned_: dict[str, Tensor] = {}
+        self.suspects_: list[tuple[int, float]] = []
         self.kept_ = torch.empty(0, dtype=torch.bool)
         self.report_: dict[str, Any] = {}
 
@@ -174,6 +185,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     def _select(self, features: Tensor, image_ids: Any = None, views: Any = None, positions: Any = None) -> Tensor:
         n = self._total(features)
         self.scores_, self.pruned_, self.kept_ = {}, {}, torch.ones(n, dtype=torch.bool)
+        self.suspects_ = []
         self.report_ = self._settings() | {
             "rows": n, "selected": 0, "kept": n, "pruned": {}, "refilled": 0, "settled": 0, "seconds": {},
         }  # fmt: skip
@@ -255,15 +267,26 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
             given: dict[str, Any] = {what: held.own(values) for what, values in layout.given().items()}
             found = support(seen, **given, seed=self.seed, device=self.device, progress=False, group=self.group)
             self.scores_["support"] = -found.distance
-            rows, facts = self.rule.judge(found)
-            self._prune("support", rows)
-            names = layout.names
-            facts["most_isolated"] = [int(names[i]) for i in found.deviation.argsort(descending=True)[:10]]
+            order, names = found.deviation.argsort(descending=True), layout.names
+            if self.rule.asks:
+                self.suspects_ = [(int(names[i]), float(found.deviation[i])) for i in order[:SUSPECTS]]
+                facts: dict[str, Any] = {"suspects": [list(pair) for pair in self.suspects_]}
+            else:
+                rows, facts = self.rule.judge(found)
+                self._prune("support", rows)
+                facts["most_isolated"] = [int(names[i]) for i in order[:10]]
         else:
             facts = {"skipped": told}
         source = None if layout is None else layout.source
         self.report_["support"] = {"layout": source, "images": layout.images if layout else None, **facts}
         self._took("support", clock)
+        if self.suspects_:
+            said = ", ".join(f"{number} ({deviation:.1f})" for number, deviation in self.suspects_)
+            message = (
+                f"{type(self).__name__}: nothing was pruned; images that the others support least, by number "
+                f"(deviation): {said}. `patchcore-fast audit DIR` shows them"
+            )
+            warnings.warn(message, UserWarning, stacklevel=7)
 
     def _signals(self, seen: Tensor, views: Any, features: Tensor) -> None:
         """What the weights and the ends ask for; nothing else is computed."""

@@ -31,10 +31,12 @@ def make_sampler(
     seed: int = 0,
     device: torch.device | str | None = None,
     projection: int | None = 128,
+    prune_support: str = "none",
 ) -> Sampler:
     """A sampler by its short name: "greedy", "elfs", "approximate", "random" or "identity".
 
     ratio : share of rows, in (0, 1); not used by "identity".  projection : width of the random projection, or None.
+    prune_support : of "elfs": "none", "ask" or "rule".
 
     Raises
     ------
@@ -43,7 +45,8 @@ def make_sampler(
     if name == "greedy":
         return GreedyCoresetSampler(ratio, device, projection, seed=seed)
     if name == "elfs":
-        return ELFSCoresetSampler(ratio, device, projection, seed=seed)
+        pruning = False if prune_support == "none" else prune_support
+        return ELFSCoresetSampler(ratio, device, projection, seed=seed, prune_support=pruning)
     if name == "approximate":
         return ApproximateGreedyCoresetSampler(ratio, device, dimension_to_project_features_to=projection, seed=seed)
     if name == "random":

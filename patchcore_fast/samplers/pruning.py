@@ -18,6 +18,7 @@ _LEAST = 10  # images: with fewer, one odd image in ten cannot be told from chan
 class SupportRule:
     """Which unsupported rows go.
 
+    asks : no row goes; a person is to look at the images that others support least.
     share : None, or the share of images that is taken to be outlying, whatever the data say.
     limit, deviation : without a share, a set is contaminated where more than `limit` of its images, and at least two,
         deviate by more than `deviation` robust standard deviations before concentration.
@@ -26,10 +27,12 @@ class SupportRule:
         above it (`Support.missed`). If there is none, only images go whose distance is more than `gross` times the
         median's. With a share, the threshold is what that share of the images exceeds.
 
-    The numbers were fixed on eight real sets together, clean and with 5 and 10 % defects mixed in (docs/elfs.md).
+    The numbers were fixed on eight real sets together, clean and with 5 and 10 % defects mixed in; on twelve others the
+    decision failed (docs/elfs.md).
     """
 
     active: bool = True
+    asks: bool = False
     share: float | None = None
     limit: float = 0.055
     deviation: float = 3.0
@@ -40,7 +43,7 @@ class SupportRule:
 
     @classmethod
     def of(cls, given: Any) -> SupportRule:
-        """From "auto" or True, a share in (0, 1), or False, None or 0: none.
+        """From "rule" (once "auto" or True), "ask", a share in (0, 1), or False, None or 0: none.
 
         Raises
         ------
@@ -48,18 +51,23 @@ class SupportRule:
         """
         if given is False or given is None or (not isinstance(given, (str, bool)) and given == 0):
             return cls(active=False)
-        if given is True or given == "auto":
+        if given is True or given in ("rule", "auto"):
             return cls()
+        if given == "ask":
+            return cls(asks=True)
+        wanted = f'prune_support must be False, "ask", "rule" or a share of images in (0, 1), got {given!r}'
         if not isinstance(given, (int, float)):
-            raise TypeError(f'prune_support must be "auto", False or a share of images in (0, 1), got {given!r}')
+            raise TypeError(wanted)
         if not 0 < given < 1:
-            raise ValueError(f'prune_support must be "auto", False or a share of images in (0, 1), got {given!r}')
+            raise ValueError(wanted)
         return cls(share=float(given))
 
     @property
     def said(self) -> str | float | bool:
-        """What `of` was given: "auto", a share or False."""
-        return False if not self.active else "auto" if self.share is None else self.share
+        """What `of` was given: "rule", "ask", a share or False."""
+        if not self.active:
+            return False
+        return "ask" if self.asks else "rule" if self.share is None else self.share
 
     def refusal(self, layout: Layout | None) -> str:
         """Why nothing can be said about this layout; empty if it can."""

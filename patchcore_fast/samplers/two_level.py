@@ -20,7 +20,8 @@ class SupportedImages:
     """Chooses the images that the others support: an image sampler for `TwoLevelSampler`.
 
     An image is as isolated as its most isolated patch; see `scores.support`. With "auto", where the set looks
-    contaminated, images are left out of which `ELFSCoresetSampler` would prune patches, and none otherwise.
+    contaminated, images are left out of which `ELFSCoresetSampler(prune_support="rule")` would prune patches, and none
+    otherwise; on sets that the rule was not made on it decides badly (docs/elfs.md).
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class SupportedImages:
 
     def __init__(self, prune: str | float = "auto", *, seed: int = 0, device: torch.device | str | None = None) -> None:
         self.prune, self.rule = prune, SupportRule.of(prune)
-        if not self.rule.active:
+        if not self.rule.active or self.rule.asks:
             raise ValueError(f'SupportedImages: prune must be "auto" or a share in (0, 1), got {prune!r}')
         self.seed, self.device = seed, device
         self.group: Any = None

@@ -180,7 +180,7 @@ def test_positions_ablations_and_failures(textures, elfs, tmp_path, capsys):
     failed = [c for c in result["cells"] if c["status"] == "failed"]
     assert len(failed) == 4 and all(c["message"] == "ValueError: no support here" for c in failed)
     assert "FAILED: brick elfs without support: ValueError: no support here" in capsys.readouterr().err
-    assert next(c for c in result["cells"] if c["sampler"] == "elfs")["report"] == {"support": True}
+    assert next(c for c in result["cells"] if c["sampler"] == "elfs")["report"] == {"support": "rule"}
     same = {c["sampler"]: c["metrics"] for c in result["cells"] if c["share"] == 0 and c["status"] == "ok"}
     assert same["random"] == same["elfs"]  # as this one is random inside
     assert "4 that FAILED" in "\n".join(page.as_markdown(result, "box", "e", "benchmarks"))

@@ -197,6 +197,37 @@ def test_select_keeps_type_and_rows(tmp_path: Path, kind: Any, capsys: pytest.Ca
     assert float(text.split("within ")[1].split()[0]) == pytest.approx(radius, rel=1e-5)
 
 
+@pytest.mark.parametrize(("budget", "rows"), [("30", 30), ("1KB", 41), ("500", 300), ("1GB", 300)])
+def test_select_by_budget(tmp_path: Path, budget: str, rows: int, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).random((300, 6), dtype=np.float32))
+    args = ["select", str(tmp_path / "f.npy"), "--output", str(tmp_path / "c.npy")]
+    assert main([*args, "--budget", budget]) == 0
+    assert f"Picked {rows} of 300 rows" in capsys.readouterr().out
+    found = np.load(tmp_path / "c.npy")
+    if rows < 300:
+        assert main([*args, "--ratio", str((rows + 0.5) / 300)]) == 0
+        assert (found == np.load(tmp_path / "c.npy")).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (["--budget", "5ms"], "--budget 5ms: select knows no images, whose search takes time; give rows or bytes"),
+        (["--budget", "20B"], "--budget 20B keeps no row; one has 24 bytes"),
+        (["--budget", "many"], "--budget must be a number of rows (2000), bytes (20MB, 512KiB)"),
+        (["--budget", "5", "--ratio", "0.1"], "argument --ratio: not allowed with argument --budget"),
+        ([], "one of the arguments --ratio --budget is required"),
+    ],
+)
+def test_select_wants_one_size(tmp_path: Path, size: list[str], message: str, capsys) -> None:
+    np.save(tmp_path / "f.npy", np.zeros((10, 6), np.float32))
+    try:
+        assert main(["select", str(tmp_path / "f.npy"), "--output", str(tmp_path / "c.npy"), *size]) == 2
+    except SystemExit as end:
+        assert end.code == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "c.npy").exists()
+
+
 @pytest.mark.parametrize("method", ["approximate", "random", "greedy"])
 def test_select_methods_are_seeded(tmp_path: Path, method: str) -> None:
     np.save(tmp_path / "f.npy", np.random.default_rng(0).random((200, 150), dtype=np.float32))

@@ -52,7 +52,7 @@ entries = {
     "knn_rarity": lambda: knn_rarity(x, 3),
     "greedy": lambda: GreedyCoresetSampler(0.1).run(x),
     "approximate": lambda: ApproximateGreedyCoresetSampler(0.1).run(x),
-    "elfs": lambda: ELFSCoresetSampler(0.1, mode="pseudo", epochs=1).select(x, image_ids=where),
+    "elfs": lambda: ELFSCoresetSampler(0.1, mode="pseudo", epochs=1, prune_support="rule").select(x, image_ids=where),
     "rarity": lambda: scores.rarity(x),
     "representativeness": lambda: scores.representativeness(x, clusters=8),
     "difficulty": lambda: scores.difficulty(x, epochs=1, clusters=8).aum.shape,

@@ -23,7 +23,7 @@ from ..pictures import texture, write_mvtec
 from .workers import Workers
 
 COUNT = 7  # images; batches of 3, so that of three ranks each has one
-FACTS = ("config", "threshold", "images", "grid", "patches", "weights")
+FACTS = ("config", "threshold", "images", "grid", "patches", "weights", "size")
 TENSORS = ("features", "indices", "positions", "projection", "support")
 
 
@@ -37,6 +37,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(**changes):
     return tiny_config(**({"image_size": 32, "batch_size": 3} | changes))
+
+
+def timed(group, rank, data, changes):
+    """The size of this rank's bank."""
+    return fitted(group, rank, data, changes)[0].size
 
 
 def fitted(group, rank, data, changes, store=None, on_error="return"):
@@ -76,6 +81,8 @@ def one_thread(threads):
         pytest.param({"layers": (1,), "batch_size": 1}, marks=pytest.mark.thorough),
         {"banks": "layer", "metric": "cosine", "tile": 32, "image_size": 48, "overlap": 16},
         pytest.param({"banks": "layer", "sampler": "elfs"}, marks=pytest.mark.thorough),
+        {"ratio": None, "budget": "6KB"},
+        pytest.param({"ratio": None, "budget": "40", "banks": "layer"}, marks=pytest.mark.thorough),
     ],
     ids=str,
 )
@@ -105,6 +112,14 @@ def test_support_that_is_found_in_a_projection(workers, folder, tmp_path, one_th
     for size in (2, 3):
         for store in (None, tmp_path / f"{size}.store"):
             assert all(same(bank, alone) for bank in workers.call(narrow, size, folder, store))
+
+
+def test_a_budget_in_time_is_one_ranks_measurement(workers, folder, one_thread):
+    """Also where the first ranks have no image."""
+    images = sorted((folder / "train/good").glob("00[0-2].png"))
+    for size, data in ((2, folder), (4, images)):
+        first, *others = workers.call(timed, size, data, {"ratio": None, "budget": "10s", "batch_size": 1})
+        assert first.row_ms > 0 and all(size == first for size in others)
 
 
 def test_images_of_several_shapes(workers, tmp_path, one_thread):

@@ -26,6 +26,7 @@ WHERE = positions(IMAGES, GRID)
 SIZES = (1, 2, 3, 4)
 ELFS = {
     "contaminated": {},
+    "asked": {"prune_support": "ask"},
     "a share is pruned": {"prune_support": 0.2, "settle": 0.5},
     "weights and ends": {"w_density": 1.0, "prune_hard": 0.1, "prune_easy": 0.2, "anchors": 200},
     "views": {"instability": "views", "w_unc": 1.0, "topk_pool_multiplier": 3},
@@ -45,7 +46,9 @@ def views_of(x):
 
 
 def elfs_of(options):
-    return ELFSCoresetSampler(**{"percentage": 0.1, "dimension_to_project_features_to": 8, **options})
+    return ELFSCoresetSampler(
+        **{"percentage": 0.1, "dimension_to_project_features_to": 8, "prune_support": "rule", **options}
+    )
 
 
 def two_level_of(kind):
@@ -53,7 +56,8 @@ def two_level_of(kind):
         return TwoLevelSampler(GreedyCoresetSampler(0.5, None, None), GreedyCoresetSampler(0.1))
     if kind == "precomputed":
         return TwoLevelSampler(PrecomputedSampler([7, 3, 11]), RandomSampler(0.2))
-    return TwoLevelSampler(SupportedImages(), ELFSCoresetSampler(0.1) if kind == "elfs" else GreedyCoresetSampler(0.1))
+    patches = ELFSCoresetSampler(0.1, prune_support="rule") if kind == "elfs" else GreedyCoresetSampler(0.1)
+    return TwoLevelSampler(SupportedImages(), patches)
 
 
 def elfs(group, rank, x, counts, options, where):

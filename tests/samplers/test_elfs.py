@@ -31,13 +31,52 @@ def test_on_a_clean_set_the_cover_is_greedys(seed, share):
     x = clean(seed)
     want = GreedyCoresetSampler(share, seed=seed)
     rows = want.run(x)
-    sampler = ELFSCoresetSampler(share, settle=0, seed=seed)
+    sampler = ELFSCoresetSampler(share, settle=0, seed=seed, prune_support="rule")
     assert torch.equal(sampler.run(x), rows) and torch.equal(sampler.indices_, want.indices_)
     assert torch.equal(sampler.radii_, want.radii_) and torch.equal(sampler.projection_, want.projection_)
     assert sampler.report_["support"]["contaminated"] is False and bool(sampler.kept_.all())
     assert torch.equal(sampler.select(x.numpy(), positions=WHERE.numpy()), want.indices_)
     assert torch.equal(sampler.select(x, image_ids=WHERE[:, 0].tolist()), want.indices_)
     assert not bool(sampler.pruned_["support"].any())
+
+
+@pytest.mark.parametrize("make", [clean, lambda seed: contaminated(seed)[0]])
+@pytest.mark.parametrize("seed", range(2))
+def test_by_default_the_bank_is_greedys_and_nothing_is_pruned(make, seed):
+    x = make(seed)
+    for share in (0.01, 0.1):
+        sampler = ELFSCoresetSampler(share, seed=seed)
+        assert torch.equal(sampler.select(x, positions=WHERE), GreedyCoresetSampler(share, seed=seed).select(x))
+        assert sampler.pruned_ == {} and sampler.suspects_ == [] and sampler.report_["prune_support"] is False
+
+
+def test_ask_names_the_images_and_prunes_nothing():
+    x, _ = contaminated()
+    numbers = torch.arange(900, 900 + IMAGES)
+    sampler = ELFSCoresetSampler(0.1, prune_support="ask")
+    with pytest.warns(UserWarning, match="nothing was pruned; .* by number .*patchcore-fast audit DIR") as told:
+        picks = sampler.select(x, positions=torch.cat([numbers[WHERE[:, :1]], WHERE[:, 1:]], 1))
+    assert torch.equal(picks, GreedyCoresetSampler(0.1).select(x)) and bool(sampler.kept_.all())
+    assert sampler.pruned_ == {} and len(told) == 1
+    deviation = support(x, positions=WHERE).deviation
+    order = deviation.argsort(descending=True)[:20]
+    assert sampler.suspects_ == [(900 + int(i), float(deviation[i])) for i in order]
+    assert {number - 900 for number, _ in sampler.suspects_[: len(BAD)]} == set(BAD)
+    assert f"{sampler.suspects_[0][0]} ({sampler.suspects_[0][1]:.1f})" in str(told[0].message)
+    assert sampler.report_["support"]["suspects"] == [list(pair) for pair in sampler.suspects_]
+    assert sampler.report_["prune_support"] == "ask" and "contaminated" not in sampler.report_["support"]
+    sampler.select(x[:336], image_ids=WHERE[:336, 0])  # 8 images: nobody can be named
+    assert sampler.suspects_ == [] and "too few" in sampler.report_["support"]["skipped"]
+
+
+@pytest.mark.parametrize("old", [True, "auto"])
+def test_the_rules_old_names_are_taken_and_told(old):
+    x, _ = contaminated()
+    with pytest.warns(FutureWarning, match='is called "rule" now; False and "ask" prune nothing') as told:
+        sampler = ELFSCoresetSampler(0.1, prune_support=old)
+    assert len(told) == 1 and told[0].filename == __file__ and sampler.rule.said == "rule"
+    wanted = ELFSCoresetSampler(0.1, prune_support="rule")
+    assert torch.equal(sampler.select(x, positions=WHERE), wanted.select(x, positions=WHERE))
 
 
 def test_false_never_looks_for_support(monkeypatch):
@@ -54,7 +93,7 @@ def test_false_never_looks_for_support(monkeypatch):
 def test_planted_patches_are_pruned_and_none_is_selected(seed, share):
     x, planted = contaminated(seed)
     assert int(planted[GreedyCoresetSampler(share).select(x)].sum()) > 0  # what greedy runs after
-    sampler = ELFSCoresetSampler(share)
+    sampler = ELFSCoresetSampler(share, prune_support="rule")
     picks = sampler.select(x, positions=WHERE)
     assert len(picks) == int(N * share) == picks.unique().numel()
     assert (
@@ -66,16 +105,16 @@ def test_planted_patches_are_pruned_and_none_is_selected(seed, share):
     assert facts["contaminated"] is True and facts["layout"] == "given" and facts["images"] == IMAGES
     assert set(BAD) <= set(facts["most_isolated"]) and facts["outlying_share"] >= len(BAD) / IMAGES
     assert torch.equal(sampler.scores_["support"], -support(x, positions=WHERE).distance)
-    assert torch.equal(ELFSCoresetSampler(share).select(x, positions=WHERE), picks)
+    assert torch.equal(ELFSCoresetSampler(share, prune_support="rule").select(x, positions=WHERE), picks)
     assert torch.equal(sampler.select(x, positions=WHERE), picks)
-    alone = ELFSCoresetSampler(share)
+    alone = ELFSCoresetSampler(share, prune_support="rule")
     assert torch.equal(alone.run(x), x[picks]) and alone.report_["support"]["layout"] == "inferred"
 
 
 def test_image_numbers_alone_prune_whole_images():
     x, _ = contaminated()
     ids = torch.arange(900, 900 + IMAGES).flip(0)[WHERE[:, 0]]
-    sampler = ELFSCoresetSampler(0.1)
+    sampler = ELFSCoresetSampler(0.1, prune_support="rule")
     picks = sampler.select(x, image_ids=ids)
     gone = ids[sampler.pruned_["support"]].unique()
     assert set((939 - torch.tensor(BAD)).tolist()) <= set(gone.tolist()) and len(gone) < IMAGES / 2
@@ -97,7 +136,7 @@ def test_a_share_of_images_is_pruned_whatever_the_data_say():
 def test_rows_without_a_layout_are_said_to_be_and_covered():
     x, _ = contaminated()
     x = x[torch.randperm(N, generator=torch.Generator().manual_seed(3))]
-    sampler = ELFSCoresetSampler(0.1, settle=0)
+    sampler = ELFSCoresetSampler(0.1, settle=0, prune_support="rule")
     assert torch.equal(sampler.select(x), GreedyCoresetSampler(0.1).select(x))
     assert sampler.report_["support"] == {
         "layout": None,
@@ -186,7 +225,7 @@ def test_approximate_starts_are_those_of_the_approximate_sampler():
     sampler = ELFSCoresetSampler(0.1, prune_support=False, settle=0, approximate_starting_points=7, seed=5)
     want = ApproximateGreedyCoresetSampler(0.1, number_of_starting_points=7, seed=5).select(x)
     assert torch.equal(sampler.select(x), want)
-    pruning = ELFSCoresetSampler(0.1, settle=0, approximate_starting_points=7)
+    pruning = ELFSCoresetSampler(0.1, settle=0, approximate_starting_points=7, prune_support="rule")
     picks = pruning.select(x, positions=WHERE)
     assert bool(pruning.kept_[picks].all()) and int(pruning.pruned_["support"].sum()) > 0
 
@@ -194,7 +233,7 @@ def test_approximate_starts_are_those_of_the_approximate_sampler():
 @pytest.mark.parametrize("settle", [0.25, 0.5, 1.0])
 def test_settled_picks_cover_better_on_average(settle):
     x, _ = contaminated()
-    still, settled = (ELFSCoresetSampler(0.05, None, None, settle=s) for s in (0, settle))
+    still, settled = (ELFSCoresetSampler(0.05, None, None, settle=s, prune_support="rule") for s in (0, settle))
     before, after = still.select(x, positions=WHERE), settled.select(x, positions=WHERE)
     late = round(settle * 84)
     assert torch.equal(after[: 84 - late], before[: 84 - late]) and torch.equal(settled.radii_, still.radii_)

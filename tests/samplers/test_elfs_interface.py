@@ -42,7 +42,7 @@ def test_names_that_users_already_type_are_taken(monkeypatch):
         old = ELFSCoresetSampler(
             percentage=0.1, device="cpu", mode="pseudo", w_repr=0.2, w_density=0.1, w_unc=0.1, k_density=3, anchors=100,
             topk_pool_multiplier=3.0, approximate_starting_points=10, reduce_dim=12, n_clusters=8, epochs=2,
-            prune_hard=0.05, prune_easy=0.05, noise_std=0.1, noise_T=2, prune_support="auto", seed=3,
+            prune_hard=0.05, prune_easy=0.05, noise_std=0.1, noise_T=2, prune_support="rule", seed=3,
         )  # fmt: skip
         noisy = ELFSCoresetSampler(0.1, instability="noise", noise_std=0.1, noise_T=3, w_unc=1.0)
     assert old.run(clean()).shape == (168, 16) and old.projection_.shape == (16, 12)
@@ -102,7 +102,7 @@ def test_rows_that_are_not_finite_are_named():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_what_came_in_comes_out(dtype, tmp_path):
     x = contaminated()[0].to(dtype)
-    sampler = ELFSCoresetSampler(0.05, settle=0.5)
+    sampler = ELFSCoresetSampler(0.05, settle=0.5, prune_support="rule")
     rows = sampler.run(x)
     assert rows.dtype == dtype and rows.shape == (84, 16) and torch.equal(rows, x[sampler.indices_])
     np.save(tmp_path / "x.npy", x.numpy())
@@ -125,7 +125,9 @@ def test_too_few_rows_select_nothing():
 def test_reports_are_json_and_random_state_is_left_alone():
     x, _ = contaminated()
     before, numpy_before, python_before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    sampler = ELFSCoresetSampler(0.02, mode="pseudo", prune_easy=0.1, w_density=0.5, approximate_starting_points=5)
+    sampler = ELFSCoresetSampler(
+        0.02, mode="pseudo", prune_easy=0.1, w_density=0.5, approximate_starting_points=5, prune_support="rule"
+    )
     sampler.select(x, positions=WHERE)
     assert torch.equal(before, torch.get_rng_state()) and random.getstate() == python_before
     assert np.array_equal(numpy_before, np.random.get_state()[1])
@@ -142,11 +144,18 @@ def test_the_pipeline_hands_over_positions(tmp_path):
     folder = write_texture("brick", tmp_path)
     config = PatchCoreConfig(
         backbone="test_efficientnet", layers=(1, 2), weights="random", image_size=64, ratio=0.05, batch_size=8,
-        sampler="elfs",
+        sampler="elfs", prune_support="rule",
     )  # fmt: skip
-    sampler = ELFSCoresetSampler(0.05, seed=config.seed)
+    sampler = ELFSCoresetSampler(0.05, seed=config.seed, prune_support="rule")
     ours, named = PatchCore(config, sampler).fit(folder), PatchCore(config).fit(folder)
     assert torch.equal(ours.bank.indices, named.bank.indices)
+    assert ours.bank.config["selection"]["sampler_parameters"]["prune_support"] == "rule"
+    assert named.bank.config["selection"]["prune_support"] == "rule"
+    plain = PatchCore(config.replace(prune_support="none")).fit(folder).bank
+    assert plain.config["selection"]["prune_support"] == "none"
+    assert torch.equal(
+        plain.indices, PatchCore(config.replace(sampler="greedy", prune_support="none")).fit(folder).bank.indices
+    )
     assert sampler.report_["support"]["layout"] == "given" and sampler.report_["support"]["images"] == 32
     assert len(ours.bank.indices) == int(ours.bank.patches * 0.05) and len(named.predict(folder)) > 0
 
@@ -169,6 +178,7 @@ def test_the_pipeline_hands_over_positions(tmp_path):
 def test_make_sampler_makes_one():
     sampler = make_sampler("elfs", 0.05, seed=4, device="cpu", projection=None)
     assert type(sampler) is ELFSCoresetSampler and sampler.uses_positions and sampler.seed == 4
+    assert sampler.rule.said is False and make_sampler("elfs", prune_support="ask").rule.said == "ask"
     assert sampler.percentage == 0.05 and sampler.dimension_to_project_features_to is None
 
 

@@ -118,12 +118,12 @@ def test_the_patch_sampler_gets_the_positions_of_the_chosen_rows():
 
 def test_both_levels_may_look_for_support():
     x = rows(BAD)
-    patches = ELFSCoresetSampler(0.1)
+    patches = ELFSCoresetSampler(0.1, prune_support="rule")
     sampler = TwoLevelSampler(RandomSampler(0.75, 2), patches)
     picks = sampler.select(x, positions=WHERE)
     assert patches.report_["support"]["layout"] == "given" and patches.report_["support"]["images"] == 30
     left = torch.isin(WHERE[:, 0], sampler.images_).nonzero()[:, 0]
-    alone = ELFSCoresetSampler(0.1)
+    alone = ELFSCoresetSampler(0.1, prune_support="rule")
     assert torch.equal(picks, left[alone.select(x[left], positions=WHERE[left])])
     assert torch.equal(sampler.select(x, positions=WHERE), picks)
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_used_is_refused():
         TwoLevelSampler(3, greedy)
     with pytest.raises(TypeError, match="TwoLevelSampler: patch_sampler must be a sampler, got SupportedImages"):
         TwoLevelSampler(greedy, SupportedImages())
-    for prune in (False, 0, None):
+    for prune in (False, 0, None, "ask"):
         with pytest.raises(ValueError, match=r'SupportedImages: prune must be "auto" or a share in \(0, 1\), got'):
             SupportedImages(prune)
     with pytest.raises(TypeError, match=r"must be .* got 'some'"):
@@ -170,6 +170,6 @@ def test_the_patch_sampler_gets_its_progress_back():
 
 
 def test_the_patch_sampler_hears_the_callers_image_numbers():
-    inner = ELFSCoresetSampler(0.1)
+    inner = ELFSCoresetSampler(0.1, prune_support="rule")
     TwoLevelSampler(GreedyCoresetSampler(0.9), inner).select(rows(BAD), positions=named())
     assert set(inner.report_["support"]["most_isolated"]) <= set(NAMES.tolist())

@@ -30,6 +30,7 @@ from patchcore_fast.report.page.sections import (
     timings_section,
     unread_section,
 )
+from patchcore_fast.report.page.size import size_section
 
 IMAGES = 400  # in the gallery unless asked for others: some 12 MB of page
 POLICY = (
@@ -104,7 +105,7 @@ def render(record: Record, images: int = IMAGES) -> str:
         "curves": _curves(record),
         "defect_types": defect_types_section(record),
         "some": some,
-        "bank": bank_section(record),
+        "bank": bank_section(record) + size_section((record.facts["bank"] or {}).get("size")),
         "data_summary": data_section(record),
         "timings": timings_section(record),
         "settings": settings_section(record),

@@ -36,12 +36,12 @@ class _Frame:
         up = (np.asarray(y, float) - self.y[0]) / (self.y[1] - self.y[0])
         return LEFT + across * (self.right - LEFT), self.bottom - up * (self.bottom - TOP)
 
-    def axes(self, x_label: str, y_label: str) -> str:
+    def axes(self, x_label: str, y_label: str, places: Sequence[tuple[float, str]] | None = None) -> str:
         parts = []
-        for value in _ticks(*self.x):
+        for value, said in [(v, f"{v:g}") for v in _ticks(*self.x)] if places is None else places:
             px = float(self.at(value, self.y[0])[0])
             parts.append(f'<line class="grid" x1="{px:.1f}" y1="{TOP}" x2="{px:.1f}" y2="{self.bottom}"/>')
-            parts.append(_text("tick", px, self.bottom + 16, "middle", f"{value:g}"))
+            parts.append(_text("tick", px, self.bottom + 16, "middle", said))
         for value in _ticks(*self.y):
             py = float(self.at(self.x[0], value)[1])
             parts.append(f'<line class="grid" x1="{LEFT}" y1="{py:.1f}" x2="{self.right}" y2="{py:.1f}"/>')
@@ -103,6 +103,24 @@ def _points(x: Any, y: Any) -> str:
         if not found or found[-1] != text:
             found.append(text)
     return " ".join(found)
+
+
+def steps_chart(rows: Sequence[int], lines: Sequence[Sequence[float]], y_label: str, title: str) -> str:
+    """SVG of values against rows, which double from step to step: their axis is logarithmic, from zero the other.
+
+    rows : ascending, two or more, at least 1.  lines : values at each of them, not negative.
+    """
+    places = [float(np.log2(n)) for n in rows]
+    top = max(max(values) for values in lines) or 1.0
+    frame = _Frame((places[0], places[-1]), (0.0, 1.05 * top), LOW)
+    body = frame.axes("rows of the bank", y_label, [(x, f"{n:,}") for x, n in zip(places, rows, strict=True)])
+    for values in lines:
+        px, py = frame.at(places, values)
+        body += f'<polyline class="curve image" points="{_points(px, py)}"/>'
+        body += "".join(
+            f'<circle class="marker" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in zip(px, py, strict=True)
+        )
+    return _svg(LOW, body, title)
 
 
 def histogram_chart(scores: Any, labels: Any, threshold: float | None, title: str) -> str:

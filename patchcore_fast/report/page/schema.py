@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from patchcore_fast.bank_size import BankSize
 from patchcore_fast.config import grouped
 from patchcore_fast.names import printable
 
@@ -161,9 +162,21 @@ def _coverage(value: Any, where: str) -> dict[str, Any]:
     return found
 
 
+def _size(value: Any, where: str) -> dict[str, Any]:
+    found: dict[str, Any] = fields(
+        budget=text, rows=count, bytes=count, device=text, fixed_ms=number, row_ms=number,
+        curve=list_of(fields(rows=count, radius=list_of(number), score=optional(number))),
+    )(value, where)  # fmt: skip
+    rows = [step["rows"] for step in BankSize.from_dict(found).to_dict()["curve"]]  # which holds it to its bounds
+    if rows != sorted(set(rows)):
+        raise ValueError(f"{where}.curve must be of more and more rows")
+    return found
+
+
 def _bank(value: Any, where: str) -> dict[str, Any]:
     found: dict[str, Any] = fields(
         rows=count, dim=count, patches=optional(count), coverage=optional(_coverage), images=list_of(text),
+        size=optional(_size),
     )(value, where)  # fmt: skip
     cover = found["coverage"]
     if cover is not None and len(cover["per_image"]) != len(found["images"]):
