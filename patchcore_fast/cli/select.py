@@ -144,9 +144,7 @@ def _count(args: argparse.Namespace, n: int, row: int) -> int:
     except ValueError as error:
         raise DataError(f"--budget {error}") from error
     if budget.kind == "seconds":
-        raise DataError(
-            f"--budget {args.budget}: select knows of no images, whose search takes time; give rows or bytes"
-        )
+        raise DataError(f"--budget {args.budget}: select knows no images, whose search takes time; give rows or bytes")
     count = int(min(budget.amount if budget.kind == "rows" else budget.amount // row, n))
     if count == 0:
         raise DataError(f"--budget {args.budget} keeps no row; one has {row:,} bytes")
