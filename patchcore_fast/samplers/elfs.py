@@ -19,7 +19,7 @@ from .greedy import GreedyCoresetSampler
 from .measures import mean_distance
 from .pruning import SupportRule, by_share, checked_share, robust
 from .settling import settled
-from .shards import Shards
+from .shards import Shards, count_of
 
 _MODES = ("feature", "pseudo")
 _HARD = 0.1  # what mode "pseudo" prunes of the hard end, where nothing else is said
@@ -238,7 +238,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         What is refused after it is then refused by all alike, and no rank waits for another.
         """
         if self.ranks is not None:
-            self.ranks.same(**self._settings(), radius=self.radius, views=_count(views))
+            self.ranks.same(**self._settings(), radius=self.radius, views=count_of(views))
 
     def _check_group(self, name: str) -> None:
         for what, asked in (
@@ -389,13 +389,6 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
-
-def _count(views: Any) -> int | str | None:
-    """How many views there are, as far as that can be told before they are checked."""
-    if isinstance(views, (np.ndarray, Tensor)):
-        return 1 if views.ndim == 2 else len(views) if views.ndim else 0
-    return len(views) if isinstance(views, Sequence) else None if views is None else type(views).__name__
 
 
 def _warn_once(message: str) -> None:

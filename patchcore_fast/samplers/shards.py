@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,3 +62,10 @@ class Shards(Held):
 
 def _block_sum(rows: Tensor) -> Tensor:  # [B, D] -> [D] float64
     return halving_sum(rows.t().double().contiguous())
+
+
+def count_of(views: Any) -> int | str | None:
+    """How many views there are, as far as that can be told before they are checked."""
+    if isinstance(views, (np.ndarray, Tensor)):
+        return 1 if views.ndim == 2 else len(views) if views.ndim else 0
+    return len(views) if isinstance(views, Sequence) else None if views is None else type(views).__name__
