@@ -11,8 +11,8 @@ greedy k-center, which does not know the rule; a rule is k, the rows whose mean 
     score(x) = mean over the k smallest j of sqrt(|x - b_j|^2 + (c s_j)^2),   s_j = distance of b_j to other images
 
 Constants are chosen leaving one set out: for a set that rule counts which is best on all others. `audit` takes those of
-the 20 most suspicious images out of the training that were really moved, as a person would who looks at them; `truth`
-takes out all.
+the 20 most suspicious images (`patchcore-fast audit`) out of the training that were really moved, as a person would who
+looks at them; `truth` takes out all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from patchcore_fast.metrics import binary_curve
 from patchcore_fast.model import PatchCoreConfig
 from patchcore_fast.progress import bar
 from patchcore_fast.samplers import ELFSCoresetSampler, GreedyCoresetSampler
-from patchcore_fast.scores import support, support_distance
+from patchcore_fast.scores import support_distance, suspicion
 from patchcore_fast.scoring import anomaly_map
 
 COUNTS, PRICES = (1, 3, 9), (0.0, 0.25, 0.5, 1.0)
@@ -121,8 +121,8 @@ def cells(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
                 sampler = ELFSCoresetSampler(args.ratio, seed=seed, device="cpu", prune_support="rule")
                 measure("elfs", rows, positions, sampler.select(rows, positions=positions), ((1, 0.0),))
             if share and len(what.order) > 2:
-                suspect = support(rows, positions=positions, seed=seed).deviation.argsort(descending=True)
-                seen = np.intersect1d(suspect[:LOOKED_AT].numpy(), moved)
+                suspect = suspicion(rows, positions=positions, seed=seed, progress=False).order[:LOOKED_AT]
+                seen = np.intersect1d(suspect.numpy(), moved)
                 for name, gone in (("truth", moved), ("audit", seen)):
                     left = without(rows, positions, gone)
                     measure(name, *left, greedy.select(left[0]), ((1, 0.0), RULE))
