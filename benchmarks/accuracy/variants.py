@@ -57,6 +57,7 @@ def run(images: ImageSet, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     base, picks = np.zeros(0), torch.zeros(0, dtype=torch.int64)
     for name in dict.fromkeys([BASE, *args.variants]):
         settings = {"image_size": args.image_size, "ratio": args.ratio, "seed": args.seed, "weights": args.weights}
+        settings |= {"neighbours": 1, "price": 0.0}  # what the results on the pages are of
         config = PatchCoreConfig(**settings, device=args.device, **VARIANTS[name])
         sampler = PrecomputedSampler(picks) if name.endswith(SAME) else None
         model = PatchCore(config, sampler, progress=False).fit(some(images.train, args.train_images))
