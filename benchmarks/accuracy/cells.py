@@ -89,14 +89,17 @@ def warm(names: list[str], features: torch.Tensor, positions: torch.Tensor, devi
 
 def score(features: Features, bank: torch.Tensor, kept: np.ndarray, config: PatchCoreConfig, side: int,
           sigma: float) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Image scores [m] and maps [m, side, side] of the kept test images; the others' are zeros."""
+    """Image scores [m] and maps [m, side, side] of the kept test images; the others' are zeros.
+
+    By the nearest row, without a price: what these tables compare is selections, and their results are of that.
+    """
     scores = np.zeros(len(kept), dtype=np.float32)
     maps = np.zeros((len(kept), side, side), dtype=np.float32)
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     bank = bank.to(device)
     for part in np.array_split(np.flatnonzero(kept), -(-int(kept.sum()) // _IMAGES)):
         rows = features.test[torch.from_numpy(part)].to(device)
-        dist, _ = knn(rows.flatten(0, 1), bank, config.neighbours)
+        dist, _ = knn(rows.flatten(0, 1), bank, 1)
         patches = patch_scores(dist, config.distance == "squared").view(len(part), -1)
         scores[part] = image_score(patches).cpu().numpy()
         small = anomaly_map(patches.view(-1, *features.grid), (side, side), sigma, config.upsample, config.border)

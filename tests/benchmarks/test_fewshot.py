@@ -16,6 +16,8 @@ from patchcore_fast.model import PatchCore, PatchCoreConfig
 
 from ..pictures import write_mvtec
 
+NEAREST: dict[str, Any] = {"neighbours": 1, "price": 0.0}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,7 +37,7 @@ def test_fewshot(folder: Path, tmp_path: Path, run: Callable[..., str]) -> None:
     assert rows[2, "rotate x 3, same rows"] == pytest.approx(rows[2, "none"], abs=1)
     # The script's arms are what fit does with the same draw.
     for arm, changes in (("none", {}), ("rotate x 3", {"augment": "rotate"})):
-        config = PatchCoreConfig(weights="random", image_size=64, ratio=0.1, shots=2, seed=0, **changes)
+        config = PatchCoreConfig(weights="random", image_size=64, ratio=0.1, shots=2, seed=0, **changes, **NEAREST)
         found = PatchCore(config).fit(folder).evaluate(scan(folder))
         cell = next(c for c in result["cells"] if (c["seed"], c["shots"], c["arm"]) == (0, 2, arm))
         assert cell["image_auroc"] == pytest.approx(found.metrics["image_auroc"], abs=1e-9), arm
@@ -50,7 +52,7 @@ def test_variants(folder: Path, tmp_path: Path, run: Callable[..., str]) -> None
     assert rows["float32"]["bank_bytes"] == 2 * rows["float16"]["bank_bytes"]
     assert rows["float32"]["score_off_most"] == 0 < rows["float16"]["score_off_most"] < 0.1
     assert rows["three layers, projected to 64"]["dim"] == 64
-    config = PatchCoreConfig(weights="random", image_size=64)
+    config = PatchCoreConfig(weights="random", image_size=64, **NEAREST)
     found = PatchCore(config).fit(folder).evaluate(scan(folder))
     assert rows["float32"]["image_auroc"] == pytest.approx(found.metrics["image_auroc"], abs=1e-9)
 

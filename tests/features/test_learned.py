@@ -135,12 +135,14 @@ def test_a_bank_without_its_reduction_is_refused(tmp_path: Path) -> None:
     assert MemoryBank(torch.rand(3, 2), torch.arange(3)).reduction_mean is None
 
 
-def test_cosine_scores_are_one_minus_the_cosine() -> None:
+def test_cosine_scores_are_one_minus_the_cosine_and_the_price() -> None:
     model = PatchCore(_config(metric="cosine"), progress=False).fit(_images())
     raw = FeatureExtractor(Backbone("test_efficientnet", (1, 2), "random"))
     bank, queries = raw(_images()).features[model.bank.indices], raw(_images(2, 1)).features
     similarity = F.normalize(queries.double()) @ F.normalize(bank.double()).T
-    want = (1 - similarity).min(dim=1).values.view(2, -1).max(dim=1).values
+    price = (0.5 * model.bank.support.double()).square() / 2
+    nearest = (1 - similarity + price).sort(dim=1).values[:, :3]
+    want = nearest.mean(dim=1).view(2, -1).max(dim=1).values
     got = [p.score for p in model.predict(_images(2, 1))]
     np.testing.assert_allclose(got, want.numpy(), rtol=1e-4)
     assert model.threshold is not None and model.bank.normal_scores is not None
