@@ -31,7 +31,7 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     config = PatchCoreConfig(backbone=args.backbone, weights=args.weights, image_size=args.image_size, device="cpu")
     truth = price.some(sets.read_truth(folder, 32), args.train, 2, 10**6)
     features = sets.extract(truth, config)
-    found = []
+    rows_found = []
     with bar(len(args.seeds), truth.name) as shown:
         for seed in args.seeds:
             what = sets.draw(truth, args.share, seed)
@@ -41,11 +41,11 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
             orders = {"support": ranked.parts["support"].argsort(descending=True), "suspicion": ranked.order}
             for arm in ARMS:
                 seen = np.intersect1d(orders[arm][: args.top].numpy(), moved)
-                found.append({"set": truth.name, "seed": seed, "arm": arm, "images": len(what.order),
+                rows_found.append({"set": truth.name, "seed": seed, "arm": arm, "images": len(what.order),
                               "moved": len(moved), "looked_at": min(args.top, len(what.order)),
                               "found": len(seen)})  # fmt: skip
             shown.update()
-    return found
+    return rows_found
 
 
 def share(rows: list[dict[str, Any]], arm: str) -> float:
@@ -55,6 +55,16 @@ def share(rows: list[dict[str, Any]], arm: str) -> float:
         if row["arm"] == arm and row["moved"]:
             by_set.setdefault(row["set"], []).append(row["found"] / row["moved"])
     return float(np.mean([np.mean(values) for values in by_set.values()]))
+
+
+def found(result: dict[str, Any]) -> dict[str, float]:
+    """What the page of an audit says of it: sets, images at most, and shares, of all sets."""
+    rows = [*result["rows"], *result["holdout"]]
+    names = dict.fromkeys(row["set"] for row in rows)
+    shares = [share([row for row in rows if row["set"] == name], "suspicion") for name in names]
+    chances = [np.mean([r["looked_at"] / r["images"] for r in rows if r["set"] == name]) for name in names]
+    return {"sets": len(names), "images": max(row["images"] for row in rows), "share": float(np.mean(shares)),
+            "worst": min(shares), "best": max(shares), "chance": float(np.mean(chances))}  # fmt: skip
 
 
 def table(result: dict[str, Any]) -> str:

@@ -122,7 +122,7 @@ def _write_page(
             own = shown(suspect.image, (height, width), suspect.place)
             cards.append(Card(own, suspect.heat.numpy(), _said(found, suspect.image), relatives))
             done.update()
-    few = f"the {len(cards):,} least supported of {len(names):,} training images"
+    few = f"The {len(cards):,} least supported of {len(names):,} training images"
     summary = f"{few}, by {config.backbone}; the most suspicious first"
     entries = [listed_name(names[suspect.image]) for suspect in suspects]
     write_audit(path, Path(folder).resolve().name, summary, cards, entries, shared_scale(c.heat for c in cards))

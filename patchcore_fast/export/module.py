@@ -51,7 +51,7 @@ class ExportedPatchCore(torch.nn.Module):
         _check(model)
         extractor = model.extractor
         self.config = c
-        self.k = c.neighbours
+        self.k = min(c.neighbours, *map(len, model.bank.parts))
         # A copy: the model may be on a GPU, and torch.export saves plain row-major weights best.
         assert c.features.seen_size is not None  # else it is refused before
         net = extractor.backbone.at_one_size(c.features.seen_size)

@@ -92,7 +92,7 @@ def fitting_extractor(
     if (found := tuple(part.width for part in bank.parts)) != tuple(widths):
         said = [" and ".join(map(str, numbers)) for numbers in (found, widths)]
         raise BankError(f"{name}: its rows have {said[0]} features, its settings give {said[1]}")
-    if config.search.neighbours > (least := min(map(len, bank.parts))):
+    if config.search.least_rows > (least := min(map(len, bank.parts))):
         raise BankError(f"{name}: asks for {config.search.neighbours} neighbours among {least} rows")
     if extractor.learns:
         first = bank.parts[0]  # a reduction goes with one bank alone

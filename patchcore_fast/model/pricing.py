@@ -12,6 +12,7 @@ from patchcore_fast.scores import nearest_of_other_images
 from patchcore_fast.scores.rows import distances
 
 _BLOCK = 65_536  # rows searched at a time
+FEWEST = 3  # training images: without one of two, as the threshold wants it, there are no others
 
 
 def support_of(
@@ -22,7 +23,7 @@ def support_of(
     per_image: int = 1,
     without: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
-    """Distances [M] float32 of the rows `indices` [M] to rows of other images; None where there are none.
+    """Distances [M] float32 of the rows `indices` [M] to rows of other images; None of fewer than three images.
 
     The nearest row is found in `space`, where that is the smaller search, and its distance is that of the features
     themselves: then not below that of the nearest by features. Every rank searches its own rows.
@@ -34,7 +35,7 @@ def support_of(
     without : [J] images, ascending, that count as not there; none of `indices` is of them.
     """
     gone = torch.empty(0, dtype=torch.int64) if without is None else without
-    if len(rows.grids) // per_image - len(gone) < 2 or not len(indices):
+    if len(rows.grids) // per_image < FEWEST or not len(indices):
         return None
     local = rows.local
     sizes = torch.tensor([h * w for h, w in local.grids], dtype=torch.int64)

@@ -23,7 +23,7 @@ class ImageScorer:
         """See `scorers.make_scorer`."""
         self.config, s = config, config.scoring
         self._score = make_scorer(
-            s.scorer, bank, k=config.search.neighbours, squared=config.squared,
+            s.scorer, bank, k=min(config.search.neighbours, len(bank)), squared=config.squared,
             noise_scale=s.noise_scale, noise_draws=s.noise_draws, seed=config.selection.seed,
         )  # fmt: skip
 

@@ -99,10 +99,10 @@ class Selector:
         space, matrix = self._seen(rows)
         with _set(self.sampler, "progress", progress):
             indices = self._choose(self.sampler, all_rows(space, rows.ranks), views)
-        if len(indices) < self.config.search.neighbours:
+        if len(indices) < self.config.search.least_rows:
             raise ValueError(
                 f"PatchCore.fit: the coreset has {len(indices)} of {rows.total} patches, at least "
-                f"{self.config.search.neighbours} wanted: give more images, a larger ratio or "
+                f"{self.config.search.least_rows} wanted: give more images, a larger ratio or "
                 "budget, or fewer neighbours"
             )
         if matrix is not None:
@@ -185,7 +185,7 @@ class Selector:
             sizes = rows.starts.diff()
             left = rows.total - int(sizes[(fold[:, None] * per_image + torch.arange(per_image)).view(-1)].sum())
             counts = [self.sizing.within(count, left, chosen) for count in self.sizing.counts]
-        return [count if count >= self.config.search.neighbours else 0 for count in counts]
+        return [count if count >= self.config.search.least_rows else 0 for count in counts]
 
     def held_out(
         self,
@@ -209,7 +209,7 @@ class Selector:
         for fold in plan:
             fold = fold.sort().values
             chosen = self._without(rows, space, views, (fold[:, None] * per_image + torch.arange(per_image)).view(-1))
-            if len(chosen) < self.config.search.neighbours:
+            if len(chosen) < self.config.search.least_rows:
                 chosen = chosen[:0]
             yield fold, chosen, self.support(rows, chosen, per_image, fold)
             done += len(fold)

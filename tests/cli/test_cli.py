@@ -43,7 +43,9 @@ def test_help_is_light() -> None:
     assert "usage: patchcore-fast fit" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "fit", "predict", "evaluate", "report", "inspect", "select", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["demo", "fit", "predict", "evaluate", "report", "inspect", "audit", "select", "doctor"]
+)
 def test_each_command_has_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out

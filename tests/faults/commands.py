@@ -59,6 +59,8 @@ COMMANDS = (
     Command("inspect", ("inspect", "data", "--bank", "bank.safetensors", "--output", "made"), ("made",), folder=True,
             moments=("decode", "network", "folder", *FILE), bank=True, costly=True, image="data/train/good/b.png",
             table="selection.json"),
+    Command("audit", ("audit", "data", "--output", "made", *ALONE), ("made",), folder=True,
+            moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png", table="audit.csv"),
     Command("zeroshot", ("zeroshot", "data/train", "--output", "made", *ALONE), ("made",), folder=True,
             moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png"),
     Command("report", ("report", "done", "--output", "made.html"), ("made.html",), moments=FILE),
