@@ -51,7 +51,6 @@ class ExportedPatchCore(torch.nn.Module):
         _check(model)
         extractor = model.extractor
         self.config = c
-        self.k = min(c.neighbours, *map(len, model.bank.parts))
         # A copy: the model may be on a GPU, and torch.export saves plain row-major weights best.
         assert c.features.seen_size is not None  # else it is refused before
         net = extractor.backbone.at_one_size(c.features.seen_size)
@@ -60,7 +59,9 @@ class ExportedPatchCore(torch.nn.Module):
         self.fuse = _Fusion(extractor)
         self.register_buffer("mean", extractor.backbone.mean.cpu().clone())
         self.register_buffer("std", extractor.backbone.std.cpu().clone())
-        self.searches = torch.nn.ModuleList(Search(part.searched, self.k) for part in model.bank.parts)
+        self.searches = torch.nn.ModuleList(
+            Search(part.searched, min(c.neighbours, len(part))) for part in model.bank.parts
+        )
         self.widths = [part.width for part in model.bank.parts]
         self.scales = model.bank.scales if isinstance(model.bank, LayeredBank) else None
         self.share = top_share(c.image_score)

@@ -150,7 +150,7 @@ def test_blocks_may_be_any_part_of_the_rows() -> None:
     ({"features": torch.zeros(0, 3)}, ValueError, "features must hold at least one row"),
     ({"features": torch.full((60, 3), torch.nan)}, ValueError, "60 of 60 .*not finite|features .*finite"),
     ({"group": "all"}, (TypeError, RuntimeError), "group"),
-], ids=str)  # fmt: skip
+], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
 def test_what_cannot_be_used_is_refused(
     options: dict[str, Any], error: type[Exception] | tuple[type[Exception], ...], words: str
 ) -> None:
