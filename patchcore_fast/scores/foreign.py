@@ -17,7 +17,7 @@ from ..kernels.surroundings import undisturbed
 from .layout import Layout
 from .rows import CHUNK_SIZE, read_rows
 
-_NEAR = 8  # neighbours looked at; some may be of the row's own image
+_NEAR = 64  # neighbours looked at, as cheap as one: the nearest are patches around a row, of its own image
 
 
 class Foreign(NamedTuple):
@@ -50,7 +50,7 @@ def nearest_of_other_images(
 ) -> Foreign:
     """The nearest row of another image, over blocks of rows; exact, and the same however the rows are cut.
 
-    A block is one k-NN of all queries, with eight neighbours. Where all of these are of a query's own image, the
+    A block is one k-NN of all queries, with 64 neighbours. Where all of these are of a query's own image, the
     block's images are told apart bit by bit of their numbers: any two differ in one.
 
     Parameters

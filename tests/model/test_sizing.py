@@ -133,7 +133,11 @@ def test_the_curve_is_that_of_separate_fits(images: torch.Tensor, changes: dict[
         ("7B", {}, r"budget 7B holds no row: \d+ bytes are wanted at least"),
         ("1", {"banks": "layer"}, "budget 1 holds no row: 2 rows, one of each layer, are wanted at least"),
         ("1us", {}, r"budget 1us holds no row: 1\.\d+ ms are wanted at least"),
-        ("2", {"neighbours": 4}, "the coreset has 2 of .* at least 4 wanted: give more images, a larger ratio or budget"),
+        (
+            "2",
+            {"neighbours": 4},
+            "the coreset has 2 of .* at least 4 wanted: give more images, a larger ratio or budget",
+        ),
     ],
 )
 def test_too_small_is_said(images, timed, budget: str, changes: dict[str, Any], message: str) -> None:

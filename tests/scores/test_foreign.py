@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchcore_fast.scores import Layout, nearest_of_other_images, support_distance
+from patchcore_fast.scores import Layout, foreign, nearest_of_other_images, support_distance
 
 from ..patches import fields, normal, positions
 
@@ -36,8 +36,14 @@ def agrees(x: torch.Tensor, ids: torch.Tensor, asked: torch.Tensor | None = None
     return True
 
 
+@pytest.fixture(autouse=True, params=[4, 64])
+def near(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few neighbours looked at, more queries take the other way, image by image."""
+    monkeypatch.setattr(foreign, "_NEAR", request.param)
+
+
 def crowds(images: int, own: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tight crowds, one an image: the nearest eight of each row, and many more, are of its own."""
+    """Tight crowds, one an image: the nearest rows of each, as many as are looked at first, are of its own."""
     centres = 3 * normal(images, 6, seed)
     x = (centres[:, None] + 0.01 * normal(images * own, 6, seed + 1).view(images, own, 6)).flatten(0, 1)
     return x, torch.arange(images).repeat_interleave(own)
@@ -86,7 +92,7 @@ def test_distances_that_are_equal_only_when_rounded(chunk_size: int) -> None:
     x = torch.tensor([[1.0, 1e-5], [1.0, 0.0], [0.0, 0.0]])
     found = support_distance(x, [2], image_ids=[1, 2, 0], chunk_size=chunk_size)
     assert found.distance.tolist() == [1.0] and found.row.tolist() == [1]
-    crowded = torch.cat([x, 1e-4 * normal(20, 2, 0)])  # by the other way, where all eight are of the row's own image
+    crowded = torch.cat([x, 1e-4 * normal(20, 2, 0)])  # by the other way, where all are of the row's own image
     ids = torch.tensor([1, 2, 0] + [0] * 20)
     assert support_distance(crowded, [2], image_ids=ids, chunk_size=chunk_size).row.tolist() == [1]
 
