@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from patchcore_fast import inputs, memory_bank
+from patchcore_fast import inputs
 from patchcore_fast.config.features import FeatureSettings
 from patchcore_fast.errors import DataError
-from patchcore_fast.features import patchify
-from patchcore_fast.model import stored
 from patchcore_fast.samplers import (
     ApproximateGreedyCoresetSampler,
     GreedyCoresetSampler,
@@ -135,8 +133,6 @@ def test_precisions_are_those_of_the_setting_everywhere():
     choices = next(f.metadata["choices"] for f in fields(FeatureSettings) if f.name == "precision")
     assert tuple(inputs.PRECISIONS) == choices
     assert all(str(dtype) == f"torch.{name}" for name, dtype in inputs.PRECISIONS.items())
-    for module in (memory_bank, patchify, stored):
-        assert module.PRECISIONS is inputs.PRECISIONS
 
 
 def test_one_row_with_a_negative_stride():
