@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import ROOT
 from benchmarks.accuracy import living
+from benchmarks.accuracy.sets import NEAREST
 from patchcore_fast.data import scan
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 
@@ -26,7 +27,7 @@ def test_rows_are_of_the_banks_that_they_name(tmp_path: Path, run: Callable[...,
     assert not any(str(tmp_path) in str(value) for value in result["options"].values())
     rows = {row["arm"]: row for row in result["rows"]}
     assert tuple(rows) == living.ARMS
-    config = PatchCoreConfig(weights="random", image_size=64, ratio=0.1, device="cpu")
+    config = PatchCoreConfig(weights="random", image_size=64, ratio=0.1, device="cpu", **NEAREST)
     found = scan(folder)
     images = [found.train[i] for i in np.random.default_rng(0).permutation(6)]
     whole, half = (PatchCore(config, progress=False).fit(part) for part in (images, images[:3]))

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import ROOT
 from benchmarks.accuracy import settings
+from benchmarks.accuracy.sets import NEAREST
 from patchcore_fast.data import scan
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.zeroshot import ZeroShot
@@ -18,7 +19,7 @@ from patchcore_fast.zeroshot import ZeroShot
 from ..pictures import write_mvtec
 
 COMMITTED = sorted(ROOT.glob("benchmarks/results/*/settings/*.json"))
-CONFIG = PatchCoreConfig(weights="random", device="cpu")
+CONFIG = PatchCoreConfig(weights="random", device="cpu", **NEAREST)
 
 
 @pytest.fixture(scope="module")
