@@ -168,6 +168,35 @@ def predict(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {f"seconds_{name}": float(cost) for name, cost in zip(names, costs, strict=True)}
 
 
+def table(runs: list[dict[str, Any]]) -> str:
+    """Markdown for docs/scale.md: what was measured, and the model's own for the runs that it did not know."""
+    lines = ["| rows | picks | ranks of one thread | seconds | of one process with two threads | passes | "
+             "MB a pass and rank | in exchanges | the model |", "|" + "---|" * 9]  # fmt: skip
+    for run in runs:
+        said = f"{run['predicted_s']:.2f} s" + (", fitted" if run["fitted"] else "")
+        lines.append(
+            f"| {run['n']:,} | {run['k']:,} | {run['ranks']} | {run['median_s']:.2f} | "
+            f"{run['median_s'] / run['one_process_s']:.2f} | {run['passes']} | {run['bytes_a_pass'] / 1e6:.1f} | "
+            f"{run['exchange_s']:.2f} s | {said} |"
+        )
+    return "\n".join(lines)
+
+
+def on_paper(costs: dict[str, float]) -> str:
+    """Markdown for docs/scale.md: the costs on more rows than fit here; see there for what is assumed."""
+    picks, columns, passes = 100_000, 128, 100
+    lines = ["| rows | ranks | memory of a rank | comparing | passes' own |", "|---|---|---|---|---|"]
+    for exponent, size in ((8, 8), (8, 64), (8, 1024), (9, 64), (9, 1024)):
+        rows = 10**exponent / size
+        memory = (rows * (4 * columns + 56) + 4 * picks * columns) / 1e9
+        comparing = 0.3 * rows * picks * columns * costs["seconds_a_product"]
+        said = f"{comparing / 60:.0f} min" if comparing >= 90 else f"{comparing:.0f} s"
+        lines.append(
+            f"| 10^{exponent} | {size:,} | {memory:.1f} GB | {said} | {passes * costs['seconds_a_pass']:.0f} s |"
+        )
+    return "\n".join(lines)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small, in seconds")

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from benchmarks import ROOT
 from benchmarks.speed import ranks
 
 
@@ -35,3 +36,11 @@ def test_a_quick_run(tmp_path, capsys):
     assert said.count("of one process") == 3 and said.count("did not know it") == 1
     result = json.loads((tmp_path / "ranks.json").read_text())
     assert [run["ranks"] for run in result["runs"]] == [2, 1, 2] and result["environment"]["commit"]
+
+
+def test_the_page_shows_the_committed_result():
+    page = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    results = list(ROOT.glob("benchmarks/results/*/ranks.json"))
+    assert len(results) == 1  # the page is of one machine
+    result = json.loads(results[0].read_text())
+    assert ranks.table(result["runs"]) in page and ranks.on_paper(result["costs"]) in page
