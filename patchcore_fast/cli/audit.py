@@ -56,8 +56,6 @@ def audit(args: argparse.Namespace) -> int:
 def _audited(
     args: argparse.Namespace, config: PatchCoreConfig, images: ImageSet, output: Path, store: Any = None
 ) -> int:
-    import torch
-
     from patchcore_fast.data.exclude import listed_name
     from patchcore_fast.files import atomic_write
     from patchcore_fast.model import PatchCore
@@ -68,12 +66,11 @@ def _audited(
     if s.shots is not None or s.augment != "none":
         raise DataError(f"audit looks at whole training sets, got shots={s.shots} augment={s.augment}")
     rows: Rows
+    model = PatchCore(config)  # builds no backbone where it is not asked for features
     if store is None:
-        model = PatchCore(config)
-        rows, device, unread = model.training_features(images, on_error="return"), model.device, model.unread_
+        rows, unread = model.training_features(images, on_error="return"), model.unread_
     else:
         rows, unread = StoredRows(store), unread_of(store)
-        device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     gone = {Path(path) for path, _ in unread}
     paths = {r.path.relative_to(images.root).as_posix(): r.path for r in images.train}
     left = {name: path for name, path in paths.items() if path not in gone and Path(name) not in gone}
@@ -81,7 +78,7 @@ def _audited(
     if store is not None and names != store.images:
         raise DataError(f"{args.features}: its {len(store.images):,} images are not the {len(names):,} training images "
                         f"of {args.folder}")  # fmt: skip
-    found, suspects = looked(rows, args.top, seed=s.seed, device=device)
+    found, suspects = looked(rows, args.top, seed=s.seed, device=model.device)
     _write_page(output / PAGE, args.folder, config, list(left.values()), names, found, suspects)
     _write_table(output / TABLE, names, found, suspects)
     entries = [listed_name(names[suspect.image]) for suspect in suspects]

@@ -143,7 +143,8 @@ def choose_layers(
     progress: bool | None = None,
 ) -> tuple[LayeredBank, dict[str, float]]:
     """As `fitting.choose_bank`, one bank after the other of columns of the rows; `widths` has their number by layer."""
-    config, device, timings = selector.config, selector.device, {}
+    config, device = selector.config, selector.device
+    timings: dict[str, float] = {}
     spans = list(pairwise(accumulate(widths, initial=0)))
     if spans[-1][1] != rows.columns:
         raise ValueError(f"PatchCore.fit: layers of {list(widths)} columns for rows of {rows.columns}")
@@ -154,6 +155,7 @@ def choose_layers(
     clock = time.perf_counter()
     parts: list[MemoryBank] = []
     radii: list[torch.Tensor | None] = []
+    priced = 0.0
     trusted: torch.Tensor | None = None
     for own, span in zip(layers, spans, strict=True):
         with bar(None, f"coreset of layer {len(parts)}", progress) as shown:
@@ -161,14 +163,16 @@ def choose_layers(
             chosen = chooser.select(own, _columns(views, span), shown.at)
         trusted = _both(trusted, chosen)
         radii.append(greedy_radii(chooser.sampler))
+        begun = time.perf_counter()
+        support = chooser.support(own, chosen.indices, augmentation.per_image)
+        priced += time.perf_counter() - begun
         parts.append(MemoryBank(
             own.take(chosen.indices).to(device), chosen.indices, augmentation.sources(rows, chosen.indices),
             chosen.projection, config=config.to_dict(), images=images, grid=rows.grid, patches=rows.total,
-            weights=weights, radius=chosen.radius,
-            support=chooser.support(own, chosen.indices, augmentation.per_image),
+            weights=weights, radius=chosen.radius, support=support,
         ))  # fmt: skip
         del chooser  # and with it the projected rows of this layer
-    timings["selection"] = time.perf_counter() - clock
+    timings |= {"selection": time.perf_counter() - clock - priced, "price": priced}
 
     clock = time.perf_counter()
     sizing = selector.sizing

@@ -211,6 +211,9 @@ def _different(first: MemoryBank, one: PatchCoreConfig, other: MemoryBank, two: 
     for group in ("features", "scoring"):
         if getattr(one, group) != getattr(two, group):
             return f"settings of {group}"
+    for name in ("neighbours", "price"):  # their scores, and so their thresholds, would not be of one kind
+        if getattr(one.search, name) != getattr(two.search, name):
+            return name
     if first.features.shape[1] != other.features.shape[1] or first.features.dtype != other.features.dtype:
         return "features"
     if not _same(first.projection, other.projection):
@@ -296,7 +299,7 @@ def _held_out(
         members = (fold[:, None] * each + torch.arange(each)).reshape(-1)
         with rows.set_aside(members) as (rest, held, numbers):
             order = grow(space, space.rows(rest.features), _without(growth, len(space.bank) + rest.used), radius)
-            support = _supported(bank, rest, order, each, device)
+            support = _supported(bank, rest, order, each, device) if config.search.price else None
             scores = image_scores(config, _taken(bank, rest, order, device), support, held, device)
         found += [s for s, n in zip(scores, numbers.tolist(), strict=True) if n % each == 0]
         if asked is not None:

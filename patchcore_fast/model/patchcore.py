@@ -55,7 +55,7 @@ class PatchCore:
     Attributes
     ----------
     bank : of fit or load, a MemoryBank, or with banks="layer" a LayeredBank; ValueError before.
-    timings_ : seconds of the last fit: "features", "selection", "threshold".
+    timings_ : seconds of the last fit: "features", "selection", "price", "threshold".
     unread_ : (file, why) of each training image that the last fit left out; empty unless it was told to.
     """
 

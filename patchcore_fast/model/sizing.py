@@ -18,6 +18,7 @@ from patchcore_fast.config.budget import parse_budget, percentage_of
 from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.processors import processor_name
 from patchcore_fast.model.collect import Rows
+from patchcore_fast.model.pricing import FEWEST
 from patchcore_fast.samplers import GreedyCoresetSampler
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of the bank, on the curve
@@ -35,7 +36,7 @@ class SearchTime:
 
 def row_bytes(config: PatchCoreConfig, widths: Sequence[int], itemsize: int, images: int) -> int:
     """Of one row of each layer, with the column of the price where rows have one."""
-    price = 1 if config.search.price > 0 and images > 1 else 0
+    price = 1 if config.search.price > 0 and images >= FEWEST else 0
     return sum(width + price for width in widths) * itemsize
 
 

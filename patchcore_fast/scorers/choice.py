@@ -70,6 +70,8 @@ class InfluenceScorer(Scorer):
         scores = patch_scores(dist, self.squared)
         if self.weight is None:
             return scores
+        if search is not None:  # its distances may have a price, of which no dimension is the reason
+            dist = torch.linalg.vector_norm(x[:, None].float() - bank[near].float(), dim=2)
         return scores * (gradient(x, bank, dist, near).abs_().float() @ self.weight)
 
 

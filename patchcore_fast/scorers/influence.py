@@ -11,7 +11,7 @@ the one that autograd takes. The influence of dimension i is |ds/dx_i|.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -20,9 +20,9 @@ from torch import Tensor
 from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.checks import check_int, check_matrix
 from patchcore_fast.kernels.surroundings import undisturbed
+from patchcore_fast.search import Search as Search
 
 CHUNK_SIZE = 2048  # query rows whose neighbours are looked up together; beside the results, memory is 2 such blocks
-Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # query [Q, D], k -> distances [Q, k], bank rows [Q, k]
 
 
 class Influence(NamedTuple):

@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..inputs import Features
-from ..kernels import k_center_greedy, knn
+from ..kernels import k_center_greedy
 from ..kernels.checks import check_int
 from ..kernels.exact import root
 from ..kernels.ranks import Held, Ranks
 from ..kernels.surroundings import undisturbed
 from ..progress import Progress, bar
+from .foreign import nearest_of_other_images
 from .layout import Layout
 from .rows import CHUNK_SIZE, Rows, check_seed, read_rows
 
 _LOWEST = 0.02  # share of the other images, the nearest ones, that the first look averages over
 _IMAGES = 512  # compared with in the first look, at most
 _CORESET, _CORESET_ROWS = 0.05, 16384  # of the second look, besides the representatives
-_NEIGHBOURS = 32
 _FIRST = (2.0, 0.0)  # thresholds of what the second look leaves out
 _TRUSTED, _STEPS = 0.75, 3  # share of images that the others are compared with after it, and how often that is chosen
 _CELLS = 1 << 22  # of maps held at a time
@@ -52,7 +52,9 @@ class Bank:
         x, image = self.representative, self.image
         if asked is not None:
             x, image = x[asked.to(x.device)], image[asked]
-        return _foreign(x, image, self.features, self.owner, taken)
+        rows = taken.nonzero()[:, 0]
+        block = (rows, self.features[rows.to(self.features.device)], self.owner[rows])
+        return nearest_of_other_images(x, image, [block]).distance.double().cpu()
 
     @cached_property
     def nearest_of_all(self) -> Tensor:
@@ -301,35 +303,19 @@ def _later_looks(bank: Bank, images: int, trusted: Tensor, tell: Any) -> tuple[T
     tell(1)
     for _ in range(_STEPS):
         near = torch.zeros(images, dtype=torch.bool)
-        near[_largest(last, bank.image, images).argsort(stable=True)[: max(2, int(_TRUSTED * images))]] = True
+        near[largest(last, bank.image, images).argsort(stable=True)[: max(2, int(_TRUSTED * images))]] = True
         last = bank.nearest(near[bank.owner])
         tell(1)
     return raw, last
 
 
-def _foreign(x: Tensor, image: Tensor, features: Tensor, owner: Tensor, taken: Tensor) -> Tensor:
-    """[R] float64: distance of each row to the nearest of the bank's rows `taken` that another image owns."""
-    bank, owner = features[taken.to(features.device)], owner[taken]
-    out = torch.full((x.shape[0],), torch.inf, dtype=torch.float64)
-    others, k = torch.arange(x.shape[0]), _NEIGHBOURS
-    while others.shape[0] and bank.shape[0]:  # those whose neighbours were all of their own image look further
-        k = min(k, bank.shape[0])
-        d, i = knn(x[others.to(x.device)], bank, k)
-        foreign = owner[i.cpu()] != image[others][:, None]
-        out[others] = d.cpu().double().masked_fill(~foreign, torch.inf).amin(1)
-        if k == bank.shape[0]:
-            break
-        others = others[~foreign.any(1)]
-        k *= 8
-    return out
-
-
-def _largest(value: Tensor, image: Tensor, images: int) -> Tensor:
+def largest(value: Tensor, image: Tensor, images: int) -> Tensor:
+    """[I] float64, of values [R] float64 of rows of each image."""
     return torch.zeros(images, dtype=torch.float64).scatter_reduce(0, image, value, "amax")
 
 
 def _result(raw: Tensor, last: Tensor, own: Tensor, image: Tensor, layout: Layout, bank: Bank | None = None) -> Support:
-    before, after = (_largest(value, image, layout.images).float() for value in (raw, last))
+    before, after = (largest(value, image, layout.images).float() for value in (raw, last))
     return Support(last[own].float(), after, deviations(after), deviations(before), layout, bank)
 
 

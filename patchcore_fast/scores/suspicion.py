@@ -15,7 +15,7 @@ from ..kernels.surroundings import undisturbed
 from ..progress import Progress, bar
 from .layout import Layout
 from .rows import CHUNK_SIZE
-from .support import deviations, support
+from .support import deviations, largest, support
 
 NEIGHBOURS = (1, 3, 9)  # images that a patch is compared with: no one number is right
 _TOGETHER = 16  # images between two looks at which are the nearest
@@ -141,8 +141,7 @@ def suspicion(
     parts = {"support": found.deviation}
     for k in NEIGHBOURS:
         mean = near[:, :k].mean(1)
-        worst = torch.zeros(images, dtype=torch.float64).scatter_reduce(0, image, mean, "amax")
-        parts[f"{k} image{'s' * (k > 1)}"] = deviations(worst)
+        parts[f"{k} image{'s' * (k > 1)}"] = deviations(largest(mean, image, images))
     return Suspicion(torch.stack([_rank(part) for part in parts.values()]).mean(0), parts, found.layout)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from patchcore_fast.kernels import knn
 
-Search = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
+Search = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]  # query [Q, D], k -> distances, rows [Q, k]
 
 
 def with_price(bank: torch.Tensor, support: torch.Tensor | None, price: float) -> torch.Tensor:

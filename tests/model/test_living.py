@@ -211,7 +211,9 @@ def test_banks_become_one(half, parts) -> None:
         ({"seed": 3}, "weights|projection"),
         ({"layers": (1,)}, "settings of features"),
         ({"image_score": "reweighted"}, "settings of scoring"),
-        ({"neighbours": 2}, None),
+        ({"neighbours": 2}, "neighbours"),
+        ({"price": 0.0}, "price"),
+        ({"index": "faiss-flat"}, None),
     )
     for changes, words in others:
         odd = PatchCore(tiny_config(**changes)).fit(parts[1]).bank

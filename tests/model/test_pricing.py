@@ -189,13 +189,17 @@ def gradient(x: Tensor, bank: MemoryBank, price: float, k: int) -> Tensor:
         return x.grad
 
 
-def test_influence_is_of_the_priced_distance() -> None:
+def test_influence_is_of_the_priced_distance_and_unusual_as_without_a_price() -> None:
     model = fitted(scorer="influence")
     rows, found, _ = patches(model)
     bank = model.bank
     assert isinstance(bank, MemoryBank)
     weight = make_scorer("influence", bank.features, k=3).weight  # type: ignore[attr-defined]
-    slope = gradient(rows, bank, 2.0, 3).abs()
+    assert bank.support is not None
+    squared = (rows.double()[:, None] - bank.features.double()).square().sum(dim=2)
+    near = (squared + (2 * bank.support.double()).square()).argsort(dim=1)[:, :3]
+    away = rows.double()[:, None] - bank.features.double()[near]
+    slope = (away / away.norm(dim=2, keepdim=True)).mean(dim=1).abs()  # of the distances to these rows
     np.testing.assert_allclose(found.numpy(), (formula(rows, bank, 2.0) * (slope @ weight.double())).numpy(), rtol=1e-4)
 
 
