@@ -119,7 +119,7 @@ class NativeShard(NativeKCenter):
 def _shard(job: KCenterJob, together: Together) -> ShardLeaves | None:
     job = dataclasses.replace(job, features=addressable(job.features))
     (look,) = look_over(job.name, engine_threads(), together, features=job.features)
-    return NativeShard(job, look) if job.features.shape[0] else None
+    return together.agree(lambda: NativeShard(job, look) if job.features.shape[0] else None)
 
 
 def leading_directions(x: Tensor) -> Tensor | None:

@@ -85,7 +85,8 @@ def anchors_over_ranks(
 ) -> tuple[Tensor, Tensor, int]:
     """Anchor rows of all ranks [A, D], their global numbers [A] ascending, and the number of this rank's first row."""
     ranks.agree(lambda: check_matrix(name, "features", features, empty=True))
-    ranks.same(columns=features.shape[1], dtype=str(features.dtype))
+    given = isinstance(anchors, Tensor)
+    ranks.same(columns=features.shape[1], dtype=str(features.dtype), anchors="rows" if given else str(anchors))
     counts = ranks.counts(features.shape[0])
     n = sum(counts)
 
@@ -99,7 +100,7 @@ def anchors_over_ranks(
         return torch.randperm(n, generator=drawing, device=drawing.device)[:count].cpu().sort().values
 
     rows = ranks.agree(numbers)
-    if generator is not None:  # rank 0's draw
+    if not given:  # rank 0's draw, whoever has a generator
         rows = ranks.gather(rows if ranks.rank == 0 else rows[:0])
     ranks.same(anchors=rows)
     return rows_of(ranks, features, counts, rows), rows, sum(counts[: ranks.rank])

@@ -71,6 +71,7 @@ class _Call:
         self.features: Tensor = features.detach().resolve_neg()
         dtype = str(features.dtype).removeprefix("torch.")
         ranks.same(columns=features.shape[1], dtype=dtype, k=_plain(k), start=_plain(start), radius=radius)
+        ranks.same(batch=tuning.batch, lazy=tuning.lazy)  # which exchanges there are, and their sizes
         self.counts = ranks.counts(features.shape[0])
         self.n = n = sum(self.counts)
         if n == 0:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from patchcore_fast.kernels import k_center_greedy, knn
+from patchcore_fast.kernels import Tuning, k_center_greedy, knn, knn_rarity
+from patchcore_fast.kernels.backends.native_library import native_refusal
 from patchcore_fast.kernels.ranks import RankError
 
 from ..kernels.cases import gaussian
@@ -33,6 +34,8 @@ def faulty(group, rank, what):
             options["backend"] = "nonsense"
         if what == "gpu backend":
             options["backend"] = "cuda"
+        if what in ("batch", "lazy"):
+            options["tuning"] = Tuning(batch=64) if what == "batch" else Tuning(lazy=False)
     elif what in ("weights", "length"):
         options["weights" if what == "weights" else "initial_min_dist"] = torch.ones(20)
     k = 4 if what == "k" and rank == 1 else 5
@@ -70,7 +73,7 @@ def test_long_lists_that_differ_are_not_printed(workers):
             raise error
 
 
-@pytest.mark.parametrize("what", ["dtype", "columns", "k", "selected"])
+@pytest.mark.parametrize("what", ["dtype", "columns", "k", "selected", "batch", "lazy"])
 def test_what_must_be_equal(workers, what):
     workers.ask(faulty, 3, what)
     for error in workers.answers(3):
@@ -78,6 +81,46 @@ def test_what_must_be_equal(workers, what):
             ValueError, match=f"{what} must be the same on all ranks, got .* on rank 0 and .* on rank 1"
         ):
             raise error
+
+
+def drawn(group, rank, of):
+    """Anchors by a generator that one rank has."""
+    generator = torch.Generator().manual_seed(5) if rank == of else None
+    return knn_rarity(X[20 * rank : 20 * rank + 20], 3, anchors=10, generator=generator, group=group)
+
+
+def test_the_draw_is_that_of_rank_0(workers):
+    for of, generator in ((0, torch.Generator().manual_seed(5)), (1, None)):
+        found = torch.cat(workers.call(drawn, 3, of))
+        assert torch.equal(found, knn_rarity(X, 3, anchors=10, generator=generator))
+
+
+def no_room(group, rank):
+    """Leaves that one rank has no memory for."""
+    from patchcore_fast.kernels.backends import native_backend
+
+    shard = native_backend.NativeShard
+
+    def made(*arguments):
+        if rank == 1:
+            raise MemoryError("no room")
+        return shard(*arguments)
+
+    native_backend.NativeShard = made
+    try:
+        return k_center_greedy(X[20 * rank : 20 * rank + 20], 5, backend="native", group=group)
+    finally:
+        native_backend.NativeShard = shard
+
+
+@pytest.mark.skipif(native_refusal() is not None, reason="no native module")
+def test_a_rank_without_memory_says_so_on_all(workers):
+    workers.ask(no_room, 3)
+    found = workers.answers(3)
+    assert isinstance(found[1], MemoryError)
+    for other in (found[0], found[2]):
+        with pytest.raises(RankError, match="rank 1 of 3 has failed: MemoryError: no room"):
+            raise other
 
 
 def nothing(group, rank):
