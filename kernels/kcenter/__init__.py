@@ -14,7 +14,7 @@ from ..backends import KCenterJob, choose_backend
 from ..checks import check_int, check_matrix, check_rows, check_vector
 from ..exact import paired_squared, root, squared_weights, weight_exponent
 from ..ranking import Stop
-from ..ranks import select_over_ranks
+from ..ranks import Ranks, select_over_ranks
 from ..surroundings import undisturbed
 from ..tuning import Budget, Tuning
 from .traversal import Traversal
@@ -113,15 +113,20 @@ def k_center_greedy(
     T. F. Gonzalez, Clustering to minimize the maximum intercluster distance, 1985. K. Roth et al., Towards total
     recall in industrial anomaly detection, 2022 (PatchCore, Algorithm 1). The batching: docs/algorithm.md.
     """
-    _check_options(generator, tuning, progress, picked)
-    radius = _check_radius(radius)
+
+    def checked() -> float | None:
+        _check_options(generator, tuning, progress, picked)
+        return _check_radius(radius)
+
     if group is not None:
+        radius = Ranks(_NAME, group).agree(checked)
         rows, squared, passes, distances = select_over_ranks(
             _NAME, features, k, group, start=start, initial_min_dist=initial_min_dist, selected=selected,
             weights=weights, generator=generator, backend=backend, progress=progress, tuning=tuning or Tuning(),
             precision=precision, memory_limit=memory_limit, radius=radius, picked=picked,
         )  # fmt: skip
         return KCenterResult(rows, root(squared).float(), passes, distances)
+    radius = checked()
     check_matrix(_NAME, "features", features)
     features = features.detach().resolve_neg()  # the native engine reads the memory itself
     n, device = features.shape[0], features.device

@@ -34,6 +34,8 @@ def faulty(group, rank, what):
             options["backend"] = "nonsense"
         if what == "gpu backend":
             options["backend"] = "cuda"
+        if what == "radius":
+            options["radius"] = -1.0
         if what in ("batch", "lazy"):
             options["tuning"] = Tuning(batch=64) if what == "batch" else Tuning(lazy=False)
     elif what in ("weights", "length"):
@@ -52,6 +54,7 @@ def faulty(group, rank, what):
         ("type", TypeError, "features must be a torch.Tensor"),
         ("backend", ValueError, "backend must be one of"),
         ("gpu backend", ValueError, "backend 'cuda' cannot run on cpu"),
+        ("radius", ValueError, "radius must be >= 0 and finite, got -1.0"),
     ],
 )
 def test_a_fault_of_one_rank(workers, what, kind, words):
