@@ -109,7 +109,9 @@ def one(cell: Cell, args: argparse.Namespace, truth: sets.Truth, features: sets.
     """A cell's record, resampled values, values, and (image scores, maps)."""
     bare = cell["sampler"].endswith(BARE)
     device = torch.device(str(config.device))
-    made = samplers.TABLE[cell["sampler"].removesuffix(BARE)].make(cell["bank"], cell["seed"], str(device))
+    name = cell["sampler"].removesuffix(BARE)
+    best = samplers.chosen(args.best, truth.name) if args.best and name == samplers.BEST else None
+    made = samplers.make(name, cell["bank"], cell["seed"], str(device), best)
     views = [sets.training_rows(v, what)[0] for v in features.views] if samplers.wants_views(cell["sampler"]) else None
     chosen = cells.select(made, rows, None if bare else positions, device, views)
     if not len(chosen.rows):
@@ -169,6 +171,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--samplers", nargs="+", metavar="NAME", help="default: random greedy elfs; see --list")
     p.add_argument("--ablations", action="store_true", help="ELFS with each of its parts changed, too")
     p.add_argument("--bare", action="store_true", help="samplers that take positions also without them: run(features)")
+    p.add_argument("--best", type=Path, metavar="FOLDER",
+                   help="SET.toml, best.toml of `patchcore-fast grid` on each set: of the sampler 'composite, best'")
     p.add_argument("--banks", nargs="+", type=float, default=[0.001, 0.01, 0.1], metavar="SHARE")
     p.add_argument("--contamination", nargs="+", type=float, default=[0.0, 0.05, 0.1], metavar="SHARE")
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
@@ -207,6 +211,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     wanted = args.samplers or ["random", samplers.BASELINE, samplers.OURS]
     wanted += [n for n, entry in samplers.TABLE.items() if args.ablations and entry.kind == "ablation"]
     args.wanted = list(dict.fromkeys(wanted))
+    if (samplers.BEST in args.wanted) != (args.best is not None):
+        raise SystemExit(f"--best goes with the sampler {samplers.BEST!r}, and it with --best")
     return args
 
 
