@@ -177,6 +177,7 @@ class _Run:
         squared, gain = self.squared[where].cpu(), self.gain[where].cpu()
         lowered = squared.clone()
         place = torch.arange(rows.shape[0])  # of what is left in the block
+        taken = torch.zeros(rows.shape[0], dtype=torch.bool)
         key = self._key(squared, gain)
         picks: list[int] = []
         squares: list[float] = []
@@ -192,14 +193,14 @@ class _Run:
             squares.append(float(squared[i]))
             nearer = squared_distance(block, block[i])
             torch.minimum(squared, nearer, out=squared)
-            gain[i] = -math.inf
-            key = self._key(squared, gain)
+            taken[i] = True
+            key = self._key(squared, gain).masked_fill_(taken, -math.inf)
             # What has fallen behind the edge does not come back: leave it, once it is a half.
             open_ = key >= edge[0]
             left = int(open_.sum())
             if 2 * left <= key.shape[0]:
                 lowered[place] = squared
-                block, squared, gain, key, place = block[open_], squared[open_], gain[open_], key[open_], place[open_]
+                block, squared, gain, place, key, taken = (v[open_] for v in (block, squared, gain, place, key, taken))
                 if left == 0:
                     break
         lowered[place] = squared

@@ -96,6 +96,12 @@ def test_rows_that_are_all_equal_go_by_gain_then_by_number(n, on, sizes):
     assert found.radii.tolist() == [math.inf] + [0.0] * (n - 1)
 
 
+def test_keys_that_overflow_are_ties(on, sizes):
+    x = integers(60, 3).double() * 1e100
+    check(on, x, 60, gains(60)["ties"], alpha=1e300)
+    check(on, x, 60, gains(60)["ties"] * 5e307, alpha=1e-320)
+
+
 def test_copies_of_few_rows(on, sizes):
     x = integers(6, 4).repeat(40, 1)
     check(on, x, 60, gains(240)["ties"], ("additive copies",), alpha=0.1)
