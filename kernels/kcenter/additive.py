@@ -198,11 +198,9 @@ class _Run:
             # What has fallen behind the edge does not come back: leave it, once it is a half.
             open_ = key >= edge[0]
             left = int(open_.sum())
-            if 2 * left <= key.shape[0]:
+            if 0 < 2 * left <= key.shape[0]:
                 lowered[place] = squared
                 block, squared, gain, place, key, taken = (v[open_] for v in (block, squared, gain, place, key, taken))
-                if left == 0:
-                    break
         lowered[place] = squared
         return torch.tensor(picks, dtype=torch.int64), torch.tensor(squares, dtype=torch.float64), lowered
 

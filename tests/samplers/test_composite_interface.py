@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.samplers import ELFSCoresetSampler, describe_sampler
 from patchcore_fast.samplers.projection import project
 from patchcore_fast.scores import difficulty, instability, k_means, proxy_change
@@ -181,6 +182,19 @@ def test_progress_is_told_and_bars_are_shown_where_asked(capsys):
     sampler.select(rows())
     shown = capsys.readouterr().err
     assert all(stage in shown for stage in ("k_means", "rarity", "proxy_change", "picks"))
+
+
+def test_the_pipeline_fits_with_it(capsys):
+    images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    config = PatchCoreConfig(weights="random", image_size=64, device="cpu")
+    sampler = ELFSCoresetSampler(0.1, instability="proxy", pool="diversity", alpha=0.2, clean=0.1)
+    model = PatchCore(config, sampler, progress=True).fit(images)
+    assert "proxy_change" in capsys.readouterr().err and sampler.show_progress is False
+    again = ELFSCoresetSampler(0.1, instability="proxy", pool="diversity", alpha=0.2, clean=0.1)
+    x = model.training_features(images)
+    assert torch.equal(again.select(x.features, positions=x.positions(torch.arange(x.used))), model.bank.indices)
+    said = {"preset": "composite", "pool": "diversity", "alpha": 0.2, "instability": "proxy"}
+    assert said.items() <= model.bank.config["selection"]["sampler_parameters"].items()
 
 
 BAD = [
