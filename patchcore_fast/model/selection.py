@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from patchcore_fast.config import SAMPLERS, PatchCoreConfig
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.config.budget import percentage_of
 from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.pricing import support_of
@@ -22,6 +22,7 @@ from patchcore_fast.model.sizing import Sizing
 from patchcore_fast.model.threshold import held_out_folds
 from patchcore_fast.model.views import views_of
 from patchcore_fast.samplers import GreedyCoresetSampler, sampler_of
+from patchcore_fast.samplers.named import NAMED
 from patchcore_fast.samplers.space import space_of
 
 logger = logging.getLogger(__name__)
@@ -58,13 +59,17 @@ class Selector:
                     f"PatchCore.fit: {error}: give PatchCore(config, SAMPLER), or settings with sampler, ratio and "
                     "sampler_parameters=None"
                 ) from None
-        if group is not None and not getattr(sampler, "takes_group", False):
+        preset = getattr(sampler, "preset", None)
+        if group is not None and (preset is not None or not getattr(sampler, "takes_group", False)):
+            of = "" if preset is None else f" with preset {preset!r}"
+            able = [name for name, kind in NAMED.items() if kind.takes_group and name != "composite"]
             raise ValueError(
-                f"PatchCore.fit: {type(sampler).__name__} selects in one process only: with several ranks take one of "
-                f"{', '.join(SAMPLERS)}"
+                f"PatchCore.fit: {type(sampler).__name__}{of} selects in one process only: with several ranks take one "
+                f"of {', '.join(able)}"
             )
         self.config, self.device, self.sampler, self.group = config, device, sampler, group
         self.views = views_of(sampler)  # whose features it asks for too
+        self.shown: bool | None = False  # bars of the sampler's own stages, see `Sampler.show_progress`
         self.reports: list[dict[str, Any]] = []  # what the sampler said of each selection of all rows, in their order
         self.sizing: Sizing | None = None  # of a budget, see `settle`
         self._of: Rows | None = None  # the rows that `_space` and `_matrix` are of
@@ -96,7 +101,7 @@ class Selector:
         ValueError : fewer rows chosen than the score of a patch needs neighbours.
         """
         space, matrix = self._seen(rows)
-        with _set(self.sampler, "progress", progress):
+        with _set(self.sampler, "progress", progress), self._stages_shown():
             indices = self._choose(self.sampler, all_rows(space, rows.ranks), views)
         if len(indices) < self.config.search.least_rows:
             raise ValueError(
@@ -219,6 +224,18 @@ class Selector:
             done += len(fold)
             if progress is not None:
                 progress(done, total)
+
+    @contextmanager
+    def _stages_shown(self) -> Iterator[None]:
+        """While inside, the sampler shows its stages as `shown` says, unless it was told otherwise."""
+        if getattr(self.sampler, "show_progress", None) is not False:
+            yield
+            return
+        self.sampler.show_progress = self.shown
+        try:
+            yield
+        finally:
+            self.sampler.show_progress = False
 
     def _seen(self, rows: Rows) -> tuple[FeatureRows, torch.Tensor | None]:
         """What the sampler looks at of this process's rows, made once; and the projection that it is made by."""
