@@ -74,6 +74,11 @@ class Selector:
         """Whether it asks for the features of changed images (`model.views`) too."""
         return getattr(self.sampler, "instability", None) == "views"
 
+    @property
+    def wants_embeddings(self) -> bool:
+        """Whether it asks for the global embeddings of images too."""
+        return bool(getattr(self.sampler, "uses_embeddings", False) and getattr(self.sampler, "uses_positions", False))
+
     def settle(self, layers: Sequence[Rows], images: int) -> None:
         """Turn the budget of the settings, if there is one, into what the sampler picks.
 
@@ -222,7 +227,8 @@ class Selector:
             local = rows.local
             found, matrix = space_of(self.sampler, local.total, rows.columns, local.read)
             self._of, self._matrix = rows, matrix
-            self._space = FeatureRows.of(local.features if found is None else found, local.grids)
+            embeddings = local.embeddings() if self.wants_embeddings else None
+            self._space = FeatureRows.of(local.features if found is None else found, local.grids, embeddings)
         return self._space, self._matrix
 
     def _without(
@@ -269,6 +275,8 @@ class Selector:
         where: dict[str, Any] = {}
         if getattr(sampler, "uses_positions", False):
             where["positions"] = rows.positions(rows.first_row + torch.arange(rows.local.total))
+        if self.wants_embeddings and (embeddings := rows.local.embeddings()) is not None:
+            where["embeddings"] = embeddings
         if views:
             where["views"] = [v.features for v in views]
         with _set(sampler, "group", self.group):

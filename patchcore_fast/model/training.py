@@ -130,7 +130,7 @@ class Source:
 
         rows, views, unread = training_rows(
             batches.shown("features", self.progress), batches.count, extractor, extractor.backbone.mean.device,
-            self.augmentation, selector.wants_views, check,
+            self.augmentation, selector.wants_views, check, selector.wants_embeddings,
         )  # fmt: skip
         if self.ranks is None:
             check_read(rows, unread)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import Sampler
 from .basic import IdentitySampler, PrecomputedSampler, RandomSampler
 from .elfs import ELFSCoresetSampler
+from .elfs_images import ELFSImageSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
 from .named import describe_sampler, make_sampler
 from .two_level import SupportedImages, TwoLevelSampler
@@ -12,6 +13,7 @@ from .two_level import SupportedImages, TwoLevelSampler
 __all__ = [
     "ApproximateGreedyCoresetSampler",
     "ELFSCoresetSampler",
+    "ELFSImageSampler",
     "GreedyCoresetSampler",
     "IdentitySampler",
     "PrecomputedSampler",
