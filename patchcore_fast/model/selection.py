@@ -59,13 +59,10 @@ class Selector:
                     f"PatchCore.fit: {error}: give PatchCore(config, SAMPLER), or settings with sampler, ratio and "
                     "sampler_parameters=None"
                 ) from None
-        preset = getattr(sampler, "preset", None)
-        if group is not None and (preset is not None or not getattr(sampler, "takes_group", False)):
-            of = "" if preset is None else f" with preset {preset!r}"
+        if group is not None and (lonely := _lonely(sampler)):
             able = [name for name, kind in NAMED.items() if kind.takes_group and name != "composite"]
             raise ValueError(
-                f"PatchCore.fit: {type(sampler).__name__}{of} selects in one process only: with several ranks take one "
-                f"of {', '.join(able)}"
+                f"PatchCore.fit: {lonely} selects in one process only: with several ranks take one of {', '.join(able)}"
             )
         self.config, self.device, self.sampler, self.group = config, device, sampler, group
         self.views = views_of(sampler)  # whose features it asks for too
@@ -289,6 +286,19 @@ class Selector:
             where["views"] = [v.features for v in views]
         with _set(sampler, "group", self.group):
             return torch.as_tensor(sampler.select(rows.local.features, **where)).cpu().long()
+
+
+def _lonely(sampler: Any) -> str:
+    """What of a sampler, or of the samplers inside of it, selects in one process; "" for none."""
+    first, second = getattr(sampler, "image_sampler", None), getattr(sampler, "patch_sampler", None)
+    if not callable(getattr(first, "select_images", None)):
+        first = None  # it chooses among means, on every rank alike
+    for inner in (first, second):
+        if inner is not None and (found := _lonely(inner)):
+            return found
+    if (preset := getattr(sampler, "preset", None)) is not None:
+        return f"{type(sampler).__name__} with preset {preset!r}"
+    return "" if getattr(sampler, "takes_group", False) else type(sampler).__name__
 
 
 def _of_all(mask: torch.Tensor, rows: Rows) -> torch.Tensor:

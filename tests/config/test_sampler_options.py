@@ -13,6 +13,7 @@ import pytest
 
 from patchcore_fast.cli import main
 from patchcore_fast.config import PatchCoreConfig, SelectionSettings
+from patchcore_fast.config.record import laid
 from patchcore_fast.config.sampler_options import (
     ELSEWHERE,
     OPTIONS,
@@ -170,6 +171,15 @@ def test_dicts_and_files_hold_them(tmp_path: Path) -> None:
     assert PatchCoreConfig.from_dict(old) == PatchCoreConfig(sampler="elfs")
     (tmp_path / "c.toml").write_text("[selection]\nsampler = 'elfs'\n[selection.sampler_options]\nw_dens = 1\n")
     assert main(["fit", "--print-config", "--config", str(tmp_path / "c.toml")]) == 2
+
+
+def test_options_of_the_same_sampler_are_laid_over_each_other() -> None:
+    beneath = {"sampler": "elfs", "ratio": 0.1, "sampler_options": {"settle": 0, "w_repr": 1}}
+    assert laid(beneath, {"count": 3, "sampler_options": {"w_repr": 2}}) == {
+        "sampler": "elfs", "count": 3, "sampler_options": {"settle": 0, "w_repr": 2}}  # fmt: skip
+    assert laid(beneath, {"sampler": "greedy"}) == {"sampler": "greedy", "ratio": 0.1}
+    assert laid(beneath, {"sampler": "elfs"}) == beneath and laid({}, beneath) == beneath
+    assert laid(beneath, {"sampler_options": 3})["sampler_options"] == 3  # for the settings to refuse
 
 
 def test_what_is_typed_goes_before_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,19 +188,26 @@ class Alone:
         raise AssertionError("nothing may begin")
 
 
+ONE_PROCESS = {
+    "with preset 'composite'": {"sampler": "composite"},
+    "LowestDensitySampler": {"sampler": "lowest-density"},
+    "ELFSImageSampler": {"sampler": "two-level", "sampler_options": {"images": "elfs"}},
+}
+
+
 def test_a_sampler_that_takes_no_group(workers):
     for words in workers.call(lonely, 2):
         assert "Alone selects in one process only" in words[0]
-        for name, said in zip(("preset 'composite'", "LowestDensitySampler"), words[1:], strict=True):
+        for name, said in zip(ONE_PROCESS, words[1:], strict=True):
             assert f"{name} selects in one process only: " in said
             assert said.endswith("take one of greedy, elfs, two-level, approximate, random, identity")
 
 
 def lonely(group, rank):
     said = []
-    for name, sampler in (("greedy", Alone()), ("composite", None), ("lowest-density", None)):
+    for changes, sampler in (({}, Alone()), *((changes, None) for changes in ONE_PROCESS.values())):
         with pytest.raises(ValueError) as error:
-            PatchCore(tiny_config(sampler=name), sampler, progress=False, group=group).fit("no folder at all")
+            PatchCore(tiny_config(**changes), sampler, progress=False, group=group).fit("no folder at all")
         said.append(str(error.value))
     return said
 
