@@ -5,14 +5,16 @@ from __future__ import annotations
 from .base import Sampler
 from .basic import IdentitySampler, PrecomputedSampler, RandomSampler
 from .elfs import ELFSCoresetSampler
+from .elfs_images import ELFSImageSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
 from .lowest_density import LowestDensitySampler
-from .named import describe_sampler, make_sampler
+from .named import describe_sampler, make_sampler, sampler_of
 from .two_level import SupportedImages, TwoLevelSampler
 
 __all__ = [
     "ApproximateGreedyCoresetSampler",
     "ELFSCoresetSampler",
+    "ELFSImageSampler",
     "GreedyCoresetSampler",
     "IdentitySampler",
     "LowestDensitySampler",
@@ -23,4 +25,5 @@ __all__ = [
     "TwoLevelSampler",
     "describe_sampler",
     "make_sampler",
+    "sampler_of",
 ]
