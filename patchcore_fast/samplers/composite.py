@@ -96,8 +96,8 @@ class Composite:
 
     @property
     def _by_rank(self) -> bool:
-        """Whether the pool is refined by the composite alone: k-center over it would be plain greedy once more."""
-        return self.options.pool == "diversity" and not self.options.alpha
+        """Whether the pool is refined by the composite alone, without distances."""
+        return self.options.pool == "refined"
 
     def _grow(
         self, allowed: Tensor, count: int, kept: Tensor, progress: Callable[[int, int], None] | None = None
@@ -119,9 +119,16 @@ class Composite:
                 gain = (options.beta * self.value[rows]).to(device)
                 found = additive_greedy(x, count, gain, alpha=options.alpha, **common)
             else:
-                start = None if kept.shape[0] else farthest_from_mean(x)
+                start = None if kept.shape[0] else self._start(x, rows)
                 found = k_center_greedy(x, count, start=start, **common)
         return rows[found.indices.cpu()], found.radii.cpu()
+
+    def _start(self, x: Tensor, rows: Tensor) -> int:
+        """The first of the pool: in one of greedy's own picks the best, or k-center would be that greedy once more."""
+        if self.options.pool == "composite":
+            return farthest_from_mean(x)
+        value = self.value[rows]
+        return int((value == value.max()).nonzero()[0])
 
     def _clean(self, picks: Tensor, radii: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Drop the picks of lowest composite, of equal ones the latest, and let the selection go on without them."""

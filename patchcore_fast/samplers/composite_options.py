@@ -20,7 +20,7 @@ MEASURES = ("aum", "forgetting", "el2n")  # of difficulty; several joined by "+"
 _CHOICES = {
     "repr": ("mean", "clusters"),
     "density": ("rarity", "dense"),
-    "pool": ("composite", "diversity"),
+    "pool": ("composite", "diversity", "refined"),
 }
 
 

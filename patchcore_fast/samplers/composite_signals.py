@@ -26,15 +26,19 @@ def distance_to_centre(x: Tensor, options: CompositeOptions, **common: Any) -> T
 
 
 def density(x: Tensor, options: CompositeOptions, **common: Any) -> Tensor:
-    """Mean distance to the k nearest of random anchors, or minus that ("dense"). [N, D] -> [N] float32.
+    """Mean distance to the k nearest of random anchors, or one over that ("dense"). [N, D] -> [N] float32.
 
-    Not 1 / x: among equal rows that is infinite, and beside near-equal ones all others would be scaled to nothing.
+    Rows among their like, at distance 0, are as dense as the densest of the others.
     """
     if x.shape[0] < 2:
         return torch.zeros(x.shape[0])
     k = min(options.k_density, min(options.density_subsample, x.shape[0]) - 1)
     found = rarity(x, k=k, anchors=options.density_subsample, **common)
-    return -found if options.density == "dense" else found
+    if options.density == "rarity":
+        return found
+    apart = found > 0
+    inverse = torch.where(apart, 1.0 / found.double().where(apart, 1.0), 0.0)
+    return inverse.where(apart, inverse.max()).float()
 
 
 def third(

@@ -46,7 +46,11 @@ def signals(x, o):
     between = norm(x64[:, None] - x64)
     np.fill_diagonal(between, np.inf)
     d = np.sort(between, 1)[:, : o["k_density"]].astype(np.float32).astype(np.float64).sum(1) / o["k_density"]
-    out = [r, d if o["density"] == "rarity" else -d]
+    if o["density"] == "dense":
+        d = d.astype(np.float32).astype(np.float64)
+        inverse = np.divide(1.0, d, out=np.zeros_like(d), where=d > 0)
+        d = np.where(d > 0, inverse, inverse.max())
+    out = [r, d]
     if o["noise_T"]:
         generator = torch.Generator().manual_seed(0)
         u = np.zeros(len(x))
@@ -80,7 +84,10 @@ def greedy(x, count, kept, allowed, composite, o):
         else:
             key = squared.copy()
         key[~allowed] = key[taken] = -np.inf
-        row = int(rows[far_start(x[rows])]) if step == 0 and not len(kept) and not o["alpha"] else first_best(key)
+        if step == 0 and not len(kept) and not o["alpha"]:
+            row = int(rows[first_best(composite[rows]) if o["start"] == "best" else far_start(x[rows])])
+        else:
+            row = first_best(key)
         taken.append(row)
         squared = np.minimum(squared, ((x64 - x64[row]) ** 2).sum(1))
     return taken[len(kept) :]
@@ -99,13 +106,14 @@ def restated(x, share=SHARE, **options):
         composite += w * scaled(s)
     size = min(n, max(int(np.ceil(m * o["topk_pool_multiplier"])), o["min_pool"]))
     every = np.arange(n)
-    plain = o | {"alpha": 0.0}
+    plain = o | {"alpha": 0.0, "start": "far"}
+    o["start"] = "best" if o["pool"] == "diversity" else "far"
     if o["pool"] == "composite":
         chosen = ranked(composite, every)[:size]
     else:
         chosen = np.array(greedy(x, size, [], np.ones(n, bool), composite, plain))
     pool = np.isin(every, chosen)
-    by_rank = o["pool"] == "diversity" and not o["alpha"]
+    by_rank = o["pool"] == "refined"
 
     def grow(allowed, count, kept):
         if by_rank:
@@ -143,14 +151,14 @@ def check(x, share=SHARE, **options):
 WEIGHTS = [w for w in itertools.product((-1.0, 0.0, 0.5), (-1.0, 0.0, 1.0)) if any(w)]
 
 
-@pytest.mark.parametrize("pool", ["composite", "diversity"])
+@pytest.mark.parametrize("pool", ["composite", "diversity", "refined"])
 @pytest.mark.parametrize(("w_repr", "w_density"), WEIGHTS)
 def test_weights_of_every_sign(w_repr, w_density, pool):
     check(grid(), w_repr=w_repr, w_density=w_density, pool=pool)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.05])
-@pytest.mark.parametrize("pool", ["composite", "diversity"])
+@pytest.mark.parametrize("pool", ["composite", "diversity", "refined"])
 @pytest.mark.parametrize("density", ["rarity", "dense"])
 @pytest.mark.parametrize("repr", ["mean", "clusters"])
 def test_every_form_of_each_part(repr, density, pool, alpha):
@@ -164,7 +172,7 @@ def test_noise(w_unc):
         check(grid(), noise_T=draws, noise_std=0.01, w_unc=w_unc)
 
 
-@pytest.mark.parametrize("pool", ["composite", "diversity"])
+@pytest.mark.parametrize("pool", ["composite", "diversity", "refined"])
 def test_pool_size(pool):
     for multiplier, least, size in ((1, 0, M), (2.5, 0, 80), (1, 100, 100), (3, 10, 96), (1e9, 0, N), (1, 10**6, N)):
         ours = check(grid(), topk_pool_multiplier=multiplier, min_pool=least, pool=pool)
@@ -172,7 +180,7 @@ def test_pool_size(pool):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1])
-@pytest.mark.parametrize("pool", ["composite", "diversity"])
+@pytest.mark.parametrize("pool", ["composite", "diversity", "refined"])
 def test_cleaning(pool, alpha):
     for clean, multiplier in ((0.02, 5), (0.5, 1), (1.0, 2), (1.0, 1), (0.5, 1.3)):
         ours = check(grid(3), clean=clean, topk_pool_multiplier=multiplier, pool=pool, alpha=alpha)
@@ -182,6 +190,7 @@ def test_cleaning(pool, alpha):
 
 def test_all_rows_and_one_row():
     assert sorted(check(grid(), 1).indices_.tolist()) == list(range(N))
+    check(np.repeat(grid(n=32), 8, 0), density="dense")  # most rows are among their like
     for n in (1, 2, 3):
         assert sorted(sampler(1.0, noise_T=2).select(grid(n=n)).tolist()) == list(range(n))
         assert sorted(sampler(1, instability="proxy", clean=1.0).select(grid(n=n)).tolist()) == list(range(n))

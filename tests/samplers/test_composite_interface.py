@@ -169,7 +169,7 @@ def test_scores_pool_and_report():
 
 
 def test_progress_is_told_and_bars_are_shown_where_asked(capsys):
-    for options in ({}, {"alpha": 0.2}, {"pool": "diversity"}, {"pool": "diversity", "alpha": 0.2}):
+    for options in ({}, {"alpha": 0.2}, {"pool": "refined"}, {"pool": "diversity", "alpha": 0.2}):
         told = []
         sampler = ELFSCoresetSampler(0.1, preset="composite", **options)
         sampler.progress = lambda *made: told.append(made)  # noqa: B023
@@ -201,7 +201,7 @@ BAD = [
     ({"preset": "best"}, ValueError, "preset must be \"composite\" or None, got 'best'"),
     ({"repr": "median"}, ValueError, "repr must be one of mean, clusters, got 'median'"),
     ({"density": 3}, ValueError, "density must be one of rarity, dense, got 3"),
-    ({"pool": "all"}, ValueError, "pool must be one of composite, diversity, got 'all'"),
+    ({"pool": "all"}, ValueError, "pool must be one of composite, diversity, refined, got 'all'"),
     ({"density_subsample": 1}, ValueError, "density_subsample must be >= 2"),
     ({"approximate_starting_points": 1, "pool": "composite"}, ValueError, "approximate_starting_points must be >= 2"),
     ({"noise_T": -1, "pool": "composite"}, ValueError, "noise_T must be >= 1, got -1"),
