@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,12 +146,15 @@ def _text(kind: str, outcome: Outcome, asked: int) -> str:
 
     rows, about = outcome.rows, outcome.about
     failed = [row for row in rows if row["error"]]
-    lines = [f"{len(rows):,} rows ({outcome.fresh:,} of them new): banks of {about['train']:,} training images; "
-             f"{len(about['held_out']):,} held out, {about['synthetic'] * len(about['held_out']):,} synthetic, "
-             f"{about['test']:,} test images (not used for any choice)."]  # fmt: skip
+    held, copies = len(about["held_out"]), about["synthetic"] * len(about["held_out"])
+    lines = [
+        f"{len(rows):,} rows ({outcome.fresh:,} of them new), of banks of {about['train']:,} training images.",
+        f"{held:,} normal images held out, {copies:,} copies with synthetic defects; {about['test']:,} test images, "
+        "which decide nothing.",
+    ]
     if kind == "grid":
         different = len({row["name"] for row in rows if row["sampler"] == "composite"})
-        lines[0] += f" Settings: {different:,} tried of {asked:,} that were asked for, of which some are the same."
+        lines.append(f"{different:,} settings of the {asked:,} that the axes span, many of which are the same.")
     done = [row for row in rows if row["choice"] is not None]
     bases = [row for row in done if row["sampler"] != "composite"]
     tried = [row for row in done if row["sampler"] == "composite"]
@@ -167,5 +171,5 @@ def _text(kind: str, outcome: Outcome, asked: int) -> str:
         lines += ["", metrics_table(table, digits=4, corner=corner), ""]
     lines += [f"{row['name']}: could not be done: {row['error']}" for row in failed[:TOP]]
     if outcome.best is not None:
-        lines.append(f"Best: {outcome.best.sentence}")
+        lines += textwrap.wrap(f"Best: {outcome.best.sentence}", 118)
     return "\n".join(lines)

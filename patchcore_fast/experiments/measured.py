@@ -18,11 +18,13 @@ import torch
 @dataclass
 class Spent:
     """seconds : wall clock.  cpu_seconds : of all threads of this process.  memory : bytes above what was there before,
-    at the peak; on a GPU its memory, else the resident one (Linux), None where the system does not tell."""
+    at the peak; on a GPU its memory, else the resident one (Linux), None where the system does not tell.  before : what
+    was there."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     memory: int | None = None
+    before: int | None = None
 
 
 @contextmanager
@@ -36,6 +38,7 @@ def measured(device: torch.device) -> Iterator[Spent]:
         before: int | None = torch.cuda.memory_allocated(device)
     else:
         before = _resident_from_now()
+    spent.before = before
     cpu, clock = time.process_time(), time.perf_counter()
     try:
         yield spent

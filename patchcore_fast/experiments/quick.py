@@ -36,8 +36,8 @@ def quick_look(
     Returns
     -------
     Covering radius and mean distance to the nearest pick are Euclidean, in the features' own space; seconds are the
-    median of three runs; memory is what a run added at its peak, the least of the three. "note" says why a sampler cannot be
-    run on such rows, its numbers are then None.
+    median of three runs; memory is what a run added at its peak, the least of the three. "note" says why a sampler
+    cannot be run on such rows, its numbers are then None.
     """
     place = torch.device(device)
     found = []

@@ -14,7 +14,7 @@ from patchcore_fast.coverage import border_share
 from patchcore_fast.experiments.combinations import Combination
 from patchcore_fast.experiments.material import Material, Part
 from patchcore_fast.experiments.measured import measured
-from patchcore_fast.experiments.signals import Signals
+from patchcore_fast.experiments.signals import Signals, memory_of
 from patchcore_fast.kernels import knn
 from patchcore_fast.memory import available_memory
 from patchcore_fast.metrics import binary_curve
@@ -54,14 +54,14 @@ def tried(
     where: dict[str, Any] = {}
     if "positions" in inspect.signature(sampler.select).parameters and getattr(sampler, "uses_positions", False):
         where["positions"] = rows.positions(torch.arange(rows.total))
+    signals = Signals() if signals is None else signals
     with measured(device) as spent:
-        if signals is None:
-            indices = sampler.select(rows.features, **where)
-        else:
-            indices = signals.select(sampler, rows.features, **where)
+        indices = signals.select(sampler, rows.features, **where)
+    signals.took(sampler, spent.before)
+    if spent.memory is not None and spent.before is not None:  # a GPU's peak is set back by each part of a selection
+        spent.memory = max(spent.memory, *(peak - spent.before for peak in (0, *memory_of(sampler).values())))
     if not len(indices):
         raise ValueError(f"{combination.name}: picks none of {rows.total} rows at ratio {combination.ratio}")
-    shared = 0.0 if signals is None else signals.spared
     bank = rows.take(indices).to(device)
     support = None
     if config.search.price:
@@ -69,9 +69,9 @@ def tried(
     reached = knn(rows.features.to(device), bank, 1)[0]
     facts: dict[str, Any] = {
         "rows": len(indices), "covering_radius": float(reached.max()), "mean_distance": float(reached.double().mean()),
-        "border_share": border_share(rows.grids, indices), "seconds": spent.seconds + shared,
-        "cpu_seconds": spent.cpu_seconds + (0.0 if signals is None else signals.spared_cpu),
-        "peak_memory_mb": None if spent.memory is None else spent.memory / MIB,
+        "border_share": border_share(rows.grids, indices), "seconds": spent.seconds + signals.seconds,
+        "cpu_seconds": spent.cpu_seconds + signals.cpu_seconds,
+        "peak_memory_mb": None if spent.memory is None else max(spent.memory, signals.memory) / MIB,
     }  # fmt: skip
     scorer = ImageScorer(config, bank)
     search = priced_search(bank, support, config.search.price)

@@ -35,7 +35,7 @@ def _finished(name: str, rows: Sequence[Row]) -> list[Row]:
 def plot_against_time(
     rows: Sequence[Row], path: str | os.PathLike[str], *, best: str | None = None, title: str = "Grid"
 ) -> None:
-    """Each setting as a point: seconds of its selection, and its AUROC on what was held out.
+    """Each setting as a point: seconds of its selection, and its AUROC on what was held out; random rows as a line.
 
     Parameters
     ----------
@@ -53,16 +53,18 @@ def plot_against_time(
         if some:
             axes.scatter([r["seconds"] for r in some], [r["choice"] for r in some], s=34, color=colour, alpha=0.7,
                          edgecolor="white", linewidth=0.5, label=f"composite, pool by {pool}")  # fmt: skip
-    for name, (marker, colour, label) in BASES.items():
-        some = [row for row in rows if row["name"] == name]
-        if some:
-            axes.scatter([r["seconds"] for r in some], [r["choice"] for r in some], s=64, marker=marker, color=colour,
-                         edgecolor="white", zorder=3, label=label)  # fmt: skip
+    marker, colour, label = BASES["greedy"]
+    if some := [row for row in rows if row["name"] == "greedy"]:
+        axes.scatter([r["seconds"] for r in some], [r["choice"] for r in some], s=64, marker=marker, color=colour,
+                     edgecolor="white", zorder=3, label=label)  # fmt: skip
+    if some := [row for row in rows if row["name"] == "random"]:  # no time to speak of: a point would be far away
+        level, spent = (float(np.mean([r[what] for r in some])) for what in ("choice", "seconds"))
+        axes.axhline(level, color=NEUTRAL, linestyle="--", linewidth=1.2, label=f"random rows ({spent:.2g} s)")
     if ringed := [row for row in rows if row["name"] == best]:
         axes.scatter([r["seconds"] for r in ringed], [r["choice"] for r in ringed], s=150, facecolor="none",
                      edgecolor="black", linewidth=1.3, zorder=4, label=f"best: {plot_text(str(best))}")  # fmt: skip
     axes.set_xscale("log")
-    _plain_numbers(axes.xaxis, [row["seconds"] for row in rows])
+    _plain_numbers(axes.xaxis, [row["seconds"] for row in rows if row["name"] != "random"] or [1.0])
     axes.set(xlabel="seconds of the selection (log)", ylabel=CHOICE, title=plot_text(title))
     _legend_below(figure, axes, 2)
     quiet(axes)

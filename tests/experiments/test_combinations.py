@@ -11,8 +11,8 @@ WHOLE = ((-1.0, 0.0, 0.5, 1.0), (10, 30, 100), (0, 1, 2), ("composite", "diversi
 
 def test_the_whole_grid_has_every_composite_that_differs_once():
     plan, asked = grid(*WHOLE, [0.1], [0])
-    # Anchors matter with a density weight (3 of 4), copies (2 kinds) with one of the instability (3 of 4), the pool with
-    # any weight: [4 r x (1 + 3 x 3) d x (1 + 3 x 2) u - 1] x 2 + 1.
+    # Anchors matter with a weight of the density (3 of 4), copies (2 kinds) with one of the instability, the pool with
+    # any: [4 r x (1 + 3 x 3) d x (1 + 3 x 2) u - 1] x 2 + 1.
     assert asked == 4**3 * 3 * 3 * 2
     assert len(plan) - 2 == (4 * 10 * 7 - 1) * 2 + 1
     assert [c.sampler for c in plan[:2]] == ["greedy", "random"] and {c.sampler for c in plan[2:]} == {"composite"}
@@ -55,8 +55,8 @@ def test_steps_change_one_thing_at_a_time():
     ("axis", "values", "said"),
     [
         (0, (), "weights"), (0, (11.0,), "weights"), (0, (float("nan"),), "weights"), (0, (0.0, 0.0), "each once"),
-        (1, (1,), "starting points"), (2, (-1,), "noise"), (3, ("best",), "composite, diversity"), (4, (1.0,), "ratios"),
-        (5, (-1,), "seeds"), (6, 0, "limit"),
+        (1, (1,), "starting points"), (2, (-1,), "noise"), (3, ("best",), "composite, diversity"),
+        (4, (1.0,), "ratios"), (5, (-1,), "seeds"), (6, 0, "limit"),
     ],
     ids=["none", "large", "nan", "twice", "points", "noise", "pool", "ratio", "seed", "limit"],
 )  # fmt: skip

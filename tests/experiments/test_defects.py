@@ -24,7 +24,7 @@ def test_only_what_the_mask_marks_changes(kind):
     assert (made == again).all() and (mask == same).all()
     assert mask.shape == image.shape[1:] and 0 < mask.mean() < 0.6
     assert (made[:, ~mask] == image[:, ~mask]).all()
-    assert 0 <= made.min() and made.max() <= 1
+    assert made.min() >= 0 and made.max() <= 1
     assert (made[:, mask] != image[:, mask]).any()
 
 

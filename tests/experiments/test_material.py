@@ -21,7 +21,7 @@ from ..pictures import quiet_scan
 @pytest.mark.parametrize(("count", "share", "wanted"), [(31, 0.25, 8), (4, 0.01, 1), (2, 0.9, 1), (1000, 0.25, 40)])
 def test_a_seeded_share_is_held_out_and_one_image_stays_in(count, share, wanted):
     out = held_out_images(count, share, 3)
-    assert len(set(out.tolist())) == wanted and 0 <= out.min() and out.max() < count and (np.diff(out) > 0).all()
+    assert len(set(out.tolist())) == wanted and out.min() >= 0 and out.max() < count and (np.diff(out) > 0).all()
     assert (out == held_out_images(count, share, 3)).all()
     with pytest.raises(DataError, match="at least 2"):
         held_out_images(1, 0.5, 0)
@@ -117,8 +117,8 @@ def test_a_damaged_file_is_named(gathered, weave, config, tmp_path, name):
 
 @pytest.mark.parametrize(
     "change",
-    [{"banks": "layer"}, {"augment": "rotate"}, {"shots": 2}, {"ratio": None, "budget": "20"}, {"reduction": "pca", "dim": 4},
-     {"aspect": "keep"}],
+    [{"banks": "layer"}, {"augment": "rotate"}, {"shots": 2}, {"ratio": None, "budget": "20"}, 
+     {"reduction": "pca", "dim": 4}, {"aspect": "keep"}],
     ids=["banks", "augment", "shots", "budget", "reduction", "aspect"],
 )  # fmt: skip
 def test_settings_of_other_banks_are_refused(change):

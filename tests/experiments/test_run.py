@@ -37,14 +37,24 @@ def test_rows_have_all_measures(whole):
     assert [row["name"] for row in rows] == [c.name for c in PLAN]
     for row in rows:
         assert row["rows"] == int(0.2 * 3 * 256)
-        for name in ("auroc", "ap", "pixel_auroc", "pixel_ap", "iou", "test_auroc", "test_iou", "border_share", "choice"):
+        for name in (
+            "auroc",
+            "ap",
+            "pixel_auroc",
+            "pixel_ap",
+            "iou",
+            "test_auroc",
+            "test_iou",
+            "border_share",
+            "choice",
+        ):
             assert 0 <= row[name] <= 1
         assert row["covering_radius"] >= row["mean_distance"] > 0 and row["seconds"] > 0 and row["cpu_seconds"] >= 0
     greedy, drawn = rows[:2]
     assert greedy["covering_radius"] < drawn["covering_radius"]
 
 
-@pytest.mark.parametrize("after", range(len(PLAN)))
+@pytest.mark.parametrize("after", [0, 2, 5])
 def test_a_run_that_is_ended_and_goes_on_gives_the_same(whole, weave, config, tmp_path, monkeypatch, after):
     folder = tmp_path / "made"
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("grid.csv", "best.toml"))

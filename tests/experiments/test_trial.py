@@ -32,7 +32,8 @@ def test_greedy_restated(gathered, config):
     maps = anomaly_map(patches.float(), material.covered, config.sigma).numpy()
     masks = material.pasted.masks
     best = max(
-        (masks & (above := maps >= t)).sum() / (masks | above).sum() for t in np.quantile(maps[masks], np.linspace(0, 1, 200))
+        (masks & (above := maps >= t)).sum() / (masks | above).sum()
+        for t in np.quantile(maps[masks], np.linspace(0, 1, 200))
     )
     assert best <= found["iou"] + 1e-6 and found["iou"] == pytest.approx(best, abs=0.01)
 
