@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import re
 import time
@@ -53,7 +52,6 @@ def measured(device: torch.device) -> Iterator[Spent]:
 
 def _resident_from_now() -> int | None:
     """Bytes resident, after the system's record of the peak was set to them; None where that cannot be done."""
-    gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:
