@@ -30,7 +30,8 @@ from ..tuning import Budget
 from . import KCenterResult
 
 _NAME = "additive_greedy"
-_LEAST, _MOST = 256, 8192  # rows among which greedy runs in a pass, where there are so many
+# Rows among which greedy runs in a pass: between the first two to begin with, up to the third where picks are few.
+_LEAST, _USUAL, _MOST = 256, 1024, 8192
 _CHUNK = 1 << 22  # elements that are looked at at a time
 
 
@@ -127,7 +128,7 @@ class _Run:
             count = 1
         if count < k:
             self._refresh(torch.arange(self.x.shape[0], device=self.x.device))  # inf is no bound to go by
-        wanted = min(_MOST, max(_LEAST, k))
+        wanted = min(_USUAL, max(_LEAST, k))
         while count < k:
             rows, squared = self._pass(wanted, k - count)
             made.append(rows)
@@ -176,6 +177,7 @@ class _Run:
         squared, gain = self.squared[where].cpu(), self.gain[where].cpu()
         lowered = squared.clone()
         place = torch.arange(rows.shape[0])  # of what is left in the block
+        taken = torch.zeros(rows.shape[0], dtype=torch.bool)
         key = self._key(squared, gain)
         picks: list[int] = []
         squares: list[float] = []
@@ -191,14 +193,14 @@ class _Run:
             squares.append(float(squared[i]))
             nearer = squared_distance(block, block[i])
             torch.minimum(squared, nearer, out=squared)
-            gain[i] = -math.inf
-            key = self._key(squared, gain)
+            taken[i] = True
+            key = self._key(squared, gain).masked_fill_(taken, -math.inf)
             # What has fallen behind the edge does not come back: leave it, once it is a half.
             open_ = key >= edge[0]
             left = int(open_.sum())
             if 2 * left <= key.shape[0]:
                 lowered[place] = squared
-                block, squared, gain, key, place = block[open_], squared[open_], gain[open_], key[open_], place[open_]
+                block, squared, gain, place, key, taken = (v[open_] for v in (block, squared, gain, place, key, taken))
                 if left == 0:
                     break
         lowered[place] = squared
