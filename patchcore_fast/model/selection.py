@@ -69,12 +69,16 @@ class Selector:
             )
         self.config, self.device, self.sampler, self.group = config, device, sampler, group
         self.views = views_of(sampler)  # whose features it asks for too
-        self.shown: bool | None = False  # bars of the sampler's own stages, see `Sampler.show_progress`
         self.reports: list[dict[str, Any]] = []  # what the sampler said of each selection of all rows, in their order
         self.sizing: Sizing | None = None  # of a budget, see `settle`
         self._of: Rows | None = None  # the rows that `_space` and `_matrix` are of
         self._space = FeatureRows(0)
         self._matrix: torch.Tensor | None = None
+
+    @property
+    def wants_embeddings(self) -> bool:
+        """Whether it asks for the global embeddings of images too."""
+        return bool(getattr(self.sampler, "uses_embeddings", False) and getattr(self.sampler, "uses_positions", False))
 
     def settle(self, layers: Sequence[Rows], images: int) -> None:
         """Turn the budget or the count of the settings, if there is one, into what the sampler picks.
@@ -101,7 +105,7 @@ class Selector:
         ValueError : fewer rows chosen than the score of a patch needs neighbours.
         """
         space, matrix = self._seen(rows)
-        with _set(self.sampler, "progress", progress), self._stages_shown():
+        with _set(self.sampler, "progress", progress):
             indices = self._choose(self.sampler, all_rows(space, rows.ranks), views)
         if len(indices) < self.config.search.least_rows:
             raise ValueError(
@@ -225,25 +229,14 @@ class Selector:
             if progress is not None:
                 progress(done, total)
 
-    @contextmanager
-    def _stages_shown(self) -> Iterator[None]:
-        """While inside, the sampler shows its stages as `shown` says, unless it was told otherwise."""
-        if getattr(self.sampler, "show_progress", None) is not False:
-            yield
-            return
-        self.sampler.show_progress = self.shown
-        try:
-            yield
-        finally:
-            self.sampler.show_progress = False
-
     def _seen(self, rows: Rows) -> tuple[FeatureRows, torch.Tensor | None]:
         """What the sampler looks at of this process's rows, made once; and the projection that it is made by."""
         if self._of is not rows:
             local = rows.local
             found, matrix = space_of(self.sampler, local.total, rows.columns, local.read)
             self._of, self._matrix = rows, matrix
-            self._space = FeatureRows.of(local.features if found is None else found, local.grids)
+            embeddings = local.embeddings() if self.wants_embeddings else None
+            self._space = FeatureRows.of(local.features if found is None else found, local.grids, embeddings)
         return self._space, self._matrix
 
     def _without(
@@ -290,6 +283,8 @@ class Selector:
         where: dict[str, Any] = {}
         if getattr(sampler, "uses_positions", False):
             where["positions"] = rows.positions(rows.first_row + torch.arange(rows.local.total))
+        if self.wants_embeddings and (embeddings := rows.local.embeddings()) is not None:
+            where["embeddings"] = embeddings
         if views:
             where["views"] = [v.features for v in views]
         with _set(sampler, "group", self.group):

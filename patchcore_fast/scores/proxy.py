@@ -1,122 +1,159 @@
-"""How much a small network's answer to each row changes while it learns: instability without noise."""
+"""The proxy of `difficulty` and `train_proxy`: a small classifier, trained by Adam, that tells what it thought of rows.
+
+Each row is seen once an epoch, in a new order, and what is told of it comes from the very pass that its gradient comes
+from. The gradient is written out; nothing asks autograd.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..inputs import Features
-from ..kernels.checks import check_int
-from ..kernels.surroundings import undisturbed
-from ..progress import Progress, bar
-from .clustering import cluster, work
-from .difficulty import Head, check_labels
-from .rows import CHUNK_SIZE, SERIAL, Rows, check_number, check_seed, moments, read_rows
+from ..kernels.checks import check_int, check_rows
+from .rows import SERIAL, Rows, moments
 
-_ITERATIONS, _SAMPLE = 10, 256  # of k-means
+_MOMENTUM, _DECAY, _EPSILON = 0.9, 0.999, 1e-8  # Adam's usual ones
 
 
-@undisturbed
-def proxy_change(
-    features: Features,
-    *,
-    labels: Tensor | np.ndarray | None = None,
-    clusters: int = 64,
-    steps: int = 8,
-    hidden: int = 64,
-    batch_size: int = 1024,
-    learning_rate: float = 5e-3,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    chunk_size: int = CHUNK_SIZE,
-    progress: Progress = None,
-) -> Tensor:
-    """Mean change of a proxy's outputs from one gradient step to the next: 1/T sum over t of ||p_t(x) - p_(t-1)(x)||.
+class Seen(NamedTuple):
+    """What a step saw before it moved the weights, of the softmax outputs p of each row, [B] float32.
 
-    The proxy is the classifier of `difficulty` (one hidden layer on standardised columns, Adam), p_t its softmax
-    outputs after t steps. Rows on which it changes its mind have large values. The parameters of all steps are kept,
-    not the outputs, so that rows are read once, in chunks.
+    margin : p_y - max of the other p.  error : ||p - y||, y one-hot.  confidence : p_y.
+    loss : -log p_y, of the logits; None where it was not asked for.
+    """
+
+    margin: Tensor
+    error: Tensor
+    confidence: Tensor
+    loss: Tensor | None
+
+
+class Adam:
+    """The state of D. P. Kingma and J. Ba's Adam, 2015, for one vector of parameters.
+
+    values : the parameters, changed in place.  first, second : moments of their gradient.  steps : taken so far.
+    """
+
+    def __init__(self, values: Tensor, rate: float) -> None:
+        self.values, self.rate, self.steps = values, rate, 0
+        self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
+
+    def step(self, gradient: Tensor) -> None:
+        """One step down a gradient of the parameters' shape."""
+        self.steps += 1
+        self.first.lerp_(gradient, 1 - _MOMENTUM)
+        self.second.mul_(_DECAY).addcmul_(gradient, gradient, value=1 - _DECAY)
+        rate = self.rate * math.sqrt(1 - _DECAY**self.steps) / (1 - _MOMENTUM**self.steps)
+        self.values.addcdiv_(self.first, self.second.sqrt().add_(_EPSILON), value=-rate)
+
+
+class Head:
+    """A classifier with one hidden layer of rectified linear units; the gradient is written out.
+
+    values : all parameters in one vector; `w1` [D, H], `b1` [H], `w2` [H, K], `b2` [K] are views of it.
+    gradient : likewise, of the last step.  adam : the optimiser's state.
+    """
+
+    def __init__(
+        self, dim: int, hidden: int, classes: int, rate: float, generator: torch.Generator, device: torch.device
+    ) -> None:
+        self._shapes = [(dim, hidden), (hidden,), (hidden, classes), (classes,)]
+        w1 = torch.randn(dim, hidden, generator=generator, dtype=torch.float32) * (2 / dim) ** 0.5  # He et al., 2015
+        w2 = torch.randn(hidden, classes, generator=generator, dtype=torch.float32) * hidden**-0.5
+        zeros = [torch.zeros(k, dtype=torch.float32) for k in (hidden, classes)]
+        self.values = torch.cat([w1.flatten(), zeros[0], w2.flatten(), zeros[1]]).to(device)
+        self.gradient = torch.zeros_like(self.values)
+        self.adam = Adam(self.values, rate)
+        self.w1, self.b1, self.w2, self.b2 = self._views(self.values)
+        self._parts = self._views(self.gradient)
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        parts = flat.split([math.prod(shape) for shape in self._shapes])
+        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
+    def step(self, x: Tensor, y: Tensor, divisor: int, loss: bool = False) -> Seen:
+        """One step on x [B, D], y [B]; what is told is of the weights before it.
+
+        divisor : of the summed loss; the nominal batch, so that rows of a short last batch weigh no more than others.
+        """
+        active = torch.addmm(self.b1, x, self.w1).relu_()
+        logits = torch.addmm(self.b2, active, self.w2)
+        lost = torch.nn.functional.cross_entropy(logits, y, reduction="none") if loss else None
+        p = logits.softmax(1)
+        own = p.gather(1, y[:, None])
+        other = p.scatter(1, y[:, None], -1.0).amax(1)
+        p.scatter_(1, y[:, None], own - 1)  # the gradient by the logits
+        seen = Seen(own[:, 0] - other, p.norm(dim=1), own[:, 0], lost)
+        p /= divisor
+        behind = (p @ self.w2.t()).mul_(active > 0)
+        for part, value in zip(self._parts, (x.t() @ behind, behind.sum(0), active.t() @ p, p.sum(0)), strict=True):
+            part.copy_(value)
+        self.adam.step(self.gradient)
+        return seen
+
+
+class Proxy:
+    """Rows, their labels and the head that learns them.
 
     Parameters
     ----------
-    features : [N, D] floating ndarray or tensor; N >= 2.
-    labels : [N] integers >= 0 of at least two classes; None: k-means pseudo-labels.
-    clusters : classes of the pseudo-labels, at least 2 (at most N are used). Not used with `labels`.
-    steps : T, gradient steps, each on the next `batch_size` rows of a random order.
-    hidden : width of the hidden layer.
-    learning_rate : of Adam.
-    seed : of pseudo-labels, initial weights and order; all are drawn on the CPU.
-    device : where to compute; None: where the features are. The same seed repeats exactly on one device and number of
-        threads; others round differently.
-    chunk_size : rows moved at a time; changes speed and memory only.
-    progress : see `patchcore_fast.progress.bar`; counts rows.
+    name : of the caller, for messages.  rows : [N, D].  labels : [N] int64 of at least two classes.
+    hidden, batch, rate : width of the head, rows a step, Adam's learning rate.
+    generator : draws the weights first, then an order of the rows for each epoch.
 
-    Returns
-    -------
-    [N] float32 CPU tensor in 0..sqrt(2).
-
-    Raises
-    ------
-    TypeError : wrong type or dtype.  ValueError : wrong shape or range, fewer than two classes, rows that are not
-    finite.
-
-    References
+    Attributes
     ----------
-    After the training dynamics of H. Zheng et al., ELFS, ICLR 2025; the measure itself is ours.
+    classes : how many labels there are.  mean, scale : [D] float64 that columns are standardised by.
     """
-    name = "proxy_change"
-    rows = read_rows(name, features, device, chunk_size)
-    n = rows.shape[0]
-    steps, hidden = check_int(name, "steps", steps, 1, 2**16), check_int(name, "hidden", hidden, 1, 2**20)
-    batch = min(n, check_int(name, "batch_size", batch_size, 1, 2**31 - 1))
-    rate = check_number(name, "learning_rate", learning_rate)
-    generator = torch.Generator().manual_seed(check_seed(name, seed))
-    given = None if labels is None else check_labels(name, labels, n)
-    count = min(n, check_int(name, "clusters", clusters, 2, 2**31 - 1))
-    total = n + (work(n, count, _ITERATIONS, _SAMPLE) if given is None else 0)
-    with bar(total, name, progress) as done:
-        if given is None:
-            given = cluster(name, rows, count, _ITERATIONS, _SAMPLE, generator, done.update).labels
-        values, targets = given.unique(return_inverse=True)
-        if values.shape[0] < 2:
-            raise ValueError(f"{name}: at least two classes are wanted, got {values.shape[0]} in {n} rows")
-        head = Head(rows.shape[1], hidden, values.shape[0], rate, generator, rows.device)
-        scaled = _Standard(rows)
-        course = [head.values.clone()]
-        order = torch.randperm(n, generator=generator)
-        for step in range(steps):
-            own = order[(torch.arange(batch) + step * batch) % n]
-            head.step(scaled(rows.take(own)), targets[own].to(rows.device), batch)
-            course.append(head.values.clone())
-        out = torch.empty(n, dtype=torch.float32)
-        block = max(1, SERIAL // rows.shape[1]) if rows.device.type == "cpu" else 1 << 14
-        for part, chunk in rows.chunks(block):
-            found = [_change(head, course, scaled(piece)) for piece in chunk.split(block)]
-            out[part] = torch.cat(found).cpu()
-            done.update(chunk.shape[0])
-    return out
 
-
-class _Standard:
-    """Columns at mean 0 and variance 1; those that are constant but for rounding say nothing and become 0."""
-
-    def __init__(self, rows: Rows) -> None:
+    def __init__(
+        self, name: str, rows: Rows, labels: Tensor, hidden: int, batch: int, rate: float, generator: torch.Generator
+    ) -> None:
+        values, targets = labels.unique(return_inverse=True)
+        self.rows, self.classes, self.generator = rows, values.shape[0], generator
+        if self.classes < 2:
+            raise ValueError(f"{name}: at least two classes are wanted, got {self.classes} in {rows.shape[0]} rows")
+        self.head = Head(rows.shape[1], hidden, self.classes, rate, generator, rows.device)
+        self._targets, self._batch = targets.to(rows.device), batch
         self.mean, variance = moments(rows)
-        self.scale = torch.where(variance.sqrt() > 1e-12 * self.mean.abs(), variance.rsqrt(), 0.0)
+        # A column that is constant but for rounding says nothing, and must not be blown up.
+        useful = variance.sqrt() > 1e-12 * self.mean.abs()
+        self.scale = torch.where(useful, variance.rsqrt(), 0.0)
 
-    def __call__(self, x: Tensor) -> Tensor:  # [B, D] -> [B, D] float32
-        return (x.double() - self.mean).mul_(self.scale).float()
+    def epoch(self, tick: Callable[[int], None], loss: bool = False) -> Iterator[tuple[Tensor, Seen]]:
+        """One pass: (numbers of rows [B] on the device, what was seen of them) step by step.
+
+        tick(rows) is called as they are dealt with.
+        """
+        rows, batch = self.rows, self._batch
+        staged = max(1, rows.chunk_size // batch) * batch
+        block = max(1, SERIAL // rows.shape[1]) if rows.device.type == "cpu" else batch
+        for order in torch.randperm(rows.shape[0], generator=self.generator).split(staged):
+            gathered, numbers = rows.take(order), order.to(rows.device)
+            for x, row in zip(gathered.split(batch), numbers.split(batch), strict=True):
+                # A fresh tensor each time: products of the same rows can differ with their place in memory.
+                parts = [(part.double() - self.mean).mul_(self.scale).float() for part in x.split(block)]
+                yield row, self.head.step(torch.cat(parts), self._targets[row], batch, loss)
+            tick(order.shape[0])
 
 
-def _change(head: Head, course: list[Tensor], x: Tensor) -> Tensor:
-    """[B, D] -> [B]: mean change of the outputs over the steps. Leaves the last parameters in the head."""
-    total, before = torch.zeros(x.shape[0], device=x.device), torch.empty(0)
-    for step, values in enumerate(course):
-        head.values.copy_(values)
-        active = torch.addmm(head.b1, x, head.w1).relu_()
-        now = torch.addmm(head.b2, active, head.w2).softmax(1)
-        if step:
-            total += (now - before).norm(dim=1)
-        before = now
-    return total / (len(course) - 1)
+def check_batch(name: str, batch_size: int | None, n: int) -> int:
+    """Rows a step: what was asked, at most n; None: n / 256, between 32 and 1,024."""
+    batch = min(1024, max(32, n // 256)) if batch_size is None else batch_size
+    return min(n, check_int(name, "batch_size", batch, 1, 2**31 - 1))
+
+
+def check_labels(name: str, labels: Tensor | np.ndarray, n: int) -> Tensor:
+    """[n] integers >= 0, as a tensor on the CPU."""
+    if not isinstance(labels, (Tensor, np.ndarray)):
+        raise TypeError(
+            f"{name}: labels must be an ndarray or torch.Tensor [N] of integers, got {type(labels).__name__}"
+        )
+    if tuple(labels.shape) != (n,):
+        raise ValueError(f"{name}: labels must have shape ({n},), one a row, got {tuple(labels.shape)}")
+    return check_rows(name, "labels", labels, 2**63 - 1, torch.device("cpu"))
