@@ -49,6 +49,7 @@ LAYER = {
     "report": 4,
     "tracking": 5,
     "doctor": 5,
+    "experiments": 5,
     "export": 5,
     "demo": 5,
     "zeroshot": 5,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from patchcore_fast.cli.bench_samplers import add_arguments as add_bench
 from patchcore_fast.cli.exclusion import add_exclude
+from patchcore_fast.cli.grid import add_arguments as add_grid
 from patchcore_fast.cli.options import (
     SCORED,
     STORED,
@@ -263,6 +265,15 @@ def build_parser() -> argparse.ArgumentParser:
                         help="keep the picks so far here, and go on from them if it is there; removed when all is "
                              "written (greedy and approximate)")  # fmt: skip
     add_rank_timeout(select)
+
+    trials = command("grid", ("grid", "grid"), "find out what a selection's settings do to accuracy",
+                     "grid bottles --output trials --limit 24")  # fmt: skip
+    add_grid(trials)
+
+    bench = command("bench-samplers", ("bench_samplers", "bench_samplers"),
+                    "compare all samplers on some rows of a feature matrix, in seconds",
+                    "bench-samplers features.npy")  # fmt: skip
+    add_bench(bench)
 
     warmup = command("warmup", ("warmup", "warmup"), "compile the GPU kernels now instead of at their first use",
                      "warmup --dim 128 1024 --autotune")  # fmt: skip

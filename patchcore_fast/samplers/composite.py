@@ -49,25 +49,32 @@ class Composite:
         options = self.options
         common: dict[str, Any] = {"seed": self.seed, "device": self.x.device, "progress": self.show}
         given = (features, layout, pseudo_labels, image_embeddings, options.n_clusters)
-        with self.parts("representativeness"):
-            self.scores["representativeness"] = distance_to_centre(self.x, options, **common)
-        with self.parts("density"):
-            self.scores["density"] = density(self.x, options, **common)
+        measures: dict[str, Callable[[], Tensor]] = {
+            "representativeness": lambda: distance_to_centre(self.x, options, **common),
+            "density": lambda: density(self.x, options, **common),
+        }
         if options.instability is not None:
-            with self.parts(options.third):
-                labels = row_labels(self.name, *given, **common)
-                self.scores[options.third] = third(self.x, options, views, matrix, labels, **common)
+            measures[options.third] = lambda: third(
+                self.x, options, views, matrix, row_labels(self.name, *given, **common), **common
+            )
+        for what, compute in measures.items():
+            with self.parts(what):
+                self.scores[what] = self.measured(what, compute)
         weights = {"representativeness": options.w_repr, "density": options.w_density, options.third: options.w_unc}
         self.value = torch.zeros(self.x.shape[0], dtype=torch.float64)
         for what, signal in self.scores.items():
             self.value += weights[what] * normalised(signal)
         self.scores["composite"] = self.value.float()
 
+    def measured(self, what: str, compute: Callable[[], Tensor]) -> Tensor:
+        """A signal [N], or the first picks of plain greedy ("coarse"); here is where many selections may share them."""
+        return compute()
+
     def choose(self, count: int) -> tuple[Tensor, Tensor | None]:
         """The picks [count] int64 on the CPU, and their distances to earlier ones [count] float32, if known."""
         with self.parts("pool"):
             size = self.options.pool_size(count, self.x.shape[0])
-            rows = self._ranked()[:size] if self.options.pool == "composite" else self._coarse(size, count)
+            rows = self._ranked()[:size] if self.options.pool == "composite" else self._first(size, count)
             self.pool[rows] = True
         with self.parts("select"):
             picks, radii = self._grow(self.pool, count, torch.empty(0, dtype=torch.int64), self.progress)
@@ -81,6 +88,9 @@ class Composite:
         value = self.value if rows is None else self.value[rows]
         order = value.argsort(descending=True, stable=True)
         return order if rows is None else rows[order]
+
+    def _first(self, size: int, count: int) -> Tensor:
+        return self.measured("coarse", lambda: self._coarse(size, count))
 
     def _coarse(self, size: int, count: int) -> Tensor:
         """The first picks of plain greedy over all rows."""

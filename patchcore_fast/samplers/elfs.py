@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     """
 
     uses_positions = True
+    composer: Callable[..., Composite] = Composite  # what makes the composite preset's choice; set it to share signals
     mode: str
     instability: str | None
     rule: SupportRule
@@ -259,7 +260,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     def _compose(self, features: Tensor, reduced: Tensor, count: int, *given: Any) -> Tensor:
         """The composite preset's picks; given is the layout, views, pseudo_labels and image_embeddings."""
         assert self.composite is not None
-        chosen = Composite(
+        chosen = self.composer(
             type(self).__name__, self.composite, reduced, self.parts, self.seed, self.backend, self.show_progress,
             self.progress,
         )  # fmt: skip

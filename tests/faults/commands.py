@@ -43,6 +43,7 @@ class Command:
 FILE = ("create", "flush", "rename")
 SELECT = ("select", "f.npy", "--ratio", "0.1", "--output", "made.npy")
 EVALUATE = ("evaluate", "data", "--bank", "bank.safetensors")
+GRID = ("grid", "data", "--output", "made", *("--backbone-weights" if part == "--weights" else part for part in TINY))
 ALONE = tuple(part for part in TINY if part not in ("--ratio", "0.1"))
 COMMANDS = (
     Command("fit", ("fit", "data", "--output", "made.safetensors", *TINY), ("made.safetensors",),
@@ -63,6 +64,13 @@ COMMANDS = (
             moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png", table="audit.csv"),
     Command("zeroshot", ("zeroshot", "data/train", "--output", "made", *ALONE), ("made",), folder=True,
             moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png"),
+    Command("grid", (*GRID, "--weights", "0,1", "--limit", "1"), ("made",), folder=True, costly=True,
+            moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png", table="grid.csv",
+            resumes=True),
+    Command("grid-steps", (*GRID, "--steps"), ("made",), folder=True, costly=True,
+            moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png", table="steps.csv",
+            resumes=True),
+    Command("bench-samplers", ("bench-samplers", "f.npy", "--json", "made.json"), ("made.json",), moments=FILE),
     Command("report", ("report", "done", "--output", "made.html"), ("made.html",), moments=FILE),
     Command("export", ("export", "bank.safetensors", "--output", "made.pt2"), ("made.pt2",),
             moments=("network", *FILE), bank=True, costly=True),
