@@ -8,6 +8,7 @@ from .difficulty import Difficulty, difficulty
 from .foreign import Foreign, nearest_of_other_images, support_distance
 from .instability import instability, noise_instability
 from .layout import Layout
+from .signals import Signals, signals
 from .support import Support, deviations, support
 from .suspicion import Suspicion, nearest_images, suspicion
 
@@ -16,6 +17,7 @@ __all__ = [
     "Foreign",
     "KMeans",
     "Layout",
+    "Signals",
     "Support",
     "Suspicion",
     "deviations",
@@ -27,6 +29,7 @@ __all__ = [
     "noise_instability",
     "rarity",
     "representativeness",
+    "signals",
     "support",
     "support_distance",
     "suspicion",
