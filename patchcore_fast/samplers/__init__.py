@@ -6,6 +6,7 @@ from .base import Sampler
 from .basic import IdentitySampler, PrecomputedSampler, RandomSampler
 from .elfs import ELFSCoresetSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
+from .lowest_density import LowestDensitySampler
 from .named import describe_sampler, make_sampler
 from .two_level import SupportedImages, TwoLevelSampler
 
@@ -14,6 +15,7 @@ __all__ = [
     "ELFSCoresetSampler",
     "GreedyCoresetSampler",
     "IdentitySampler",
+    "LowestDensitySampler",
     "PrecomputedSampler",
     "RandomSampler",
     "Sampler",

@@ -8,6 +8,7 @@ from .difficulty import Difficulty, difficulty
 from .foreign import Foreign, nearest_of_other_images, support_distance
 from .instability import instability, noise_instability
 from .layout import Layout
+from .proxy import proxy_change
 from .signals import Signals, signals
 from .support import Support, deviations, support
 from .suspicion import Suspicion, nearest_images, suspicion
@@ -27,6 +28,7 @@ __all__ = [
     "nearest_images",
     "nearest_of_other_images",
     "noise_instability",
+    "proxy_change",
     "rarity",
     "representativeness",
     "signals",

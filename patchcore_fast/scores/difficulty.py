@@ -103,7 +103,7 @@ def difficulty(
     rate = check_number(name, "learning_rate", learning_rate)
     early = (epochs + 1) // 2 if early_epochs is None else check_int(name, "early_epochs", early_epochs, 1, epochs)
     generator = torch.Generator().manual_seed(check_seed(name, seed))
-    given = None if labels is None else _check_labels(name, labels, n)
+    given = None if labels is None else check_labels(name, labels, n)
     count = min(n, check_int(name, "clusters", clusters, 2, 2**31 - 1))
     total = epochs * n + (work(n, count, _ITERATIONS, _SAMPLE) if given is None else 0)
     with bar(total, name, progress) as done:
@@ -116,7 +116,7 @@ def difficulty(
         return _train(rows, targets, head, epochs, early, batch, generator, done.update)
 
 
-def _check_labels(name: str, labels: Tensor | np.ndarray, n: int) -> Tensor:
+def check_labels(name: str, labels: Tensor | np.ndarray, n: int) -> Tensor:
     if not isinstance(labels, (Tensor, np.ndarray)):
         raise TypeError(
             f"{name}: labels must be an ndarray or torch.Tensor [N] of integers, got {type(labels).__name__}"
