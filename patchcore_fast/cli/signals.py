@@ -36,7 +36,7 @@ def add_signals(parser: argparse.ArgumentParser) -> None:
     """--signals."""
     parser.add_argument("--signals", type=_names, metavar="NAMES",
                         help="compute and draw these signals of all patches, whatever the sampler: all, or names with "
-                             "commas (docs/elfs.md lists them)")  # fmt: skip
+                             "commas (docs/inspect.md lists them)")  # fmt: skip
 
 
 def _names(text: str) -> tuple[str, ...]:

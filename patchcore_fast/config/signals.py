@@ -27,6 +27,7 @@ SIGNALS = {
     "aum": Signal("AUM, area under the margin", "probability, -1 to 1", "easy to tell apart"),
     "forgetting": Signal("forgetting", "events in 4 epochs", "learnt and lost again"),
     "el2n": Signal("EL2N, early error", "norm of the error, 0 to 1.41", "hard to tell apart"),
+    "proxy": Signal("instability by a proxy", "change of its probabilities a step, 0 to 1.41", "the proxy wavers"),
     "noise": Signal("instability by noise", _DISTANCE, "nothing: it measures its own noise"),
     "views": Signal("instability by views", _DISTANCE, "moves when the photograph is mirrored, darker or flatter"),
 }  # fmt: skip

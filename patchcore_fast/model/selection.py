@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from patchcore_fast.config import SAMPLERS, PatchCoreConfig
-from patchcore_fast.config.selection import RATIO
+from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.config.budget import percentage_of
 from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.pricing import support_of
 from patchcore_fast.model.score import image_scores
 from patchcore_fast.model.shared import all_rows
 from patchcore_fast.model.sizing import Sizing
 from patchcore_fast.model.threshold import held_out_folds
-from patchcore_fast.samplers import GreedyCoresetSampler, make_sampler
+from patchcore_fast.model.views import views_of
+from patchcore_fast.samplers import GreedyCoresetSampler, sampler_of
+from patchcore_fast.samplers.named import NAMED
 from patchcore_fast.samplers.space import space_of
 
 logger = logging.getLogger(__name__)
@@ -49,33 +51,33 @@ class Selector:
         ValueError: the settings are of a sampler that was given, and none is given; or a group of processes, and a
         sampler that selects in one.
         """
-        s = config.selection
         if sampler is None:
-            if s.sampler_parameters is not None:
+            try:
+                sampler = sampler_of(config.selection, device)  # with a budget or a count `settle` changes it
+            except ValueError as error:
                 raise ValueError(
-                    f"PatchCore.fit: the settings say sampler {s.sampler}, which was given as an object: give "
-                    "PatchCore(config, SAMPLER), or settings with sampler, ratio and sampler_parameters=None"
-                )
-            ratio = RATIO if s.ratio is None else s.ratio  # with a budget `settle` changes it
-            sampler = make_sampler(s.sampler, ratio=ratio, seed=s.seed, device=device, prune_support=s.prune_support)
-        if group is not None and not getattr(sampler, "takes_group", False):
+                    f"PatchCore.fit: {error}: give PatchCore(config, SAMPLER), or settings with sampler, ratio and "
+                    "sampler_parameters=None"
+                ) from None
+        preset = getattr(sampler, "preset", None)
+        if group is not None and (preset is not None or not getattr(sampler, "takes_group", False)):
+            of = "" if preset is None else f" with preset {preset!r}"
+            able = [name for name, kind in NAMED.items() if kind.takes_group and name != "composite"]
             raise ValueError(
-                f"PatchCore.fit: {type(sampler).__name__} selects in one process only: with several ranks take one of "
-                f"{', '.join(SAMPLERS)}"
+                f"PatchCore.fit: {type(sampler).__name__}{of} selects in one process only: with several ranks take one "
+                f"of {', '.join(able)}"
             )
         self.config, self.device, self.sampler, self.group = config, device, sampler, group
+        self.views = views_of(sampler)  # whose features it asks for too
+        self.shown: bool | None = False  # bars of the sampler's own stages, see `Sampler.show_progress`
+        self.reports: list[dict[str, Any]] = []  # what the sampler said of each selection of all rows, in their order
         self.sizing: Sizing | None = None  # of a budget, see `settle`
         self._of: Rows | None = None  # the rows that `_space` and `_matrix` are of
         self._space = FeatureRows(0)
         self._matrix: torch.Tensor | None = None
 
-    @property
-    def wants_views(self) -> bool:
-        """Whether it asks for the features of changed images (`model.views`) too."""
-        return getattr(self.sampler, "instability", None) == "views"
-
     def settle(self, layers: Sequence[Rows], images: int) -> None:
-        """Turn the budget of the settings, if there is one, into what the sampler picks.
+        """Turn the budget or the count of the settings, if there is one, into what the sampler picks.
 
         layers : the rows of each layer that has a bank, or of all in one.  images : without their copies.
 
@@ -83,6 +85,8 @@ class Selector:
         ------
         ValueError : a budget of less than one row.
         """
+        if (count := self.config.selection.count) is not None:
+            self.sampler.percentage = percentage_of(count, layers[0].total)
         if self.config.selection.budget is not None:
             self.sizing = Sizing(self.config, layers, images, self.device)
             self.sampler.percentage = self.sizing.percentage
@@ -97,7 +101,7 @@ class Selector:
         ValueError : fewer rows chosen than the score of a patch needs neighbours.
         """
         space, matrix = self._seen(rows)
-        with _set(self.sampler, "progress", progress):
+        with _set(self.sampler, "progress", progress), self._stages_shown():
             indices = self._choose(self.sampler, all_rows(space, rows.ranks), views)
         if len(indices) < self.config.search.least_rows:
             raise ValueError(
@@ -105,6 +109,11 @@ class Selector:
                 f"{self.config.search.least_rows} wanted: give more images, a larger ratio or "
                 "budget, or fewer neighbours"
             )
+        count = self.config.selection.count
+        if count is not None and len(indices) < count:
+            logger.warning("count: %d rows are wanted, only %d of %d could be chosen", count, len(indices), rows.total)
+        if report := getattr(self.sampler, "report_", None):
+            self.reports.append(copy.deepcopy(report))
         if matrix is not None:
             self.sampler.projection_ = matrix
         projection = getattr(self.sampler, "projection_", None)
@@ -215,6 +224,18 @@ class Selector:
             done += len(fold)
             if progress is not None:
                 progress(done, total)
+
+    @contextmanager
+    def _stages_shown(self) -> Iterator[None]:
+        """While inside, the sampler shows its stages as `shown` says, unless it was told otherwise."""
+        if getattr(self.sampler, "show_progress", None) is not False:
+            yield
+            return
+        self.sampler.show_progress = self.shown
+        try:
+            yield
+        finally:
+            self.sampler.show_progress = False
 
     def _seen(self, rows: Rows) -> tuple[FeatureRows, torch.Tensor | None]:
         """What the sampler looks at of this process's rows, made once; and the projection that it is made by."""

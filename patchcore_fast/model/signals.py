@@ -1,4 +1,4 @@
-"""Features of views of the training photographs, and how far each patch moves under them."""
+"""How far each training patch moves under views of its photograph, without a table of the views' features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from patchcore_fast.model.batches import batches_of
 from patchcore_fast.model.collect import FeatureRows
 from patchcore_fast.model.views import VIEWS, undone
 from patchcore_fast.scores import instability
-from patchcore_fast.scratch import room_for
 
 if TYPE_CHECKING:
     from patchcore_fast.model.patchcore import PatchCore
@@ -42,19 +41,6 @@ def view_instability(model: PatchCore, data: Any, rows: FeatureRows) -> torch.Te
         part = slice(first, first + len(views[0]))
         found[part] = instability(rows.read(part.start, part.stop).to(model.device), views, progress=False)
     return found
-
-
-@undisturbed
-def training_views(model: PatchCore, data: Any, rows: FeatureRows) -> list[torch.Tensor]:
-    """The features [N, D] of each view, row for row those of `rows`: what a sampler with instability="views" asks for.
-
-    Arguments and errors as `view_instability`; it holds as many times the rows as there are views.
-    """
-    whole = [room_for((rows.total, rows.columns), rows.dtype) for _ in VIEWS]
-    for first, views in _views("training_views", model, data, rows.total):
-        for out, view in zip(whole, views, strict=True):
-            out[first : first + len(view)] = view
-    return whole
 
 
 def _views(name: str, model: PatchCore, data: Any, total: int) -> Iterator[tuple[int, list[torch.Tensor]]]:

@@ -7,7 +7,7 @@ from .basic import IdentitySampler, PrecomputedSampler, RandomSampler
 from .elfs import ELFSCoresetSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
 from .lowest_density import LowestDensitySampler
-from .named import describe_sampler, make_sampler
+from .named import describe_sampler, make_sampler, sampler_of
 from .two_level import SupportedImages, TwoLevelSampler
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "TwoLevelSampler",
     "describe_sampler",
     "make_sampler",
+    "sampler_of",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from .difficulty import difficulty
 from .foreign import support_distance
 from .instability import noise_instability
 from .layout import Layout
+from .proxy import proxy_change
 from .rows import CHUNK_SIZE, read_rows
 from .support import support
 
@@ -28,7 +29,8 @@ CLUSTERS, NEIGHBOURS, ANCHORS = 64, 4, 1024  # as in `ELFSCoresetSampler`
 NOISE = (0.05, 5)  # std and draws, as there
 EXACT = 1 << 17  # rows up to which each is compared with all: more take minutes, and representatives speak for them
 _ASKED = 1 << 14  # of which between two steps of the bar
-_TRAINED = ("aum", "forgetting", "el2n")
+_DYNAMICS = ("aum", "forgetting", "el2n")
+_TRAINED = (*_DYNAMICS, "proxy")
 
 
 @dataclass
@@ -73,7 +75,8 @@ def signals(
     representativeness, representativeness-mean: `representativeness` of 64 clusters and of the mean. rarity: `rarity`
     with 1,024 anchors; density: its inverse 1 / rarity, where rows that coincide with anchors count as the least rare
     one that does not. support: `support_distance`, and of more than 131,072 rows `support`, by representatives.
-    aum, forgetting, el2n: `difficulty` on the clusters as pseudo-labels. noise: `noise_instability`.
+    aum, forgetting, el2n: `difficulty` on the clusters as pseudo-labels; proxy: `proxy_change` on the same.
+    noise: `noise_instability`.
 
     Parameters
     ----------
@@ -123,9 +126,7 @@ def signals(
         if len(clusters.labels.unique()) < 2:
             found.missing |= dict.fromkeys(_TRAINED, "all rows are in one cluster: there is nothing to tell apart")
         else:
-            with found.timed("training"):
-                dynamics = difficulty(features, labels=clusters.labels, **given)
-            whole |= {x: getattr(dynamics, x) for x in _TRAINED}
+            whole |= _trained(features, clusters, wanted, given, found)
     if "noise" in wanted:
         with found.timed("noise"):
             whole["noise"] = noise_instability(features, *NOISE, seed, chunk_size=chunk_size, progress=progress)
@@ -138,6 +139,20 @@ def inverse(rare: Tensor) -> Tensor:
     """1 / rarity [N]; what is 0 counts as the least that is not, and as 1 where all is 0."""
     some = rare[rare > 0]
     return 1.0 / rare.clamp(min=float(some.min()) if len(some) else 1.0)
+
+
+def _trained(
+    features: Features, clusters: KMeans, wanted: Sequence[str], given: dict[str, Any], found: Signals
+) -> dict[str, Tensor]:
+    made: dict[str, Tensor] = {}
+    if any(x in wanted for x in _DYNAMICS):
+        with found.timed("training"):
+            dynamics = difficulty(features, labels=clusters.labels, **given)
+        made |= {x: getattr(dynamics, x) for x in _DYNAMICS}
+    if "proxy" in wanted:
+        with found.timed("proxy"):
+            made["proxy"] = proxy_change(features, labels=clusters.labels, **given)
+    return made
 
 
 def _support(

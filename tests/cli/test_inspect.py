@@ -18,9 +18,10 @@ from patchcore_fast.config.signals import SIGNALS
 from patchcore_fast.coverage import border_shares, spatial_coverage
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
-from patchcore_fast.model.signals import training_views
+from patchcore_fast.model.signals import view_instability
 from patchcore_fast.report.ranks import spearman, tail_shares
-from patchcore_fast.samplers import GreedyCoresetSampler
+from patchcore_fast.report.signals import described
+from patchcore_fast.samplers import ELFSCoresetSampler, GreedyCoresetSampler
 from patchcore_fast.scores import signals
 from patchcore_fast.written import INSPECTED
 
@@ -65,8 +66,8 @@ class KnowingSampler(GreedyCoresetSampler):
 def knowing(monkeypatch: pytest.MonkeyPatch) -> list[KnowingSampler]:
     made: list[KnowingSampler] = []
 
-    def make(name: str, ratio: float, *, seed: int, device: Any, prune_support: str) -> KnowingSampler:
-        assert name == "greedy" and prune_support == "none"
+    def make(name: str, ratio: float, *, seed: int, device: Any, prune_support: str, options: Any) -> KnowingSampler:
+        assert name == "greedy" and prune_support == "none" and options == {}
         made.append(KnowingSampler(ratio, device, seed=seed))
         return made[-1]
 
@@ -252,30 +253,21 @@ def test_a_selection_of_nothing_is_refused(place: Path, tmp_path: Path, capsys: 
     assert "the coreset has 0 of" in capsys.readouterr().err
 
 
-class PoolSampler(GreedyCoresetSampler):
-    """Greedy over the half of the rows with the larger norms: has the pool and the scores of a composite sampler."""
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The composite samplers that the command makes; seed and ratio are the command's."""
+    kept: list[Any] = []
 
-    instability = "views"
-
-    def select(self, features: Any, image_ids: Any = None, views: Any = None, positions: Any = None) -> torch.Tensor:
-        self.views = views
-        norm = features.norm(dim=1).cpu()
-        self.pool_, self.scores_ = norm >= norm.median(), {"composite": norm}
-        self.report_ = {"seconds": {"cover": 0.25}}
-        self.indices_ = self.pool_.nonzero()[:, 0][super().select(features[self.pool_])]
-        return self.indices_
-
-
-def test_signals_and_the_pool(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made: list[PoolSampler] = []
-
-    def make(name: str, ratio: float, *, seed: int, **more: Any) -> PoolSampler:
-        made.append(PoolSampler(ratio, seed=seed))
-        return made[-1]
+    def make(name: str, ratio: float, *, seed: int, **more: Any) -> Any:
+        given = {"preset": "composite", "topk_pool_multiplier": 4.0, "w_density": -1.0}
+        kept.append(ELFSCoresetSampler(ratio, seed=seed, **given))  # type: ignore[arg-type]
+        return kept[-1]
 
     monkeypatch.setattr("patchcore_fast.samplers.make_sampler", make)
+    return kept
+
+
+def test_signals_and_the_pool(place: Path, tmp_path: Path, made: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     args = ["inspect", str(place / "data"), "--output", str(tmp_path / "o"), *TINY, "--seed", "2", "--signals", "all"]
     assert main([*args, "-v"]) == 0
     out, err = capsys.readouterr()
@@ -286,18 +278,18 @@ def test_signals_and_the_pool(
     settings = {"backbone": "test_resnet", "layers": (1, 2), "weights": "random", "image_size": 64, "seed": 2}
     model = PatchCore(PatchCoreConfig(**settings))  # type: ignore[arg-type]
     rows = model.training_features(place / "data")
-    views = training_views(model, place / "data", rows)
-    assert all(torch.equal(a, b) for a, b in zip(sampler.views, views, strict=True))
     picks = sampler.indices_
     assert picks is not None
     found = signals(rows.features, positions=rows.positions(torch.arange(rows.total)), seed=2).values
-    assert list(facts["signals"]) == [*SIGNALS, "sampler: composite"] and facts["signals_missing"] == {}
+    found["views"] = view_instability(model, place / "data", rows)
+    found |= {f"sampler: {name}": values for name, values in sampler.scores_.items()}
+    assert {"sampler: composite", "sampler: density"} < set(found)
+    assert set(facts["signals"]) == set(found) > set(SIGNALS) and facts["signals_missing"] == {}
     for name, values in found.items():
         one = facts["signals"][name]
-        assert one["unit"] == SIGNALS[name].unit and one["all"]["q0.5"] == pytest.approx(float(np.median(values)))
+        assert one["unit"] == described(name).unit and one["all"]["q0.5"] == pytest.approx(float(np.median(values)))
         assert one["picked"]["q1"] == pytest.approx(float(values[picks].max()))
         assert {k: one[k] for k in ("mean_rank", "tails")} == tail_shares(values, picks)
-    assert facts["signals"]["views"]["all"]["q1"] > 0
     names = facts["correlations"]["names"]
     at = [names.index(name) for name in found]
     assert np.array(facts["correlations"]["spearman"])[np.ix_(at, at)] == pytest.approx(spearman(found))
@@ -305,11 +297,11 @@ def test_signals_and_the_pool(
     assert facts["pool"]["rows"] == int(pool.sum()) and facts["pool"]["picked_inside"] == 1
     assert facts["pool"]["border"] == border_shares(rows, pool.nonzero()[:, 0]).to_dict()
     assert facts["border"] == border_shares(rows, picks).to_dict()
-    assert f"The pool had {int(pool.sum()):,} patches (50 %)." in out
+    assert f"The pool had {int(pool.sum()):,} patches (40 %)." in out
     assert f"{facts['border']['ratio']:.2f} times as many as expected" in out
     line = next(x for x in out.splitlines() if x.startswith("rarity"))
     assert line.split()[1] == f"{facts['signals']['rarity']['mean_rank']:.3f}"
-    assert "signals, rarity: " in err and "selection, cover: 0.25 s" in err
+    assert "signals, rarity: " in err and "part of the selection" in err
 
 
 def test_signals_of_a_bank(place: Path, tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from patchcore_fast.features import Backbone
 from patchcore_fast.model import PatchCore, PatchCoreConfig
-from patchcore_fast.model.signals import training_views, view_instability
-from patchcore_fast.model.views import VIEWS
-from patchcore_fast.scores import instability
+from patchcore_fast.model.signals import view_instability
+from patchcore_fast.model.views import VIEWS, undone
 
 from ..pictures import write_mvtec
 
@@ -23,21 +24,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("more", [{}, {"reduction": "pca", "dim": 8}], ids=["plain", "learnt"])
-def test_instability_is_that_of_the_views(folder: Path, more: dict) -> None:  # type: ignore[type-arg]
+def test_instability_is_that_of_the_views(more: dict[str, Any]) -> None:
     model = PatchCore(PatchCoreConfig(**SETTINGS, **more, batch_size=2))
-    rows = model.training_features(folder)
-    views = training_views(model, folder, rows)
-    assert len(views) == len(VIEWS) and all(view.shape == rows.features.shape for view in views)
-    found = view_instability(model, folder, rows)
-    assert torch.equal(found, instability(rows.features, views)) and float(found.min()) > 0
-    # The mirrored view was mirrored back: of a picture that is its own mirror image it is no change.
-    even = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    even = (even + even.flip(3)) / 2
-    other = PatchCore(PatchCoreConfig(**SETTINGS))
-    own = other.training_features(even)
-    mirrored = training_views(other, even, own)[list(VIEWS).index("mirrored")].view(2, *own.grid, -1)  # type: ignore[misc]
-    straight, _ = other.extractor(even.flip(3))
-    assert torch.allclose(mirrored.flip(2).reshape(straight.shape), straight, atol=1e-5)
+    images = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    rows = model.training_features(images)
+    found = view_instability(model, images, rows)
+    total = torch.zeros(rows.total, dtype=torch.float64)
+    for view in VIEWS.values():
+        parts = [undone(view, *model.extractor(view.change(part))) for part in images.split(2)]
+        total += (torch.cat(parts).double() - rows.features.double()).norm(dim=1)
+    assert torch.allclose(found.double(), total / len(VIEWS), rtol=1e-5) and float(found.min()) > 0
+
+
+def test_the_mirrored_view_is_mirrored_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a backbone that looks at single pixels the mirrored view is no change."""
+    monkeypatch.setattr("patchcore_fast.model.signals.VIEWS", {"mirrored": VIEWS["mirrored"]})
+    source = Backbone.of(lambda x: x)
+    model = PatchCore(PatchCoreConfig(image_size=16, ratio=0.1, patch_size=1), backbone=source)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    rows = model.training_features(images)
+    assert rows.total == 512 and torch.equal(view_instability(model, images, rows), torch.zeros(512))
 
 
 def test_refused(folder: Path) -> None:

@@ -14,6 +14,7 @@ from patchcore_fast.scores import (
     difficulty,
     k_means,
     noise_instability,
+    proxy_change,
     rarity,
     representativeness,
     signals,
@@ -45,12 +46,13 @@ def test_each_is_that_of_its_own_function(monkeypatch: pytest.MonkeyPatch) -> No
         "aum": trained.aum,
         "forgetting": trained.forgetting,
         "el2n": trained.el2n,
+        "proxy": proxy_change(x, labels=clusters.labels, seed=3),
         "noise": noise_instability(x, 0.05, 5, 3),
     }
     for name, values in wanted.items():
         assert torch.equal(found.values[name], values), name
         assert found.values[name].dtype == torch.float32 and found.values[name].shape == (N,)
-    assert set(found.seconds) == {"k-means", "representativeness", "rarity", "support", "training", "noise"}
+    assert set(found.seconds) == {"k-means", "representativeness", "rarity", "support", "training", "proxy", "noise"}
     assert found.notes == {"support": "each row with all rows of other images"}
 
 
@@ -80,7 +82,8 @@ def test_rows_that_coincide_have_a_finite_density() -> None:
 
 CASES: dict[str, tuple[Any, Any, dict[str, str]]] = {
     "one-row": (rand(1, 4), [0], {"rarity": "neighbours", "density": "neighbours", "support": "no other",
-                                  "aum": "one cluster", "forgetting": "one cluster", "el2n": "one cluster"}),
+                                  "aum": "one cluster", "forgetting": "one cluster", "el2n": "one cluster",
+                                  "proxy": "one cluster"}),
     "one-image": (rand(9, 4), [7] * 9, {"support": "one image has no other"}),
     "no-images": (rand(9, 4), None, {"support": "nothing says which image"}),
 }  # fmt: skip
