@@ -3,8 +3,8 @@
     python anomalib_elfs_after.py path/to/category
 
 anomalib makes its sampler of the embedding [N, D] and the ratio, and asks for the coreset: a class of ten lines does.
-The sampler sees which rows are of one image by their order, names the training images that the others support least,
-and prunes none; other settings of it go in here (docs/elfs.md).
+It is told which image a row is of, names the training images that the others support least, and prunes none; other
+settings of it go in here (docs/elfs.md).
 """
 
 import argparse
@@ -29,6 +29,9 @@ from patchcore_fast.samplers import ELFSCoresetSampler
 BACKBONE, LAYERS = "tf_efficientnet_lite0", ["blocks.2", "blocks.4"]
 
 
+PATCHES = 32 * 32  # of an image of 256 x 256 pixels, at the stride of the first layer
+
+
 class ELFSForAnomalib:
     """What `torch_model` asks of its KCenterGreedy."""
 
@@ -37,7 +40,8 @@ class ELFSForAnomalib:
         self.sampler = ELFSCoresetSampler(sampling_ratio, embedding.device, prune_support="ask")
 
     def sample_coreset(self) -> torch.Tensor:
-        return self.sampler.run(self.embedding)
+        images = torch.arange(len(self.embedding)) // PATCHES
+        return self.embedding[self.sampler.select(self.embedding, image_ids=images).to(self.embedding.device)]
 
 
 torch_model.KCenterGreedy = ELFSForAnomalib

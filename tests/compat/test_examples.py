@@ -39,13 +39,13 @@ def test_one_line_differs(name):
     assert "patchcore_fast.compat" in added[0] and "patchcore_fast.compat" not in "".join(removed)
 
 
-@pytest.mark.parametrize(("name", "removed", "added"), [("amazon", 2, 2), ("anomalib", 0, 9)], ids=ELFS)
+@pytest.mark.parametrize(("name", "removed", "added"), [("amazon", 3, 5), ("anomalib", 0, 11)], ids=ELFS)
 def test_another_method_changes_the_sampler_alone(name, removed, added):
     """Nothing of the model, the data or the score."""
     difference = list(difflib.ndiff(code(f"{name}_before.py"), code(f"{name}_elfs_after.py")))
     gone, new = ([line[2:] for line in difference if line.startswith(sign)] for sign in ("- ", "+ "))
     assert (len(gone), len(new)) == (removed, added), difference
-    assert all("ampler" in line for line in gone)
+    assert all("ampler" in line for line in gone), "nothing else goes"
     assert "from patchcore_fast.samplers import ELFSCoresetSampler" in new
     whole = ast.parse((EXAMPLES / f"{name}_elfs_after.py").read_text(encoding="utf-8"))
     calls = [
