@@ -18,6 +18,7 @@ from patchcore_fast.cli.options import (
     add_threshold,
     flag,
 )
+from patchcore_fast.cli.signals import add_signals
 from patchcore_fast.config.running import device
 
 PRECISIONS = ("float32", "ieee", "tf32x3", "tf32", "bf16")  # kernels.tuning's (a test compares)
@@ -186,6 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
     look.add_argument("--bank", metavar="FILE", help="show this bank, made of DIR by fit, and select nothing")
     look.add_argument("--plane", choices=("pca", "umap"), default="pca",
                       help="map of all patches (default pca; umap wants umap-learn)")  # fmt: skip
+    add_signals(look)
     add_exclude(look)
     add_config(look)
     for group in FITTED:

@@ -11,6 +11,7 @@ from .foreign import Foreign, nearest_of_other_images, support_distance
 from .heads import Heads, clustering_heads
 from .instability import instability, noise_instability
 from .layout import Layout
+from .signals import Signals, signals
 from .support import Support, deviations, support
 from .suspicion import Suspicion, nearest_images, suspicion
 
@@ -21,6 +22,7 @@ __all__ = [
     "Heads",
     "KMeans",
     "Layout",
+    "Signals",
     "Support",
     "Suspicion",
     "clustering_heads",
@@ -34,6 +36,7 @@ __all__ = [
     "proxy_change",
     "rarity",
     "representativeness",
+    "signals",
     "support",
     "support_distance",
     "suspicion",
