@@ -101,6 +101,18 @@ def data(place: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are saved as a few pixels: for tests of anything but pictures, whose time is matplotlib's."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def save(self: Figure, file: object, **_: object) -> None:
+        Image.new("RGB", (4, 4)).save(file, "png")
+
+    monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.fixture
 def threads():
     """Set the thread count inside a test; the old one comes back."""
     before = torch.get_num_threads()
