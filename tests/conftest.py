@@ -44,6 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--share", metavar="I/N", help="of the thorough tests run the I-th of N parts, I from 0")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """--dist loadfile in the order of the files: by their numbers of tests the longest would be last."""
+    if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Part by the name of a test, so that N runs with other I run all of them."""
     if share := config.getoption("share"):
