@@ -146,7 +146,7 @@ SETTLED = [pytest.param(k, queries, marks=[pytest.mark.thorough] * ((k, queries)
 @pytest.mark.parametrize("k, queries", SETTLED)
 def test_settling_by_a_warp_or_by_four(queries, k, monkeypatch, plans):
     # From 32 queries a multiprocessor on, of which the emulator has two, each is settled by a warp.
-    rows = 700 if k < 64 else 300
+    rows = 700 if k < 64 else 400
     for count in (1, 40):
         monkeypatch.setattr(searching, "processors", lambda device, count=count: count)
         monkeypatch.setattr(host, "_SPLIT_ROWS", 64)
