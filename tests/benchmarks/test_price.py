@@ -62,7 +62,8 @@ def test_a_set_counts_by_the_rule_that_the_others_chose() -> None:
 def test_cost(textures: list[Path], tmp_path: Path, run: Callable[..., str]) -> None:
     said = run(cost, textures[0], "--ratio", 0.1, "--repeat", 2, "--weights", "random", "--json", tmp_path / "c.json")
     rows = json.loads((tmp_path / "c.json").read_text())["rows"]
-    assert cost.table(rows) in said and rows[0]["right"] and rows[0]["share"] > 0
+    assert cost.table(rows) in said and [(r["every"], r["right"]) for r in rows] == [(1, True)]
+    assert rows[0]["share_cpu"] > 0 and rows[0]["share_clock"] > 0
 
 
 def test_the_page_shows_the_committed_results() -> None:
