@@ -69,12 +69,14 @@ def scored(features: sets.Features, bank: torch.Tensor, price: torch.Tensor, kep
         yield k, patches.amax(dim=1).numpy(), maps.numpy()
 
 
-def measured(truth: sets.Truth, kept: np.ndarray, scores: np.ndarray, maps: np.ndarray) -> dict[str, float]:
-    """The MEASURES of the kept test images; pixels where masks are known."""
+def measured(
+    truth: sets.Truth, kept: np.ndarray, scores: np.ndarray, maps: np.ndarray, pixels: bool = True
+) -> dict[str, float]:
+    """The MEASURES of the kept test images; pixels where masks are known, and asked for."""
     image = binary_curve(scores, truth.labels[kept])
     known = truth.known[kept]
     found = {"image_auroc": image.auroc if image else float("nan")}
-    if (truth.strata == 1).any():
+    if pixels and (truth.strata == 1).any():
         pixel = binary_curve(maps[known], truth.masks[kept][known])
         if pixel is not None:
             found |= {"pixel_auroc": pixel.auroc, "pixel_ap": pixel.average_precision}

@@ -19,7 +19,7 @@ from .layout import Layout
 from .rows import CHUNK_SIZE, read_rows
 
 _NEAR = 64  # neighbours looked at: the nearest are patches around a row, of its own image
-_FEWEST_NEAR = 12  # of thinned rows: fewer of them are around a row
+_THINNED_NEAR = 40  # of thinned rows, over `every`: fewer of them are around a row
 _MOST = 1 << 20  # rows of which one may be looked among
 _MIXED = (0x45D9F3B, 0x119DE1F)  # odd numbers
 
@@ -96,7 +96,7 @@ def nearest_of_other_images(
     ------
     RankError : a block cannot be read or searched on another rank.
     """
-    near = max(min(_NEAR, _FEWEST_NEAR), _NEAR // every)
+    near = _NEAR if every == 1 else min(_NEAR, max(8, _THINNED_NEAR // every))
     if ranks is None:
         found = _nearest(queries, owners, blocks, near)
     else:
