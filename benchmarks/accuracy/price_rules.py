@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from benchmarks.accuracy import sets
 from benchmarks.accuracy.price import MEASURES, SHARES, interval, measured, some
@@ -52,22 +53,37 @@ class Price(NamedTuple):
 
 
 PRICES = (Price(1, 0.0, "all"), Price(3, 0.0, "all"), Price(3, 0.25, "all"), Price(3, 0.5, "all"), Price(3, 0.5, "fit"),
-          Price(3, 1.0, "over 0.5"), Price(3, 1.0, "over 0.75"), Price(3, 2.0, "over 0.75"))  # fmt: skip
+          Price(3, 1.0, "over 0.75"), Price(3, 2.0, "over 0.75"))  # fmt: skip
 BASE = (str(PRICES[0]), "max")
 
 
-def column(name: str, rows: torch.Tensor, chosen: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """[M] of chosen rows [M] among rows [N, D] of images [N]."""
-    every = every_of(len(rows)) if name == "fit" else 1
-    s = support_distance(rows, chosen, image_ids=images, every=every).distance
-    return (s - s.quantile(float(name.split()[1]))).clamp(min=0) if name.startswith("over") else s
+def columns_of(rows: torch.Tensor, chosen: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Each column of PRICES [M], of chosen rows [M] among rows [N, D] of images [N]."""
+    every = {name: support_distance(rows, chosen, image_ids=images, every=n).distance
+             for name, n in (("all", 1), ("fit", every_of(len(rows))))}  # fmt: skip
+    s = every["all"]
+    over = [p.column for p in PRICES if p.column.startswith("over")]
+    return every | {name: (s - s.quantile(float(name.split()[1]))).clamp(min=0) for name in over}
+
+
+def features_of(truth: sets.Truth, config: PatchCoreConfig, kept: Path | None) -> sets.Features:
+    """Extracted, or as an earlier run kept them; by the set's name alone, so keep them for one choice of images."""
+    path = None if kept is None else kept / f"{truth.name}.safetensors"
+    if path is not None and path.is_file():
+        t = load_file(path)
+        height, width = t["grid"].tolist()
+        return sets.Features(t["train"], t["test"], (height, width), "")
+    found = sets.extract(truth, config)
+    if path is not None:
+        save_file({"train": found.train, "test": found.test, "grid": torch.tensor(found.grid)}, path)
+    return found
 
 
 def cells(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each seed, contamination, price and image score of a set."""
     config = PatchCoreConfig(weights=args.weights, device="cpu")
     truth = some(sets.read_truth(folder, args.map_size), *args.images)
-    features = sets.extract(truth, config)
+    features = features_of(truth, config, args.features)
     found: list[dict[str, Any]] = []
     plan = [(seed, share) for seed in args.seeds for share in SHARES]
     with bar(len(plan), truth.name) as shown:
@@ -77,7 +93,7 @@ def cells(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
             rows, positions = sets.training_rows(features, what)
             chosen = GreedyCoresetSampler(args.ratio, seed=seed, device="cpu").select(rows)
             test = F.pad(features.test[torch.from_numpy(kept)].flatten(0, 1), (0, 1))
-            columns = {p.column: column(p.column, rows, chosen, positions[:, 0].long()) for p in PRICES}
+            columns = columns_of(rows, chosen, positions[:, 0].long())
             for price in PRICES:
                 bank = with_price(rows[chosen], columns[price.column], price.c)
                 distance = knn(test[:, : bank.shape[1]].contiguous(), bank, price.k)[0]
@@ -166,11 +182,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--ratio", type=float, default=0.01)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--images", nargs=3, type=int, default=[100, 50, 60], metavar=("TRAIN", "GOOD", "BAD"))
+    parser.add_argument("--features", type=Path, metavar="FOLDER", help="where features are kept between runs")
     parser.add_argument("--map-size", type=int, default=64)
     parser.add_argument("--sigma", type=float, default=2.0, help="of the maps' smoothing, in their pixels")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
-    options = {n: v for n, v in vars(args).items() if n not in ("folders", "json", "weights")}
+    options = {n: v for n, v in vars(args).items() if n not in ("folders", "json", "weights", "features")}
     result: dict[str, Any] = {"benchmark": "price rules", "environment": describe("cpu"), "options": options,
                               "weights": Path(args.weights).name, "rows": []}  # fmt: skip
     for folder in args.folders:
