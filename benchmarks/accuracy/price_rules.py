@@ -52,7 +52,7 @@ class Price(NamedTuple):
         return f"{rows}, no price" if self.c == 0 else f"{rows}, {self.c:g} x {self.column}"
 
 
-PRICES = (Price(1, 0.0, "all"), Price(3, 0.0, "all"), Price(3, 0.25, "all"), Price(3, 0.5, "all"), Price(3, 0.5, "fit"),
+PRICES = (Price(1, 0.0, "all"), Price(3, 0.0, "all"), Price(3, 0.25, "all"), Price(3, 0.5, "all"), Price(3, 0.25, "fit"), Price(3, 0.5, "fit"),
           Price(3, 1.0, "over 0.75"), Price(3, 2.0, "over 0.75"))  # fmt: skip
 BASE = (str(PRICES[0]), "max")
 

@@ -181,8 +181,8 @@ def support_distance(
         the layout is read off the order of the rows (`Layout.inferred`).
     device : where to compute; None: where the features are.
     chunk_size : rows at a time; changes speed and memory only.
-    every : 1 looks among all rows, 5 among a fifth of them (`thinned`), in about a fifth of the time; the distance is
-        then that to the nearest of these, never below the other. `fit` looks among a fifth from 100,000 rows on.
+    every : 1 looks among all rows, 8 among an eighth of them (`thinned`), in a fraction of the time; the distance is
+        then that to the nearest of these, never below the other. `fit` looks among an eighth from 100,000 rows on.
     group : a torch.distributed process group. features, image_ids and positions are then this rank's; `indices` are
         numbers of all rows, the same on every rank, and so is what is found.
 
