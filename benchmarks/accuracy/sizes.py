@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from benchmarks.accuracy import sets
@@ -55,7 +54,7 @@ def measure(folder: Path, config: PatchCoreConfig, args: argparse.Namespace) -> 
     with bar(len(args.seeds) * len(plan), f"{truth.name} {config.backbone}") as shown:
         for seed in args.seeds:
             most = max(n for _, n in plan)
-            order = GreedyCoresetSampler(most / len(rows), seed=seed, device="cpu").select(rows)
+            order = GreedyCoresetSampler((most + 0.5) / len(rows), seed=seed, device="cpu").select(rows)
             support = support_distance(
                 rows, order, image_ids=positions[:, 0].long(), every=every_of(len(rows))
             ).distance
