@@ -128,14 +128,15 @@ class Selector:
         return Selection(indices, projection, trusted, _covering_radius(self.sampler))
 
     def support(
-        self, rows: Rows, indices: torch.Tensor, per_image: int = 1, without: torch.Tensor | None = None
-    ) -> torch.Tensor | None:
+        self, rows: Rows, indices: torch.Tensor, per_image: int = 1, without: torch.Tensor | None = None,
+        every: int | None = None,
+    ) -> torch.Tensor | None:  # fmt: skip
         """How far chosen rows [k] are from other images (`pricing.support_of`); None where no price is asked."""
         if self.config.search.price == 0:
             return None
         space, matrix = self._seen(rows)
         narrower = matrix is not None and matrix.shape[1] < rows.columns
-        return support_of(rows, space if narrower else None, indices, self.device, per_image, without)
+        return support_of(rows, space if narrower else None, indices, self.device, per_image, without, every)
 
     def held_out_scores(
         self,

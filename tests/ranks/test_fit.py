@@ -6,6 +6,7 @@ import os
 import signal
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image
 from patchcore_fast.errors import DataError, RankError
 from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.layered_bank import Bank
-from patchcore_fast.model import PatchCore
+from patchcore_fast.model import PatchCore, pricing
 from patchcore_fast.samplers import GreedyCoresetSampler
 
 from ..evaluated import tiny_config
@@ -103,12 +104,13 @@ def test_the_bank_of_one_process(workers, folder, tmp_path, one_thread, changes)
                 assert [str(path)[-7:] for path, _ in left_out] == [str(path)[-7:] for path, _ in unread]
 
 
-def narrow(group, rank, data, store=None):
+def narrow(group, rank, data, store=None, enough=pricing.ENOUGH):
     """Of a selection that looks at eight numbers of a row."""
     torch.set_num_threads(1)
     sampler = GreedyCoresetSampler(0.1, dimension_to_project_features_to=8, device="cpu")
     model = PatchCore(small(), sampler, progress=False, group=group)
-    return model.fit(data, on_error="return", store=store).bank
+    with patch.object(pricing, "ENOUGH", enough):
+        return model.fit(data, on_error="return", store=store).bank
 
 
 def test_support_that_is_found_in_a_projection(workers, folder, tmp_path, one_thread):
@@ -117,6 +119,13 @@ def test_support_that_is_found_in_a_projection(workers, folder, tmp_path, one_th
     for size in (2, 3):
         for store in (None, tmp_path / f"{size}.store"):
             assert all(same(bank, alone) for bank in workers.call(narrow, size, folder, store))
+
+
+def test_support_among_some_rows(workers, folder, one_thread):
+    alone = narrow(None, 0, folder, enough=4)
+    assert not torch.equal(alone.support, narrow(None, 0, folder).support)
+    for size in (2, 3):
+        assert all(same(bank, alone) for bank in workers.call(narrow, size, folder, None, 4))
 
 
 def test_a_budget_in_time_is_one_ranks_measurement(workers, folder, one_thread):
