@@ -158,8 +158,10 @@ _COMPOSITE = {
     "difficulty": Option("of instability=difficulty: its measure, or the mean of all or of some (aum)", None,
                          (*_MEASURES, "mean"), joined=_MEASURES),
     "epochs": _count("of the training of instability=difficulty", 4),
-    "pool": Option("the best by the composite, the first picks of plain greedy, or of these the best alone (composite)", None,
-                   ("composite", "diversity", "refined")),
+    "pool": Option(
+        "the best by the composite, the first picks of plain greedy, or of these the best alone (composite)", None,
+        ("composite", "diversity", "refined"),
+    ),
     "topk_pool_multiplier": Option("rows of the pool, in times of the picks (5)", kind="number", low=1, high=1e9),
     "min_pool": _count("rows of the pool at least (0)", None, 0),
     "alpha": Option("weight of the distance to earlier picks inside greedy, 0: plain k-center (0)", kind="number",

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..inputs import as_rows
 from ..kernels.checks import check_rows
 from ..scores import Layout, difficulty, instability, k_means, noise_instability, proxy_change, rarity
+from ..scores.density import inverse
 from ..scores.rows import CHUNK_SIZE, distances, moments, read_rows
 from .composite_options import CompositeOptions
 from .projection import project
@@ -34,11 +35,7 @@ def density(x: Tensor, options: CompositeOptions, **common: Any) -> Tensor:
         return torch.zeros(x.shape[0])
     k = min(options.k_density, min(options.density_subsample, x.shape[0]) - 1)
     found = rarity(x, k=k, anchors=options.density_subsample, **common)
-    if options.density == "rarity":
-        return found
-    apart = found > 0
-    inverse = torch.where(apart, 1.0 / found.double().where(apart, 1.0), 0.0)
-    return inverse.where(apart, inverse.max()).float()
+    return inverse(found) if options.density == "dense" else found
 
 
 def third(

@@ -15,13 +15,13 @@ from ..config.signals import chosen_signals
 from ..inputs import Features
 from ..kernels.surroundings import undisturbed
 from ..progress import Progress, bar
+from .change import proxy_change
 from .clustering import KMeans, k_means
-from .density import rarity, representativeness
+from .density import inverse, rarity, representativeness
 from .difficulty import difficulty
 from .foreign import support_distance
 from .instability import noise_instability
 from .layout import Layout
-from .change import proxy_change
 from .rows import CHUNK_SIZE, read_rows
 from .support import support
 
@@ -133,12 +133,6 @@ def signals(
     found.values = {x: whole[x] for x in wanted if x in whole}
     found.missing = {x: found.missing[x] for x in wanted if x in found.missing}
     return found
-
-
-def inverse(rare: Tensor) -> Tensor:
-    """1 / rarity [N]; what is 0 counts as the least that is not, and as 1 where all is 0."""
-    some = rare[rare > 0]
-    return 1.0 / rare.clamp(min=float(some.min()) if len(some) else 1.0)
 
 
 def _trained(
