@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 WEIGHTS = ("w_repr", "w_density", "w_unc")
-POOLS = ("composite", "diversity")
+POOLS = ("composite", "diversity", "refined")
 NOISE_STD = 1e-3  # of the noisy copies, as the method was described
 CLEANED = 0.1  # share of the picks, of the step "clean"
 
@@ -100,7 +100,8 @@ def steps(ratios: Sequence[float], seeds: Sequence[int]) -> list[Combination]:
         found += [Combination(name, sampler, ratio, seed) for name, sampler in simple.items()]
         changes: dict[str, dict[str, Any]] = {
             "composite": {}, "density inverted": {"density": "dense"}, "instability off": {"noise": 0},
-            "pool by diversity": {"pool": "diversity"}, "clean": {"clean": CLEANED},
+            "pool by diversity": {"pool": "diversity"}, "refined by score": {"pool": "refined"},
+            "clean": {"clean": CLEANED},
         }  # fmt: skip
         found += [composite(ratio, seed, **(described | change), name=name) for name, change in changes.items()]
     return found

@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 CHOICE = "AUROC on held-out normal images against\nsynthetic defects (mean of image and pixel)"
 BASES = {"greedy": ("D", LINES[1], "exact greedy"), "random": ("s", NEUTRAL, "random rows")}
-POOLS = {"composite": LINES[0], "diversity": LINES[2]}
+POOLS = {"composite": LINES[0], "diversity": LINES[2], "refined": LINES[3]}
 AXES = (
     ("w_repr", "weight of\nrepresentativeness"), ("w_density", "weight of\ndensity"),
     ("w_unc", "weight of\ninstability"), ("starting_points", "starting\npoints"), ("noise", "noisy\ncopies"),

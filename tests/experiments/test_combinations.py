@@ -47,7 +47,7 @@ def test_steps_change_one_thing_at_a_time():
                for name, c in by_name.items() if c.sampler == "composite"}  # fmt: skip
     assert changed == {
         "composite": {}, "density inverted": {"density": "dense"}, "instability off": {"noise_T": 0},
-        "pool by diversity": {"pool": "diversity"}, "clean": {"clean": 0.1},
+        "pool by diversity": {"pool": "diversity"}, "refined by score": {"pool": "refined"}, "clean": {"clean": 0.1},
     }  # fmt: skip
 
 
