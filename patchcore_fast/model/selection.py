@@ -6,38 +6,25 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from patchcore_fast.config import SAMPLERS, PatchCoreConfig
 from patchcore_fast.config.selection import RATIO
+from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.model.collect import FeatureRows, Rows
+from patchcore_fast.model.picks import Selection, covering_radius, restored
 from patchcore_fast.model.pricing import support_of
 from patchcore_fast.model.score import image_scores
 from patchcore_fast.model.shared import all_rows
 from patchcore_fast.model.sizing import Sizing
 from patchcore_fast.model.threshold import held_out_folds
-from patchcore_fast.samplers import GreedyCoresetSampler, make_sampler
+from patchcore_fast.samplers import PrecomputedSampler, make_sampler
 from patchcore_fast.samplers.space import space_of
 
 logger = logging.getLogger(__name__)
-
-
-class Selection(NamedTuple):
-    """What a sampler chose.
-
-    indices : [k] int64 rows.  projection : [D, d] float32 that distances were measured in, or None.
-    trusted : [J] images without a row that the sampler pruned as unsupported; None where it did not look.
-    radius : distance within which all rows lie of the chosen ones, as the sampler measured; None where it does not say.
-    """
-
-    indices: torch.Tensor
-    projection: torch.Tensor | None
-    trusted: torch.Tensor | None
-    radius: float | None
 
 
 class Selector:
@@ -47,9 +34,13 @@ class Selector:
         """See `samplers.make_sampler`.
 
         ValueError: the settings are of a sampler that was given, and none is given; or a group of processes, and a
-        sampler that selects in one.
+        sampler that selects in one. `samplers.PrecomputedSampler` with picks that say which sampler made them stands
+        for that sampler: `select` gives these picks, and held-out images are selected for as the settings say.
         """
         s = config.selection
+        self.picks: PrecomputedSampler | None = None
+        if getattr(sampler, "recorded", None) is not None:
+            self.picks, sampler = sampler, None
         if sampler is None:
             if s.sampler_parameters is not None:
                 raise ValueError(
@@ -84,7 +75,8 @@ class Selector:
         ValueError : a budget of less than one row.
         """
         if self.config.selection.budget is not None:
-            self.sizing = Sizing(self.config, layers, images, self.device)
+            rows = None if self.picks is None else self.picks.rows
+            self.sizing = Sizing(self.config, layers, images, self.device, None if rows is None else len(rows))
             self.sampler.percentage = self.sizing.percentage
 
     def select(
@@ -96,15 +88,14 @@ class Selector:
         ------
         ValueError : fewer rows chosen than the score of a patch needs neighbours.
         """
+        if self.picks is not None:
+            found = restored(self.picks, self.sampler, rows)
+            self._enough(found.indices, rows)
+            return found
         space, matrix = self._seen(rows)
         with _set(self.sampler, "progress", progress):
             indices = self._choose(self.sampler, all_rows(space, rows.ranks), views)
-        if len(indices) < self.config.search.least_rows:
-            raise ValueError(
-                f"PatchCore.fit: the coreset has {len(indices)} of {rows.total} patches, at least "
-                f"{self.config.search.least_rows} wanted: give more images, a larger ratio or "
-                "budget, or fewer neighbours"
-            )
+        self._enough(indices, rows)
         if matrix is not None:
             self.sampler.projection_ = matrix
         projection = getattr(self.sampler, "projection_", None)
@@ -115,7 +106,22 @@ class Selector:
             trusted = torch.arange(len(rows.grids))
             trusted = trusted[~torch.isin(trusted, doubted)]
         projection = None if projection is None else projection.detach().float().cpu()
-        return Selection(indices, projection, trusted, _covering_radius(self.sampler))
+        return Selection(indices, projection, trusted, covering_radius(self.sampler))
+
+    def check_store(self, store: FeatureStore) -> None:
+        """DataError: the rows that were chosen before are of another store."""
+        given = self.picks or self.sampler
+        if isinstance(given, PrecomputedSampler) and given.picks is not None:
+            given.picks.check_store(store, given.source)
+
+    def _enough(self, indices: torch.Tensor, rows: Rows) -> None:
+        """ValueError: too few for the score of a patch."""
+        if len(indices) < self.config.search.least_rows:
+            raise ValueError(
+                f"PatchCore.fit: the coreset has {len(indices)} of {rows.total} patches, at least "
+                f"{self.config.search.least_rows} wanted: give more images, a larger ratio or "
+                "budget, or fewer neighbours"
+            )
 
     def support(
         self, rows: Rows, indices: torch.Tensor, per_image: int = 1, without: torch.Tensor | None = None
@@ -228,7 +234,15 @@ class Selector:
     def _without(
         self, rows: Rows, space: FeatureRows, views: Sequence[FeatureRows], members: torch.Tensor
     ) -> torch.Tensor:
-        """Rows [k] chosen without those of some images [J]; none where that cannot be done."""
+        """Rows [k] chosen without those of some images [J]; none where that cannot be done.
+
+        Rows that were given, and nobody knows by what, are given again, without those of these images.
+        """
+        if isinstance(self.sampler, PrecomputedSampler):
+            own = torch.zeros(rows.total, dtype=torch.bool)
+            for low, high in zip(rows.starts[members].tolist(), rows.starts[members + 1].tolist(), strict=True):
+                own[low:high] = True
+            return self.sampler.without(own)
         sampler = copy.copy(self.sampler)  # what it found in all rows stays with the original
         if hasattr(sampler, "progress"):
             sampler.progress = None
@@ -280,14 +294,6 @@ def _of_all(mask: torch.Tensor, rows: Rows) -> torch.Tensor:
     if rows.ranks is None or sum(rows.ranks.counts(len(mask))) != rows.total:
         return mask
     return rows.ranks.gather(mask)
-
-
-def _covering_radius(sampler: Any) -> float | None:
-    """Of exact greedy the last pick was the farthest of all rows from the others; not of any other sampler."""
-    if type(sampler) is not GreedyCoresetSampler or sampler.radii_ is None:
-        return None
-    radius = float(torch.nextafter(sampler.radii_[-1], torch.tensor(torch.inf)))  # it was rounded, perhaps down
-    return radius if isfinite(radius) else None  # a single pick has no others
 
 
 @contextmanager

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .base import Sampler
-from .basic import IdentitySampler, PrecomputedSampler, RandomSampler
+from .basic import IdentitySampler, RandomSampler
 from .elfs import ELFSCoresetSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
 from .named import describe_sampler, make_sampler
+from .precomputed import PrecomputedSampler
 from .two_level import SupportedImages, TwoLevelSampler
 
 __all__ = [

@@ -65,6 +65,7 @@ def describe_sampler(sampler: Any) -> tuple[str, dict[str, Any]]:
     """
     kind = type(sampler)
     name = next((n for n, c in NAMED.items() if c is kind), f"{kind.__module__}.{kind.__qualname__}"[-TEXT:])
+    name = getattr(kind, "registered", name)
     try:
         wanted = [p for p in inspect.signature(kind).parameters if not p.startswith("_")]
     except (TypeError, ValueError):  # a class without a signature
