@@ -56,7 +56,7 @@ class ChainFile:
     """What such a file holds.
 
     kind : one of KINDS.  store : digest of the store that it is of.  store_name : how that was called.
-    settings : how it was made, as JSON types.  arrays : by name; float32, float64, int64 or uint8, of at most two dimensions.
+    settings : how it was made, as JSON types.  arrays : by name, of at most two dimensions and types of _CODES.
     """
 
     kind: str

@@ -54,7 +54,7 @@ def embeddings(store: FeatureStore) -> tuple[Array, str]:
 
 
 def looked_at(store: FeatureStore, level: str) -> tuple[torch.Tensor, str]:
-    """What a step looks at: embeddings [I, E], or the rows [N, D], in memory or in a file where that is short; its name."""
+    """What a step looks at, and its name: embeddings [I, E], or rows [N, D], in a file where memory is short."""
     if level == "image":
         found, what = embeddings(store)
         return torch.from_numpy(found), what

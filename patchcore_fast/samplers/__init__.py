@@ -6,7 +6,7 @@ from .base import Sampler
 from .basic import IdentitySampler, RandomSampler
 from .elfs import ELFSCoresetSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
-from .named import describe_sampler, make_sampler
+from .named import describe_sampler, make_sampler, sampler_of
 from .precomputed import PrecomputedSampler
 from .two_level import SupportedImages, TwoLevelSampler
 
@@ -22,4 +22,5 @@ __all__ = [
     "TwoLevelSampler",
     "describe_sampler",
     "make_sampler",
+    "sampler_of",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.budget import percentage_of
 from ..inputs import Features
 from ..kernels.ranks import Held, Ranks
 from ..scores import Layout, support
@@ -73,6 +74,9 @@ class TwoLevelSampler(Sampler):
     Attributes
     ----------
     images_ : [J] int64, the caller's numbers of the chosen images, in the order in which they were chosen.
+    percentage : None, or the share of *all* rows that is picked, in place of the patch sampler's own; all patches of
+        the chosen images where these are fewer. Set it.
+    report_ : what both samplers report, by "images" and "patches", as JSON types.
 
     With a group `select` takes this rank's part of everything; the patch sampler must take a group too, and an image
     sampler with `select_images` as well. Means are compared by every rank alike.
@@ -90,6 +94,8 @@ class TwoLevelSampler(Sampler):
                 raise TypeError(f"TwoLevelSampler: {what} must be a sampler, got {type(sampler).__name__}")
         self.image_sampler, self.patch_sampler = image_sampler, patch_sampler
         self.images_: Tensor | None = None
+        self.percentage: float | None = None
+        self.report_: dict[str, Any] = {}
 
     def select(self, features: Features, image_ids: Any = None, positions: Any = None) -> Tensor:
         """Row numbers of the selection; image_ids [N] and positions [N, 3] as for `ELFSCoresetSampler.select`.
@@ -122,15 +128,32 @@ class TwoLevelSampler(Sampler):
         watched = self.progress is not None and getattr(self.patch_sampler, "progress", False) is None
         if watched:
             self.patch_sampler.progress = self.progress
+        share = self._share(layout.image.shape[0], rows.shape[0])
         try:
-            with self._grouped(self.patch_sampler):
+            with self._grouped(self.patch_sampler), share:
                 picks = torch.as_tensor(self.patch_sampler.select(features[own.to(features.device)], **where)).cpu()
         finally:
             if watched:
                 self.patch_sampler.progress = None
         self.radii_ = getattr(self.patch_sampler, "radii_", None)
         self.projection_ = getattr(self.patch_sampler, "projection_", None)
+        levels = {"images": self.image_sampler, "patches": self.patch_sampler}
+        found = {level: getattr(sampler, "report_", None) for level, sampler in levels.items()}
+        self.report_ = {"images_chosen": int(images.shape[0]), **{level: of for level, of in found.items() if of}}
         return rows[picks]
+
+    @contextmanager
+    def _share(self, total: int, left: int) -> Iterator[None]:
+        """While inside, the patch sampler picks of `left` rows what is wanted of `total`."""
+        if self.percentage is None:
+            yield
+            return
+        before = self.patch_sampler.percentage
+        self.patch_sampler.percentage = percentage_of(int(total * self.percentage), left)
+        try:
+            yield
+        finally:
+            self.patch_sampler.percentage = before
 
     @contextmanager
     def _grouped(self, sampler: Any) -> Iterator[None]:

@@ -99,7 +99,8 @@ def test_what_is_written_down_of_a_sampler() -> None:
     assert describe_sampler(AmazonsRandomSampler(0.5)) == (
         "patchcore_fast.compat.amazon.RandomSampler", {"percentage": 0.5})  # fmt: skip
     name, told = describe_sampler(TwoLevelSampler(SupportedImages(), RandomSampler(0.1, seed=2)))
-    assert name.endswith("two_level.TwoLevelSampler") and told["patch_sampler"] == "random(percentage=0.1, seed=2)"
+    assert name == "two-level" and told["image_sampler"] == "SupportedImages()"
+    assert told["patch_sampler"] == "random(percentage=0.1, seed=2)"
     _, told = describe_sampler(Every(np.int64(3), range(10**6), table={"a": "x" * 10_000}))
     assert told["step"] == 3 and type(told["step"]) is int and told["offsets"] == "range(0, 1000000)"
     assert len(told["table"]) <= TEXT

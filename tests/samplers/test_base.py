@@ -94,7 +94,11 @@ BAD = {
     "seed text": (lambda: GreedyCoresetSampler(0.1, seed="0"), TypeError, "seed must be an integer"),
     "width": (lambda: GreedyCoresetSampler(0.1, dimension_to_project_features_to=0), ValueError, "must be >= 1"),
     "points": (lambda: ApproximateGreedyCoresetSampler(0.1, number_of_starting_points=0), ValueError, ">= 1"),
-    "name": (lambda: make_sampler("best"), ValueError, "greedy, elfs, approximate, random or identity, got 'best'"),
+    "name": (
+        lambda: make_sampler("best"),
+        ValueError,
+        "make_sampler: name must be one of greedy, elfs, .*identity, got 'best'",
+    ),
     "list": (lambda: RandomSampler(0.1).run([[1.0]]), TypeError, "RandomSampler: features must be an ndarray"),
     "integers": (lambda: RandomSampler(0.1).run(np.ones((4, 2), int)), TypeError, "float64 ndarray, got int64"),
     "int tensor": (lambda: IdentitySampler().run(torch.ones(4, 2).int()), TypeError, "must be floating"),
