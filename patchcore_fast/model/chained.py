@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,11 @@ import numpy as np
 import torch
 
 from patchcore_fast.chain import ChainFile, read_chain
-from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.errors import DataError
 from patchcore_fast.feature_store import FeatureStore
-from patchcore_fast.features import FeatureExtractor
-from patchcore_fast.model.fewshot import settle
-from patchcore_fast.model.picks import Selection
-from patchcore_fast.model.selection import Selector
 from patchcore_fast.model.stored import StoredRows
-from patchcore_fast.model.training import Source, together
 from patchcore_fast.npy import Array
-from patchcore_fast.progress import Progress, bar
+from patchcore_fast.progress import Progress
 from patchcore_fast.scores import Dynamics, clustering_heads, k_means, train_proxy
 
 LEVELS, METHODS = ("image", "patch"), ("kmeans", "heads")
@@ -206,46 +199,3 @@ def dynamics_of(file: ChainFile, store: FeatureStore, path: str | os.PathLike[st
     if len({len(values) for values in arrays.values()}) != 1 or not len(arrays["loss"]):
         raise DataError(f"{os.fspath(path)}: its trajectories are not of as many epochs")
     return level, Dynamics(**(arrays | {"correct": arrays["correct"].bool()}))
-
-
-def select_store(
-    store: FeatureStore,
-    config: PatchCoreConfig,
-    *,
-    sampler: Any = None,
-    group: Any = None,
-    radius: float | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    scores: dict[str, Array] | None = None,
-    progress: bool | None = None,
-) -> tuple[Selection, Any, PatchCoreConfig]:
-    """What `PatchCore(config).fit(store)` would choose, and the sampler that chose it, and the settings followed.
-
-    Parameters
-    ----------
-    config : settings that fit those of the store.  sampler : in place of the settings', as of `PatchCore`.
-    group : a process group; each rank calls this alike.
-    radius, checkpoint : of the greedy samplers; see there.
-    scores : signal -> [N] float32, for samplers that take given ones.
-
-    Raises
-    ------
-    ValueError, MemoryError : as `PatchCore.fit`.
-    """
-    config, augmentation = settle(config, None, None, sampler)
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    selector = Selector(config, sampler, device, group)
-    if radius is not None:
-        selector.sampler.radius = radius
-    if checkpoint is not None:
-        selector.sampler.checkpoint = checkpoint
-    with together("select", group) as ranks, ExitStack() as opened:
-        source = Source(config, augmentation, _no_extractor, ranks, progress)
-        rows = source.training(store, None, selector, "raise", opened).rows
-        selector.settle([rows], len(augmentation.originals(rows)))
-        with bar(None, "select", progress) as shown:
-            return selector.select(rows, (), shown.at), selector.sampler, config
-
-
-def _no_extractor() -> FeatureExtractor:
-    raise AssertionError("a store needs no backbone")
