@@ -5,7 +5,9 @@ from __future__ import annotations
 from .clustering import KMeans, k_means
 from .density import rarity, representativeness
 from .difficulty import Difficulty, difficulty
+from .dynamics import Dynamics, train_proxy
 from .foreign import Foreign, nearest_of_other_images, support_distance
+from .heads import Heads, clustering_heads
 from .instability import instability, noise_instability
 from .layout import Layout
 from .support import Support, deviations, support
@@ -13,11 +15,14 @@ from .suspicion import Suspicion, nearest_images, suspicion
 
 __all__ = [
     "Difficulty",
+    "Dynamics",
     "Foreign",
+    "Heads",
     "KMeans",
     "Layout",
     "Support",
     "Suspicion",
+    "clustering_heads",
     "deviations",
     "difficulty",
     "instability",
@@ -30,4 +35,5 @@ __all__ = [
     "support",
     "support_distance",
     "suspicion",
+    "train_proxy",
 ]
