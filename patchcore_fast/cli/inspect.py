@@ -6,6 +6,7 @@ import argparse
 import inspect as signatures
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from patchcore_fast.cli.options import check_loaded, chosen_config
 from patchcore_fast.cli.outputs import output_folder
 from patchcore_fast.cli.photographs import covered_photograph
 from patchcore_fast.cli.pipeline import load_bank
+from patchcore_fast.cli.sampling import sampler_said
 from patchcore_fast.errors import DataError
 from patchcore_fast.written import INSPECTED, writing
 
@@ -75,15 +77,15 @@ def inspect(args: argparse.Namespace) -> None:
     output = output_folder(args.output)
 
     clock = time.perf_counter()
-    rows = model.training_features(images)
+    rows, views = _material(model, sampler, images)
     if rows.grid is None:
         raise DataError(f"{args.folder}: inspect draws on one grid, and these images have several")
     seconds = {"features": time.perf_counter() - clock}
-    if sampler is not None and model.config.selection.budget is not None:
-        from patchcore_fast.model.sizing import Sizing
+    if sampler is not None:
+        from patchcore_fast.model.selection import Selector
 
-        sampler.percentage = Sizing(model.config, [rows], len(names), model.device).percentage
-    done = _from_bank(args, model, rows) if sampler is None else _select(sampler, rows)
+        Selector(model.config, sampler, model.device).settle([rows], len(names))  # its budget or count
+    done = _from_bank(args, model, rows) if sampler is None else _select(sampler, rows, views)
     done.seconds = seconds | done.seconds
     with writing(output, INSPECTED) as note:
         for file in INSPECTED if done.scores else INSPECTED - {"distributions.png"}:
@@ -104,11 +106,25 @@ def _sampler(model: PatchCore) -> Any:
     s = model.config.selection
     if s.sampler_parameters is not None:
         raise DataError(f"--config: sampler {s.sampler} is a record of an object; name one of {', '.join(SAMPLERS)}")
-    ratio = RATIO if s.ratio is None else s.ratio  # with a budget the rows say how many
-    return make_sampler(s.sampler, ratio, seed=s.seed, device=model.device, prune_support=s.prune_support)
+    ratio = RATIO if s.ratio is None else s.ratio  # with a budget or a count the rows say how many
+    return make_sampler(s.sampler, ratio, seed=s.seed, device=model.device, prune_support=s.prune_support,
+                        options=dict(s.sampler_options))  # fmt: skip
 
 
-def _select(sampler: Any, rows: FeatureRows) -> Selection:
+def _material(model: PatchCore, sampler: Any, images: ImageSet) -> tuple[FeatureRows, list[FeatureRows]]:
+    """The rows to choose from, and those of changed images where the sampler asks for them."""
+    from patchcore_fast.model.selection import Selector
+    from patchcore_fast.model.training import material
+    from patchcore_fast.model.views import views_of
+
+    if not views_of(sampler):
+        return model.training_features(images), []
+    found = material(model, images, Selector(model.config, sampler, model.device))
+    rows: Any = found.rows  # one process: all are here
+    return rows, found.views
+
+
+def _select(sampler: Any, rows: FeatureRows, views: Sequence[FeatureRows] = ()) -> Selection:
     """Run a sampler, with positions or image numbers where its `select` takes them."""
     import torch
 
@@ -117,7 +133,9 @@ def _select(sampler: Any, rows: FeatureRows) -> Selection:
 
     n = len(rows.features)
     positions = rows.positions(torch.arange(n))
-    offered = {"positions": positions, "image_ids": positions[:, 0].long()}
+    offered: dict[str, Any] = {"positions": positions, "image_ids": positions[:, 0].long()}
+    if views:
+        offered["views"] = [view.features for view in views]
     takes = signatures.signature(sampler.select).parameters
     more = {name: value for name, value in offered.items() if name in takes}
     clock = time.perf_counter()
@@ -236,7 +254,7 @@ def _text(facts: dict[str, Any]) -> str:
 
     n, found, config = facts["patches"], facts["coverage"], facts["config"]
     spent = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in facts["seconds"].items())
-    how = config["selection"]["sampler"]
+    how = sampler_said(config)
     how = how if facts["new_selection"] else f"a bank that was there, {how}"
     lines = [f"{facts['picked']:,} of {n:,} patches of {facts['images']:,} images picked ({how}; {spent})."]
     if facts["pruned"]:

@@ -14,6 +14,7 @@ from patchcore_fast.cli.extract import check_apart, quiet_rank, stored_settings
 from patchcore_fast.cli.indices import picked
 from patchcore_fast.cli.options import SCORED, chosen_config, given_settings
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
+from patchcore_fast.cli.sampling import report_table, sampler_said
 from patchcore_fast.cli.together import joined
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
@@ -94,7 +95,7 @@ def fit(args: argparse.Namespace) -> int:
     if rank:
         return 0
     model.save(output)
-    print(_bank_text(model, len(images.train) - len(model.unread_)))
+    print(_bank_text(model, len(images.train) - len(model.unread_), args.verbose))
     print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
     if images.test:
         print(f"Next, its accuracy:   patchcore-fast evaluate {args.folder} --bank {output} --output report")
@@ -126,7 +127,7 @@ def _fit_stored(args: argparse.Namespace, output: Path, threshold: float | None)
         if rank:
             return 0
         model.save(output)
-        print(_bank_text(model, len(store.images)))
+        print(_bank_text(model, len(store.images), args.verbose))
     if sampler is not None and sampler.recorded is None and model.threshold is not None and threshold is None:
         print(GIVEN)
     print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
@@ -134,7 +135,7 @@ def _fit_stored(args: argparse.Namespace, output: Path, threshold: float | None)
     return tell(model.unread_)
 
 
-def _bank_text(model: PatchCore, count: int) -> str:
+def _bank_text(model: PatchCore, count: int, verbose: bool) -> str:
     bank = model.bank
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in model.timings_.items())
     each = [f"{len(part):,} of {bank.patches:,} patches of {part.width} numbers" for part in bank.parts]
@@ -144,7 +145,9 @@ def _bank_text(model: PatchCore, count: int) -> str:
     else:
         said = f"Threshold {bank.threshold:.4g}: {expected(bank)}"
     size = "" if bank.size is None else f"\n{budget_text(bank.size)}"
-    return f"Fitted on {counted(count)}: {kept} ({spent}).\n{said}{size}"
+    table = report_table(model.report_) if verbose else ""
+    by = sampler_said(bank.config)
+    return f"Fitted on {counted(count)}: {kept} by {by} ({spent}).\n{said}{size}" + (f"\n{table}" if table else "")
 
 
 def counted(n: int) -> str:

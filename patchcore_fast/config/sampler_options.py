@@ -14,6 +14,7 @@ from typing import Any
 
 from patchcore_fast.config.base import nearest
 
+_MANY = 2**31  # a bound against nonsense, which no message need name
 VIEW_KINDS = ("mixed", "rotations", "flips", "both")  # model.views' (a test compares)
 # Arguments of constructors that are settings of their own, and how they are given.
 ELSEWHERE = {
@@ -52,7 +53,7 @@ class Option:
         said = [" or ".join(self.words)] if self.words else []
         if self.kind:
             what = {"integer": "an integer", "number": "a number"}[self.kind]
-            low, high = isfinite(self.low), isfinite(self.high)
+            low, high = isfinite(self.low), isfinite(self.high) and self.high < _MANY
             if low and high:
                 what += f" in {'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.below else ']'}"
             elif low:
@@ -76,7 +77,7 @@ class Option:
         number = Integral if self.kind == "integer" else Real
         if self.kind and isinstance(value, number) and not isinstance(value, bool):
             try:
-                found = int(value) if self.kind == "integer" else float(value)  # type: ignore[arg-type]
+                found: float = int(value) if isinstance(value, Integral) and self.kind == "integer" else float(value)
             except OverflowError:  # an integer beyond all floats
                 found = float("inf")
             low = found > self.low if self.above else found >= self.low
@@ -92,7 +93,7 @@ def _weight(of: str) -> Option:
 
 
 def _count(text: str, default: int | None, least: int = 1) -> Option:
-    return Option(text, default, kind="integer", low=least, high=2**31)
+    return Option(text, default, kind="integer", low=least, high=_MANY)
 
 
 def _share(text: str) -> Option:

@@ -102,7 +102,7 @@ class SelectionSettings(Settings):
             self._set("ratio", None)
             self._set("prune_support", "none")
         elif self.budget is not None or self.count is not None:
-            self._check_size("count" if self.budget is None else "budget")
+            self._check_size("budget" if self.count is None else "count")
         elif not 0 < self._real("ratio") < 1:
             self._wrong("ratio", f"must be in (0, 1), got {self.ratio}; sampler 'identity' keeps all")
         if self.sampler_parameters is None:

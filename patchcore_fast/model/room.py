@@ -36,7 +36,7 @@ def check_fit(sampler: Any, rows: int, widths: Sequence[int], itemsize: int, sto
     matrix = rows * sum(widths) * itemsize
     sizes = [] if stored and (all(found) or blind) else [matrix]
     sizes += [4 * rows * width] if (width := max(n or 0 for n in found)) else []
-    share = 1.0 if type(sampler) is IdentitySampler else getattr(sampler, "percentage", 0.0)
+    share = 1.0 if type(sampler) is IdentitySampler else getattr(sampler, "percentage", None) or 0.0
     more = (0 if blind else STATE * rows) + int(matrix * share)
     folder = scratch_folder()
     disk = shutil.disk_usage(folder).free

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from patchcore_fast.config import SAMPLERS, PatchCoreConfig
-from patchcore_fast.config.selection import RATIO
+from patchcore_fast.config.budget import percentage_of
 from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.picks import Selection, covering_radius, restored
@@ -21,7 +21,8 @@ from patchcore_fast.model.score import image_scores
 from patchcore_fast.model.shared import all_rows
 from patchcore_fast.model.sizing import Sizing
 from patchcore_fast.model.threshold import held_out_folds
-from patchcore_fast.samplers import PrecomputedSampler, make_sampler
+from patchcore_fast.model.views import views_of
+from patchcore_fast.samplers import PrecomputedSampler, sampler_of
 from patchcore_fast.samplers.space import space_of
 
 logger = logging.getLogger(__name__)
@@ -37,36 +38,32 @@ class Selector:
         sampler that selects in one. `samplers.PrecomputedSampler` with picks that say which sampler made them stands
         for that sampler: `select` gives these picks, and held-out images are selected for as the settings say.
         """
-        s = config.selection
         self.picks: PrecomputedSampler | None = None
         if getattr(sampler, "recorded", None) is not None:
             self.picks, sampler = sampler, None
         if sampler is None:
-            if s.sampler_parameters is not None:
+            try:
+                sampler = sampler_of(config.selection, device)  # with a budget or a count `settle` changes it
+            except ValueError as error:
                 raise ValueError(
-                    f"PatchCore.fit: the settings say sampler {s.sampler}, which was given as an object: give "
-                    "PatchCore(config, SAMPLER), or settings with sampler, ratio and sampler_parameters=None"
-                )
-            ratio = RATIO if s.ratio is None else s.ratio  # with a budget `settle` changes it
-            sampler = make_sampler(s.sampler, ratio=ratio, seed=s.seed, device=device, prune_support=s.prune_support)
+                    f"PatchCore.fit: {error}: give PatchCore(config, SAMPLER), or settings with sampler, ratio and "
+                    "sampler_parameters=None"
+                ) from None
         if group is not None and not getattr(sampler, "takes_group", False):
             raise ValueError(
                 f"PatchCore.fit: {type(sampler).__name__} selects in one process only: with several ranks take one of "
                 f"{', '.join(SAMPLERS)}"
             )
         self.config, self.device, self.sampler, self.group = config, device, sampler, group
+        self.views = views_of(sampler)  # whose features it asks for too
+        self.reports: list[dict[str, Any]] = []  # what the sampler said of each selection of all rows, in their order
         self.sizing: Sizing | None = None  # of a budget, see `settle`
         self._of: Rows | None = None  # the rows that `_space` and `_matrix` are of
         self._space = FeatureRows(0)
         self._matrix: torch.Tensor | None = None
 
-    @property
-    def wants_views(self) -> bool:
-        """Whether it asks for the features of changed images (`model.views`) too."""
-        return getattr(self.sampler, "instability", None) == "views"
-
     def settle(self, layers: Sequence[Rows], images: int) -> None:
-        """Turn the budget of the settings, if there is one, into what the sampler picks.
+        """Turn the budget or the count of the settings, if there is one, into what the sampler picks.
 
         layers : the rows of each layer that has a bank, or of all in one.  images : without their copies.
 
@@ -74,6 +71,8 @@ class Selector:
         ------
         ValueError : a budget of less than one row.
         """
+        if (count := self.config.selection.count) is not None:
+            self.sampler.percentage = percentage_of(count, layers[0].total)
         if self.config.selection.budget is not None:
             rows = None if self.picks is None else self.picks.rows
             self.sizing = Sizing(self.config, layers, images, self.device, None if rows is None else len(rows))
@@ -96,6 +95,11 @@ class Selector:
         with _set(self.sampler, "progress", progress):
             indices = self._choose(self.sampler, all_rows(space, rows.ranks), views)
         self._enough(indices, rows)
+        count = self.config.selection.count
+        if count is not None and len(indices) < count:
+            logger.warning("count: %d rows are wanted, only %d of %d could be chosen", count, len(indices), rows.total)
+        if report := getattr(self.sampler, "report_", None):
+            self.reports.append(copy.deepcopy(report))
         if matrix is not None:
             self.sampler.projection_ = matrix
         projection = getattr(self.sampler, "projection_", None)

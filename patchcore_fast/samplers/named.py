@@ -69,10 +69,11 @@ def make_sampler(
         return _two_level(ratio, seed, device, projection, **given)
     if name == "elfs":
         given["prune_support"] = False if prune_support == "none" else prune_support
-    made: Any = NAMED[name](ratio, device, dimension_to_project_features_to=projection, seed=seed, **given)  # type: ignore[call-arg]
+    kind: Any = NAMED[name]
+    made: Sampler = kind(ratio, device, dimension_to_project_features_to=projection, seed=seed, **given)
     if kinds is not None:
-        made.view_kinds = kinds
-    return made  # type: ignore[no-any-return]
+        made.view_kinds = kinds  # type: ignore[attr-defined]  # of the pipeline, not of the sampler
+    return made
 
 
 def sampler_of(settings: SelectionSettings, device: torch.device | str | None = None) -> Sampler:

@@ -59,8 +59,8 @@ class KnowingSampler(GreedyCoresetSampler):
 def knowing(monkeypatch: pytest.MonkeyPatch) -> list[KnowingSampler]:
     made: list[KnowingSampler] = []
 
-    def make(name: str, ratio: float, *, seed: int, device: Any, prune_support: str) -> KnowingSampler:
-        assert name == "greedy" and prune_support == "none"
+    def make(name: str, ratio: float, *, seed: int, device: Any, prune_support: str, options: Any) -> KnowingSampler:
+        assert name == "greedy" and prune_support == "none" and options == {}
         made.append(KnowingSampler(ratio, device, seed=seed))
         return made[-1]
 
