@@ -161,14 +161,15 @@ def read_chain(path: str | os.PathLike[str], kind: str, store: FeatureStore | No
     return found
 
 
-def is_chain(path: str | os.PathLike[str], kind: str) -> bool:
-    """Whether a .safetensors file says that it is of this kind; it is not looked through. False where it cannot be."""
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """The kind that a .safetensors file says it is of; it is not looked through. None where it says none of KINDS."""
     try:
         with open(path, "rb") as f:
             metadata, _, _ = _header(f)
     except (OSError, ValueError, RecursionError):
-        return False
-    return metadata.get("kind") == f"patchcore_fast {kind}"
+        return None
+    kind = metadata.get("kind", "").removeprefix("patchcore_fast ")
+    return kind if kind in KINDS else None
 
 
 def _header(f: IO[bytes]) -> tuple[dict[str, str], dict[str, Any], int]:

@@ -36,7 +36,7 @@ def image_of(store: FeatureStore) -> torch.Tensor:
 
 def embeddings(store: FeatureStore) -> tuple[Array, str]:
     """[I, E] float32, and what they are: the network's of each image, or in a store without these its mean patch."""
-    found, count = store.embeddings, len(store.images)
+    found, count = getattr(store, "embeddings", None), len(store.images)
     if found is not None:
         return np.ascontiguousarray(found.reshape(count, -1, found.shape[1])[:, 0], np.float32), "of the network"
     total, image = np.zeros((count, store.shape[1])), 0

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..chain import ChainFile, is_chain, read_chain
+from ..chain import ChainFile, kind_of, read_chain
 from ..errors import DataError
 from ..matrix_files import open_file
 from ..npy import Array, read_npy
@@ -94,11 +94,9 @@ class PrecomputedSampler(Sampler):
 
     def _read(self, path: Path) -> Any:
         if path.suffix == ".safetensors":
-            if is_chain(path, "picks"):
+            if kind_of(path) is not None:
                 return read_chain(path, "picks")
             with open_file(path) as file:
-                if file.metadata.get("kind", "").startswith("patchcore_fast "):  # type: ignore[attr-defined]
-                    return read_chain(path, "picks")  # says what it is instead
                 return file.read()
         try:
             return read_npy(path)
