@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchcore_fast.chain import read_chain
 from patchcore_fast.cli.extract import quiet_rank
 from patchcore_fast.cli.outputs import check_outputs_differ
 from patchcore_fast.cli.select import made_sampler, rows_wanted, write_npy
@@ -39,13 +40,14 @@ def select_stored(
         outputs = {"--output": output, "--indices": numbers, "--checkpoint": checkpoint}
         check_outputs_differ(outputs, shards if args.scores is None else [*shards, ("--scores", args.scores)])
         config = _settings(args, options, store)
+        scores = {} if args.scores is None else _signals(args.scores, store)
 
         from patchcore_fast.model.choosing import select_store
 
         sampler = _unprojected(args, options, store) if args.no_projection else None
         begin = time.perf_counter()
         chosen, sampler, config = select_store(
-            store, config, sampler=sampler, group=group, radius=args.radius, checkpoint=checkpoint
+            store, config, sampler=sampler, group=group, radius=args.radius, checkpoint=checkpoint, scores=scores
         )
         seconds = time.perf_counter() - begin
         if rank:
@@ -57,7 +59,7 @@ def select_stored(
             from patchcore_fast.model.picks import picks_of
 
             made_by = None if args.no_projection or args.radius is not None else config
-            picks_of(store, chosen, sampler, made_by).save(numbers)
+            picks_of(store, chosen, sampler, made_by, scores).save(numbers)
         elif numbers is not None:
             write_npy(numbers, indices)
     if checkpoint is not None:
@@ -81,6 +83,17 @@ def _settings(args: argparse.Namespace, options: dict[str, Any], store: FeatureS
     return config.replace(
         sampler=args.sampler, sampler_options=options, prune_support=args.prune_support, device=args.device, **size
     )
+
+
+def _signals(path: str, store: FeatureStore) -> dict[str, Any]:
+    """What score wrote. DataError: as of `read_chain`; signals of other rows or that are not finite."""
+    import torch
+
+    file, n = read_chain(path, "scores", store), store.shape[0]
+    found = {name: torch.from_numpy(file.array(name, "float32", (n,), path).copy()) for name in file.arrays}
+    if wrong := [name for name, values in found.items() if not bool(values.isfinite().all())]:
+        raise DataError(f"{path}: {wrong[0]} is not finite")
+    return found
 
 
 def _unprojected(args: argparse.Namespace, options: dict[str, Any], store: FeatureStore) -> Any:

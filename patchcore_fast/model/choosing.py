@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,7 +16,6 @@ from patchcore_fast.model.fewshot import settle
 from patchcore_fast.model.picks import Selection
 from patchcore_fast.model.selection import Selector
 from patchcore_fast.model.training import Source, together
-from patchcore_fast.npy import Array
 from patchcore_fast.progress import bar
 
 
@@ -27,7 +27,7 @@ def select_store(
     group: Any = None,
     radius: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    scores: dict[str, Array] | None = None,
+    scores: Mapping[str, torch.Tensor] | None = None,
     progress: bool | None = None,
 ) -> tuple[Selection, Any, PatchCoreConfig]:
     """What `PatchCore(config).fit(store)` would choose, and the sampler that chose it, and the settings followed.
@@ -37,15 +37,16 @@ def select_store(
     config : settings that fit those of the store.  sampler : in place of the settings', as of `PatchCore`.
     group : a process group; each rank calls this alike.
     radius, checkpoint : of the greedy samplers; see there.
-    scores : signal -> [N] float32, for samplers that take given ones.
+    scores : signal -> [N] float32, for samplers that take given ones (`takes_scores`).
 
     Raises
     ------
-    ValueError, MemoryError : as `PatchCore.fit`.
+    ValueError, MemoryError : as `PatchCore.fit`; a sampler that takes no scores.
     """
     config, augmentation = settle(config, None, None, sampler)
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     selector = Selector(config, sampler, device, group)
+    selector.give(scores or {})
     if radius is not None:
         selector.sampler.radius = radius
     if checkpoint is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from math import isfinite
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from patchcore_fast.samplers import GreedyCoresetSampler, PrecomputedSampler
 
 # Settings of the selection that picks do not decide: what the rows of a store are, and records.
 _ELSEWHERE = (*SELECTION, "banks", "excluded", "sampler_parameters")
+_SCORE = "score "  # before the names of signals
 
 
 class Selection(NamedTuple):
@@ -34,13 +36,20 @@ class Selection(NamedTuple):
     radius: float | None
 
 
-def picks_of(store: FeatureStore, chosen: Selection, sampler: Any, config: PatchCoreConfig | None) -> ChainFile:
+def picks_of(
+    store: FeatureStore,
+    chosen: Selection,
+    sampler: Any,
+    config: PatchCoreConfig | None,
+    scores: Mapping[str, torch.Tensor] | None = None,
+) -> ChainFile:
     """A selection as the file that `fit --indices` reads.
 
     Parameters
     ----------
     sampler : that chose, for its `radii_`.
     config : whose selection it is; None where no settings say how it was made, and a fit cannot make it again.
+    scores : signals that the sampler was handed; they go along, for a fit selects again without held-out images.
     """
     arrays = {"indices": chosen.indices.numpy()}
     if (radii := getattr(sampler, "radii_", None)) is not None:
@@ -49,7 +58,19 @@ def picks_of(store: FeatureStore, chosen: Selection, sampler: Any, config: Patch
         arrays["projection"] = chosen.projection.numpy()
     if chosen.trusted is not None:
         arrays["trusted"] = chosen.trusted.numpy()
+    arrays |= {f"{_SCORE}{name}": values.numpy() for name, values in (scores or {}).items()}
     return ChainFile.of("picks", store, {"rows": store.shape[0], "selection": config and recorded(config)}, arrays)
+
+
+def signals_of(picks: PrecomputedSampler) -> dict[str, torch.Tensor]:
+    """The signals that went along with picks. DataError: they are not of as many rows."""
+    file = picks.picks
+    assert file is not None
+    names = [name for name in file.arrays if name.startswith(_SCORE)]
+    rows = file.settings.get("rows")
+    size = rows if isinstance(rows, int) else 0
+    found = {name: file.array(name, "float32", (size,), picks.source) for name in names}
+    return {name.removeprefix(_SCORE): torch.from_numpy(values.copy()) for name, values in found.items()}
 
 
 def recorded(config: PatchCoreConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,14 +15,14 @@ from patchcore_fast.config import SAMPLERS, PatchCoreConfig
 from patchcore_fast.config.budget import percentage_of
 from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.model.collect import FeatureRows, Rows
-from patchcore_fast.model.picks import Selection, covering_radius, restored
+from patchcore_fast.model.picks import Selection, covering_radius, restored, signals_of
 from patchcore_fast.model.pricing import support_of
 from patchcore_fast.model.score import image_scores
 from patchcore_fast.model.shared import all_rows
 from patchcore_fast.model.sizing import Sizing
 from patchcore_fast.model.threshold import held_out_folds
 from patchcore_fast.model.views import views_of
-from patchcore_fast.samplers import PrecomputedSampler, sampler_of
+from patchcore_fast.samplers import PrecomputedSampler, describe_sampler, sampler_of
 from patchcore_fast.samplers.space import space_of
 
 logger = logging.getLogger(__name__)
@@ -57,10 +57,35 @@ class Selector:
         self.config, self.device, self.sampler, self.group = config, device, sampler, group
         self.views = views_of(sampler)  # whose features it asks for too
         self.reports: list[dict[str, Any]] = []  # what the sampler said of each selection of all rows, in their order
+        self.scores: dict[str, torch.Tensor] = {}  # signals that the sampler is handed, see `give`
+        if self.picks is not None:
+            self.give(signals_of(self.picks))
         self.sizing: Sizing | None = None  # of a budget, see `settle`
         self._of: Rows | None = None  # the rows that `_space` and `_matrix` are of
         self._space = FeatureRows(0)
         self._matrix: torch.Tensor | None = None
+
+    def give(self, scores: Mapping[str, torch.Tensor]) -> None:
+        """Signals of all rows, [N] each, that the sampler takes in place of its own, also where images are held out.
+
+        ValueError: it takes none, or there is a group.
+        """
+        if scores and (self.group is not None or not getattr(self.sampler, "takes_scores", False)):
+            what = "in one process only" if self.group is not None else "by what it measures itself"
+            raise ValueError(f"scores: sampler {self.config.selection.sampler} selects {what}, and takes no signals")
+        self.scores = dict(scores)
+
+    @property
+    def record(self) -> PatchCoreConfig:
+        """The settings as a bank has them: a sampler that was handed signals stands there as an object that was given,
+        for its settings alone do not make its picks."""
+        if not self.scores:
+            return self.config
+        name, parameters = describe_sampler(self.sampler)
+        parameters["scores"] = sorted(self.scores)
+        return self.config.replace(
+            sampler=name, sampler_parameters=parameters, sampler_options=(), ratio=None, budget=None, count=None
+        )
 
     def settle(self, layers: Sequence[Rows], images: int) -> None:
         """Turn the budget or the count of the settings, if there is one, into what the sampler picks.
@@ -93,7 +118,7 @@ class Selector:
             return found
         space, matrix = self._seen(rows)
         with _set(self.sampler, "progress", progress):
-            indices = self._choose(self.sampler, all_rows(space, rows.ranks), views)
+            indices = self._choose(self.sampler, all_rows(space, rows.ranks), views, self.scores)
         self._enough(indices, rows)
         count = self.config.selection.count
         if count is not None and len(indices) < count:
@@ -242,11 +267,13 @@ class Selector:
 
         Rows that were given, and nobody knows by what, are given again, without those of these images.
         """
-        if isinstance(self.sampler, PrecomputedSampler):
+        if self.scores or isinstance(self.sampler, PrecomputedSampler):
             own = torch.zeros(rows.total, dtype=torch.bool)
             for low, high in zip(rows.starts[members].tolist(), rows.starts[members + 1].tolist(), strict=True):
                 own[low:high] = True
-            return self.sampler.without(own)
+            if isinstance(self.sampler, PrecomputedSampler):
+                return self.sampler.without(own)
+        scores = {name: values[~own] for name, values in self.scores.items()}
         sampler = copy.copy(self.sampler)  # what it found in all rows stays with the original
         if hasattr(sampler, "progress"):
             sampler.progress = None
@@ -256,7 +283,7 @@ class Selector:
             rest = stack.enter_context(space.set_aside(local))[0]
             others = [stack.enter_context(v.set_aside(local))[0] for v in views]
             try:
-                indices = self._choose(sampler, all_rows(rest, rows.ranks), others)
+                indices = self._choose(sampler, all_rows(rest, rows.ranks), others, scores)
             except ValueError as error:
                 logger.warning("threshold: no bank without %d of the images: %s", len(members), error)
                 return torch.empty(0, dtype=torch.int64)
@@ -283,8 +310,10 @@ class Selector:
         scores = rows.ranks.agree(here)
         return rows.ranks.gather(torch.tensor(scores, dtype=torch.float64)).tolist()
 
-    def _choose(self, sampler: Any, rows: Rows, views: Sequence[FeatureRows]) -> torch.Tensor:
-        where: dict[str, Any] = {}
+    def _choose(
+        self, sampler: Any, rows: Rows, views: Sequence[FeatureRows], scores: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        where: dict[str, Any] = {"scores": dict(scores)} if scores else {}
         if getattr(sampler, "uses_positions", False):
             where["positions"] = rows.positions(rows.first_row + torch.arange(rows.local.total))
         if views:

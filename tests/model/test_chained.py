@@ -13,8 +13,11 @@ from patchcore_fast.chain import ChainFile, read_chain
 from patchcore_fast.cli import chaining
 from patchcore_fast.errors import DataError
 from patchcore_fast.feature_store import FeatureStore
-from patchcore_fast.model import chained, scored
+from patchcore_fast.model import PatchCore, chained, scored
+from patchcore_fast.model.choosing import select_store
+from patchcore_fast.model.picks import picks_of
 from patchcore_fast.model.stored import StoredRows
+from patchcore_fast.samplers import PrecomputedSampler, RandomSampler, named
 from patchcore_fast.scores import k_means, rarity, representativeness, support, train_proxy
 
 from ..stores import write_store
@@ -162,3 +165,31 @@ def test_clusters_of_patches_serve_the_signals(store):
 def test_the_command_line_knows_the_same_names():
     assert chaining.SIGNALS == scored.SIGNALS and set(chaining.GEOMETRY) == set(scored.GEOMETRY)
     assert (chaining.LEVELS, chaining.METHODS) == (chained.LEVELS, chained.METHODS)
+
+
+class Best(RandomSampler):
+    """The rows of largest "rarity" that it is handed."""
+
+    takes_scores = True
+
+    def select(self, features, scores=None):
+        assert set(scores) == {"rarity"} and len(scores["rarity"]) == len(features)
+        return scores["rarity"].argsort(descending=True, stable=True)[: int(len(features) * self.percentage)]
+
+
+def test_a_sampler_that_takes_signals_gets_them_and_so_do_held_out_images(store, tmp_path, monkeypatch):
+    monkeypatch.setitem(named.NAMED, "random", Best)
+    monkeypatch.setattr(named, "RandomSampler", Best)
+    config = store.config.replace(sampler="random", ratio=0.1, device="cpu")
+    scores = {"rarity": torch.rand(IMAGES * CELLS, generator=torch.Generator().manual_seed(0))}
+    chosen, sampler, config = select_store(store, config, scores=scores, progress=False)
+    best = scores["rarity"].argsort(descending=True, stable=True)
+    assert chosen.indices.tolist() == best[:18].tolist()
+    picks_of(store, chosen, sampler, config, scores).save(tmp_path / "p.safetensors")
+    model = PatchCore(store.config, PrecomputedSampler(tmp_path / "p.safetensors"), progress=False).fit(store)
+    assert model.bank.indices.tolist() == best[:18].tolist() and model.threshold is not None
+    told = model.bank.config["selection"]
+    assert told["sampler"] == "random" and told["sampler_parameters"]["scores"] == ["rarity"]
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="scores: sampler greedy selects by what it measures itself"):
+        select_store(store, store.config, scores=scores, progress=False)
