@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from patchcore_fast.config import SAMPLERS, PatchCoreConfig
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.config.budget import percentage_of
 from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.model.collect import FeatureRows, Rows
@@ -23,6 +23,7 @@ from patchcore_fast.model.sizing import Sizing
 from patchcore_fast.model.threshold import held_out_folds
 from patchcore_fast.model.views import views_of
 from patchcore_fast.samplers import PrecomputedSampler, describe_sampler, sampler_of
+from patchcore_fast.samplers.named import NAMED
 from patchcore_fast.samplers.space import space_of
 
 logger = logging.getLogger(__name__)
@@ -49,13 +50,17 @@ class Selector:
                     f"PatchCore.fit: {error}: give PatchCore(config, SAMPLER), or settings with sampler, ratio and "
                     "sampler_parameters=None"
                 ) from None
-        if group is not None and not getattr(sampler, "takes_group", False):
+        preset = getattr(sampler, "preset", None)
+        if group is not None and (preset is not None or not getattr(sampler, "takes_group", False)):
+            of = "" if preset is None else f" with preset {preset!r}"
+            able = [name for name, kind in NAMED.items() if kind.takes_group and name != "composite"]
             raise ValueError(
-                f"PatchCore.fit: {type(sampler).__name__} selects in one process only: with several ranks take one of "
-                f"{', '.join(SAMPLERS)}"
+                f"PatchCore.fit: {type(sampler).__name__}{of} selects in one process only: with several ranks take one "
+                f"of {', '.join(able)}"
             )
         self.config, self.device, self.sampler, self.group = config, device, sampler, group
         self.views = views_of(sampler)  # whose features it asks for too
+        self.shown: bool | None = False  # bars of the sampler's own stages, see `Sampler.show_progress`
         self.reports: list[dict[str, Any]] = []  # what the sampler said of each selection of all rows, in their order
         self.scores: dict[str, torch.Tensor] = {}  # signals that the sampler is handed, see `give`
         if self.picks is not None:
@@ -117,7 +122,7 @@ class Selector:
             self._enough(found.indices, rows)
             return found
         space, matrix = self._seen(rows)
-        with _set(self.sampler, "progress", progress):
+        with _set(self.sampler, "progress", progress), self._stages_shown():
             indices = self._choose(self.sampler, all_rows(space, rows.ranks), views, self.scores)
         self._enough(indices, rows)
         count = self.config.selection.count
@@ -250,6 +255,18 @@ class Selector:
             done += len(fold)
             if progress is not None:
                 progress(done, total)
+
+    @contextmanager
+    def _stages_shown(self) -> Iterator[None]:
+        """While inside, the sampler shows its stages as `shown` says, unless it was told otherwise."""
+        if getattr(self.sampler, "show_progress", None) is not False:
+            yield
+            return
+        self.sampler.show_progress = self.shown
+        try:
+            yield
+        finally:
+            self.sampler.show_progress = False
 
     def _seen(self, rows: Rows) -> tuple[FeatureRows, torch.Tensor | None]:
         """What the sampler looks at of this process's rows, made once; and the projection that it is made by."""

@@ -6,6 +6,7 @@ from .base import Sampler
 from .basic import IdentitySampler, RandomSampler
 from .elfs import ELFSCoresetSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
+from .lowest_density import LowestDensitySampler
 from .named import describe_sampler, make_sampler, sampler_of
 from .precomputed import PrecomputedSampler
 from .two_level import SupportedImages, TwoLevelSampler
@@ -15,6 +16,7 @@ __all__ = [
     "ELFSCoresetSampler",
     "GreedyCoresetSampler",
     "IdentitySampler",
+    "LowestDensitySampler",
     "PrecomputedSampler",
     "RandomSampler",
     "Sampler",

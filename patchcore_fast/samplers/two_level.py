@@ -16,6 +16,8 @@ from ..scores import Layout, support
 from .base import Sampler
 from .pruning import SupportRule
 
+_SILENT = {"progress": None, "show_progress": False}  # attributes of samplers, where nobody watches
+
 
 class SupportedImages:
     """Chooses the images that the others support: an image sampler for `TwoLevelSampler`.
@@ -42,6 +44,7 @@ class SupportedImages:
             raise ValueError(f'SupportedImages: prune must be "auto" or a share in (0, 1), got {prune!r}')
         self.seed, self.device = seed, device
         self.group: Any = None
+        self.show_progress: bool | None = False  # see `Sampler`
         self.report_: dict[str, Any] = {}
 
     def select_images(self, features: Tensor, layout: Layout) -> Tensor:
@@ -56,7 +59,8 @@ class SupportedImages:
             return torch.arange(layout.images)
         held = Held(None if self.group is None else Ranks("SupportedImages", self.group), features)
         given: dict[str, Any] = {what: held.own(values) for what, values in layout.given().items()}
-        found = support(features, **given, seed=self.seed, device=self.device, progress=False, group=self.group)
+        found = support(features, **given, seed=self.seed, device=self.device, group=self.group,
+                        progress=self.show_progress)  # fmt: skip
         rows, self.report_ = self.rule.judge(found)
         left = torch.ones(layout.images, dtype=torch.bool)
         left[layout.image[rows]] = False
@@ -111,7 +115,7 @@ class TwoLevelSampler(Sampler):
         if layout is None:
             raise ValueError(f"{name}: image_ids or positions are wanted; the order of the rows shows no images")
         if callable(getattr(self.image_sampler, "select_images", None)):
-            with self._grouped(self.image_sampler):
+            with self._grouped(self.image_sampler), self._followed(self.image_sampler, ("show_progress",)):
                 images = self.image_sampler.select_images(features, layout)
         else:
             images = torch.as_tensor(self.image_sampler.select(image_means(held, layout))).cpu()
@@ -125,22 +129,30 @@ class TwoLevelSampler(Sampler):
         where: dict[str, Any] = {}
         if getattr(self.patch_sampler, "uses_positions", False):
             where = {what: held.own(values)[own] for what, values in layout.given().items()}
-        watched = self.progress is not None and getattr(self.patch_sampler, "progress", False) is None
-        if watched:
-            self.patch_sampler.progress = self.progress
         share = self._share(layout.image.shape[0], rows.shape[0])
-        try:
-            with self._grouped(self.patch_sampler), share:
-                picks = torch.as_tensor(self.patch_sampler.select(features[own.to(features.device)], **where)).cpu()
-        finally:
-            if watched:
-                self.patch_sampler.progress = None
+        with self._grouped(self.patch_sampler), self._followed(self.patch_sampler, tuple(_SILENT)), share:
+            picks = torch.as_tensor(self.patch_sampler.select(features[own.to(features.device)], **where)).cpu()
         self.radii_ = getattr(self.patch_sampler, "radii_", None)
         self.projection_ = getattr(self.patch_sampler, "projection_", None)
         levels = {"images": self.image_sampler, "patches": self.patch_sampler}
         found = {level: getattr(sampler, "report_", None) for level, sampler in levels.items()}
         self.report_ = {"images_chosen": int(images.shape[0]), **{level: of for level, of in found.items() if of}}
         return rows[picks]
+
+    @contextmanager
+    def _followed(self, sampler: Any, ways: tuple[str, ...]) -> Iterator[None]:
+        """While inside, a sampler tells of its progress as this one does, unless it was told otherwise."""
+        told = []
+        for way in ways:
+            mine, silent = getattr(self, way, _SILENT[way]), _SILENT[way]
+            if mine is not silent and getattr(sampler, way, mine) is silent:
+                setattr(sampler, way, mine)
+                told.append(way)
+        try:
+            yield
+        finally:
+            for way in told:
+                setattr(sampler, way, _SILENT[way])
 
     @contextmanager
     def _share(self, total: int, left: int) -> Iterator[None]:

@@ -10,6 +10,7 @@ from .foreign import Foreign, nearest_of_other_images, support_distance
 from .heads import Heads, clustering_heads
 from .instability import instability, noise_instability
 from .layout import Layout
+from .change import proxy_change
 from .support import Support, deviations, support
 from .suspicion import Suspicion, nearest_images, suspicion
 
@@ -30,6 +31,7 @@ __all__ = [
     "nearest_images",
     "nearest_of_other_images",
     "noise_instability",
+    "proxy_change",
     "rarity",
     "representativeness",
     "support",
