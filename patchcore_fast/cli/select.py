@@ -14,12 +14,12 @@ import numpy as np
 
 from patchcore_fast.cli.options import sampler_options
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
+from patchcore_fast.cli.selecting import made_sampler, rows_wanted, write_npy
 from patchcore_fast.cli.together import joined, rank_here
-from patchcore_fast.config.budget import parse_budget, percentage_of
+from patchcore_fast.config.budget import percentage_of
 from patchcore_fast.config.selection import SIZES
 from patchcore_fast.errors import DataError
 from patchcore_fast.feature_store import is_store
-from patchcore_fast.files import atomic_write
 from patchcore_fast.matrix_files import MatrixFile, ShardedMatrix, open_matrix
 from patchcore_fast.memory import available_memory
 from patchcore_fast.npy import NpyFile
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEADER = 128  # bytes of a .npy file before its numbers
-PROJECTION = 128  # dimensions that distances are measured in
 MEASURE_WORK = 2 * 10**11  # multiplications: seconds on two cores
 
 
@@ -56,11 +54,6 @@ def read_features(name: str) -> NpyFile | ShardedMatrix:
         file.close()
         raise
     return file
-
-
-def write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:
-    with atomic_write(path, size=array.nbytes + HEADER) as f:
-        np.save(f, array, allow_pickle=False)
 
 
 def select(args: argparse.Namespace) -> None:
@@ -145,38 +138,6 @@ def _select(
         print(f"All rows are within {args.radius:g} of these{_space(sampler)}: fewer than the {most} were needed.")
     print(_reach(array, indices, sampler))
     print(f"Saved {' and '.join(str(path) for path in (output, numbers) if path is not None)}.")
-
-
-def made_sampler(args: argparse.Namespace, options: dict[str, Any]) -> Any:
-    """The sampler of the arguments; its percentage is still to be set."""
-    from patchcore_fast.samplers import make_sampler
-
-    return make_sampler(args.sampler, seed=args.seed or 0, device=args.device, prune_support=args.prune_support,
-                        projection=None if args.no_projection else PROJECTION, options=options)  # fmt: skip
-
-
-def rows_wanted(args: argparse.Namespace, n: int, row: int) -> int:
-    """Rows to pick of n with so many bytes each. DataError: none, or a budget of another kind."""
-    if args.count is not None:
-        if args.count < 1:
-            raise DataError(f"--count must be at least 1, got {args.count}")
-        return int(min(args.count, n))
-    if args.ratio is not None:
-        if not 0 < args.ratio < 1:
-            raise DataError(f"--ratio must lie in (0, 1), got {args.ratio}")
-        if int(n * args.ratio) == 0:
-            raise DataError(f"--ratio {args.ratio} of {n} rows keeps none; the smallest is {1 / n:.3g}")
-        return int(n * args.ratio)
-    try:
-        budget = parse_budget(args.budget)
-    except ValueError as error:
-        raise DataError(f"--budget {error}") from error
-    if budget.kind == "seconds":
-        raise DataError(f"--budget {args.budget}: select knows no images, whose search takes time; give rows or bytes")
-    count = int(min(budget.amount if budget.kind == "rows" else budget.amount // row, n))
-    if count == 0:
-        raise DataError(f"--budget {args.budget} keeps no row; one has {row:,} bytes")
-    return count
 
 
 def _fits(features: MatrixFile) -> bool:

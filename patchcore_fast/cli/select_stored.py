@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from patchcore_fast.chain import read_chain
 from patchcore_fast.cli.extract import quiet_rank
 from patchcore_fast.cli.outputs import check_outputs_differ
-from patchcore_fast.cli.select import made_sampler, rows_wanted, write_npy
+from patchcore_fast.cli.selecting import made_sampler, rows_wanted, write_npy
 from patchcore_fast.cli.together import joined, rank_here
 from patchcore_fast.config.budget import percentage_of
 from patchcore_fast.config.selection import SIZES
@@ -30,7 +30,8 @@ def select_stored(
 ) -> None:
     """Pick rows as `fit --features` does, write them, say how far they reach.
 
-    With --radius or --no-projection, which fit has not, the picks do not say what chose them.
+    With --radius or --no-projection, which fit has not, and of features for a bank of each layer, the picks do not say
+    what chose them.
     """
     from patchcore_fast.feature_store import FeatureStore
 
@@ -58,7 +59,8 @@ def select_stored(
         if numbers is not None and numbers.suffix == ".safetensors":
             from patchcore_fast.model.picks import picks_of
 
-            made_by = None if args.no_projection or args.radius is not None else config
+            apart = args.no_projection or args.radius is not None or config.selection.banks == "layer"
+            made_by = None if apart else config
             picks_of(store, chosen, sampler, made_by, scores).save(numbers)
         elif numbers is not None:
             write_npy(numbers, indices)

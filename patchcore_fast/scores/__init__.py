@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .change import proxy_change
 from .clustering import KMeans, k_means
 from .density import rarity, representativeness
 from .difficulty import Difficulty, difficulty
@@ -10,7 +11,6 @@ from .foreign import Foreign, nearest_of_other_images, support_distance
 from .heads import Heads, clustering_heads
 from .instability import instability, noise_instability
 from .layout import Layout
-from .change import proxy_change
 from .support import Support, deviations, support
 from .suspicion import Suspicion, nearest_images, suspicion
 
