@@ -14,7 +14,7 @@ from typing import Any
 
 from patchcore_fast.config.base import nearest
 
-_MANY = 2**31  # a bound against nonsense, which no message need name
+_MANY = 10**6  # bounds beyond it are against nonsense, and no message need name them
 VIEW_KINDS = ("mixed", "rotations", "flips", "both")  # model.views' (a test compares)
 # Arguments of constructors that are settings of their own, and how they are given.
 ELSEWHERE = {
@@ -35,7 +35,9 @@ class Option:
     ----------
     help : what it does.  default : of the constructor; None where the sampler decides.
     words : texts that it may be.
-    kind : "integer" or "number" where it may be one, within low..high; `below`: less than high.  "" for words alone.
+    kind : "integer" or "number" where it may be one, within low..high; `above`, `below`: more than low, less than high.
+        "" for words alone.
+    joined : words of which several may be given, with + between them.
     """
 
     help: str
@@ -46,18 +48,22 @@ class Option:
     high: float = float("inf")
     above: bool = False
     below: bool = False
+    joined: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> str:
         """What it may be, for messages and help."""
         said = [" or ".join(self.words)] if self.words else []
+        said += [f"several of {', '.join(self.joined)} with + between them"] if self.joined else []
         if self.kind:
             what = {"integer": "an integer", "number": "a number"}[self.kind]
-            low, high = isfinite(self.low), isfinite(self.high) and self.high < _MANY
+            low, high = self.low >= -_MANY, self.high <= _MANY
             if low and high:
                 what += f" in {'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.below else ']'}"
             elif low:
                 what += f" {'>' if self.above else '>='} {self.low:g}"
+            elif high:
+                what += f" {'<' if self.below else '<='} {self.high:g}"
             said.append(what)
         return " or ".join(said)
 
@@ -72,8 +78,10 @@ class Option:
 
     def checked(self, value: Any) -> Any:
         """The value, numbers as int or float. ValueError: what is wanted, and what came."""
-        if isinstance(value, str) and value in self.words:
-            return value
+        if isinstance(value, str):
+            several = value.split("+")
+            if value in self.words or (len(set(several)) == len(several) and set(several) <= set(self.joined)):
+                return value
         number = Integral if self.kind == "integer" else Real
         if self.kind and isinstance(value, number) and not isinstance(value, bool):
             try:
@@ -88,12 +96,12 @@ class Option:
         raise ValueError(f"must be {self.wanted}, got {value!r}{near}")
 
 
-def _weight(of: str) -> Option:
-    return Option(f"weight of {of}; negative turns it round", 0.0, kind="number", low=-10, high=10)
+def _weight(of: str, default: str, most: float) -> Option:
+    return Option(f"weight of {of}; below 0 its opposite ({default})", kind="number", low=-most, high=most)
 
 
 def _count(text: str, default: int | None, least: int = 1) -> Option:
-    return Option(text, default, kind="integer", low=least, high=_MANY)
+    return Option(text, default, kind="integer", low=least, high=2**31)
 
 
 def _share(text: str) -> Option:
@@ -111,9 +119,9 @@ _ELFS = {
     "mode": Option("signals of geometry, or of a network trained on pseudo-labels", "feature", ("feature", "pseudo")),
     "prune_hard": _share("share of the rows pruned at the hard end"),
     "prune_easy": _share("share of the rows pruned at the easy end"),
-    "w_repr": _weight("representativeness"),
-    "w_density": _weight("density"),
-    "w_unc": _weight("uncertainty (difficulty or instability)"),
+    "w_repr": _weight("representativeness", "0", 10),
+    "w_density": _weight("density", "0", 10),
+    "w_unc": _weight("uncertainty (difficulty or instability)", "0", 10),
     "k_density": _K_DENSITY,
     "anchors": _ANCHORS,
     "n_clusters": _CLUSTERS,
@@ -128,6 +136,39 @@ _ELFS = {
     "noise_T": _count("draws of instability=noise (5)", None),
     "view_kinds": _VIEW_KINDS,
 }  # fmt: skip
+_MEASURES = ("aum", "forgetting", "el2n")
+_COMPOSITE = {
+    "w_repr": _weight("representativeness", "1", _MANY),
+    "w_density": _weight("density", "1", _MANY),
+    "w_unc": _weight("instability or difficulty", "1", _MANY),
+    "repr": Option("distance to the mean of all rows, or to the nearest of n_clusters centres (mean)", None,
+                   ("mean", "clusters")),
+    "n_clusters": _CLUSTERS,
+    "density": Option("mean distance to near anchors, or its inverse (rarity)", None, ("rarity", "dense")),
+    "k_density": _K_DENSITY,
+    "density_subsample": _count("random rows that density is measured to (1024)", None, 2),
+    "approximate_starting_points": _count("earlier name of density_subsample", None, 2),
+    "instability": Option("the third signal: noise, views, a proxy's steps, or difficulty (none)", None,
+                          ("noise", "views", "proxy", "difficulty")),
+    "noise_std": Option("of instability=noise (0.05)", kind="number", low=0, high=1e30),
+    "noise_T": _count("noisy copies of a row, 0: no such signal (5)", None, 0),
+    "batch_size_instability": _count("rows at a time (1024)", None),
+    "proxy_steps": _count("gradient steps of instability=proxy (8)", None),
+    "difficulty": Option("of instability=difficulty: its measure, or the mean of all or of some (aum)", None,
+                         (*_MEASURES, "mean"), joined=_MEASURES),
+    "epochs": _count("of the training of instability=difficulty", 4),
+    "pool": Option("the best by the composite, or the first picks of plain greedy (composite)", None,
+                   ("composite", "diversity")),
+    "topk_pool_multiplier": Option("rows of the pool, in times of the picks (5)", kind="number", low=1, high=1e9),
+    "min_pool": _count("rows of the pool at least (0)", None, 0),
+    "alpha": Option("weight of the distance to earlier picks inside greedy, 0: plain k-center (0)", kind="number",
+                    low=0, high=1e30),
+    "beta": Option("weight of the composite beside alpha (1)", kind="number", low=-1e30, high=1e30),
+    "clean": Option("share of the picks that the criteria take out again, others in their place (0)", kind="number",
+                    low=0, high=1),
+    "dim_reduce": _count("width of the random projection (128)", None),
+    "view_kinds": _VIEW_KINDS,
+}  # fmt: skip
 _TWO_LEVEL = {
     "images": Option("which images: those that the others support, or by ELFS proper", "support", ("support", "elfs")),
     "prune": Option("of images=support: by the rule, or the share of images to leave out", "auto", ("auto",), "number",
@@ -137,7 +178,12 @@ _TWO_LEVEL = {
 OPTIONS: Mapping[str, Mapping[str, Option]] = {
     "greedy": {},
     "elfs": _ELFS,
+    "composite": _COMPOSITE,
     "two-level": _TWO_LEVEL,
+    "lowest-density": {
+        "k_density": _count("nearest anchors that density averages over", 10),
+        "anchors": _count("random rows that density is measured to", 1000, 2),
+    },
     "approximate": {"number_of_starting_points": _count("random rows that the traversal starts from", 10)},
     "random": {},
     "identity": {},
@@ -218,6 +264,8 @@ def _together(sampler: str, given: Mapping[str, Any]) -> None:
         for name in ("noise_std", "noise_T"):
             if name in given and given.get("instability") != "noise":
                 raise ValueError(f"{name} of sampler elfs goes with instability=noise")
+    if sampler == "composite":
+        _together_composite(given)
     if "view_kinds" in given and given.get("instability") != "views":
         raise ValueError(f"view_kinds of sampler {sampler} goes with instability=views")
     if sampler == "two-level":
@@ -226,3 +274,12 @@ def _together(sampler: str, given: Mapping[str, Any]) -> None:
         for name in ("image_share", "difficulty"):
             if name in given and given.get("images") != "elfs":
                 raise ValueError(f"{name} of sampler two-level goes with images=elfs")
+
+
+def _together_composite(given: Mapping[str, Any]) -> None:
+    noise = {"noise_std", "noise_T"} & given.keys()
+    instability = given.get("instability", "noise" if noise else None)
+    needs = dict.fromkeys(noise, "noise") | {"proxy_steps": "proxy", "difficulty": "difficulty"}
+    for name, of in needs.items():
+        if name in given and instability != of and given.get(name) != 0:  # noise_T=0 asks for no noise
+            raise ValueError(f"{name} of sampler composite goes with instability={of}, got {instability}")

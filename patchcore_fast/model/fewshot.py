@@ -186,8 +186,8 @@ def settle(
     compares = getattr(asked, "uses_positions", False)
     if augmentation.copies and compares:
         raise ValueError(
-            "PatchCore.fit: augment does not go with a sampler that compares images (elfs, two-level): copies of an "
-            "image would count as other images that support it"
+            "PatchCore.fit: augment does not go with a sampler that compares images (elfs, composite, two-level): "
+            "copies of an image would count as other images that support it"
         )
     settled = config.replace(shots=config.selection.shots if shots is None else shots, augment=augmentation.name)
     if sampler is not None:

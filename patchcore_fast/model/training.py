@@ -138,7 +138,8 @@ class Source:
         extractor = self._extractor()
 
         def check(rows: int, columns: int, itemsize: int) -> None:
-            check_fit(selector.sampler, rows, self._apart(extractor.widths, columns), itemsize)
+            widths = self._apart(extractor.widths, columns)
+            check_fit(selector.sampler, rows, widths, itemsize, views=len(selector.views))
 
         rows, views, unread = training_rows(
             batches.shown("features", self.progress), batches.count, extractor, extractor.backbone.mean.device,

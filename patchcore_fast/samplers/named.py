@@ -17,12 +17,15 @@ from .base import Sampler
 from .basic import IdentitySampler, RandomSampler
 from .elfs import ELFSCoresetSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
+from .lowest_density import LowestDensitySampler
 from .two_level import SupportedImages, TwoLevelSampler
 
 NAMED: dict[str, type[Sampler]] = {
     "greedy": GreedyCoresetSampler,
     "elfs": ELFSCoresetSampler,
+    "composite": ELFSCoresetSampler,
     "two-level": TwoLevelSampler,
+    "lowest-density": LowestDensitySampler,
     "approximate": ApproximateGreedyCoresetSampler,
     "random": RandomSampler,
     "identity": IdentitySampler,
@@ -69,6 +72,8 @@ def make_sampler(
         return _two_level(ratio, seed, device, projection, **given)
     if name == "elfs":
         given["prune_support"] = False if prune_support == "none" else prune_support
+    elif name == "composite":
+        given["preset"] = name
     kind: Any = NAMED[name]
     made: Sampler = kind(ratio, device, dimension_to_project_features_to=projection, seed=seed, **given)
     if kinds is not None:
@@ -111,10 +116,16 @@ def describe_sampler(sampler: Any) -> tuple[str, dict[str, Any]]:
     lists as they are, all else by its repr, cut to a length.
     """
     kind = type(sampler)
-    name = next((n for n, c in NAMED.items() if c is kind), f"{kind.__module__}.{kind.__qualname__}"[-TEXT:])
+    name = _name_of(sampler) or f"{kind.__module__}.{kind.__qualname__}"[-TEXT:]
     name = getattr(kind, "registered", name)
     found = {parameter: _plain(value) for parameter, value, _ in _parameters(sampler)}
     return name, dict(list(found.items())[:PARAMETERS])
+
+
+def _name_of(sampler: Any) -> str | None:
+    """That of `make_sampler`; of the presets of one class the one that it has."""
+    found = next((n for n, kind in NAMED.items() if kind is type(sampler)), None)
+    return "composite" if found == "elfs" and sampler.preset == "composite" else found
 
 
 def _parameters(sampler: Any) -> list[tuple[str, Any, Any]]:
@@ -136,8 +147,7 @@ def _plain(value: Any) -> Any:
     if is_plain(value):
         return value
     if any(callable(getattr(value, name, None)) for name in ("select", "select_images")):  # a sampler in a sampler
-        kind = type(value)
-        name = next((n for n, c in NAMED.items() if c is kind), kind.__name__)
+        name = _name_of(value) or type(value).__name__
         said = ((p, _plain(v), default) for p, v, default in _parameters(value))
         text = f"{name}({', '.join(f'{p}={v!r}' for p, v, default in said if v is not default and v != default)})"
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -80,7 +81,8 @@ class TwoLevelSampler(Sampler):
     images_ : [J] int64, the caller's numbers of the chosen images, in the order in which they were chosen.
     percentage : None, or the share of *all* rows that is picked, in place of the patch sampler's own; all patches of
         the chosen images where these are fewer. Set it.
-    report_ : what both samplers report, by "images" and "patches", as JSON types.
+    report_ : "images_chosen", "seconds" of both levels, and what their samplers report, by "images" and "patches", as
+        JSON types.
 
     With a group `select` takes this rank's part of everything; the patch sampler must take a group too, and an image
     sampler with `select_images` as well. Means are compared by every rank alike.
@@ -114,6 +116,7 @@ class TwoLevelSampler(Sampler):
         layout = layout or Layout.inferred(features, self.ranks)
         if layout is None:
             raise ValueError(f"{name}: image_ids or positions are wanted; the order of the rows shows no images")
+        clock = time.perf_counter()
         if callable(getattr(self.image_sampler, "select_images", None)):
             with self._grouped(self.image_sampler), self._followed(self.image_sampler, ("show_progress",)):
                 images = self.image_sampler.select_images(features, layout)
@@ -129,14 +132,18 @@ class TwoLevelSampler(Sampler):
         where: dict[str, Any] = {}
         if getattr(self.patch_sampler, "uses_positions", False):
             where = {what: held.own(values)[own] for what, values in layout.given().items()}
+        seconds = {"images": time.perf_counter() - clock}
+        clock = time.perf_counter()
         share = self._share(layout.image.shape[0], rows.shape[0])
         with self._grouped(self.patch_sampler), self._followed(self.patch_sampler, tuple(_SILENT)), share:
             picks = torch.as_tensor(self.patch_sampler.select(features[own.to(features.device)], **where)).cpu()
         self.radii_ = getattr(self.patch_sampler, "radii_", None)
         self.projection_ = getattr(self.patch_sampler, "projection_", None)
+        seconds["patches"] = time.perf_counter() - clock
         levels = {"images": self.image_sampler, "patches": self.patch_sampler}
         found = {level: getattr(sampler, "report_", None) for level, sampler in levels.items()}
-        self.report_ = {"images_chosen": int(images.shape[0]), **{level: of for level, of in found.items() if of}}
+        self.report_ = {"images_chosen": int(images.shape[0]), "seconds": seconds}
+        self.report_ |= {level: of for level, of in found.items() if of}
         return rows[picks]
 
     @contextmanager

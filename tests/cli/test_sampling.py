@@ -94,7 +94,8 @@ def test_fit_says_what_chose_and_with_v_what_it_took(
     assert main(["fit", str(weave), "--output", str(bank), *PLAIN, "--count", "30", *two, "-v"]) == 0
     said = capsys.readouterr().out
     assert "30 of 1,536 patches of 80 numbers kept by two-level (patches elfs) (" in said
-    assert any(line.startswith("patches: cover ") for line in said.splitlines())
+    parts = [line.split("  ")[0] for line in said[said.index("part of the selection") :].splitlines()]
+    assert parts[1:4] == ["images", "patches", "patches: projection"]
     assert MemoryBank.load(bank).config["selection"]["sampler"] == "two-level"
     assert main(["fit", str(weave), "--output", str(bank), *TINY, "-v"]) == 0  # greedy reports nothing
     assert "part of the selection" not in capsys.readouterr().out

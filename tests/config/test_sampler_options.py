@@ -21,19 +21,22 @@ from patchcore_fast.config.sampler_options import (
     sampler_text,
 )
 from patchcore_fast.model.views import KINDS
-from patchcore_fast.samplers import SupportedImages, make_sampler
+from patchcore_fast.samplers import SupportedImages, describe_sampler, make_sampler
 from patchcore_fast.samplers.named import NAMED
 
 # Arguments that are no options: settings of their own, the width of the projection by either name, the backend.
-GIVEN = {*ELSEWHERE, "dimension_to_project_features_to", "reduce_dim", "backend"}
+GIVEN = {*ELSEWHERE, "dimension_to_project_features_to", "reduce_dim", "backend", "preset"}
 PIPELINE = {"view_kinds"}  # which the pipeline looks at
+DIRECT = [name for name in OPTIONS if name != "two-level"]
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "two-level"])
+@pytest.mark.parametrize("name", DIRECT)
 def test_the_table_is_what_the_constructors_take(name: str) -> None:
     taken = {p: q.default for p, q in inspect.signature(NAMED[name]).parameters.items() if p not in GIVEN}
+    same = [table for other, table in OPTIONS.items() if NAMED[other] is NAMED[name]]  # presets of one class
+    assert set(taken) == {option for table in same for option in table} - PIPELINE
     told = {option: facts.default for option, facts in OPTIONS[name].items() if option not in PIPELINE}
-    assert taken == told
+    assert told == {option: taken[option] for option in told}
 
 
 def test_the_table_of_two_levels_is_what_its_samplers_take() -> None:
@@ -51,9 +54,13 @@ def other(facts: Any) -> Any:
     return 1.5 if facts.high > 2 else 0.25
 
 
-NEEDED = {"w_unc": {"instability": "noise"}, "topk_pool_multiplier": {"w_repr": 1.0},
-          "noise_std": {"instability": "noise"}, "noise_T": {"instability": "noise"},
-          "view_kinds": {"instability": "views"}}  # fmt: skip
+NOISE = {"instability": "noise"}
+NEEDED = {"w_unc": NOISE, "noise_std": NOISE, "noise_T": NOISE, "view_kinds": {"instability": "views"},
+          "topk_pool_multiplier": {"w_repr": 1.0}, "proxy_steps": {"instability": "proxy"},
+          "difficulty": {"instability": "difficulty"}}  # fmt: skip
+# Attributes with another name than the option.
+KEPT = {("elfs", "noise_T"): "noise_draws", ("composite", "approximate_starting_points"): "density_subsample",
+        ("composite", "dim_reduce"): "dimension_to_project_features_to"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "option"), [(name, option) for name in OPTIONS for option in OPTIONS[name]])
@@ -61,18 +68,22 @@ def test_each_option_reaches_its_sampler(name: str, option: str) -> None:
     value = other(OPTIONS[name][option])
     assert parsed_options(name, [f"{option} = {value}"]) == {option: value}
     sampler: Any = make_sampler(name, 0.1, options=NEEDED.get(option, {}) | {option: value})
+    assert describe_sampler(sampler)[0] == name
     if name == "two-level":
         first, second = sampler.image_sampler, sampler.patch_sampler
         found = {"prune": lambda: first.prune, "patches": lambda: type(second).__name__[:4].lower()}.get(option)
         assert found is None or found() == value
     else:
-        assert getattr(sampler, "noise_draws" if option == "noise_T" else option) == value
+        assert getattr(sampler, KEPT.get((name, option), option)) == value
 
 
 def test_what_is_none_and_what_is_not_a_float_of_it() -> None:
     assert checked_options("elfs", {"w_density": -1, "settle": None}) == (("w_density", -1.0),)
     assert checked_options("elfs", [("k_density", 5), ("anchors", 9)]) == (("anchors", 9), ("k_density", 5))
     assert parsed_options("elfs", ["settle=none", "w_repr=1", "w_repr=2"]) == {"settle": None, "w_repr": 2.0}
+    several = {"instability": "difficulty", "difficulty": "aum+el2n"}
+    assert dict(checked_options("composite", several)) == several
+    assert checked_options("composite", {"noise_T": 0, "instability": "proxy"})[1] == ("noise_T", 0)
     assert sampler_text("elfs", {"w_density": -1.0, "mode": "pseudo"}) == "elfs (w_density -1, mode pseudo)"
     assert sampler_text("greedy", None) == sampler_text("greedy", ()) == "greedy"
 
@@ -95,6 +106,15 @@ def test_what_is_none_and_what_is_not_a_float_of_it() -> None:
         ("elfs", {"topk_pool_multiplier": 2}, "needs a weight"),
         ("elfs", {"noise_std": 2}, "goes with instability=noise"),
         ("elfs", {"view_kinds": "flips"}, "goes with instability=views"),
+        ("composite", {"w_repr": 1e7}, r"w_repr of sampler composite must be a number in \[-1e\+06, 1e\+06\], got 1"),
+        ("composite", {"difficulty": "aum+mean", "instability": "difficulty"},
+         r"must be aum or forgetting or el2n or mean or several of aum, forgetting, el2n with \+ .*, got 'aum\+mean'"),
+        ("composite", {"difficulty": "aum+aum", "instability": "difficulty"}, r"got 'aum\+aum'"),
+        ("composite", {"proxy_steps": 2, "instability": "noise"}, "goes with instability=proxy, got noise"),
+        ("composite", {"noise_T": 2, "instability": "proxy"}, "goes with instability=noise, got proxy"),
+        ("composite", {"alpha": -1}, "must be a number >= 0, got -1"),
+        ("composite", {"settle": 0}, "sampler composite has no option 'settle'"),
+        ("lowest-density", {"anchors": 1}, "anchors of sampler lowest-density must be an integer >= 2, got 1"),
         ("two-level", {"prune": 0}, r"prune of sampler two-level must be auto or a number in \(0, 1\), got 0"),
         ("approximate", {"number_of_starting_points": 0}, "must be an integer >= 1, got 0"),
     ],
