@@ -54,6 +54,16 @@ SETTINGS = {
     "approximate": ["--sampler", "approximate", "--count", "40"],
     "random": ["--sampler", "random", "--ratio", "0.1"],
     "elfs": ["--sampler", "elfs", "--count", "40", "--sampler-option", "w_density=-1", "--prune-support", "rule"],
+    "composite": [
+        "--sampler",
+        "composite",
+        "--count",
+        "40",
+        "--sampler-option",
+        "w_density=-1",
+        "--sampler-option",
+        "instability=difficulty",
+    ],
     "two-level": ["--sampler", "two-level", "--count", "40", "--sampler-option", "patches=elfs"],
 }
 
@@ -67,6 +77,31 @@ def test_the_bank_of_the_chain_is_that_of_fit(here, name):
     assert Path("one.safetensors").read_bytes() == Path("two.safetensors").read_bytes()
     bank = MemoryBank.load("two.safetensors")
     assert bank.threshold is not None and (np.load("r.npy") == bank.features.numpy()).all()
+
+
+def test_scores_are_handed_to_the_composite(here):
+    composite = [
+        "--sampler",
+        "composite",
+        "--count",
+        "40",
+        "--sampler-option",
+        "instability=difficulty",
+        "--device",
+        "cpu",
+    ]
+    for name, more in (("own", []), ("given", ["--scores", "sc.safetensors"])):
+        assert main(["select", "s", *composite, *more, "--indices", f"{name}.safetensors"]) == 0
+    with FeatureStore("s") as store:
+        own, given = (read_chain(f"{name}.safetensors", "picks", store).arrays for name in ("own", "given"))
+        scores = read_chain("sc.safetensors", "scores", store).arrays
+    assert own["indices"].tolist() != given["indices"].tolist()
+    assert all((given[f"score {name}"] == values).all() for name, values in scores.items())
+    assert main(["fit", "--features", "s", "--indices", "given.safetensors", "--output", "b.safetensors", *RUN]) == 0
+    bank = MemoryBank.load("b.safetensors")
+    told = bank.config["selection"]
+    assert bank.indices.tolist() == given["indices"].tolist() and bank.threshold is not None
+    assert told["sampler"] == "composite" and told["sampler_parameters"]["scores"] == sorted(scores)
 
 
 def test_rows_that_nobody_explains_are_a_bank_of_precomputed(here, capsys):
@@ -118,6 +153,8 @@ REFUSED = {
     "picks of a matrix": (["select", "r.npy", "--count", "3", "--indices", "x.safetensors"],
                           "--indices x.safetensors: goes with a store of features"),
     "nothing to write": (["select", "s"], "one of the arguments --output --indices is required"),
+    "scores for greedy": (["select", "s", "--scores", "sc.safetensors", "--indices", "x.npy"],
+                          "scores: sampler greedy selects by what it measures itself"),
     "no size": (["select", "r.npy", "--output", "x.npy"], "one of the arguments --ratio --budget --count is required"),
     "count": (["select", "r.npy", "--count", "0", "--output", "x.npy"], "--count must be at least 1, got 0"),
     "labels and clusters": (["cluster", "s", "--labels", "l.csv", "--clusters", "3", "--output", "x.safetensors"],
