@@ -30,7 +30,8 @@ from ..tuning import Budget
 from . import KCenterResult
 
 _NAME = "additive_greedy"
-_LEAST, _MOST = 256, 8192  # rows among which greedy runs in a pass, where there are so many
+# Rows among which greedy runs in a pass: between the first two to begin with, up to the third where picks are few.
+_LEAST, _USUAL, _MOST = 256, 1024, 8192
 _CHUNK = 1 << 22  # elements that are looked at at a time
 
 
@@ -127,7 +128,7 @@ class _Run:
             count = 1
         if count < k:
             self._refresh(torch.arange(self.x.shape[0], device=self.x.device))  # inf is no bound to go by
-        wanted = min(_MOST, max(_LEAST, k))
+        wanted = min(_USUAL, max(_LEAST, k))
         while count < k:
             rows, squared = self._pass(wanted, k - count)
             made.append(rows)

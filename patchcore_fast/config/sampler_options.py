@@ -53,7 +53,7 @@ class Option:
     @property
     def wanted(self) -> str:
         """What it may be, for messages and help."""
-        said = [" or ".join(self.words)] if self.words else []
+        said = list(self.words)
         said += [f"several of {', '.join(self.joined)} with + between them"] if self.joined else []
         if self.kind:
             what = {"integer": "an integer", "number": "a number"}[self.kind]
@@ -65,7 +65,7 @@ class Option:
             elif high:
                 what += f" {'<' if self.below else '<='} {self.high:g}"
             said.append(what)
-        return " or ".join(said)
+        return " or ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
 
     def parsed(self, text: str) -> Any:
         """The value of a text as it is typed; a text that is none stays a text, for `checked` to refuse."""

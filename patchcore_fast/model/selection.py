@@ -360,6 +360,19 @@ def _set(thing: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
+def stages_shown(sampler: Any, progress: bool | None) -> Iterator[None]:
+    """While inside, a sampler that has not been told otherwise shows bars of its own stages, as `progress` says."""
+    if getattr(sampler, "show_progress", None) is not False:
+        yield
+        return
+    sampler.show_progress = progress
+    try:
+        yield
+    finally:
+        sampler.show_progress = False
+
+
+@contextmanager
 def random_state_kept() -> Iterator[None]:
     """Drop-ins draw from the global generators as their originals do; the folds must not add to their draws."""
     state = np.random.get_state()  # noqa: NPY002

@@ -17,7 +17,14 @@ from patchcore_fast.compat.amazon import RandomSampler as AmazonsRandomSampler
 from patchcore_fast.config.selection import TEXT
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
-from patchcore_fast.samplers import GreedyCoresetSampler, RandomSampler, TwoLevelSampler, describe_sampler
+from patchcore_fast.samplers import (
+    ELFSCoresetSampler,
+    GreedyCoresetSampler,
+    LowestDensitySampler,
+    RandomSampler,
+    TwoLevelSampler,
+    describe_sampler,
+)
 from patchcore_fast.samplers.two_level import SupportedImages
 
 # Written when there were no groups, by a fit with scorer="reweighted", of three shots, turned, with the seed 7.
@@ -90,6 +97,30 @@ def test_a_sampler_that_is_an_object_is_on_record(tmp_path: Path, caplog: pytest
     assert back.training_features(_images()).used == back.bank.patches
     plain = PatchCore(back.config.replace(sampler="random", sampler_parameters=None, ratio=0.1), progress=False)
     assert plain.fit(_images()).bank.config["selection"]["sampler_parameters"] is None
+
+
+def test_presets_and_two_levels_as_objects_are_on_record(tmp_path: Path) -> None:
+    composite = ELFSCoresetSampler(0.3, preset="composite", w_density=-1, noise_T=2)
+    for sampler, name in ((composite, "composite"), (TwoLevelSampler(SupportedImages(), composite), "two-level")):
+        PatchCore(PatchCoreConfig(**TINY), sampler, progress=False).fit(_images()).save(tmp_path / "b")
+        back = PatchCore.load(tmp_path / "b").config
+        assert (back.sampler, back.ratio, back.count, back.sampler_options) == (name, None, None, ())
+        told = dict(back.sampler_parameters)
+        if name == "composite":
+            wanted = {"percentage": 0.3, "preset": "composite", "w_density": -1.0, "noise_T": 2, "instability": "noise"}
+            assert wanted.items() <= told.items()
+        else:
+            assert told["image_sampler"] == "SupportedImages()"
+            assert told["patch_sampler"].startswith("composite(percentage=0.3, preset='composite', ")
+    assert describe_sampler(LowestDensitySampler(0.1))[0] == "lowest-density"
+    size = {"ratio": None, "count": 5}
+    with pytest.raises(
+        ValueError, match=r"selection\.count is of a sampler by its name; one that is given as an object"
+    ):
+        PatchCore(PatchCoreConfig(**TINY, **size), composite, progress=False).fit(_images())
+    options = PatchCoreConfig(**TINY, sampler="elfs", sampler_options={"settle": 0})  # not of the object
+    bank = PatchCore(options, composite, progress=False).fit(_images()).bank
+    assert bank.config["selection"]["sampler_options"] == {}
 
 
 def test_what_is_written_down_of_a_sampler() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,16 @@ def test_the_table_is_what_the_constructors_take(name: str) -> None:
 def test_the_table_of_two_levels_is_what_its_samplers_take() -> None:
     default = inspect.signature(SupportedImages).parameters["prune"].default
     assert OPTIONS["two-level"]["prune"].default == default and tuple(KINDS) == VIEW_KINDS
+
+
+def test_the_page_has_them_all() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "elfs.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| ([\w-]+) \| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
+    assert [row for row in told if row[0] in OPTIONS] == [
+        (name, option, facts.wanted, "" if facts.default is None else str(facts.default), facts.help)
+        for name, table in OPTIONS.items()
+        for option, facts in table.items()
+    ]
 
 
 def other(facts: Any) -> Any:
@@ -108,7 +119,7 @@ def test_what_is_none_and_what_is_not_a_float_of_it() -> None:
         ("elfs", {"view_kinds": "flips"}, "goes with instability=views"),
         ("composite", {"w_repr": 1e7}, r"w_repr of sampler composite must be a number in \[-1e\+06, 1e\+06\], got 1"),
         ("composite", {"difficulty": "aum+mean", "instability": "difficulty"},
-         r"must be aum or forgetting or el2n or mean or several of aum, forgetting, el2n with \+ .*, got 'aum\+mean'"),
+         r"must be aum, forgetting, el2n, mean or several of aum, forgetting, el2n with \+ .*, got 'aum\+mean'"),
         ("composite", {"difficulty": "aum+aum", "instability": "difficulty"}, r"got 'aum\+aum'"),
         ("composite", {"proxy_steps": 2, "instability": "noise"}, "goes with instability=proxy, got noise"),
         ("composite", {"noise_T": 2, "instability": "proxy"}, "goes with instability=noise, got proxy"),

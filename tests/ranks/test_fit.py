@@ -83,6 +83,11 @@ def one_thread(threads):
         pytest.param({"banks": "layer", "sampler": "elfs"}, marks=pytest.mark.thorough),
         {"ratio": None, "budget": "6KB"},
         pytest.param({"ratio": None, "budget": "40", "banks": "layer"}, marks=pytest.mark.thorough),
+        pytest.param({"ratio": None, "count": 40, "sampler": "two-level"}, marks=pytest.mark.thorough),
+        pytest.param(
+            {"ratio": None, "count": 30, "sampler": "elfs", "sampler_options": {"w_density": -1}},
+            marks=pytest.mark.thorough,
+        ),
     ],
     ids=str,
 )
@@ -185,13 +190,19 @@ class Alone:
 
 def test_a_sampler_that_takes_no_group(workers):
     for words in workers.call(lonely, 2):
-        assert "Alone selects in one process only" in words
+        assert "Alone selects in one process only" in words[0]
+        for name, said in zip(("preset 'composite'", "LowestDensitySampler"), words[1:], strict=True):
+            assert f"{name} selects in one process only: " in said
+            assert said.endswith("take one of greedy, elfs, two-level, approximate, random, identity")
 
 
 def lonely(group, rank):
-    with pytest.raises(ValueError) as error:
-        PatchCore(tiny_config(), Alone(), progress=False, group=group).fit("no folder at all")
-    return str(error.value)
+    said = []
+    for name, sampler in (("greedy", Alone()), ("composite", None), ("lowest-density", None)):
+        with pytest.raises(ValueError) as error:
+            PatchCore(tiny_config(sampler=name), sampler, progress=False, group=group).fit("no folder at all")
+        said.append(str(error.value))
+    return said
 
 
 def dying(group, rank, data, at):

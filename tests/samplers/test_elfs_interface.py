@@ -134,7 +134,8 @@ def test_reports_are_json_and_random_state_is_left_alone():
     report = json.loads(json.dumps(sampler.report_))
     assert report["rows"] == N and report["mode"] == "pseudo" and report["selected"] == 33
     assert report["kept"] == int(sampler.kept_.sum()) and set(report["pruned"]) == {"support", "hard", "easy"}
-    assert set(report["seconds"]) == {"projection", "support", "signals", "cover", "settle"}
+    assert list(report["seconds"]) == list(report["memory"]) == ["projection", "support", "signals", "cover", "settle"]
+    assert all(isinstance(b, int) and b > 1 << 20 for b in report["memory"].values())
     for values in (*sampler.scores_.values(), *sampler.pruned_.values(), sampler.kept_):
         assert values.shape == (N,) and values.device.type == "cpu"
     assert all(v.dtype == torch.float32 and bool(v.isfinite().all()) for v in sampler.scores_.values())
