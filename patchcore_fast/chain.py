@@ -20,8 +20,9 @@ from typing import IO, Any
 import numpy as np
 
 from patchcore_fast.errors import DataError
-from patchcore_fast.feature_store import FeatureStore
+from patchcore_fast.feature_store import KIND, FeatureStore
 from patchcore_fast.files import atomic_write
+from patchcore_fast.matrix_files import INDEX
 from patchcore_fast.npy import Array
 
 # What there is, and which command writes it; "training" is what train-proxy goes on from.
@@ -30,7 +31,7 @@ KINDS = {"clusters": "cluster", "training": "train-proxy", "dynamics": "train-pr
 VERSION = "1"
 _CODES = {"float32": "F32", "float64": "F64", "int64": "I64", "uint8": "U8"}
 _TYPES = {code: np.dtype(name).newbyteorder("<") for name, code in _CODES.items()}
-_HEADER = 1 << 20  # bytes of a header, at most
+_HEADER, _INDEX = 1 << 20, 1 << 30  # bytes of a header, and of the index of a store, at most
 _SAMPLE = 64  # rows that the digest of a store looks at
 
 
@@ -159,6 +160,16 @@ def read_chain(path: str | os.PathLike[str], kind: str, store: FeatureStore | No
     if store is not None:
         found.check_store(store, path)
     return found
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder says that it is a store, finished or not; no more of it is looked at."""
+    try:
+        with open(Path(path) / INDEX, "rb") as f:
+            found = json.loads(f.read(_INDEX))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("kind") == KIND
 
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:

@@ -395,13 +395,3 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def is_store(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder says that it is a store, finished or not; no more of it is looked at."""
-    try:
-        with open(Path(path) / INDEX, "rb") as f:
-            found = json.loads(f.read(_LARGEST))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.get("kind") == KIND

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from patchcore_fast.chain import KINDS, ChainFile, digest, kind_of, read_chain
+from patchcore_fast.chain import KINDS, ChainFile, digest, is_store, kind_of, read_chain
 from patchcore_fast.errors import DataError
-from patchcore_fast.feature_store import FeatureStore, is_store
+from patchcore_fast.feature_store import FeatureStore
 
 from .stores import write_store
 

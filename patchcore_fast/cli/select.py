@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from patchcore_fast.chain import is_store
 from patchcore_fast.cli.options import sampler_options
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
 from patchcore_fast.cli.selecting import made_sampler, rows_wanted, write_npy
@@ -19,7 +20,6 @@ from patchcore_fast.cli.together import joined, rank_here
 from patchcore_fast.config.budget import percentage_of
 from patchcore_fast.config.selection import SIZES
 from patchcore_fast.errors import DataError
-from patchcore_fast.feature_store import is_store
 from patchcore_fast.matrix_files import MatrixFile, ShardedMatrix, open_matrix
 from patchcore_fast.memory import available_memory
 from patchcore_fast.npy import NpyFile

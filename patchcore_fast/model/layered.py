@@ -56,6 +56,10 @@ class Columns(Rows):
         """Of the numbers."""
         return self._rows.dtype
 
+    def embeddings(self) -> torch.Tensor | None:
+        """Of all layers."""
+        return self._rows.embeddings()
+
     @property
     def features(self) -> torch.Tensor:
         """A view."""

@@ -50,12 +50,14 @@ def training_rows(
     augmentation: Augmentation,
     views: Sequence[View] = (),
     check: Callable[[int, int, int], None] | None = None,
+    embed: bool = False,
 ) -> tuple[FeatureRows, list[FeatureRows], Unread]:
     """Features of all images and of each view of them, in one pass over the source.
 
     Parameters
     ----------
     count : images to come, None when it cannot be known.  augmentation : each image is followed by its copies.
+    embed : whether the rows keep the embeddings of images and copies too.
     check : called with rows, columns and bytes of a number once the first image shows how many there will be.
 
     Returns
@@ -83,10 +85,14 @@ def training_rows(
         if not len(batch.images):
             continue
         for images in augmentation.blocks(batch.images.to(device), first):
-            features, grid = extractor(images)
+            embeddings = None
+            if embed:
+                (features, grid), embeddings = extractor.with_embeddings(images)
+            else:
+                features, grid = extractor(images)
             if check is not None and not rows.used and total is not None:
                 check(total * grid[0] * grid[1], features.shape[1], features.element_size())
-            rows.add(features, grid)
+            rows.add(features, grid, embeddings)
             if moments is not None:
                 moments.add(features)
             for view, found in zip(views, more, strict=True):

@@ -92,6 +92,11 @@ class Selector:
             sampler=name, sampler_parameters=parameters, sampler_options=(), ratio=None, budget=None, count=None
         )
 
+    @property
+    def wants_embeddings(self) -> bool:
+        """Whether it asks for the global embeddings of images too."""
+        return bool(getattr(self.sampler, "uses_embeddings", False) and getattr(self.sampler, "uses_positions", False))
+
     def settle(self, layers: Sequence[Rows], images: int) -> None:
         """Turn the budget or the count of the settings, if there is one, into what the sampler picks.
 
@@ -274,7 +279,8 @@ class Selector:
             local = rows.local
             found, matrix = space_of(self.sampler, local.total, rows.columns, local.read)
             self._of, self._matrix = rows, matrix
-            self._space = FeatureRows.of(local.features if found is None else found, local.grids)
+            embeddings = local.embeddings() if self.wants_embeddings else None
+            self._space = FeatureRows.of(local.features if found is None else found, local.grids, embeddings)
         return self._space, self._matrix
 
     def _without(
@@ -333,6 +339,8 @@ class Selector:
         where: dict[str, Any] = {"scores": dict(scores)} if scores else {}
         if getattr(sampler, "uses_positions", False):
             where["positions"] = rows.positions(rows.first_row + torch.arange(rows.local.total))
+        if self.wants_embeddings and (embeddings := rows.local.embeddings()) is not None:
+            where["embeddings"] = embeddings
         if views:
             where["views"] = [v.features for v in views]
         with _set(sampler, "group", self.group):

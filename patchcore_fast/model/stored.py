@@ -44,7 +44,7 @@ class StoredRows(Rows):
         """Nothing is read yet. Images are counted with their copies."""
         sizes = torch.tensor([0, *(h * w for h, w in store.grids)]).cumsum(0)
         last = len(store.grids) if last is None else last
-        self._store, self._low = store, int(sizes[first])
+        self._store, self._first, self._low = store, first, int(sizes[first])
         self.grids = store.grids[first:last]
         self._dtype = PRECISIONS[store.config.features.precision]
         self._whole: torch.Tensor | None = None
@@ -66,6 +66,10 @@ class StoredRows(Rows):
     def take(self, indices: torch.Tensor) -> torch.Tensor:
         """Raises as `read`."""
         return as_tensor(self._store.take((indices + self._low).numpy())).to(self._dtype)
+
+    def embeddings(self) -> torch.Tensor:
+        """DataError: a store of an earlier version has none."""
+        return as_tensor(self._store.embeddings[self._first : self._first + len(self.grids)])
 
     @property
     def features(self) -> torch.Tensor:

@@ -143,7 +143,7 @@ class Source:
 
         rows, views, unread = training_rows(
             batches.shown("features", self.progress), batches.count, extractor, extractor.backbone.mean.device,
-            self.augmentation, tuple(selector.views.values()), check,
+            self.augmentation, tuple(selector.views.values()), check, selector.wants_embeddings,
         )  # fmt: skip
         if self.ranks is None:
             check_read(rows, unread)

@@ -36,9 +36,12 @@ class Sampler(ABC):
         it when the result is safe.
     uses_positions : whether `select` also takes positions [N, 3], (image, row, column) of each row; the pipeline then
         hands them over.
+    uses_embeddings : whether `select`, or `select_images`, also takes embeddings [I, E], one of each image in the order
+        of their first rows; the pipeline hands them over to a sampler of rows that uses positions too.
     """
 
     uses_positions = False
+    uses_embeddings = False
     takes_group = False  # whether `group` may be set
 
     def __init__(self) -> None:

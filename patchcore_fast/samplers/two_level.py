@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +74,8 @@ class TwoLevelSampler(Sampler):
 
     Parameters
     ----------
-    image_sampler : `SupportedImages`, or any sampler; it then chooses among the images' mean patch features [I, D].
+    image_sampler : `SupportedImages`, `ELFSImageSampler`, or any sampler; it then chooses among the images' mean patch
+        features [I, D].
     patch_sampler : any sampler; its percentage counts the patches of the chosen images.
 
     Attributes
@@ -99,18 +101,32 @@ class TwoLevelSampler(Sampler):
             ):
                 raise TypeError(f"TwoLevelSampler: {what} must be a sampler, got {type(sampler).__name__}")
         self.image_sampler, self.patch_sampler = image_sampler, patch_sampler
+        self.uses_embeddings = bool(getattr(image_sampler, "uses_embeddings", False))
         self.images_: Tensor | None = None
         self.percentage: float | None = None
         self.report_: dict[str, Any] = {}
 
-    def select(self, features: Features, image_ids: Any = None, positions: Any = None) -> Tensor:
+    def __copy__(self) -> TwoLevelSampler:
+        """A copy whose samplers are copies too: what it finds then stays with it."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made.image_sampler, made.patch_sampler = copy.copy(self.image_sampler), copy.copy(self.patch_sampler)
+        return made
+
+    def select(
+        self, features: Features, image_ids: Any = None, positions: Any = None, embeddings: Features | None = None
+    ) -> Tensor:
         """Row numbers of the selection; image_ids [N] and positions [N, 3] as for `ELFSCoresetSampler.select`.
+
+        embeddings : [I, E] of the images in the order of their first rows, for an image sampler that `uses_embeddings`.
 
         ValueError where neither is given and the order of the rows does not show the images.
         """
-        return self._choose(features, image_ids=image_ids, positions=positions)
+        return self._choose(features, image_ids=image_ids, positions=positions, embeddings=embeddings)
 
-    def _select(self, features: Tensor, image_ids: Any = None, positions: Any = None) -> Tensor:
+    def _select(
+        self, features: Tensor, image_ids: Any = None, positions: Any = None, embeddings: Features | None = None
+    ) -> Tensor:
         name, held = type(self).__name__, Held(self.ranks, features)
         layout = Layout.of(name, features.shape[0], image_ids, positions, self.ranks)
         layout = layout or Layout.inferred(features, self.ranks)
@@ -118,8 +134,9 @@ class TwoLevelSampler(Sampler):
             raise ValueError(f"{name}: image_ids or positions are wanted; the order of the rows shows no images")
         clock = time.perf_counter()
         if callable(getattr(self.image_sampler, "select_images", None)):
+            more = {} if embeddings is None or not self.uses_embeddings else {"embeddings": embeddings}
             with self._grouped(self.image_sampler), self._followed(self.image_sampler, ("show_progress",)):
-                images = self.image_sampler.select_images(features, layout)
+                images = self.image_sampler.select_images(features, layout, **more)
         else:
             images = torch.as_tensor(self.image_sampler.select(image_means(held, layout))).cpu()
         if images.shape[0] == 0:
