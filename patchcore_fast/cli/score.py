@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def score(args: argparse.Namespace) -> None:
         wanted = SIGNALS if args.dynamics is not None else tuple(n for n in SIGNALS if n != "dynamics")
     trained = [name for name in wanted if name not in GEOMETRY]
     with opened(args, "clusters", "dynamics") as (store, output):
-        files = {}
+        files: dict[str, Any] = {}
         for kind in ("clusters", "dynamics"):
             path = getattr(args, kind)
             files[kind] = None if path is None else (read_chain(path, kind, store), path)
