@@ -112,12 +112,12 @@ def _sampler(model: PatchCore) -> Any:
 
 
 def _material(model: PatchCore, sampler: Any, images: ImageSet) -> tuple[FeatureRows, list[FeatureRows]]:
-    """The rows to choose from, and those of changed images where the sampler asks for them."""
+    """The rows to choose from, with embeddings and rows of changed images where the sampler asks for them."""
     from patchcore_fast.model.selection import Selector
     from patchcore_fast.model.training import material
     from patchcore_fast.model.views import views_of
 
-    if not views_of(sampler):
+    if not views_of(sampler) and not getattr(sampler, "uses_embeddings", False):
         return model.training_features(images), []
     found = material(model, images, Selector(model.config, sampler, model.device))
     rows: Any = found.rows  # one process: all are here
@@ -134,6 +134,8 @@ def _select(sampler: Any, rows: FeatureRows, views: Sequence[FeatureRows] = ()) 
     n = len(rows.features)
     positions = rows.positions(torch.arange(n))
     offered: dict[str, Any] = {"positions": positions, "image_ids": positions[:, 0].long()}
+    if (embeddings := rows.embeddings()) is not None:
+        offered["embeddings"] = embeddings
     if views:
         offered["views"] = [view.features for view in views]
     takes = signatures.signature(sampler.select).parameters

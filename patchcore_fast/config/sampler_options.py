@@ -14,6 +14,7 @@ from typing import Any
 
 from patchcore_fast.config.base import nearest
 
+IMAGE_SHARE = 0.8  # of two-level with images=elfs
 _MANY = 10**6  # bounds beyond it are against nonsense, and no message need name them
 VIEW_KINDS = ("mixed", "rotations", "flips", "both")  # model.views' (a test compares)
 # Arguments of constructors that are settings of their own, and how they are given.
@@ -173,6 +174,14 @@ _TWO_LEVEL = {
     "images": Option("which images: those that the others support, or by ELFS proper", "support", ("support", "elfs")),
     "prune": Option("of images=support: by the rule, or the share of images to leave out", "auto", ("auto",), "number",
                     0, 1, above=True, below=True),
+    "image_share": Option("of images=elfs: share of the images that is kept", IMAGE_SHARE, (), "number", 0, 1,
+                          above=True, below=True),
+    "difficulty": Option("of images=elfs: its measure, or the mean of all", "aum", (*_MEASURES, "mean")),
+    "clustering": Option("of images=elfs: what makes pseudo-labels", "kmeans", ("kmeans", "heads")),
+    "n_clusters": _count("of images=elfs: an eighth of the images, 2 to 10, where it is not given", None, 2),
+    "epochs": _count("of images=elfs: of the proxy", 20),
+    "prune_hard": Option("of images=elfs: share of the images that goes at the hard end", 0.1, (), "number", 0, 1,
+                         below=True),
     "patches": Option("what chooses among the patches of these images", "greedy", ("greedy", "elfs")),
 }  # fmt: skip
 OPTIONS: Mapping[str, Mapping[str, Option]] = {
@@ -271,9 +280,14 @@ def _together(sampler: str, given: Mapping[str, Any]) -> None:
     if sampler == "two-level":
         if "prune" in given and given.get("images", "support") != "support":
             raise ValueError("prune of sampler two-level goes with images=support")
-        for name in ("image_share", "difficulty"):
+        for name in ("image_share", "difficulty", "clustering", "n_clusters", "epochs", "prune_hard"):
             if name in given and given.get("images") != "elfs":
                 raise ValueError(f"{name} of sampler two-level goes with images=elfs")
+        kept, hard = (float(given.get(name, _TWO_LEVEL[name].default)) for name in ("image_share", "prune_hard"))
+        if kept + hard > 1 + 1e-9:
+            raise ValueError(
+                f"image_share and prune_hard of sampler two-level are more than 1 together: {kept} and {hard}"
+            )
 
 
 def _together_composite(given: Mapping[str, Any]) -> None:

@@ -158,7 +158,6 @@ class PatchCore:
             with together("PatchCore.fit", self.group) as ranks, ExitStack() as opened:
                 known = None if self._extractor is None else self._extractor.widths
                 source = Source(config, augmentation, self._built, ranks, self.progress, known)
-                selector.shown = source.progress
                 found = source.training(data, store, selector, on_error, opened)
                 timings = {"features": time.perf_counter() - clock}
                 if ranks is not None:

@@ -60,7 +60,6 @@ class Selector:
             )
         self.config, self.device, self.sampler, self.group = config, device, sampler, group
         self.views = views_of(sampler)  # whose features it asks for too
-        self.shown: bool | None = False  # bars of the sampler's own stages, see `Sampler.show_progress`
         self.reports: list[dict[str, Any]] = []  # what the sampler said of each selection of all rows, in their order
         self.scores: dict[str, torch.Tensor] = {}  # signals that the sampler is handed, see `give`
         if self.picks is not None:
@@ -127,7 +126,7 @@ class Selector:
             self._enough(found.indices, rows)
             return found
         space, matrix = self._seen(rows)
-        with _set(self.sampler, "progress", progress), self._stages_shown():
+        with _set(self.sampler, "progress", progress):
             indices = self._choose(self.sampler, all_rows(space, rows.ranks), views, self.scores)
         self._enough(indices, rows)
         count = self.config.selection.count
@@ -260,18 +259,6 @@ class Selector:
             done += len(fold)
             if progress is not None:
                 progress(done, total)
-
-    @contextmanager
-    def _stages_shown(self) -> Iterator[None]:
-        """While inside, the sampler shows its stages as `shown` says, unless it was told otherwise."""
-        if getattr(self.sampler, "show_progress", None) is not False:
-            yield
-            return
-        self.sampler.show_progress = self.shown
-        try:
-            yield
-        finally:
-            self.sampler.show_progress = False
 
     def _seen(self, rows: Rows) -> tuple[FeatureRows, torch.Tensor | None]:
         """What the sampler looks at of this process's rows, made once; and the projection that it is made by."""

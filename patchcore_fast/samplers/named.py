@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from ..config.base import nearest
-from ..config.sampler_options import checked_options
+from ..config.sampler_options import IMAGE_SHARE, checked_options
 from ..config.selection import LIST, PARAMETERS, RATIO, TEXT, SelectionSettings, is_plain
 from .base import Sampler
 from .basic import IdentitySampler, RandomSampler
 from .elfs import ELFSCoresetSampler
+from .elfs_images import ELFSImageSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
 from .lowest_density import LowestDensitySampler
 from .two_level import SupportedImages, TwoLevelSampler
@@ -103,7 +104,12 @@ def _two_level(
     patches: str = "greedy",
     **chosen: Any,
 ) -> TwoLevelSampler:
-    first = SupportedImages(**chosen, seed=seed, device=device)
+    first: SupportedImages | ELFSImageSampler
+    if images == "elfs":
+        share, score = chosen.pop("image_share", IMAGE_SHARE), chosen.pop("difficulty", "aum")
+        first = ELFSImageSampler(share, score=score, **chosen, seed=seed, device=device)
+    else:
+        first = SupportedImages(**chosen, seed=seed, device=device)
     kind = ELFSCoresetSampler if patches == "elfs" else GreedyCoresetSampler
     return TwoLevelSampler(first, kind(ratio, device, projection, seed=seed))
 

@@ -18,7 +18,7 @@ from patchcore_fast.model import PatchCore
 from patchcore_fast.model.selection import Selector
 from patchcore_fast.report.page import write_report
 
-from ..evaluated import TINY
+from ..evaluated import TINY, tiny_config
 from ..pictures import write_mvtec
 
 PLAIN = TINY[: TINY.index("--ratio")]
@@ -68,6 +68,18 @@ def test_inspect_selects_by_them(weave: Path, bank: Path) -> None:
     sampler = _sampler(model)
     rows, views = _material(model, sampler, scan(weave))
     assert len(views) == 2 and len(_select(sampler, rows, views).indices) == 15 and "instability" in sampler.scores_
+
+
+def test_images_by_elfs_are_those_of_the_fit(weave: Path) -> None:
+    options = {"images": "elfs", "image_share": 0.5, "epochs": 3, "patches": "elfs"}
+    config = tiny_config(ratio=None, count=20, sampler="two-level", sampler_options=options, device="cpu")
+    model = PatchCore(config, progress=False).fit(weave)
+    assert len(model.bank) == 20 and len(set(model.bank.positions[:, 0].tolist())) <= 3
+    assert model.report_[0]["images"]["kept"] == model.report_[0]["images_chosen"] == 3
+    sampler: Any = _sampler(model)
+    rows, views = _material(model, sampler, scan(weave))
+    Selector(config, sampler, model.device).settle([rows], 6)
+    assert rows.embeddings() is not None and torch.equal(_select(sampler, rows, views).indices, model.bank.indices)
 
 
 def test_evaluate_and_its_page_show_them(weave: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

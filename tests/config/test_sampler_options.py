@@ -22,7 +22,7 @@ from patchcore_fast.config.sampler_options import (
     sampler_text,
 )
 from patchcore_fast.model.views import KINDS
-from patchcore_fast.samplers import SupportedImages, describe_sampler, make_sampler
+from patchcore_fast.samplers import ELFSImageSampler, SupportedImages, describe_sampler, make_sampler
 from patchcore_fast.samplers.named import NAMED
 
 # Arguments that are no options: settings of their own, the width of the projection by either name, the backend.
@@ -78,12 +78,19 @@ KEPT = {("elfs", "noise_T"): "noise_draws", ("composite", "approximate_starting_
 def test_each_option_reaches_its_sampler(name: str, option: str) -> None:
     value = other(OPTIONS[name][option])
     assert parsed_options(name, [f"{option} = {value}"]) == {option: value}
-    sampler: Any = make_sampler(name, 0.1, options=NEEDED.get(option, {}) | {option: value})
+    needed: dict[str, Any] = NEEDED.get(option, {})
+    if name == "two-level":
+        needed = {} if option in ("prune", "patches") else {"images": "elfs", "image_share": 0.5}
+    sampler: Any = make_sampler(name, 0.1, options=needed | {option: value})
     assert describe_sampler(sampler)[0] == name
     if name == "two-level":
-        first, second = sampler.image_sampler, sampler.patch_sampler
-        found = {"prune": lambda: first.prune, "patches": lambda: type(second).__name__[:4].lower()}.get(option)
-        assert found is None or found() == value
+        first, kinds = sampler.image_sampler, {"elfs": ELFSImageSampler, "support": SupportedImages}
+        if option == "images":
+            assert type(first) is kinds[value]
+        elif option == "patches":
+            assert describe_sampler(sampler.patch_sampler)[0] == value
+        else:
+            assert getattr(first, {"image_share": "percentage", "difficulty": "score"}.get(option, option)) == value
     else:
         assert getattr(sampler, KEPT.get((name, option), option)) == value
 
@@ -127,6 +134,9 @@ def test_what_is_none_and_what_is_not_a_float_of_it() -> None:
         ("composite", {"settle": 0}, "sampler composite has no option 'settle'"),
         ("lowest-density", {"anchors": 1}, "anchors of sampler lowest-density must be an integer >= 2, got 1"),
         ("two-level", {"prune": 0}, r"prune of sampler two-level must be auto or a number in \(0, 1\), got 0"),
+        ("two-level", {"image_share": 0.5}, "image_share of sampler two-level goes with images=elfs"),
+        ("two-level", {"images": "elfs", "prune": 0.5}, "prune of sampler two-level goes with images=support"),
+        ("two-level", {"images": "elfs", "prune_hard": 0.3}, r"are more than 1 together: 0\.8 and 0\.3"),
         ("approximate", {"number_of_starting_points": 0}, "must be an integer >= 1, got 0"),
     ],
 )  # fmt: skip

@@ -163,7 +163,7 @@ def test_scores_pool_and_report():
     assert asked.items() <= report.items()
     name, settings = describe_sampler(sampler)
     again = ELFSCoresetSampler(**settings | {"device": "cpu"})
-    assert name == "elfs" and torch.equal(again.select(rows(160)), picks)
+    assert name == "composite" and torch.equal(again.select(rows(160)), picks)
     assert sampler.select(rows(160)[:9]).numel() == 0 and sampler.report_["selected"] == 0
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from patchcore_fast.scores import k_means, proxy_change
-from patchcore_fast.scores.difficulty import Head
+from patchcore_fast.scores.proxy import Head
 
 
 def clumps(n=240, seed=0):
