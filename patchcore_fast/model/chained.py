@@ -36,8 +36,9 @@ def image_of(store: FeatureStore) -> torch.Tensor:
 
 def embeddings(store: FeatureStore) -> tuple[Array, str]:
     """[I, E] float32, and what they are: the network's of each image, or in a store without these its mean patch."""
-    found, count = getattr(store, "embeddings", None), len(store.images)
-    if found is not None:
+    count = len(store.images)
+    if store.about.get("embedding") is not None:  # an earlier version wrote none
+        found = store.embeddings
         return np.ascontiguousarray(found.reshape(count, -1, found.shape[1])[:, 0], np.float32), "of the network"
     total, image = np.zeros((count, store.shape[1])), 0
     ends = np.cumsum([h * w for h, w in store.grids])[per_image(store) - 1 :: per_image(store)].tolist()

@@ -52,6 +52,17 @@ def test_images_are_clustered_as_they_were_made(store, method):
     assert agree(found.arrays["labels"], TRUTH) and found.settings["level"] == "image"
 
 
+def test_embeddings_of_the_network_are_used_where_the_store_has_them(store, tmp_path):
+    with FeatureStore(write_store(tmp_path / "embedded", embedded=True)) as found:
+        rows, what = chained.embeddings(found)
+        assert rows.shape == (IMAGES, 2) and what == "of the network" and (rows == found.embeddings).all()
+        labels = chained.cluster_store(found, clusters=3, progress=False)
+        assert agree(labels.arrays["labels"], TRUTH) and labels.settings["of"] == what
+    rows, what = chained.embeddings(store)
+    means = StoredRows(store).features.view(IMAGES, CELLS, -1).double().mean(1).float()
+    assert what == "mean patches" and np.allclose(rows, means.numpy())
+
+
 def test_patches_are_clustered_by_k_means_of_the_rows(store):
     found = chained.cluster_store(store, level="patch", clusters=3, seed=5, progress=False)
     same = k_means(StoredRows(store).features, 3, seed=5, progress=False)
