@@ -20,6 +20,7 @@ LAYER = {
     "errors": 0,
     "files": 0,
     "feature_store": 0,
+    "chain": 0,
     "memory": 0,
     "names": 0,
     "matrix_files": 0,

@@ -11,6 +11,7 @@ from patchcore_fast.cli.budget import budget_text
 from patchcore_fast.cli.decision import expected, given_threshold
 from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.extract import check_apart, quiet_rank, stored_settings
+from patchcore_fast.cli.indices import picked
 from patchcore_fast.cli.options import SCORED, chosen_config, given_settings
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
 from patchcore_fast.cli.sampling import report_table, sampler_said
@@ -18,18 +19,26 @@ from patchcore_fast.cli.together import joined
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 
+GIVEN = ("The rows were given, and nobody wrote down what chose them: the threshold is by them without those of the "
+         "image asked, and so rather too high than too low (docs/threshold.md).")  # fmt: skip
+
 if TYPE_CHECKING:
     from patchcore_fast.config import PatchCoreConfig
     from patchcore_fast.model import PatchCore
 
 
 def fitted(
-    config: PatchCoreConfig, images: Any, threshold: float | None, group: Any = None, store: str | None = None
+    config: PatchCoreConfig,
+    images: Any,
+    threshold: float | None,
+    group: Any = None,
+    store: str | None = None,
+    sampler: Any = None,
 ) -> PatchCore:
     """A model fitted on the training images of a set; files that cannot be read are left out (`unread_`)."""
     from patchcore_fast.model import PatchCore
 
-    model = PatchCore(config, group=group)
+    model = PatchCore(config, sampler, group=group)
     model.fit(images, on_error="return", store=store)
     if threshold is not None:
         model.decide(threshold=threshold)
@@ -65,6 +74,8 @@ def fit(args: argparse.Namespace) -> int:
         raise DataError("fit: either DIR or --features STORE is wanted")
     if args.folder is None:
         return _fit_stored(args, output, threshold)
+    if args.indices is not None:
+        raise DataError("--indices: goes with --features STORE, whose rows it numbers")
     check_images(args.folder)
     check_exclude(args)
     if args.store is not None:
@@ -105,15 +116,20 @@ def _fit_stored(args: argparse.Namespace, output: Path, threshold: float | None)
 
     with FeatureStore(args.features) as store:
         config = stored_settings(args, store)
+        sampler = None if args.indices is None else picked(args, config, store)
         need_index(config.search.index)
         shards = [(f"file of {args.features}", path) for path in Path(args.features).iterdir()]
-        check_outputs_differ({"--output": output}, shards)
+        check_outputs_differ(
+            {"--output": output}, [*shards, *([] if args.indices is None else [("--indices", args.indices)])]
+        )
         with joined(args.rank_timeout) as group:
-            model = fitted(config, store, threshold, group)
+            model = fitted(config, store, threshold, group, sampler=sampler)
         if rank:
             return 0
         model.save(output)
         print(_bank_text(model, len(store.images), args.verbose))
+    if sampler is not None and sampler.recorded is None and model.threshold is not None and threshold is None:
+        print(GIVEN)
     print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
     print(f"Next, heat maps:      patchcore-fast predict {output} IMAGES --output out")
     return tell(model.unread_)

@@ -176,6 +176,8 @@ def settle(
     ValueError : a config that was fitted with a transform, and no transform; or augmentation for a sampler that
         compares images (`uses_positions`), to which the copies of an image are no other images.
     """
+    if (known := getattr(sampler, "recorded", None)) is not None:  # picks that say which sampler made them
+        config, sampler = config.replace(**known), None
     how = config.selection.augment if augment is None else augment
     if how == "custom":
         raise ValueError('PatchCore.fit: augment="custom" stands for a transform: give fit(..., augment=TRANSFORM)')

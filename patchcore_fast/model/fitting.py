@@ -70,7 +70,7 @@ def choose_bank(
         images = []  # a loader that leaves images out, or repeats some: nobody says which they were
     squared = config.squared
     bank = MemoryBank(
-        features, indices, augmentation.sources(rows, indices), chosen.projection, config=config.to_dict(),
+        features, indices, augmentation.sources(rows, indices), chosen.projection, config=selector.record.to_dict(),
         threshold=false_alarm_threshold(scores, config.decision.max_false_alarms, squared),
         normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
         images=images, grid=rows.grid, patches=rows.total, weights=weights,

@@ -12,7 +12,7 @@ import numpy as np
 
 from patchcore_fast.memory import available_memory
 from patchcore_fast.samplers import IdentitySampler
-from patchcore_fast.samplers.space import BLIND, STATE, projected_columns
+from patchcore_fast.samplers.space import STATE, is_blind, projected_columns
 from patchcore_fast.scratch import refusal, refuse, scratch_folder
 
 FIT = "a smaller --image-size, --precision float16, fewer images (--shots) or more machines (torchrun)"
@@ -35,7 +35,7 @@ def check_fit(
     MemoryError : says what is wanted, what is free, and what would help.
     """
     found = [projected_columns(sampler, columns) for columns in widths]
-    blind = type(sampler) in BLIND
+    blind = is_blind(sampler)
     matrix = rows * sum(widths) * itemsize
     sizes = [] if stored and (all(found) or blind) else [matrix] * (1 + views)
     sizes += [4 * rows * width] if (width := max(n or 0 for n in found)) else []

@@ -166,6 +166,7 @@ class Source:
                 f"PatchCore.fit: the features in {store.name} have {_by_layer(store.widths)} columns, the "
                 f"backbone gives {_by_layer(self._widths or ())}"
             )
+        selector.check_store(store)
         if selector.views:
             raise ValueError("PatchCore.fit: the sampler asks for changed images too, of which a store has no features")
         ranks, per_image = self.ranks, self.augmentation.per_image

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .base import Sampler
-from .basic import IdentitySampler, PrecomputedSampler, RandomSampler
+from .basic import IdentitySampler, RandomSampler
 from .elfs import ELFSCoresetSampler
 from .elfs_images import ELFSImageSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
 from .lowest_density import LowestDensitySampler
 from .named import describe_sampler, make_sampler, sampler_of
+from .precomputed import PrecomputedSampler
 from .two_level import SupportedImages, TwoLevelSampler
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..progress import bar
 from ..scores import Layout
 from .composite_options import CompositeOptions
 from .composite_signals import density, distance_to_centre, normalised, row_labels, third
+from .given import given
 from .measures import farthest_from_mean
 from .parts import Parts
 
@@ -43,23 +44,27 @@ class Composite:
 
     def signals(
         self, features: Tensor, matrix: Tensor | None, layout: Layout | None, views: Any, pseudo_labels: Any,
-        image_embeddings: Any,
+        image_embeddings: Any, scores: Mapping[str, Tensor] | None = None,
     ) -> None:  # fmt: skip
-        """Measure all three, and add them up. matrix : of the projection, if there is one."""
+        """Measure all three, or take them of `scores`, and add them up. matrix : of the projection, if there is one."""
         options = self.options
         common: dict[str, Any] = {"seed": self.seed, "device": self.x.device, "progress": self.show}
-        given = (features, layout, pseudo_labels, image_embeddings, options.n_clusters)
+        known = {part: given(part, options, scores or {}) for part in ("representativeness", "density", options.third)}
+        classes = (features, layout, pseudo_labels, image_embeddings, options.n_clusters)
         measures: dict[str, Callable[[], Tensor]] = {
             "representativeness": lambda: distance_to_centre(self.x, options, **common),
             "density": lambda: density(self.x, options, **common),
         }
         if options.instability is not None:
             measures[options.third] = lambda: third(
-                self.x, options, views, matrix, row_labels(self.name, *given, **common), **common
+                self.x, options, views, matrix, row_labels(self.name, *classes, **common), **common
             )
-        for what, compute in measures.items():
-            with self.parts(what):
-                self.scores[what] = self.measured(what, compute)
+        for what, there in known.items():
+            if there is not None:
+                self.scores[what] = there
+            elif what in measures:
+                with self.parts(what):
+                    self.scores[what] = self.measured(what, measures[what])
         weights = {"representativeness": options.w_repr, "density": options.w_density, options.third: options.w_unc}
         self.value = torch.zeros(self.x.shape[0], dtype=torch.float64)
         for what, signal in self.scores.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from .composite import Composite
 from .composite_options import CompositeOptions, asked_for
 from .elfs_options import plain_options
 from .elfs_signals import rarity_over_ranks, views_over_ranks, weight_of
+from .given import check_scores
 from .greedy import GreedyCoresetSampler
 from .measures import mean_distance
 from .parts import Parts
@@ -175,6 +176,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         positions: Any = None,
         pseudo_labels: Any = None,
         image_embeddings: Features | None = None,
+        scores: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Row numbers of the selection.
 
@@ -185,17 +187,24 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         views : [N, D], or several, features of the same patches in augmented images, for instability="views".
         positions : [N, 3] integers, (image, row, column) of each row on its image's patch grid.
         pseudo_labels : [N] integers >= 0, classes of rows, or [I] of images, for the composite preset's proxy.
+        scores : signal -> [N] numbers, of `patchcore-fast score`, that the composite preset takes in place of its own.
         image_embeddings : [I, E], global embeddings of the images, to be clustered for the same purpose.
 
         Returns and raises as `Sampler.select`; ValueError also where these do not fit the features, or `radius` is set:
         rows that are pruned and picks that settle would not keep to it.
         """
         where = {"image_ids": image_ids, "views": views, "positions": positions}
-        return self._choose(features, **where, pseudo_labels=pseudo_labels, image_embeddings=image_embeddings)
+        return self._choose(features, **where, pseudo_labels=pseudo_labels, image_embeddings=image_embeddings,
+                            scores=scores)  # fmt: skip
+
+    @property
+    def takes_scores(self) -> bool:
+        """Whether `select` takes scores."""
+        return self.composite is not None
 
     def _select(
         self, features: Tensor, image_ids: Any = None, views: Any = None, positions: Any = None,
-        pseudo_labels: Any = None, image_embeddings: Any = None,
+        pseudo_labels: Any = None, image_embeddings: Any = None, scores: Any = None,
     ) -> Tensor:  # fmt: skip
         n = self._total(features)
         self.scores_, self.pruned_, self.kept_ = {}, {}, torch.ones(n, dtype=torch.bool)
@@ -210,6 +219,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         self._check_group(name)
         if self.radius is not None:
             raise ValueError(f"{name}: radius goes with the greedy samplers alone, got {self.radius!r}")
+        signals = check_scores(name, scores, n, self.composite)
         layout = Layout.of(name, features.shape[0], image_ids, positions, self.ranks)
         if (views is not None) != (self.instability == "views"):
             raise ValueError(
@@ -224,7 +234,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         with self.parts("projection"):
             reduced = self._reduce(features)
         if self.composite is not None:
-            return self._compose(features, reduced, count, layout, views, pseudo_labels, image_embeddings)
+            return self._compose(features, reduced, count, layout, views, pseudo_labels, image_embeddings, signals)
         seen = features if features.shape[1] <= _WIDE else reduced
         if self.rule.active:
             with self.parts("support"):
@@ -258,7 +268,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         return indices
 
     def _compose(self, features: Tensor, reduced: Tensor, count: int, *given: Any) -> Tensor:
-        """The composite preset's picks; given is the layout, views, pseudo_labels and image_embeddings."""
+        """The composite preset's picks; given is the layout, views, pseudo_labels, image_embeddings and scores."""
         assert self.composite is not None
         chosen = self.composer(
             type(self).__name__, self.composite, reduced, self.parts, self.seed, self.backend, self.show_progress,

@@ -123,6 +123,7 @@ def describe_sampler(sampler: Any) -> tuple[str, dict[str, Any]]:
     """
     kind = type(sampler)
     name = _name_of(sampler) or f"{kind.__module__}.{kind.__qualname__}"[-TEXT:]
+    name = getattr(kind, "registered", name)
     found = {parameter: _plain(value) for parameter, value, _ in _parameters(sampler)}
     return name, dict(list(found.items())[:PARAMETERS])
 

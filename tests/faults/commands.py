@@ -20,6 +20,7 @@ class Command:
     costly : takes about a second, so that it comes in fewer cells.
     image : one of the image files that it reads.
     table : of a folder, the file that has the numbers.
+    beside : files that it keeps until it has ended.
     resumes : goes on with what is at its output, so that nothing foreign may lie there.
     """
 
@@ -33,6 +34,7 @@ class Command:
     image: str | None = None
     table: str = "scores.csv"
     resumes: bool = False
+    beside: tuple[str, ...] = ()
 
     @property
     def output(self) -> str:
@@ -77,6 +79,18 @@ COMMANDS = (
     Command("select", SELECT, ("made.npy",), moments=FILE),
     Command("select-random", (*SELECT, "--method", "random"), ("made.npy",), moments=FILE),
     Command("select-indices", (*SELECT, "--indices", "rows.npy"), ("made.npy", "rows.npy"), moments=FILE),
+    Command("select-store", ("select", "store", "--count", "20", "--indices", "made.safetensors"),
+            ("made.safetensors",), moments=FILE),
+    Command("cluster", ("cluster", "store", "--clusters", "2", "--output", "made.safetensors"), ("made.safetensors",),
+            moments=FILE),
+    Command("train-proxy", ("train-proxy", "store", "--clusters", "clusters.safetensors", "--epochs", "3", "--output",
+                            "made.safetensors"), ("made.safetensors",), moments=FILE,
+            beside=("made.safetensors.training",)),
+    Command("score", ("score", "store", "--clusters", "clusters.safetensors", "--output", "made.safetensors"),
+            ("made.safetensors",), moments=FILE),
+    Command("fit-indices", ("fit", "--features", "store", "--indices", "picks.safetensors", "--output",
+                            "made.safetensors", "--workers", "0", "--device", "cpu"), ("made.safetensors",),
+            moments=FILE),
     Command("threshold", ("threshold", "bank.safetensors", "0.3"), ("bank.safetensors",), moments=FILE, bank=True),
     Command("threshold-copy", ("threshold", "bank.safetensors", "0.3", "--output", "made.safetensors"),
             ("made.safetensors",), moments=FILE, bank=True),
