@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noise", type=listed(int), default=(0, 1, 2), metavar="N,N",
                         help="noisy copies of each row, 0 for none (default 0,1,2)")  # fmt: skip
     parser.add_argument("--pools", type=listed(str), default=("composite", "diversity"), metavar="P,P",
-                        help="composite (best by score), diversity (greedy's first picks), refined (of these the best); "
+                        help="composite (best by score), diversity (greedy's first picks), refined (best of these); "
                         "default composite,diversity")  # fmt: skip
     parser.add_argument("--ratio", dest="ratios", type=float, nargs="+", metavar="R",
                         help="parts of the patches that banks keep (default 0.01)")  # fmt: skip
