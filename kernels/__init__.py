@@ -4,12 +4,14 @@ from .autotune import tune_where_asked
 from .backends import BackendStatus, explain_backends
 from .backends.triton_kernels.tiles import install_tuner
 from .kcenter import KCenterResult, Tuning, k_center_greedy
+from .kcenter.additive import additive_greedy
 from .knn import knn, knn_rarity
 
 __all__ = [
     "BackendStatus",
     "KCenterResult",
     "Tuning",
+    "additive_greedy",
     "explain_backends",
     "k_center_greedy",
     "knn",

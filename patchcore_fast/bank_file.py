@@ -60,6 +60,19 @@ def digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
     return found.hexdigest()
 
 
+def ordered_header(content: bytes) -> tuple[bytes, int]:
+    """The header of a safetensors file with its metadata in order, and where the tensors' bytes begin in `content`.
+
+    safetensors writes metadata in an order that differs from process to process: equal banks are to be equal files.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, start
+
+
 def read_json(text: str) -> Any:
     """JSON as we write it: finite numbers, nothing nested deeper than DEPTH. ValueError says what is wrong."""
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,106 @@ def spatial_coverage(positions: Any, images: int, grid: tuple[int, int]) -> Cove
         effective_images=math.exp(_entropy(per_image)),
         empty_images=int((per_image == 0).sum()),
     )
+
+
+@dataclass(frozen=True)
+class BorderShares:
+    """What `border_shares` finds.
+
+    Attributes
+    ----------
+    picked : share of the picks that lie within `margin` patches of their image's border, in [0, 1].
+    rows : the same share of all rows: what picks that do not care about the border come to.
+    margin : in patches.
+    """
+
+    picked: float
+    rows: float
+    margin: int
+
+    @property
+    def ratio(self) -> float:
+        """picked / rows: 1 is as expected, 2 twice as many picks at the border as its area; 1 with margin 0."""
+        return self.picked / self.rows if self.rows else 1.0
+
+    def to_dict(self) -> dict[str, float]:
+        """All of it in plain JSON types."""
+        return asdict(self) | {"ratio": self.ratio}
+
+
+@undisturbed
+def border_share(grids: Any, indices: Any = None, margin: int = 1) -> float:
+    """Share of rows that lie within `margin` patches of the border of their image, in [0, 1].
+
+    Features at the border see padding instead of picture, so they stand apart, and k-center is drawn to them.
+
+    Parameters
+    ----------
+    grids : (h, w) of each image in the order of the rows, or an object with such `grids`, as `FeatureRows`.
+    indices : [k] row numbers, or [k, 3] positions (image, row, column), k >= 1. None: all rows.
+    margin : patches from each side, >= 0; 1 is the outermost ring of cells.
+
+    Raises
+    ------
+    TypeError : numbers that are no integers.  ValueError : a wrong shape, none, or out of range.
+    """
+    name = "border_share"
+    sizes = _sizes(name, grids)
+    if isinstance(margin, bool) or not isinstance(margin, (int, np.integer)) or margin < 0:
+        raise ValueError(f"{name}: margin must be an integer of at least 0, got {margin!r}")
+    inner = (sizes - 2 * int(margin)).clamp(min=0).prod(1)
+    if indices is None:
+        return 1.0 - int(inner.sum()) / int(sizes.prod(1).sum())
+    image, row, column = _cells(name, indices, sizes)
+    h, w = sizes[image].unbind(1)
+    nearest = torch.stack([row, column, h - 1 - row, w - 1 - column]).amin(0)
+    return float((nearest < int(margin)).double().mean())
+
+
+@undisturbed
+def border_shares(grids: Any, indices: Any, margin: int = 1) -> BorderShares:
+    """`border_share` of the picks beside that of all rows; arguments and errors as there."""
+    return BorderShares(border_share(grids, indices, margin), border_share(grids, None, margin), int(margin))
+
+
+def _sizes(name: str, grids: Any) -> Tensor:
+    """[images, 2] int64."""
+    listed = getattr(grids, "grids", grids)
+    if not isinstance(listed, (Sequence, np.ndarray)) or not len(listed):
+        raise ValueError(f"{name}: grids must be (h, w) of each image, at least one, got {listed!r}")
+    known: dict[Any, tuple[int, int]] = {}  # images by the thousand share a few grids
+    for grid in listed:
+        key = tuple(grid) if isinstance(grid, (tuple, list, np.ndarray)) else grid
+        if key not in known:
+            known[key] = checked_grid(name, key)
+    return torch.tensor([known[tuple(grid)] for grid in listed], dtype=torch.int64)
+
+
+def _cells(name: str, indices: Any, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, row and column [k] of row numbers or positions."""
+    given = torch.as_tensor(indices)
+    if given.ndim == 2:
+        h, w = sizes.amax(0).tolist()
+        image, row, column = checked_positions(name, given, (h, w), len(sizes)).unbind(1)
+        if bool(((row >= sizes[image, 0]) | (column >= sizes[image, 1])).any()):
+            raise ValueError(f"{name}: positions must lie inside their own image's grid, some do not")
+    else:
+        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            raise TypeError(f"{name}: indices must be integers, got {given.dtype}")
+        if given.ndim != 1:
+            raise ValueError(f"{name}: indices must be [k] rows or [k, 3] positions, got shape {tuple(given.shape)}")
+        numbers, ends = given.detach().cpu().long(), sizes.prod(1).cumsum(0)
+        total = int(ends[-1])
+        if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >= total):
+            raise ValueError(
+                f"{name}: indices must lie in [0, {total}), got {int(numbers.min())} to {int(numbers.max())}"
+            )
+        image = torch.searchsorted(ends, numbers, right=True)
+        cell = numbers - (ends - sizes.prod(1))[image]
+        row, column = cell // sizes[image, 1], cell % sizes[image, 1]
+    if not len(given):
+        raise ValueError(f"{name}: indices must hold at least one row, got none")
+    return image, row, column
 
 
 def _entropy(counts: Tensor) -> float:

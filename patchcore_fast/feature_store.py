@@ -1,8 +1,9 @@
 """Features of images on disk: shards of rows with the names and grids of their images, and an index (docs/scale.md).
 
-A shard is a .safetensors file of the images from one number of their list to another. It appears whole or not at all,
-so what is there after a crash is what need not be made again. The index, `shards.json`, says from the first what is
-stored, and lists the shards once all are there: before, nobody takes a part for the whole.
+A shard is a .safetensors file of the images from one number of their list to another: rows, and an embedding of each
+image. It appears whole or not at all, so what is there after a crash is what need not be made again. The index,
+`shards.json`, says from the first what is stored, and lists the shards once all are there: before, nobody takes a part
+for the whole.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from patchcore_fast.npy import Array
 KIND = "patchcore_fast feature store 1"
 SHARD_BYTES = 128 << 20  # from which on a shard is written; a thousand files can be open at a time
 TYPES = ("float16", "float32")
+EMBEDDINGS = "embeddings"
 _CODES = {"float16": "F16", "float32": "F32"}
 _LARGEST = 1 << 30  # bytes of an index
 
@@ -57,7 +59,7 @@ class StoreWriter:
     ----------
     folder : is made where it is not there.
     about : what is stored, as JSON: settings, weights, "widths" (columns of each layer, in their order), "type" (one of
-        TYPES), "count" of the images of the list.
+        TYPES), "count" of the images of the list, and "embedding" (columns of an embedding) where images have one.
     first : whether this process is the only one that writes, or the first of several that write different images.
 
     Raises
@@ -68,7 +70,7 @@ class StoreWriter:
     def __init__(self, folder: str | os.PathLike[str], about: Mapping[str, Any], first: bool = True) -> None:
         self.folder, self.about = Path(folder), json.loads(json.dumps(about))
         self._lock: int | None = None
-        self._pending, self._held = ImageBlock(0, 0), list[Array]()
+        self._pending, self._held, self._embedded = ImageBlock(0, 0), list[Array](), list[Array]()
         try:
             if first:
                 self._open()
@@ -112,8 +114,15 @@ class StoreWriter:
         if at < last:
             yield at, last
 
-    def add(self, block: ImageBlock, rows: Array) -> None:
-        """The next images and their rows [N, D]: a shard once there are enough, or where they do not follow."""
+    def add(self, block: ImageBlock, rows: Array, embeddings: Array | None = None) -> None:
+        """The next images and their rows [N, D]: a shard once there are enough, or where they do not follow.
+
+        embeddings : [grids of the block, E], E as `about` says; None where it says nothing of them.
+        """
+        columns = self.about.get("embedding")
+        wanted = None if columns is None else (len(block.grids), columns)
+        if len(rows) and (None if embeddings is None else embeddings.shape) != wanted:
+            raise ValueError(f"{self.folder}: embeddings of shape {wanted} are wanted")
         with np.errstate(over="ignore"):
             rows = np.ascontiguousarray(rows, self.about["type"])
         if not np.isfinite(rows).all():
@@ -129,27 +138,33 @@ class StoreWriter:
         pending.unread += block.unread
         if len(rows):
             self._held.append(rows)
+            if embeddings is not None:
+                self._embedded.append(np.ascontiguousarray(embeddings, "<f4"))
         if sum(part.nbytes for part in self._held) >= SHARD_BYTES:
             self.flush()
 
     def flush(self) -> None:
         """Write what was added."""
-        pending, held = self._pending, self._held
-        self._pending, self._held = ImageBlock(0, 0), []
+        pending, held, embedded = self._pending, self._held, self._embedded
+        self._pending, self._held, self._embedded = ImageBlock(0, 0), [], []
         if pending.first == pending.last:
             return
         facts = {"kind": KIND, "about": json.dumps(self.about), "block": json.dumps(vars(pending))}
         columns = held[0].shape[1] if held else 0
-        size = sum(part.nbytes for part in held)
+        # Embeddings come first: the rows are the end of the file, whose loss is then seen by whoever reads them.
+        begin, size = (sum(part.nbytes for part in parts) for parts in (embedded, held))
         header: dict[str, Any] = {"__metadata__": facts}
         if held:
             header["features"] = {"dtype": _CODES[self.about["type"]], "shape": [pending.rows, columns],
-                                  "data_offsets": [0, size]}  # fmt: skip
+                                  "data_offsets": [begin, begin + size]}  # fmt: skip
+        if embedded:
+            header[EMBEDDINGS] = {"dtype": "F32", "shape": [len(pending.grids), self.about["embedding"]],
+                                  "data_offsets": [0, begin]}  # fmt: skip
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)  # numbers lie at multiples of their size
-        with atomic_write(self.folder / _shard_name(pending.first), size=8 + len(text) + size) as f:
+        with atomic_write(self.folder / _shard_name(pending.first), size=8 + len(text) + begin + size) as f:
             f.write(len(text).to_bytes(8, "little") + text)
-            for part in held:
+            for part in (*embedded, *held):
                 f.write(part.data)
 
     def finish(self) -> None:
@@ -192,6 +207,7 @@ class FeatureStore:
     ----------
     name : its path.  about : what is stored, as it was given to the writer.
     images, grids, unread : of all images, as of `ImageBlock`.
+    embeddings : of all images, read when first asked for.
 
     Raises
     ------
@@ -211,6 +227,8 @@ class FeatureStore:
         self.images = [name for block in blocks for name in block.images]
         self.grids = [grid for block in blocks for grid in block.grids]
         self.unread = [pair for block in blocks for pair in block.unread]
+        self._blocks = blocks
+        self._embeddings: Array | None = None
         self._matrix = ShardedMatrix(folder)
         try:
             self._check(sum(block.rows for block in blocks))
@@ -254,6 +272,22 @@ class FeatureStore:
         self._matrix.check_same()
         return out
 
+    @property
+    def embeddings(self) -> Array:
+        """[I, E] float32, the global embedding of each image and, as `grids`, of each copy: `FeatureSource.embed`.
+
+        DataError: a store of an earlier version, which has none; a file that was changed or damaged.
+        """
+        if self._embeddings is None:
+            columns = self.about.get("embedding")
+            if columns is None:
+                raise DataError(
+                    f"{self.name}: an earlier version wrote it without embeddings: extract into a new folder"
+                )
+            parts = [_read_embeddings(Path(self.name), block, columns) for block in self._blocks if block.rows]
+            self._embeddings = np.concatenate(parts)
+        return self._embeddings
+
     def take(self, indices: Array) -> Array:
         """Some rows: [k] -> [k, D]. Raises as `rows`."""
         return self._matrix.take(indices)
@@ -285,6 +319,8 @@ def read_index(folder: Path) -> dict[str, Any]:
         known = isinstance(widths, list) and widths and all(type(n) is int and n > 0 for n in widths)
         if about["type"] not in TYPES or type(about["count"]) is not int or not known:
             raise ValueError("it does not say what is stored")
+        if type(about.get("embedding", 1)) is not int or about.get("embedding", 1) < 1:
+            raise ValueError("it does not say what embeddings are stored")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("its shards are no names")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -317,6 +353,24 @@ class _Shard(SafetensorsFile):
 
     def _place(self, entries: dict[str, Any], start: int, there: int) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
         return super()._place(entries, start, there) if entries else (start, (0, 0), np.dtype(np.float32))
+
+
+class _Embeddings(SafetensorsFile):
+    """The embeddings of a shard."""
+
+    TENSOR = EMBEDDINGS
+
+    def _place(self, entries: dict[str, Any], start: int, there: int) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
+        return super()._place({name: entry for name, entry in entries.items() if name == self.TENSOR}, start, there)
+
+
+def _read_embeddings(folder: Path, block: ImageBlock, columns: int) -> Array:
+    """[grids of the block, E] float32 of its shard."""
+    with _Embeddings(folder / _shard_name(block.first)) as file:
+        found, wanted = file.read(), (len(block.grids), columns)
+    if found.shape != wanted or found.dtype != np.float32 or not np.isfinite(found).all():
+        raise DataError(f"{file.name}: its embeddings are not {wanted[0]} x {columns} finite numbers of float32")
+    return found
 
 
 def _shard_name(first: int) -> str:

@@ -57,6 +57,7 @@ class SafetensorsFile(NpyFile):
     """
 
     metadata: dict[str, Any]
+    TENSOR = "features"
 
     def _read_header(self) -> None:
         there = self._begin.st_size
@@ -75,10 +76,10 @@ class SafetensorsFile(NpyFile):
 
     def _place(self, entries: dict[str, Any], start: int, there: int) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
         flat = {k: v for k, v in entries.items() if isinstance(v, dict) and _is_matrix(v.get("shape"))}
-        name = "features" if "features" in flat else next(iter(flat), None)
-        if name is None or (name != "features" and len(flat) > 1):
+        name = self.TENSOR if self.TENSOR in flat else next(iter(flat), None)
+        if name is None or (name != self.TENSOR and len(flat) > 1):
             raise DataError(
-                f"{self.name}: a tensor named features, or one alone with two dimensions, is wanted; "
+                f"{self.name}: a tensor named {self.TENSOR}, or one alone with two dimensions, is wanted; "
                 f"it has {', '.join(sorted(map(str, entries))[:9]) or 'none'}"
             )
         entry, shape = flat[name], tuple(flat[name]["shape"])

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from patchcore_fast.bank_file import bank_error, digest, read_header, read_json, read_tensors
+from patchcore_fast.bank_file import bank_error, digest, ordered_header, read_header, read_json, read_tensors
 from patchcore_fast.bank_size import BankSize, size_of
 from patchcore_fast.config import SearchSettings, grouped, recorded
 from patchcore_fast.errors import BankError
@@ -282,8 +282,10 @@ def write_bank(
         "facts": json.dumps(facts, allow_nan=False),
     }
     content = safetensors.torch.save(tensors, metadata | {"digest": digest(tensors, metadata)})
+    header, start = ordered_header(content)
     with atomic_write(path) as f:
-        f.write(content)
+        f.write(header)
+        f.write(memoryview(content)[start:])
 
 
 @contextmanager

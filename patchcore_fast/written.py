@@ -23,7 +23,10 @@ FILES = frozenset((  # of predict and evaluate
 ))  # fmt: skip
 
 
-INSPECTED = frozenset(("distributions.png", "plane.png", "patches.png", "provenance.png", "selection.json"))
+INSPECTED = frozenset((
+    "distributions.png", "plane.png", "patches.png", "provenance.png", "selection.json", "signals.png",
+    "signal_maps.png", "signal_correlations.png", "pool_plane.png", "pool_patches.png",
+))  # fmt: skip
 SCORED = (FILES | frozenset(FOLDERS)) - INSPECTED
 
 

@@ -44,6 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--share", metavar="I/N", help="of the thorough tests run the I-th of N parts, I from 0")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """--dist loadfile in the order of the files: by their numbers of tests the longest would be last."""
+    if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Part by the name of a test, so that N runs with other I run all of them."""
     if share := config.getoption("share"):
@@ -98,6 +104,18 @@ def bank(place: Path) -> Path:
 def data(place: Path, tmp_path: Path) -> Path:
     """A copy of that data set, to be spoilt."""
     return Path(shutil.copytree(place / "weave", tmp_path / "weave"))
+
+
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are saved as a few pixels: for tests of anything but pictures, whose time is matplotlib's."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def save(self: Figure, file: object, **_: object) -> None:
+        Image.new("RGB", (4, 4)).save(file, "png")
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.fixture

@@ -23,19 +23,13 @@ from patchcore_fast.memory_bank import FORMAT_VERSION, MemoryBank
 def _bank(**changes: Any) -> MemoryBank:
     generator = torch.Generator().manual_seed(0)
     facts: dict[str, Any] = {
-        "features": torch.randn(12, 5, generator=generator),
-        "indices": torch.arange(12) * 3,
+        "features": torch.randn(12, 5, generator=generator), "indices": torch.arange(12) * 3,
         "positions": torch.stack([torch.arange(12) % 2, torch.arange(12) % 8, torch.arange(12) % 9], 1).int(),
-        "projection": torch.randn(5, 3, generator=generator),
-        "support": torch.rand(12, generator=generator),
-        "config": {"features": {"layers": [2, 3]}, "selection": {"ratio": 0.1}},
-        "threshold": 1.25,
-        "images": ["train/good/ä b.png", "train/good/c.png"],
-        "grid": (8, 9),
-        "patches": 144,
-        "weights": "abc",
+        "projection": torch.randn(5, 3, generator=generator), "support": torch.rand(12, generator=generator),
+        "config": {"features": {"layers": [2, 3]}, "selection": {"ratio": 0.1}}, "threshold": 1.25,
+        "images": ["train/good/ä b.png", "train/good/c.png"], "grid": (8, 9), "patches": 144, "weights": "abc",
         "radius": 0.75,
-    }
+    }  # fmt: skip
     return MemoryBank(**(facts | changes))
 
 

@@ -137,19 +137,14 @@ def test_thinned_curves_keep_their_ends_and_shape() -> None:
 Y = [0, 1, 0, 1, 1]
 S = [0.125, 0.875, 0.75, 0.25, 0.5]  # which bfloat16 holds too
 FORMS = {
-    "array": np.array(S),
-    "tuple": tuple(S),
-    "float32": torch.tensor(S),
-    "bfloat16": torch.tensor(S).bfloat16(),
-    "float16": torch.tensor(S).half(),
-    "gradient": torch.tensor(S, requires_grad=True),
-    "of a gradient": torch.tensor(S, requires_grad=True) * 1,
-    "negated view": torch._neg_view(-torch.tensor(S)),
+    "array": np.array(S), "tuple": tuple(S), "float32": torch.tensor(S), "bfloat16": torch.tensor(S).bfloat16(),
+    "float16": torch.tensor(S).half(), "gradient": torch.tensor(S, requires_grad=True),
+    "of a gradient": torch.tensor(S, requires_grad=True) * 1, "negated view": torch._neg_view(-torch.tensor(S)),
     "scalars": [torch.tensor(s) for s in S],
     "scalars with gradients": [torch.tensor(s, requires_grad=True) for s in S],
     "a mixture": [torch.tensor(S[0]).bfloat16(), S[1], np.float32(S[2]), torch.tensor(S[3], requires_grad=True), S[4]],
     "parts": [torch.tensor(S[:2], requires_grad=True), np.array(S[2:4]), S[4:]],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Features:
     """Patch features of a set by one backbone: train [n, P, D], test [m, P, D] float32; grid (h, w), P = h * w.
 
     views : the same of augmented images, where a sampler asks for them.
+    train_embeddings, test_embeddings : [n, E] and [m, E] float32, global ones of images; none where they were not made.
     """
 
     train: torch.Tensor
@@ -80,6 +81,8 @@ class Features:
     grid: tuple[int, int]
     weights: str
     views: tuple[Features, ...] = ()
+    train_embeddings: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    test_embeddings: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
 
 @dataclass(frozen=True)
@@ -130,18 +133,22 @@ def extract(truth: Truth, config: PatchCoreConfig, views: bool = False, progress
     extractor = make_extractor(config, device)
 
     def pass_over(view: View | None) -> Features:
-        blocks = []
+        blocks, embedded = [], []
         for what, records in (("train", truth.train), ("test", truth.test)):
-            rows = FeatureRows(len(records))
+            rows, seen = FeatureRows(len(records)), [torch.empty(0, extractor.embedding_columns)]
             with bar(len(records), f"{truth.name} {what}", progress) as shown:
                 for batch in make_loader(records, config.resize, config.crop, config.batch_size, config.workers):
                     images = batch["image"].to(device)
-                    found, grid = extractor(images if view is None else view.change(images))
+                    given = images if view is None else view.change(images)
+                    (found, grid), embeddings = extractor.with_embeddings(given)
+                    seen.append(embeddings.cpu())
                     rows.add(found if view is None else undone(view, found, grid), grid)
                     shown.update(len(images))
             assert rows.grid is not None  # all images have the config's size
             blocks.append(rows.features.view(len(records), -1, rows.features.shape[1]))
-        return Features(blocks[0], blocks[1], rows.grid, extractor.backbone.fingerprint())
+            embedded.append(torch.cat(seen))
+        weights = extractor.backbone.fingerprint()
+        return Features(blocks[0], blocks[1], rows.grid, weights, (), embedded[0], embedded[1])
 
     plain = pass_over(None)
     return replace(plain, views=tuple(map(pass_over, VIEWS.values()))) if views else plain

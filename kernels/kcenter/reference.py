@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..exact import squared_distance, squared_weights
+from ..exact import root, squared_distance, squared_weights
 
 
 def squared_to(x: Tensor, row: int) -> Tensor:  # [N, D] -> [N] float64
@@ -52,6 +52,35 @@ def k_center_greedy_reference(
     indices, radii = [], []
     for step in range(k):
         row = start if step == 0 and start is not None else first_largest(greedy_key(squared, weights, taken))
+        indices.append(row)
+        radii.append(math.sqrt(squared[row]))
+        taken[row] = True
+        squared = torch.minimum(squared, squared_to(features, row))
+    return torch.tensor(indices, device=features.device), torch.tensor(radii, dtype=torch.float64).float()
+
+
+def additive_greedy_reference(
+    features: Tensor,  # [N, D]
+    k: int,
+    gain: Tensor,  # [N]
+    *,
+    alpha: float = 1.0,
+    start: int | None = None,
+    selected: Tensor | None = None,  # [S]
+) -> tuple[Tensor, Tensor]:  # [k] int64, [k] float32
+    """The largest alpha * distance + gain, one pick after the other. The arguments are those of `additive_greedy`."""
+    gain = gain.double()
+    squared = torch.full((features.shape[0],), torch.inf, dtype=torch.float64, device=features.device)
+    taken = torch.zeros(features.shape[0], dtype=torch.bool, device=features.device)
+    earlier = [] if selected is None else selected.tolist()
+    for row in earlier:
+        taken[row] = True
+        squared = torch.minimum(squared, squared_to(features, row))
+    indices, radii = [], []
+    for step in range(k):
+        # With no pick yet all rows are equally far.
+        key = alpha * root(squared) + gain if earlier or step else gain
+        row = start if step == 0 and start is not None else first_largest(key.masked_fill(taken, -torch.inf))
         indices.append(row)
         radii.append(math.sqrt(squared[row]))
         taken[row] = True

@@ -14,6 +14,7 @@ from patchcore_fast.cli.options import check_loaded, chosen_config
 from patchcore_fast.cli.outputs import check_folder, check_outputs_differ, output_folder, writable_file
 from patchcore_fast.cli.pipeline import counted, fitted, load_bank
 from patchcore_fast.cli.report import log_page
+from patchcore_fast.cli.sampling import report_table
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 
@@ -87,6 +88,8 @@ def _one(args: argparse.Namespace, config: PatchCoreConfig | None, json_file: Pa
     result = model.evaluate(images, on_error="return")
     if config is not None and model.bank.size is not None:
         print(budget_text(model.bank.size))
+    if config is not None and args.verbose and (table := report_table(model.report_)):
+        print(table)
     name = Path(args.folder).resolve().name
     unread = [(r["path"], r["error"]) for r in [*result.unread, *result.images] if r["error"]]
     row = {"scorer": model.config.scorer_name} | headline(result.metrics) | _shots(model)
@@ -100,7 +103,8 @@ def _one(args: argparse.Namespace, config: PatchCoreConfig | None, json_file: Pa
         )
     problems = None
     if json_file is not None:
-        write_json(json_file, result.to_dict() | {"data": images.summary.to_dict()})
+        fit = {} if config is None else {"fit": {"seconds": model.timings_, "sampler": model.report_}}
+        write_json(json_file, result.to_dict() | {"data": images.summary.to_dict()} | fit)
         print(f"All numbers: {json_file}")
     if output is not None:
         problems = write_evaluation(output, name, images, result, model)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.config import GROUP_OF, GROUPS, PRESETS, RESCORED
 from patchcore_fast.config.base import settings_of
+from patchcore_fast.config.sampler_options import OPTIONS, checked_options, parsed_options
+from patchcore_fast.config.selection import SIZES
 from patchcore_fast.config.toml import read_toml
 from patchcore_fast.errors import DataError
 
@@ -40,9 +42,42 @@ def add_group(
         given: dict[str, Any] = {"type": facts["parse"], "choices": facts["offered"] or None,
                                  "default": argparse.SUPPRESS}  # fmt: skip
         part.add_argument(flag(f.name), metavar=facts["metavar"], help=text, **given)
+        if f.name == "sampler":
+            add_sampler_options(part)
         if f.name == "image_score":  # its name in earlier versions
             part.add_argument("--score", dest=f.name, help=argparse.SUPPRESS, **given)
     return part
+
+
+def add_sampler_options(parser: argparse._ActionsContainer) -> None:
+    """--sampler-option, as often as wanted; `sampler_options` has what was typed."""
+    parser.add_argument(
+        "--sampler-option", action="append", default=argparse.SUPPRESS, metavar="KEY=VALUE",
+        help="an option of the sampler (docs/elfs.md), KEY=none for its default; as often as wanted",
+    )  # fmt: skip
+
+
+def sampler_options(args: argparse.Namespace, sampler: str) -> dict[str, Any]:
+    """The options of a sampler that were typed, checked, by name: `make_sampler(sampler, ..., options=...)`.
+
+    Those of `KEY=none` are left out.
+
+    Raises
+    ------
+    DataError : no KEY=VALUE, an option that the sampler has not, or a value that it cannot be.
+    """
+    try:
+        return dict(checked_options(sampler, _typed_options(args, sampler)))
+    except ValueError as error:
+        raise DataError(f"--sampler-option: {error}") from error
+
+
+def _typed_options(args: argparse.Namespace, sampler: str) -> dict[str, Any]:
+    """None for those that KEY=none takes away. DataError: as `sampler_options`."""
+    try:
+        return parsed_options(sampler, getattr(args, "sampler_option", ()))
+    except ValueError as error:
+        raise DataError(f"--sampler-option: {error}") from error
 
 
 class _Printing(argparse.Action):
@@ -105,8 +140,20 @@ def chosen_config(args: argparse.Namespace) -> PatchCoreConfig:
     preset, file = args.preset or "patchcore", args.config
     config = PatchCoreConfig.preset(preset) if file is None else PatchCoreConfig.from_toml(file, preset)
     given = given_settings(args)
-    size = {"ratio": None, "budget": None} if given.keys() & {"ratio", "budget"} else {}  # typed: the file's goes
-    return config.replace(**(size | given))
+    size = dict.fromkeys(SIZES) if given.keys() & set(SIZES) else {}  # typed: the file's goes
+    return config.replace(
+        **(size | given | _options_over(config, args, given.get("sampler", config.selection.sampler)))
+    )
+
+
+def _options_over(config: PatchCoreConfig, args: argparse.Namespace, sampler: str) -> dict[str, Any]:
+    """The options of a sampler, typed ones over those of the settings where these are of the same sampler."""
+    s = config.selection
+    if not hasattr(args, "sampler_option"):
+        return {} if sampler == s.sampler else {"sampler_options": ()}
+    if sampler not in OPTIONS:
+        raise DataError(f"--sampler-option: the settings say sampler {sampler}, which was given as an object")
+    return {"sampler_options": dict(s.sampler_options if sampler == s.sampler else ()) | _typed_options(args, sampler)}
 
 
 def print_config(args: argparse.Namespace) -> None:
@@ -118,7 +165,7 @@ def print_config(args: argparse.Namespace) -> None:
 
 def named_settings(args: argparse.Namespace) -> set[str]:
     """The settings that were typed, stand in --config, or are those of --preset."""
-    named = set(given_settings(args))
+    named = set(given_settings(args)) | ({"sampler_options"} if hasattr(args, "sampler_option") else set())
     if getattr(args, "preset", None) is not None:
         named |= set(PRESETS[args.preset].settings)
     if getattr(args, "config", None) is not None:
@@ -130,6 +177,7 @@ def named_settings(args: argparse.Namespace) -> set[str]:
 def check_loaded(args: argparse.Namespace, part: str) -> None:
     """Refuse options that decided how a bank was made, beside a bank. DataError names them."""
     typed = [flag(n) for n in given_settings(args) if n not in LOADED and GROUP_OF[n] != "running"]
+    typed += ["--sampler-option"] if hasattr(args, "sampler_option") else []
     typed += [f"--{name}" for name in ("preset", "config") if getattr(args, name) is not None]
     if typed:
         raise DataError(f"{', '.join(typed)}: belongs to {part}")

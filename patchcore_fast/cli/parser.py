@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from patchcore_fast.cli.bench_samplers import add_arguments as add_bench
+from patchcore_fast.cli.chaining import add_chain
 from patchcore_fast.cli.exclusion import add_exclude
+from patchcore_fast.cli.grid import add_arguments as add_grid
 from patchcore_fast.cli.options import (
     SCORED,
     STORED,
@@ -13,10 +16,13 @@ from patchcore_fast.cli.options import (
     add_download,
     add_group,
     add_rank_timeout,
+    add_sampler_options,
     add_threshold,
     flag,
 )
+from patchcore_fast.cli.signals import add_signals
 from patchcore_fast.config.running import device
+from patchcore_fast.config.selection import SAMPLERS
 
 PRECISIONS = ("float32", "ieee", "tf32x3", "tf32", "bf16")  # kernels.tuning's (a test compares)
 DEMO_OUTPUT = "patchcore_fast_demo"
@@ -81,6 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("folder", nargs="?", metavar="DIR", help="normal images, or MVTec layout (train/good)")
     fit.add_argument("--output", required=True, metavar="FILE", help="memory bank to write (.safetensors)")
     fit.add_argument("--features", metavar="STORE", help="what extract wrote, in place of DIR: no image is read")
+    fit.add_argument("--indices", metavar="FILE",
+                     help="with --features: rows that were picked before, by select STORE --indices, or a .npy file of "
+                          "row numbers or of the rows themselves")  # fmt: skip
     fit.add_argument("--store", metavar="STORE",
                      help="keep features in this folder, not in memory, and go on with what is there")  # fmt: skip
     add_exclude(fit)
@@ -184,6 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
     look.add_argument("--bank", metavar="FILE", help="show this bank, made of DIR by fit, and select nothing")
     look.add_argument("--plane", choices=("pca", "umap"), default="pca",
                       help="map of all patches (default pca; umap wants umap-learn)")  # fmt: skip
+    add_signals(look)
     add_exclude(look)
     add_config(look)
     for group in FITTED:
@@ -244,18 +254,29 @@ def build_parser() -> argparse.ArgumentParser:
     select = command("select", ("select", "select"), "pick a coreset from any feature matrix",
                      "select features.npy --ratio 0.1 --output coreset.npy")  # fmt: skip
     select.add_argument("features", metavar="FEATURES",
-                        help="2-D array of rows: .npy, .safetensors, or a folder of these")  # fmt: skip
-    size = select.add_mutually_exclusive_group(required=True)
+                        help="2-D array of rows: .npy, .safetensors, or a folder of these; or what extract wrote, "
+                             "of which the picks are those of fit")  # fmt: skip
+    size = select.add_mutually_exclusive_group()
     size.add_argument("--ratio", type=float, metavar="R", help="part of the rows to keep, between 0 and 1")
     size.add_argument("--budget", metavar="B", help="rows (2000) or bytes (20MB) to keep")
-    select.add_argument("--output", required=True, metavar="FILE", help="rows that were picked, in order (.npy)")
-    select.add_argument("--indices", metavar="FILE", help="their row numbers, int64 (.npy)")
-    select.add_argument("--method", choices=("greedy", "elfs", "approximate", "random"), default="greedy",
+    size.add_argument("--count", type=int, metavar="N", help="so many rows")
+    select.add_argument("--output", metavar="FILE", help="rows that were picked, in order (.npy)")
+    select.add_argument("--indices", metavar="FILE",
+                        help="their row numbers, int64 (.npy), or of a store the picks with what chose them "
+                             "(.safetensors), for fit --indices")  # fmt: skip
+    choices = tuple(name for name in SAMPLERS if name != "identity")
+    select.add_argument("--sampler", choices=choices, default="greedy",
                         help="greedy is exact k-center (default); elfs settles late picks of small banks")  # fmt: skip
+    select.add_argument("--method", dest="sampler", choices=choices, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add_sampler_options(select)
+    select.add_argument("--prune-support", choices=("none", "ask", "rule"), default="none", help="of elfs, as of fit")
+    select.add_argument("--scores", metavar="FILE",
+                        help="signals of this store, which score wrote, for a sampler that takes them")  # fmt: skip
     select.add_argument("--radius", type=float, metavar="R",
                         help="end as soon as all rows lie within this distance of a picked one, after the projection "
                              "if there is one; --ratio or --budget is then the most (greedy)")  # fmt: skip
-    select.add_argument("--seed", type=int, default=0, metavar="N", help="of the projection and of random choices")
+    select.add_argument("--seed", type=int, metavar="N",
+                        help="of the projection and of random choices (default 0; a store has its own)")  # fmt: skip
     select.add_argument("--no-projection", action="store_true",
                         help="measure distances in all dimensions instead of 128 random ones")  # fmt: skip
     select.add_argument("--device", type=device, metavar="D", help="cpu, cuda, ...; default cpu")
@@ -263,6 +284,17 @@ def build_parser() -> argparse.ArgumentParser:
                         help="keep the picks so far here, and go on from them if it is there; removed when all is "
                              "written (greedy and approximate)")  # fmt: skip
     add_rank_timeout(select)
+
+    trials = command("grid", ("grid", "grid"), "find out what a selection's settings do to accuracy",
+                     "grid bottles --output trials --limit 24")  # fmt: skip
+    add_grid(trials)
+
+    bench = command("bench-samplers", ("bench_samplers", "bench_samplers"),
+                    "compare all samplers on some rows of a feature matrix, in seconds",
+                    "bench-samplers features.npy")  # fmt: skip
+    add_bench(bench)
+
+    add_chain(command)
 
     warmup = command("warmup", ("warmup", "warmup"), "compile the GPU kernels now instead of at their first use",
                      "warmup --dim 128 1024 --autotune")  # fmt: skip

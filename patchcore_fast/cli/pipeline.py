@@ -11,11 +11,16 @@ from patchcore_fast.cli.budget import budget_text
 from patchcore_fast.cli.decision import expected, given_threshold
 from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.extract import check_apart, quiet_rank, stored_settings
+from patchcore_fast.cli.indices import picked
 from patchcore_fast.cli.options import SCORED, chosen_config, given_settings
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
+from patchcore_fast.cli.sampling import report_table, sampler_said
 from patchcore_fast.cli.together import joined
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
+
+GIVEN = ("The rows were given, and nobody wrote down what chose them: the threshold is by them without those of the "
+         "image asked, and so rather too high than too low (docs/threshold.md).")  # fmt: skip
 
 if TYPE_CHECKING:
     from patchcore_fast.config import PatchCoreConfig
@@ -23,12 +28,17 @@ if TYPE_CHECKING:
 
 
 def fitted(
-    config: PatchCoreConfig, images: Any, threshold: float | None, group: Any = None, store: str | None = None
+    config: PatchCoreConfig,
+    images: Any,
+    threshold: float | None,
+    group: Any = None,
+    store: str | None = None,
+    sampler: Any = None,
 ) -> PatchCore:
     """A model fitted on the training images of a set; files that cannot be read are left out (`unread_`)."""
     from patchcore_fast.model import PatchCore
 
-    model = PatchCore(config, group=group)
+    model = PatchCore(config, sampler, group=group)
     model.fit(images, on_error="return", store=store)
     if threshold is not None:
         model.decide(threshold=threshold)
@@ -64,6 +74,8 @@ def fit(args: argparse.Namespace) -> int:
         raise DataError("fit: either DIR or --features STORE is wanted")
     if args.folder is None:
         return _fit_stored(args, output, threshold)
+    if args.indices is not None:
+        raise DataError("--indices: goes with --features STORE, whose rows it numbers")
     check_images(args.folder)
     check_exclude(args)
     if args.store is not None:
@@ -83,7 +95,7 @@ def fit(args: argparse.Namespace) -> int:
     if rank:
         return 0
     model.save(output)
-    print(_bank_text(model, len(images.train) - len(model.unread_)))
+    print(_bank_text(model, len(images.train) - len(model.unread_), args.verbose))
     print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
     if images.test:
         print(f"Next, its accuracy:   patchcore-fast evaluate {args.folder} --bank {output} --output report")
@@ -104,21 +116,26 @@ def _fit_stored(args: argparse.Namespace, output: Path, threshold: float | None)
 
     with FeatureStore(args.features) as store:
         config = stored_settings(args, store)
+        sampler = None if args.indices is None else picked(args, config, store)
         need_index(config.search.index)
         shards = [(f"file of {args.features}", path) for path in Path(args.features).iterdir()]
-        check_outputs_differ({"--output": output}, shards)
+        check_outputs_differ(
+            {"--output": output}, [*shards, *([] if args.indices is None else [("--indices", args.indices)])]
+        )
         with joined(args.rank_timeout) as group:
-            model = fitted(config, store, threshold, group)
+            model = fitted(config, store, threshold, group, sampler=sampler)
         if rank:
             return 0
         model.save(output)
-        print(_bank_text(model, len(store.images)))
+        print(_bank_text(model, len(store.images), args.verbose))
+    if sampler is not None and sampler.recorded is None and model.threshold is not None and threshold is None:
+        print(GIVEN)
     print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
     print(f"Next, heat maps:      patchcore-fast predict {output} IMAGES --output out")
     return tell(model.unread_)
 
 
-def _bank_text(model: PatchCore, count: int) -> str:
+def _bank_text(model: PatchCore, count: int, verbose: bool) -> str:
     bank = model.bank
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in model.timings_.items())
     each = [f"{len(part):,} of {bank.patches:,} patches of {part.width} numbers" for part in bank.parts]
@@ -128,7 +145,9 @@ def _bank_text(model: PatchCore, count: int) -> str:
     else:
         said = f"Threshold {bank.threshold:.4g}: {expected(bank)}"
     size = "" if bank.size is None else f"\n{budget_text(bank.size)}"
-    return f"Fitted on {counted(count)}: {kept} ({spent}).\n{said}{size}"
+    table = report_table(model.report_) if verbose else ""
+    by = sampler_said(bank.config)
+    return f"Fitted on {counted(count)}: {kept} by {by} ({spent}).\n{said}{size}" + (f"\n{table}" if table else "")
 
 
 def counted(n: int) -> str:

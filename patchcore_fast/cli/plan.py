@@ -14,6 +14,7 @@ from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 
 if TYPE_CHECKING:
+    from patchcore_fast.config import SelectionSettings
     from patchcore_fast.model.forecast import Forecast
 
 
@@ -33,12 +34,12 @@ def plan(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        print(_text(found, config.selection.sampler, config.selection.banks == "layer"))
+        print(_text(found, config.selection, config.selection.banks == "layer"))
     told = tell([("", why) for why in found.unread])
     return told if found.refusal() is None else 3
 
 
-def _text(found: Forecast, sampler: str, layered: bool) -> str:
+def _text(found: Forecast, chosen: SelectionSettings, layered: bool) -> str:
     of = " of each layer" if layered else ""
     where = "in a file" if found.on_disk_bytes else "in memory"
     lines = [
@@ -56,8 +57,8 @@ def _text(found: Forecast, sampler: str, layered: bool) -> str:
         lines.append(f"Budget {found.budget}: {found.picks:,} rows{of} in {_size(found.bank_bytes)}{searched_text}.")
     if found.unreadable:
         lines.append(f"{found.unreadable:,} of {found.looked_at:,} images that were looked at cannot be read.")
-    if sampler not in ("greedy", "approximate"):
-        lines.append(f"Times and memory are of the greedy sampler, not of {sampler}.")
+    if chosen.sampler not in ("greedy", "approximate"):
+        lines.append(f"Times and memory are of the greedy sampler, not of {chosen.sampler_text}.")
     if (refusal := found.refusal()) is not None:
         lines.append(f"It does not fit here: {refusal}.")
     return "\n".join(lines)

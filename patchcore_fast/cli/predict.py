@@ -14,6 +14,7 @@ from patchcore_fast.cli.decision import given_threshold
 from patchcore_fast.cli.outputs import check_folder, output_folder
 from patchcore_fast.cli.pipeline import counted, load_bank
 from patchcore_fast.cli.process import PROGRAM, say
+from patchcore_fast.cli.sampling import bank_said
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 from patchcore_fast.names import printable
@@ -48,6 +49,7 @@ def predict(args: argparse.Namespace) -> int:
     check_folder(args.output, [("the bank", args.bank), *(("image", r.path) for r in records)],
                  [("IMAGES", folder) for folder in args.images])  # fmt: skip
     output = output_folder(args.output)
+    print(bank_said(model.bank))
     return write_predictions(output, records, model.iter_predict(records, on_error="return"), model.threshold)
 
 

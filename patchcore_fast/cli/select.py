@@ -1,4 +1,4 @@
-"""The bare sampler: a feature matrix in, its coreset out."""
+"""The bare sampler: a feature matrix in, its coreset out; a store goes on to `select_stored`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from patchcore_fast.chain import is_store
+from patchcore_fast.cli.options import sampler_options
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
+from patchcore_fast.cli.selecting import made_sampler, rows_wanted, write_npy
 from patchcore_fast.cli.together import joined, rank_here
-from patchcore_fast.config.budget import parse_budget, percentage_of
+from patchcore_fast.config.budget import percentage_of
+from patchcore_fast.config.selection import SIZES
 from patchcore_fast.errors import DataError
-from patchcore_fast.files import atomic_write
 from patchcore_fast.matrix_files import MatrixFile, ShardedMatrix, open_matrix
 from patchcore_fast.memory import available_memory
 from patchcore_fast.npy import NpyFile
@@ -29,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEADER = 128  # bytes of a .npy file before its numbers
-PROJECTION = 128  # dimensions that distances are measured in
 MEASURE_WORK = 2 * 10**11  # multiplications: seconds on two cores
 
 
@@ -55,50 +56,57 @@ def read_features(name: str) -> NpyFile | ShardedMatrix:
     return file
 
 
-def _write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:
-    with atomic_write(path, size=array.nbytes + HEADER) as f:
-        np.save(f, array, allow_pickle=False)
-
-
 def select(args: argparse.Namespace) -> None:
     """Pick rows, write them (and their numbers), say how long it took and how far the picks reach."""
-    output = writable_file(args.output)
-    numbers, checkpoint = (None if name is None else writable_file(name) for name in (args.indices, args.checkpoint))
+    stored = is_store(args.features)
+    wanted = (args.output, args.indices, args.checkpoint)
+    output, numbers, checkpoint = (None if name is None else writable_file(name) for name in wanted)
+    if output is None and numbers is None:
+        raise DataError("one of the arguments --output --indices is required")
+    if not stored and args.ratio is args.budget is args.count is None:
+        raise DataError("one of the arguments --ratio --budget --count is required")
     outputs = {"--output": output, "--indices": numbers, "--checkpoint": checkpoint}
     check_outputs_differ(outputs, [("FEATURES", args.features)])
-    if checkpoint is not None and args.method not in ("greedy", "approximate"):
-        raise DataError(f"--checkpoint: greedy and approximate have one, --method {args.method} has none")
-    if args.radius is not None and args.method != "greedy":
-        raise DataError(f"--radius: only greedy ends at a radius, --method {args.method} does not")
+    if checkpoint is not None and args.sampler not in ("greedy", "approximate"):
+        raise DataError(f"--checkpoint: greedy and approximate have one, --sampler {args.sampler} has none")
+    if args.radius is not None and args.sampler != "greedy":
+        raise DataError(f"--radius: only greedy ends at a radius, --sampler {args.sampler} does not")
     if args.radius is not None and not 0 <= args.radius < math.inf:
         raise DataError(f"--radius must be finite and not negative, got {args.radius}")
     if checkpoint is not None and checkpoint.exists() and not checkpoint.is_file():
         raise DataError(f"{checkpoint}: is not a file, which a checkpoint must be")
+    options = sampler_options(args, args.sampler)
+    if stored:
+        from patchcore_fast.cli.select_stored import select_stored
+
+        return select_stored(args, options, output, numbers, checkpoint)
+    if args.scores is not None or (numbers is not None and numbers.suffix == ".safetensors"):
+        what = "--scores" if args.scores is not None else f"--indices {numbers}"
+        raise DataError(f"{what}: goes with a store of features, which extract writes; {args.features} is none")
     with joined(args.rank_timeout) as group, read_features(args.features) as features:
-        _select(args, features, output, numbers, checkpoint, group)
+        _select(args, options, features, output, numbers, checkpoint, group)
 
 
 def _select(
     args: argparse.Namespace,
+    options: dict[str, Any],
     features: MatrixFile,
-    output: Path,
+    output: Path | None,
     numbers: Path | None,
     checkpoint: Path | None,
     group: Any,
 ) -> None:
     n, dim = features.shape
-    count = _count(args, n, dim * features.dtype.itemsize)
-
-    from patchcore_fast.samplers import make_sampler
-
-    sampler: Any = make_sampler(args.method, seed=args.seed, device=args.device,
-                                projection=None if args.no_projection else PROJECTION)  # fmt: skip
+    count = rows_wanted(args, n, dim * features.dtype.itemsize)
+    sampler = made_sampler(args, options)
     sampler.percentage = percentage_of(count, n) if args.ratio is None else args.ratio
     sampler.group = group
     sampler.checkpoint = checkpoint
     if args.radius is not None:
         sampler.radius = args.radius
-    scratch = output.parent if output.is_file() or not output.exists() else None
+    place = output or numbers
+    assert place is not None
+    scratch = place.parent if place.is_file() or not place.exists() else None
     rank, size = rank_here()
     _check_room(sampler, features, -(-n // size), scratch)
     begin = time.perf_counter()
@@ -117,38 +125,19 @@ def _select(
     seconds = time.perf_counter() - begin
     if rank > 0:
         return
-    _write_npy(output, features.take(indices) if array is None else np.ascontiguousarray(array[indices]))
+    if output is not None:
+        write_npy(output, features.take(indices) if array is None else np.ascontiguousarray(array[indices]))
     if numbers is not None:
-        _write_npy(numbers, indices)
+        write_npy(numbers, indices)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     ranks = f" on {size} ranks" if size > 1 else ""
     print(f"Picked {len(indices):,} of {n:,} rows of {dim} numbers in {seconds:.2f} s{ranks}.")
     if args.radius is not None and len(indices) < count:
-        most = f"{count:,} of --{'budget' if args.ratio is None else 'ratio'}"
+        most = f"{count:,} of --{next(name for name in SIZES if getattr(args, name) is not None)}"
         print(f"All rows are within {args.radius:g} of these{_space(sampler)}: fewer than the {most} were needed.")
     print(_reach(array, indices, sampler))
-    print(f"Saved {output}" + ("." if numbers is None else f" and {numbers}."))
-
-
-def _count(args: argparse.Namespace, n: int, row: int) -> int:
-    """Rows to pick of n with so many bytes each. DataError: none, or a budget of another kind."""
-    if args.ratio is not None:
-        if not 0 < args.ratio < 1:
-            raise DataError(f"--ratio must lie in (0, 1), got {args.ratio}")
-        if int(n * args.ratio) == 0:
-            raise DataError(f"--ratio {args.ratio} of {n} rows keeps none; the smallest is {1 / n:.3g}")
-        return int(n * args.ratio)
-    try:
-        budget = parse_budget(args.budget)
-    except ValueError as error:
-        raise DataError(f"--budget {error}") from error
-    if budget.kind == "seconds":
-        raise DataError(f"--budget {args.budget}: select knows no images, whose search takes time; give rows or bytes")
-    count = int(min(budget.amount if budget.kind == "rows" else budget.amount // row, n))
-    if count == 0:
-        raise DataError(f"--budget {args.budget} keeps no row; one has {row:,} bytes")
-    return count
+    print(f"Saved {' and '.join(str(path) for path in (output, numbers) if path is not None)}.")
 
 
 def _fits(features: MatrixFile) -> bool:
@@ -169,7 +158,7 @@ def _check_room(sampler: Sampler, features: MatrixFile, rows: int, scratch: Path
         return
     width = projected_columns(sampler, features.shape[1])
     place, sizes = scratch or scratch_folder(), [4 * rows * width] if width else []
-    less, disk = "more machines (torchrun), fewer rows or --method random", shutil.disk_usage(place).free
+    less, disk = "more machines (torchrun), fewer rows or --sampler random", shutil.disk_usage(place).free
     why = refusal(sizes, STATE * rows, available_memory(), disk, place, less, f"an --output on another disk, {less}")
     refuse(features.name, why)
 

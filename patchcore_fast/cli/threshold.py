@@ -9,6 +9,7 @@ from typing import Any
 from patchcore_fast.cli.beforehand import check_bank, need_pipeline
 from patchcore_fast.cli.decision import expected
 from patchcore_fast.cli.outputs import writable_file
+from patchcore_fast.cli.sampling import bank_said
 from patchcore_fast.errors import DataError
 
 SHARES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)  # of false alarms, in the table
@@ -43,7 +44,7 @@ def _choices(bank: Any) -> str:
     from patchcore_fast.report import metrics_table
 
     now = "No threshold" if bank.threshold is None else f"Threshold in use {bank.threshold:.6g}"
-    lines = [f"{now}: {expected(bank)}"]
+    lines = [bank_said(bank), f"{now}: {expected(bank)}"]
     scores = held_out(bank)
     if len(scores) > 1:
         rows = {}

@@ -12,7 +12,7 @@ from patchcore_fast.config.base import nearest, settings_of
 from patchcore_fast.config.decision import DecisionSettings
 from patchcore_fast.config.features import FeatureSettings
 from patchcore_fast.config.presets import PRESETS
-from patchcore_fast.config.record import GROUP_OF, GROUPS, OLD_NAMES, current, grouped, sized
+from patchcore_fast.config.record import GROUP_OF, GROUPS, OLD_NAMES, current, grouped, laid
 from patchcore_fast.config.running import RunningSettings
 from patchcore_fast.config.scoring import ScoringSettings
 from patchcore_fast.config.search import SearchSettings
@@ -148,9 +148,9 @@ class PatchCoreConfig:
             name: {f.name: _plain(getattr(getattr(self, name), f.name)) for f in settings_of(kind)}
             for name, kind in GROUPS.items()
         }
-        parameters = self.selection.sampler_parameters
-        if parameters is not None:
-            found["selection"]["sampler_parameters"] = {name: _plain(value) for name, value in parameters}
+        for pairs in ("sampler_options", "sampler_parameters"):
+            if (given := getattr(self.selection, pairs)) is not None:
+                found["selection"][pairs] = {name: _plain(value) for name, value in given}
         return found
 
     @classmethod
@@ -192,7 +192,7 @@ class PatchCoreConfig:
                 raise ValueError(f"{beside[0]} belongs into [{home}]" if home else _unknown(beside))
             for name, group in beneath.items():
                 if isinstance(above := values.setdefault(name, {}), dict):
-                    values[name] = sized(group, above) | above
+                    values[name] = laid(group, above)
             return cls.from_dict(values)
         except (TypeError, ValueError) as error:
             raise DataError(f"{os.fspath(path)}: {str(error).removeprefix('PatchCoreConfig: ')}") from error
@@ -214,7 +214,7 @@ class PatchCoreConfig:
         ValueError : no such preset.  TypeError, ValueError : as the class.
         """
         overrides = current(overrides)
-        return cls(**(sized(_preset(name), overrides) | overrides))
+        return cls(**laid(_preset(name), overrides))
 
     @classmethod
     def amazon(cls, **overrides: Any) -> PatchCoreConfig:

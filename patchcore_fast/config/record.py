@@ -11,7 +11,7 @@ from patchcore_fast.config.features import FeatureSettings
 from patchcore_fast.config.running import RunningSettings
 from patchcore_fast.config.scoring import ScoringSettings
 from patchcore_fast.config.search import SearchSettings
-from patchcore_fast.config.selection import SelectionSettings
+from patchcore_fast.config.selection import SIZES, SelectionSettings
 
 _KINDS = (FeatureSettings, SelectionSettings, SearchSettings, ScoringSettings, DecisionSettings, RunningSettings)
 GROUPS: dict[str, type[Settings]] = {kind.group: kind for kind in _KINDS}
@@ -49,10 +49,19 @@ def grouped(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def sized(beneath: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by name without the size of the bank that others, above them, give in another way: ratio or budget."""
-    gone = {"ratio", "budget"} if any(above.get(name) is not None for name in ("ratio", "budget")) else set()
-    return {name: value for name, value in beneath.items() if name not in gone}
+def laid(beneath: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name with others laid over them.
+
+    What those above give in another way goes: the size of the bank (ratio, budget or count), and options of another
+    sampler. Options of the same sampler are laid over each other one by one.
+    """
+    gone = set(SIZES) if any(above.get(name) is not None for name in SIZES) else set()
+    options = [values.get("sampler_options") for values in (beneath, above)]
+    if above.get("sampler", beneath.get("sampler")) != beneath.get("sampler"):
+        gone.add("sampler_options")
+    elif all(isinstance(given, Mapping) for given in options):
+        above = {**above, "sampler_options": {**options[0], **options[1]}}  # type: ignore[dict-item]
+    return {name: value for name, value in beneath.items() if name not in gone} | dict(above)
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class SearchSettings(Settings):
                          choices=INDEXES)  # fmt: skip
     neighbours: int = setting(3, "bank rows that a patch is compared with", least=1, most=1_024, metavar="K")
     price: float = setting(
-        0.5, "how much farther away a bank row counts that no other training image supports; 0: not at all",
+        0.25, "how much farther away a bank row counts that no other training image supports; 0: not at all",
         parse=float, metavar="C",
     )  # fmt: skip
 

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 from patchcore_fast.config.base import Settings, setting
 from patchcore_fast.config.budget import parse_budget
+from patchcore_fast.config.sampler_options import OPTIONS, checked_options, sampler_text
 
-SAMPLERS = ("greedy", "elfs", "approximate", "random", "identity")  # samplers.NAMED's (a test compares)
-RATIO = 0.01  # where neither a ratio nor a budget is given
+SAMPLERS = tuple(OPTIONS)  # samplers.NAMED's (a test compares)
+SIZES = ("ratio", "budget", "count")  # settings that say how large the bank is: one of them is given
+RATIO = 0.01  # where none of these is given
 # Of what is recorded of a sampler that was given as an object: characters of a text, parameters, numbers in a list.
 TEXT, PARAMETERS, LIST = 200, 100, 20
 
@@ -22,9 +24,13 @@ class SelectionSettings(Settings):
 
     Parameters
     ----------
-    sampler, ratio : the coreset; see `samplers.make_sampler`. A ratio that is not given is 0.01, or none with a budget.
+    sampler, ratio : the coreset; see `samplers.make_sampler`. A ratio that is not given is 0.01, or none with a budget
+        or a count.
+    sampler_options : further arguments of the sampler (`config.sampler_options`), (name, value) pairs by name; a
+        mapping is taken too.
     budget : in place of a ratio how large the bank may be: a number of rows ("2000"), bytes ("20MB", "512KiB"), or the
         time of the search for one image ("5ms"); of all layers' banks together (docs/budget.md). At most all rows.
+    count : in place of a ratio so many rows of the bank, of each layer's with banks="layer"; all where there are fewer.
     sampler_parameters : None, or what is recorded where `PatchCore` was given a sampler as an object: its public
         constructor parameters, (name, value) pairs. `sampler` is then its registered name or its class, and `ratio` is
         None, for it was not asked. Such settings describe a bank; to fit with them the object must be given again.
@@ -48,6 +54,10 @@ class SelectionSettings(Settings):
         None, "instead of --ratio: rows (2000), bytes (20MB) or search time per image (5ms) of the bank",
         parse=str, metavar="B",
     )  # fmt: skip
+    count: int | None = setting(
+        None, "instead of --ratio: so many rows of the bank, or of each layer's", least=1, most=2**40, metavar="N"
+    )
+    sampler_options: tuple[tuple[str, Any], ...] = setting(())
     sampler_parameters: tuple[tuple[str, Any], ...] | None = setting(None)
     prune_support: str = setting(
         "none", 'of --sampler elfs: "ask" names images that no other supports, "rule" prunes their patches',
@@ -70,7 +80,7 @@ class SelectionSettings(Settings):
     def _settle(self) -> None:
         if isinstance(self.budget, int) and not isinstance(self.budget, bool):
             self._set("budget", str(self.budget))
-        if self.ratio is None and self.budget is None and self.sampler_parameters is None:
+        if all(getattr(self, name) is None for name in (*SIZES, "sampler_parameters")):
             self._set("_followed", ("ratio",))
             self._set("ratio", RATIO)
 
@@ -80,31 +90,49 @@ class SelectionSettings(Settings):
 
     def _check(self) -> None:
         if self.sampler_parameters is not None:
-            if self.budget is not None:
-                self._wrong("budget", f"is of a sampler by its name; one that is given as an object, "
-                            f"here {self.sampler}, has a size of its own")  # fmt: skip
+            for size in ("budget", "count"):
+                if getattr(self, size) is not None:
+                    self._wrong(size, f"is of a sampler by its name; one that is given as an object, "
+                                f"here {self.sampler}, has a size of its own")  # fmt: skip
+            if self.sampler_options:
+                self._wrong("sampler_options", f"are of a sampler by its name, {self.sampler} was given as an object")
+            self._set("sampler_options", ())
             self._text("sampler", TEXT)
             self._set("sampler_parameters", self._parameters(self.sampler_parameters))
             self._set("ratio", None)
             self._set("prune_support", "none")
-        elif self.budget is not None:
-            self._check_budget()
+        elif self.budget is not None or self.count is not None:
+            self._check_size("budget" if self.count is None else "count")
         elif not 0 < self._real("ratio") < 1:
             self._wrong("ratio", f"must be in (0, 1), got {self.ratio}; sampler 'identity' keeps all")
+        if self.sampler_parameters is None:
+            try:
+                self._set("sampler_options", checked_options(self.sampler, self.sampler_options or ()))
+            except (TypeError, ValueError) as error:
+                self._wrong("sampler_options", str(error), type(error))
         if self.prune_support != "none" and self.sampler_parameters is None and self.sampler != "elfs":
             self._wrong("prune_support", f"{self.prune_support!r} is of sampler 'elfs', got sampler {self.sampler!r}")
 
-    def _check_budget(self) -> None:
-        if self.ratio is not None:
-            self._wrong("budget", f"goes in place of ratio: give one of them, got budget={self.budget!r} and "
-                        f"ratio={self.ratio}")  # fmt: skip
+    def _check_size(self, name: str) -> None:
+        value = getattr(self, name)
+        for other in SIZES:
+            if other != name and getattr(self, other) is not None:
+                self._wrong(name, f"goes in place of {other}: give one of them, got {name}={value!r} and "
+                            f"{other}={getattr(self, other)}")  # fmt: skip
         if self.sampler == "identity":
-            self._wrong("budget", f"{self.budget!r} would leave rows out, which sampler 'identity' keeps")
+            self._wrong(name, f"{value!r} would leave rows out, which sampler 'identity' keeps")
+        if name == "count":
+            return
         self._text("budget", TEXT)
         try:
             parse_budget(str(self.budget))
         except ValueError as error:
             self._wrong("budget", str(error))
+
+    @property
+    def sampler_text(self) -> str:
+        """The sampler with its options, for people."""
+        return sampler_text(self.sampler, self.sampler_options)
 
     def _parameters(self, given: Any) -> tuple[tuple[str, Any], ...]:
         pairs = given.items() if isinstance(given, Mapping) else given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key without quotes
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -24,13 +28,22 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def toml_text(groups: Mapping[str, Mapping[str, Any]]) -> str:
-    """The text that `read_toml` gives back; None is left out, for TOML has no word for it."""
+    """The text that `read_toml` gives back; None is left out, for TOML has no word for it.
+
+    A setting that holds names with values is a table below its group's, `[group.setting]`.
+    """
     tables = []
     for group, values in groups.items():
-        lines = [f"{name} = {_value(value)}" for name, value in values.items() if value is not None]
-        if lines:
-            tables.append("\n".join([f"[{group}]", *lines, ""]))
+        inner = {name: value for name, value in values.items() if isinstance(value, Mapping)}
+        for table, given in ((group, values), *((f"{group}.{name}", value) for name, value in inner.items())):
+            lines = [f"{_key(k)} = {_value(v)}" for k, v in given.items() if v is not None and k not in inner]
+            if lines or table != group:
+                tables.append("\n".join([f"[{table}]", *lines, ""]))
     return "\n".join(tables)
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _value(name)
 
 
 def _value(value: Any) -> str:
@@ -41,7 +54,4 @@ def _value(value: Any) -> str:
         return json.dumps(value.encode("utf-8", "replace").decode(), ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
-    if isinstance(value, Mapping):
-        pairs = (f"{json.dumps(k)} = {_value(v)}" for k, v in value.items() if v is not None)
-        return f"{{{', '.join(pairs)}}}"
     return repr(value)

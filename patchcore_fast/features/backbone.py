@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from patchcore_fast.features.modules import ModuleSource
-from patchcore_fast.features.networks import Size, at_one_size, build, outline, own_random_state
-from patchcore_fast.features.source import FeatureSource
+from patchcore_fast.features.networks import Size, at_one_size, build, outline, own_random_state, with_class_token
+from patchcore_fast.features.source import FeatureSource, Seen
 from patchcore_fast.kernels.surroundings import undisturbed
 
 
@@ -76,6 +76,9 @@ class Backbone(FeatureSource):
     def of(cls, module: Any, **options: Any) -> ModuleSource:
         """A network of the user's as a source of features; options as of `ModuleSource`."""
         return ModuleSource(module, **options)
+
+    def _with_token(self, x: torch.Tensor) -> Seen:
+        return with_class_token(self.net, x)
 
     def at_one_size(self, size: Size) -> Any:
         """The network with position embeddings for images of one size alone."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from patchcore_fast.config.families import GIVEN
-from patchcore_fast.features.source import FeatureSource, Size
+from patchcore_fast.features.source import FeatureSource, Seen, Size
 from patchcore_fast.kernels.surroundings import undisturbed
 
 _OUTPUT = re.compile(r"output\.\d+")  # how outputs of the whole are called; a module's name may begin alike
@@ -25,8 +25,14 @@ class _Maps(torch.nn.Module):
         self.module, self.layers, self.prefix = module, layers, prefix
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return self.with_token(x)[0]
+
+    def with_token(self, x: torch.Tensor) -> Seen:
+        """Maps, and the first of the tokens before those of the last map, where it has such."""
         found = self._hooked(x) if self.layers else _named(self.module(x))
-        return [_folded(name, value, self.prefix, x.shape[2:]) for name, value in found.items()]
+        maps = [_folded(name, value, self.prefix, x.shape[2:]) for name, value in found.items()]
+        last = list(found.values())[-1]
+        return maps, last[:, 0] if self.prefix and last.ndim == 3 else None
 
     def _hooked(self, x: torch.Tensor) -> dict[str, Any]:
         assert isinstance(self.module, torch.nn.Module)
@@ -61,8 +67,8 @@ class ModuleSource(FeatureSource):
     layers : names of modules in it (`named_modules`), whose outputs are taken by hooks. Without them its own output is:
         a tensor, or a list, tuple or dict of tensors. The first one has the finest grid, which is the grid of patches.
     mean, std : normalisation, three numbers each, of images in [0, 1].
-    prefix : tokens before those of the patches, where outputs are tokens [B, N, C]. These are folded to maps with the
-        images' ratio of sides. Maps are [B, C, h, w].
+    prefix : tokens before those of the patches, where outputs are tokens [B, N, C]; the first is taken for the class
+        token. Those of the patches are folded to maps with the images' ratio of sides. Maps are [B, C, h, w].
     image_size : side or (height, width) of images that it takes; one is sent through it to see channels and strides.
     device : where it runs.
 
@@ -100,6 +106,9 @@ class ModuleSource(FeatureSource):
         self.layers = tuple(layers) or tuple(f"output.{i}" for i in range(len(found)))
         self.channels = tuple(m.shape[1] for m in found)
         self.reductions = tuple(max(1, size[0] // m.shape[2]) for m in found)
+
+    def _with_token(self, x: torch.Tensor) -> Seen:
+        return self.net.with_token(x)
 
     def fingerprint(self) -> str:
         """Hex digest of all that makes the features: class, weights, layers, normalisation and prefix."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,6 +122,22 @@ def build(known: Outline, indices: tuple[int, ...], weights: str | Path, norm: b
     net = create(name, **options, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
     net.pretrained_cfg.pop("state_dict", None)
     return net
+
+
+def with_class_token(net: Any, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """What `net(x)` gives, and the class token [B, C] as it leaves the last of these blocks; None where there is none.
+
+    net : what `build` gave.
+    """
+    model: Any = getattr(net, "model", None)
+    has = isinstance(net, FeatureGetterNet) and getattr(model, "cls_token", None) is not None
+    if not has or "return_prefix_tokens" not in inspect.signature(model.forward_intermediates).parameters:
+        return net(x), None
+    pairs = model.forward_intermediates(
+        x, indices=net.out_indices, norm=net.norm, output_fmt=net.output_fmt, intermediates_only=True,
+        return_prefix_tokens=True,
+    )  # fmt: skip
+    return [tokens for tokens, _ in pairs], pairs[-1][1][:, 0]
 
 
 def at_one_size(net: Any, known: Outline, indices: tuple[int, ...], size: Size) -> Any:

@@ -108,12 +108,38 @@ class FeatureExtractor:
 
         ValueError where a value leaves the range of float16, which ends at 65,504 (bfloat16's is float32's).
         """
-        reduced = self.dtype != torch.float32
-        maps = self.backbone(images, self.dtype) if reduced else self.backbone(images)
+        return self._extract(images, False)[0]
+
+    @undisturbed
+    @torch.inference_mode()
+    def with_embeddings(self, images: torch.Tensor) -> tuple[PatchFeatures, torch.Tensor]:
+        """The features of a call, and of the same pass a global embedding of each image, [B, E] float32.
+
+        See `FeatureSource.embed`. Neither fusion, reduction, metric nor precision changes it (but for autocast's part
+        in the network); E is `embedding_columns`.
+        """
+        found, embeddings = self._extract(images, True)
+        assert embeddings is not None
+        if not bool(torch.isfinite(embeddings).all()):
+            raise ValueError(f"FeatureExtractor: embeddings of {self.backbone.name} are not finite")
+        return found, embeddings
+
+    @property
+    def embedding_columns(self) -> int:
+        """E, the columns of an embedding."""
+        return self.backbone.channels[-1]
+
+    def _extract(self, images: torch.Tensor, embed: bool) -> tuple[PatchFeatures, torch.Tensor | None]:
+        reduced, embeddings = self.dtype != torch.float32, None
+        if embed:
+            maps, embeddings = self.backbone.embed(images, self.dtype)
+        else:
+            maps = self.backbone(images, self.dtype) if reduced else self.backbone(images)
         fused = self.fuse([m.float() for m in maps] if reduced else maps)
         rows = fused.permute(0, 2, 3, 1).reshape(-1, fused.shape[1]).float()
         grid = (fused.shape[2], fused.shape[3])
-        return PatchFeatures(rows.contiguous() if self.learns and self.learned is None else self.finish(rows), grid)
+        rows = rows.contiguous() if self.learns and self.learned is None else self.finish(rows)
+        return PatchFeatures(rows, grid), embeddings
 
     def learn(self, moments: Moments) -> None:
         """Take the reduction from the moments of unfinished rows."""

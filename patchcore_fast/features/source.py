@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from patchcore_fast.kernels.surroundings import undisturbed
 
 Size = tuple[int, int]
+Seen = tuple[list[torch.Tensor], torch.Tensor | None]
 
 
 class FeatureSource(torch.nn.Module):
@@ -59,6 +61,26 @@ class FeatureSource(torch.nn.Module):
         ------
         ValueError, TypeError : no such images, or of a size that the network does not take.
         """
+        return self._seen(images, dtype, lambda x: (self.net(x), None))[0]
+
+    @undisturbed
+    @torch.inference_mode()
+    def embed(
+        self, images: torch.Tensor, dtype: torch.dtype = torch.float32
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The maps of `forward`, and of the same pass a global embedding of each image, [B, E] float32.
+
+        It is the class token beside the last map, where the network has one, else the mean of the last map over its
+        places: E is the last of `channels`. Maps come as the network computes them, so the last one is the deepest.
+        """
+        maps, token = self._seen(images, dtype, self._with_token)
+        return maps, maps[-1].float().flatten(2).mean(2) if token is None else token.float()
+
+    def _with_token(self, x: torch.Tensor) -> Seen:
+        """Maps of normalised images as `net` gives them, and the class token [B, C] beside the last, or None."""
+        return self.net(x), None
+
+    def _seen(self, images: torch.Tensor, dtype: torch.dtype, run: Callable[[torch.Tensor], Seen]) -> Seen:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"Backbone: images must be [B, 3, H, W], got shape {tuple(images.shape)}")
         if not images.is_floating_point():
@@ -69,12 +91,12 @@ class FeatureSource(torch.nn.Module):
         reduced = dtype != torch.float32 and computes_in(dtype, x.device)
         with torch.autocast(x.device.type, dtype=dtype) if reduced else nullcontext():
             try:
-                maps = self.net(x.contiguous(memory_format=torch.channels_last))
+                maps, token = run(x.contiguous(memory_format=torch.channels_last))
             except AssertionError as error:  # timm's word for what a network does not take
                 raise ValueError(
                     f"Backbone: {self.name} cannot do this with {size[0]} x {size[1]} pixels: {error}"
                 ) from error
-        return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else list(maps)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else list(maps), token
 
     def check_size(self, size: Size) -> None:
         """ValueError: images of this (height, width) do not fit; names the nearest that do."""

@@ -16,7 +16,6 @@ import torch
 
 from patchcore_fast.features.patchify import FeatureExtractor, PatchFeatures
 from patchcore_fast.features.source import FeatureSource
-from patchcore_fast.kernels.surroundings import undisturbed
 
 
 class Span(NamedTuple):
@@ -44,7 +43,7 @@ class TiledExtractor(FeatureExtractor):
 
     Called with images [B, 3, H, W] it gives rows of ceil(H / s) x ceil(W / s) places an image, s being the grid's
     stride: the plain extractor's where an image is no larger than a tile and its sides are multiples of the coarsest.
-    Beside the images and the rows it holds one batch of tiles.
+    Beside the images and the rows it holds one batch of tiles. An image's embedding is the mean of its tiles'.
 
     Parameters
     ----------
@@ -90,20 +89,18 @@ class TiledExtractor(FeatureExtractor):
         """(height, width) in pixels of the grid of an image (H, W): up to a patch more at the right and below."""
         return tuple(-(-side // self.stride) * self.stride for side in size)  # type: ignore[return-value]
 
-    @undisturbed
-    @torch.inference_mode()
-    def __call__(self, images: torch.Tensor) -> PatchFeatures:
-        """Features of images [B, 3, H, W], float in [0, 1]; errors as of the plain extractor."""
+    def _extract(self, images: torch.Tensor, embed: bool) -> tuple[PatchFeatures, torch.Tensor | None]:
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise ValueError(f"TiledExtractor: images must be [B, 3, H, W], got shape {tuple(images.shape)}")
         (tall, down), (wide, across) = (self._axis(side) for side in images.shape[2:])
         places = [(image, y, x) for image in range(len(images)) for y in down for x in across]
         height, width = (side // self.stride for side in self.covered((images.shape[2], images.shape[3])))
         out: torch.Tensor | None = None
+        total = torch.zeros(len(images), self.embedding_columns, device=self.backbone.mean.device)
         for first in range(0, len(places), self.batch):
             chosen = places[first : first + self.batch]
             cut = [_cut(images[i], y.start, x.start, tall, wide) for i, y, x in chosen]
-            features, (h, w) = super().__call__(torch.stack(cut))
+            (features, (h, w)), embeddings = super()._extract(torch.stack(cut), embed)
             if (h * self.stride, w * self.stride) != (tall, wide):
                 raise ValueError(
                     f"TiledExtractor: {self.backbone.name} gave {h} x {w} places for a tile of {tall} x {wide} pixels, "
@@ -111,13 +108,17 @@ class TiledExtractor(FeatureExtractor):
                 )
             if out is None:
                 out = features.new_empty(len(images), height, width, features.shape[1])
-            for (i, y, x), part in zip(chosen, features.view(len(chosen), h, w, -1), strict=True):
+            for at, (i, y, x) in enumerate(chosen):
+                part = features.view(len(chosen), h, w, -1)[at]
                 here = out[i, y.first // self.stride : y.last // self.stride,
                            x.first // self.stride : x.last // self.stride]  # fmt: skip
                 top, left = (y.first - y.start) // self.stride, (x.first - x.start) // self.stride
+                if embeddings is not None:
+                    total[i] += embeddings[at]
                 here.copy_(part[top : top + here.shape[0], left : left + here.shape[1]])
         assert out is not None
-        return PatchFeatures(out.view(-1, out.shape[3]), (height, width))
+        tiles = len(down) * len(across)
+        return PatchFeatures(out.view(-1, out.shape[3]), (height, width)), total / tiles if embed else None
 
     def _axis(self, side: int) -> tuple[int, list[Span]]:
         """Side of the tiles along an axis, and the tiles."""

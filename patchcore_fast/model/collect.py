@@ -62,6 +62,10 @@ class Rows(ABC):
     def take(self, indices: torch.Tensor) -> torch.Tensor:
         """Some rows: [k] int64 -> [k, D] on the CPU."""
 
+    def embeddings(self) -> torch.Tensor | None:
+        """[images, E] float32, the global embeddings of this process's images, where somebody kept them."""
+        return None
+
     @property
     def total(self) -> int:
         """N."""
@@ -104,9 +108,12 @@ class FeatureRows(Rows):
         self.count, self.used = count, 0
         self.grids: list[tuple[int, int]] = []
         self._block = torch.empty(0, 0)
+        self._embedded: list[torch.Tensor] = []
 
-    def add(self, features: torch.Tensor, grid: tuple[int, int]) -> None:
-        """Append rows [B * h * w, D] of B images with the grid (h, w)."""
+    def add(self, features: torch.Tensor, grid: tuple[int, int], embeddings: torch.Tensor | None = None) -> None:
+        """Append rows [B * h * w, D] of B images with the grid (h, w), and perhaps their embeddings [B, E]."""
+        if embeddings is not None:
+            self._embedded.append(embeddings.cpu())
         images = len(features) // (grid[0] * grid[1])
         if self.used == 0:
             images_ahead = max(images, self.count or 0)
@@ -136,6 +143,10 @@ class FeatureRows(Rows):
         if out is not None:
             self._block = out
 
+    def embeddings(self) -> torch.Tensor | None:
+        """Those that were added."""
+        return torch.cat(self._embedded) if self._embedded else None
+
     @property
     def features(self) -> torch.Tensor:
         """All rows so far, [N, D]; a view."""
@@ -160,9 +171,12 @@ class FeatureRows(Rows):
         return self.features[indices.to(self._block.device)].cpu()
 
     @classmethod
-    def of(cls, features: torch.Tensor, grids: list[tuple[int, int]]) -> FeatureRows:
-        """Rows [N, D] that are there already, of images with these grids; not copied."""
+    def of(
+        cls, features: torch.Tensor, grids: list[tuple[int, int]], embeddings: torch.Tensor | None = None
+    ) -> FeatureRows:
+        """Rows [N, D] that are there already, of images with these grids, and their embeddings; not copied."""
         made = cls(len(grids))
+        made._embedded = [] if embeddings is None else [embeddings]
         made._block, made.used, made.grids = features, len(features), list(grids)
         return made
 
@@ -178,13 +192,15 @@ class FeatureRows(Rows):
         chosen[images] = True
         out, left = chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
         grids = [[self.grids[i] for i in part.tolist()] for part in (left, out)]
+        seen = self.embeddings()
+        rest = None if seen is None else seen[left]
         if not len(out):
             yield self, self.of(self.features[:0], []), out
             return
         if self.grid is None:
             starts = self.starts
             inside = torch.repeat_interleave(chosen, starts[1:] - starts[:-1]).to(self._block.device)
-            yield self.of(self.features[~inside], grids[0]), self.of(self.features[inside], grids[1]), out
+            yield self.of(self.features[~inside], grids[0], rest), self.of(self.features[inside], grids[1]), out
             return
         cut = len(left) * self.grid[0] * self.grid[1]
         pictures = self.features.view(len(chosen), -1, self._block.shape[1])
@@ -196,7 +212,7 @@ class FeatureRows(Rows):
             pictures[place] = pictures[image]
         pictures[len(left) :] = kept
         try:
-            yield self.of(self.features[:cut], grids[0]), self.of(self.features[cut:], grids[1]), out
+            yield self.of(self.features[:cut], grids[0], rest), self.of(self.features[cut:], grids[1]), out
         finally:
             for place, image in reversed(moved):
                 pictures[image] = pictures[place]

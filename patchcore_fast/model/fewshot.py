@@ -13,6 +13,7 @@ from patchcore_fast.config import PatchCoreConfig, recorded
 from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.model.collect import Rows
 from patchcore_fast.samplers import describe_sampler
+from patchcore_fast.samplers.named import NAMED
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -175,20 +176,23 @@ def settle(
     ValueError : a config that was fitted with a transform, and no transform; or augmentation for a sampler that
         compares images (`uses_positions`), to which the copies of an image are no other images.
     """
+    if (known := getattr(sampler, "recorded", None)) is not None:  # picks that say which sampler made them
+        config, sampler = config.replace(**known), None
     how = config.selection.augment if augment is None else augment
     if how == "custom":
         raise ValueError('PatchCore.fit: augment="custom" stands for a transform: give fit(..., augment=TRANSFORM)')
     augmentation = Augmentation(how, config.selection.augmentations, config.selection.seed)
-    compares = config.selection.sampler == "elfs" if sampler is None else getattr(sampler, "uses_positions", False)
+    asked = NAMED.get(config.selection.sampler) if sampler is None else sampler
+    compares = getattr(asked, "uses_positions", False)
     if augmentation.copies and compares:
         raise ValueError(
-            "PatchCore.fit: augment does not go with a sampler that compares images (elfs): copies of an image would "
-            "count as other images that support it"
+            "PatchCore.fit: augment does not go with a sampler that compares images (elfs, composite, two-level): "
+            "copies of an image would count as other images that support it"
         )
     settled = config.replace(shots=config.selection.shots if shots is None else shots, augment=augmentation.name)
     if sampler is not None:
         name, parameters = describe_sampler(sampler)
-        settled = settled.replace(sampler=name, sampler_parameters=parameters)
+        settled = settled.replace(sampler=name, sampler_parameters=parameters, sampler_options=())
     return settled, augmentation
 
 

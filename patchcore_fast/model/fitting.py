@@ -12,7 +12,7 @@ from patchcore_fast.features import LinearReduction
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.fewshot import Augmentation
-from patchcore_fast.model.selection import Selector
+from patchcore_fast.model.selection import Selector, stages_shown
 from patchcore_fast.model.sizing import greedy_radii
 from patchcore_fast.model.threshold import false_alarm_threshold
 from patchcore_fast.progress import bar
@@ -49,7 +49,7 @@ def choose_bank(
     config, device, timings = selector.config, selector.device, {}
     clock = time.perf_counter()
     selector.settle([rows], len(augmentation.originals(rows)))
-    with bar(None, "coreset", progress) as shown:
+    with stages_shown(selector.sampler, progress), bar(None, "coreset", progress) as shown:
         chosen = selector.select(rows, views, shown.at)
     timings["selection"] = time.perf_counter() - clock
 
@@ -70,7 +70,7 @@ def choose_bank(
         images = []  # a loader that leaves images out, or repeats some: nobody says which they were
     squared = config.squared
     bank = MemoryBank(
-        features, indices, augmentation.sources(rows, indices), chosen.projection, config=config.to_dict(),
+        features, indices, augmentation.sources(rows, indices), chosen.projection, config=selector.record.to_dict(),
         threshold=false_alarm_threshold(scores, config.decision.max_false_alarms, squared),
         normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
         images=images, grid=rows.grid, patches=rows.total, weights=weights,

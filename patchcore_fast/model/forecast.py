@@ -117,8 +117,8 @@ def forecast(config: PatchCoreConfig, images: Sequence[ImageRecord]) -> Forecast
     widths = list(model.extractor.backbone.channels) if layered else [columns]
     item, learned = sample.element_size(), model.extractor.learned
     sized: dict[str, Any] = {}
-    if config.selection.ratio is not None:
-        picks = int(rows * config.selection.ratio)
+    if (wanted := config.selection.count or config.selection.ratio) is not None:
+        picks = int(rows * wanted) if config.selection.count is None else min(rows, int(wanted))
         bank_bytes = picks * columns * item
     else:
         h, w = found.grids[0]

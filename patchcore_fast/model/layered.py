@@ -17,7 +17,7 @@ from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.fewshot import Augmentation
 from patchcore_fast.model.score import ImageScorer, Score
-from patchcore_fast.model.selection import Selection, Selector, random_state_kept
+from patchcore_fast.model.selection import Selection, Selector, random_state_kept, stages_shown
 from patchcore_fast.model.sizing import greedy_radii
 from patchcore_fast.model.threshold import false_alarm_threshold
 from patchcore_fast.progress import bar
@@ -55,6 +55,10 @@ class Columns(Rows):
     def dtype(self) -> torch.dtype:
         """Of the numbers."""
         return self._rows.dtype
+
+    def embeddings(self) -> torch.Tensor | None:
+        """Of all layers."""
+        return self._rows.embeddings()
 
     @property
     def features(self) -> torch.Tensor:
@@ -158,7 +162,7 @@ def choose_layers(
     priced = 0.0
     trusted: torch.Tensor | None = None
     for own, span in zip(layers, spans, strict=True):
-        with bar(None, f"coreset of layer {len(parts)}", progress) as shown:
+        with stages_shown(selector.sampler, progress), bar(None, f"coreset of layer {len(parts)}", progress) as shown:
             chooser = copy.copy(selector)
             chosen = chooser.select(own, _columns(views, span), shown.at)
         trusted = _both(trusted, chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.fewshot import Augmentation
 from patchcore_fast.model.results import Prediction
 from patchcore_fast.model.score import Score
-from patchcore_fast.model.views import VIEWS, undone
+from patchcore_fast.model.views import View, undone
 from patchcore_fast.scoring import anomaly_map
 
 Unread = list[tuple[Path, str]]
@@ -48,30 +48,32 @@ def training_rows(
     extractor: FeatureExtractor,
     device: torch.device,
     augmentation: Augmentation,
-    views: bool = False,
+    views: Sequence[View] = (),
     check: Callable[[int, int, int], None] | None = None,
+    embed: bool = False,
 ) -> tuple[FeatureRows, list[FeatureRows], Unread]:
-    """Features of all images and, with `views`, of each view of them, in one pass over the source.
+    """Features of all images and of each view of them, in one pass over the source.
 
     Parameters
     ----------
     count : images to come, None when it cannot be known.  augmentation : each image is followed by its copies.
+    embed : whether the rows keep the embeddings of images and copies too.
     check : called with rows, columns and bytes of a number once the first image shows how many there will be.
 
     Returns
     -------
-    The rows, those of the views in the order of VIEWS (empty without `views`), and (file, why) of images left out.
+    The rows, those of the views in their order, and (file, why) of images left out.
 
     Raises
     ------
-    Whatever `check` raises.
+    ValueError : of `views.undone`.  Also whatever `check` raises.
 
     An extractor that learns its reduction learns it here from all rows but those of the views, and reduces them; one
     that has learnt it keeps it.
     """
     moments = Moments() if extractor.learns and extractor.learned is None else None
     total, first = None if count is None else count * augmentation.per_image, 0
-    rows, more = FeatureRows(total), [FeatureRows(total) for _ in VIEWS if views]
+    rows, more = FeatureRows(total), [FeatureRows(total) for _ in views]
     unread: Unread = []
     for whole in batches:
         unread += [
@@ -83,15 +85,19 @@ def training_rows(
         if not len(batch.images):
             continue
         for images in augmentation.blocks(batch.images.to(device), first):
-            features, grid = extractor(images)
+            embeddings = None
+            if embed:
+                (features, grid), embeddings = extractor.with_embeddings(images)
+            else:
+                features, grid = extractor(images)
             if check is not None and not rows.used and total is not None:
                 check(total * grid[0] * grid[1], features.shape[1], features.element_size())
-            rows.add(features, grid)
+            rows.add(features, grid, embeddings)
             if moments is not None:
                 moments.add(features)
-            for view, found in zip(VIEWS.values(), more, strict=False):
-                features, grid = extractor(view.change(images))
-                found.add(undone(view, features, grid), grid)
+            for view, found in zip(views, more, strict=True):
+                features, seen = extractor(view.change(images))
+                found.add(undone(view, features, seen, grid), grid)
         first += len(batch.images)
     if moments is not None and rows.used:
         extractor.learn(moments)

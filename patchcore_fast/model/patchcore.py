@@ -44,7 +44,8 @@ class PatchCore:
     config : settings, `PatchCoreConfig()` when None.
     sampler : an object with `select(features [N, D]) -> indices [k]` in place of the config's sampler. With a
         true attribute `uses_positions` it gets positions=[N, 3] (image, row, column) too; with `instability`
-        == "views" also views=[[N, D], ...], the features of mirrored, darker and flatter images.
+        == "views" also views=[[N, D], ...], the features of changed images; which, its `view_kinds` says
+        (`model.views.KINDS`), mirrored, darker and flatter ones without it.
     backbone : a network of yours in place of the config's: what `Backbone.of` made, or an nn.Module or callable that it
         can make one of, with the config's layers where these are names. The bank says its class and the fingerprint of
         its weights, and `load` wants it again.
@@ -57,6 +58,7 @@ class PatchCore:
     bank : of fit or load, a MemoryBank, or with banks="layer" a LayeredBank; ValueError before.
     timings_ : seconds of the last fit: "features", "selection", "price", "threshold".
     unread_ : (file, why) of each training image that the last fit left out; empty unless it was told to.
+    report_ : what the sampler of the last fit reports (its `report_`), of each layer's selection with banks="layer".
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class PatchCore:
         self._scorer: Score | None = None  # of this bank, made when it is first needed
         self.timings_: dict[str, float] = {}
         self.unread_: list[tuple[Path, str]] = []
+        self.report_: list[dict[str, Any]] = []
         self._extractor: FeatureExtractor | None = None
         if backbone is not None:
             source = as_source(backbone, self.config.features.layers, self.config.features.seen_size, self.device)
@@ -176,7 +179,7 @@ class PatchCore:
         if self._extractor is not None and self._extractor.backbone.fingerprint() != bank.weights:
             self._extractor = None  # a store of other weights: the next use compares
         self.unread_, self._bank = found.unread, bank
-        self.timings_, self._scorer = timings | spent, None
+        self.timings_, self.report_, self._scorer = timings | spent, selector.reports, None
         return self
 
     @undisturbed
@@ -245,7 +248,7 @@ class PatchCore:
             )
         _, augmentation = settle(self.config, None, None, None)
         batches = batches_of(data, self.config, "train", on_error=on_error)
-        rows, _, self.unread_ = self._rows(batches, augmentation)
+        rows, self.unread_ = self._rows(batches, augmentation)
         unread = {path for path, _ in self.unread_}
         names = [batches.name(r.path) for r in batches.records or [] if r.path not in unread]
         with bar(None, "coreset", self.progress) as shown, bar(None, "threshold", self.progress) as asked:
@@ -265,7 +268,7 @@ class PatchCore:
         if self._bank is None:
             self.extractor.learned = None  # of other images
         batches = batches_of(data, config, "train", config.selection.shots, on_error)
-        rows, _, self.unread_ = self._rows(batches, augmentation)
+        rows, self.unread_ = self._rows(batches, augmentation)
         return rows
 
     def predict(self, data: Any, *, on_error: str = "raise") -> list[Prediction]:
@@ -377,13 +380,11 @@ class PatchCore:
             self._extractor = make_extractor(self.config, self.device)
         return self._extractor
 
-    def _rows(
-        self, batches: Batches, augmentation: Augmentation, views: bool = False
-    ) -> tuple[FeatureRows, list[FeatureRows], list[tuple[Path, str]]]:
+    def _rows(self, batches: Batches, augmentation: Augmentation) -> tuple[FeatureRows, list[tuple[Path, str]]]:
         shown = batches.shown("features", self.progress)
-        rows, more, unread = training_rows(shown, batches.count, self.extractor, self.device, augmentation, views)
+        rows, _, unread = training_rows(shown, batches.count, self.extractor, self.device, augmentation)
         check_read(rows, unread)
-        return rows, more, unread
+        return rows, unread
 
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
         if self._scorer is None:

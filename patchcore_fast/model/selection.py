@@ -4,40 +4,29 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from patchcore_fast.config import SAMPLERS, PatchCoreConfig
-from patchcore_fast.config.selection import RATIO
+from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.config.budget import percentage_of
+from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.model.collect import FeatureRows, Rows
+from patchcore_fast.model.picks import Selection, covering_radius, restored, signals_of
 from patchcore_fast.model.pricing import support_of
 from patchcore_fast.model.score import image_scores
 from patchcore_fast.model.shared import all_rows
 from patchcore_fast.model.sizing import Sizing
 from patchcore_fast.model.threshold import held_out_folds
-from patchcore_fast.samplers import GreedyCoresetSampler, make_sampler
+from patchcore_fast.model.views import views_of
+from patchcore_fast.samplers import PrecomputedSampler, describe_sampler, sampler_of
+from patchcore_fast.samplers.named import NAMED
 from patchcore_fast.samplers.space import space_of
 
 logger = logging.getLogger(__name__)
-
-
-class Selection(NamedTuple):
-    """What a sampler chose.
-
-    indices : [k] int64 rows.  projection : [D, d] float32 that distances were measured in, or None.
-    trusted : [J] images without a row that the sampler pruned as unsupported; None where it did not look.
-    radius : distance within which all rows lie of the chosen ones, as the sampler measured; None where it does not say.
-    """
-
-    indices: torch.Tensor
-    projection: torch.Tensor | None
-    trusted: torch.Tensor | None
-    radius: float | None
 
 
 class Selector:
@@ -47,35 +36,65 @@ class Selector:
         """See `samplers.make_sampler`.
 
         ValueError: the settings are of a sampler that was given, and none is given; or a group of processes, and a
-        sampler that selects in one.
+        sampler that selects in one. `samplers.PrecomputedSampler` with picks that say which sampler made them stands
+        for that sampler: `select` gives these picks, and held-out images are selected for as the settings say.
         """
-        s = config.selection
+        self.picks: PrecomputedSampler | None = None
+        if getattr(sampler, "recorded", None) is not None:
+            self.picks, sampler = sampler, None
         if sampler is None:
-            if s.sampler_parameters is not None:
+            try:
+                sampler = sampler_of(config.selection, device)  # with a budget or a count `settle` changes it
+            except ValueError as error:
                 raise ValueError(
-                    f"PatchCore.fit: the settings say sampler {s.sampler}, which was given as an object: give "
-                    "PatchCore(config, SAMPLER), or settings with sampler, ratio and sampler_parameters=None"
-                )
-            ratio = RATIO if s.ratio is None else s.ratio  # with a budget `settle` changes it
-            sampler = make_sampler(s.sampler, ratio=ratio, seed=s.seed, device=device, prune_support=s.prune_support)
-        if group is not None and not getattr(sampler, "takes_group", False):
+                    f"PatchCore.fit: {error}: give PatchCore(config, SAMPLER), or settings with sampler, ratio and "
+                    "sampler_parameters=None"
+                ) from None
+        if group is not None and (lonely := _lonely(sampler)):
+            able = [name for name, kind in NAMED.items() if kind.takes_group and name != "composite"]
             raise ValueError(
-                f"PatchCore.fit: {type(sampler).__name__} selects in one process only: with several ranks take one of "
-                f"{', '.join(SAMPLERS)}"
+                f"PatchCore.fit: {lonely} selects in one process only: with several ranks take one of {', '.join(able)}"
             )
         self.config, self.device, self.sampler, self.group = config, device, sampler, group
+        self.views = views_of(sampler)  # whose features it asks for too
+        self.reports: list[dict[str, Any]] = []  # what the sampler said of each selection of all rows, in their order
+        self.scores: dict[str, torch.Tensor] = {}  # signals that the sampler is handed, see `give`
+        if self.picks is not None:
+            self.give(signals_of(self.picks))
         self.sizing: Sizing | None = None  # of a budget, see `settle`
         self._of: Rows | None = None  # the rows that `_space` and `_matrix` are of
         self._space = FeatureRows(0)
         self._matrix: torch.Tensor | None = None
 
+    def give(self, scores: Mapping[str, torch.Tensor]) -> None:
+        """Signals of all rows, [N] each, that the sampler takes in place of its own, also where images are held out.
+
+        ValueError: it takes none, or there is a group.
+        """
+        if scores and (self.group is not None or not getattr(self.sampler, "takes_scores", False)):
+            what = "in one process only" if self.group is not None else "by what it measures itself"
+            raise ValueError(f"scores: sampler {self.config.selection.sampler} selects {what}, and takes no signals")
+        self.scores = dict(scores)
+
     @property
-    def wants_views(self) -> bool:
-        """Whether it asks for the features of changed images (`model.views`) too."""
-        return getattr(self.sampler, "instability", None) == "views"
+    def record(self) -> PatchCoreConfig:
+        """The settings as a bank has them: a sampler that was handed signals stands there as an object that was given,
+        for its settings alone do not make its picks."""
+        if not self.scores:
+            return self.config
+        name, parameters = describe_sampler(self.sampler)
+        parameters["scores"] = sorted(self.scores)
+        return self.config.replace(
+            sampler=name, sampler_parameters=parameters, sampler_options=(), ratio=None, budget=None, count=None
+        )
+
+    @property
+    def wants_embeddings(self) -> bool:
+        """Whether it asks for the global embeddings of images too."""
+        return bool(getattr(self.sampler, "uses_embeddings", False) and getattr(self.sampler, "uses_positions", False))
 
     def settle(self, layers: Sequence[Rows], images: int) -> None:
-        """Turn the budget of the settings, if there is one, into what the sampler picks.
+        """Turn the budget or the count of the settings, if there is one, into what the sampler picks.
 
         layers : the rows of each layer that has a bank, or of all in one.  images : without their copies.
 
@@ -83,8 +102,11 @@ class Selector:
         ------
         ValueError : a budget of less than one row.
         """
+        if (count := self.config.selection.count) is not None:
+            self.sampler.percentage = percentage_of(count, layers[0].total)
         if self.config.selection.budget is not None:
-            self.sizing = Sizing(self.config, layers, images, self.device)
+            rows = None if self.picks is None else self.picks.rows
+            self.sizing = Sizing(self.config, layers, images, self.device, None if rows is None else len(rows))
             self.sampler.percentage = self.sizing.percentage
 
     def select(
@@ -96,15 +118,19 @@ class Selector:
         ------
         ValueError : fewer rows chosen than the score of a patch needs neighbours.
         """
+        if self.picks is not None:
+            found = restored(self.picks, self.sampler, rows)
+            self._enough(found.indices, rows)
+            return found
         space, matrix = self._seen(rows)
         with _set(self.sampler, "progress", progress):
-            indices = self._choose(self.sampler, all_rows(space, rows.ranks), views)
-        if len(indices) < self.config.search.least_rows:
-            raise ValueError(
-                f"PatchCore.fit: the coreset has {len(indices)} of {rows.total} patches, at least "
-                f"{self.config.search.least_rows} wanted: give more images, a larger ratio or "
-                "budget, or fewer neighbours"
-            )
+            indices = self._choose(self.sampler, all_rows(space, rows.ranks), views, self.scores)
+        self._enough(indices, rows)
+        count = self.config.selection.count
+        if count is not None and len(indices) < count:
+            logger.warning("count: %d rows are wanted, only %d of %d could be chosen", count, len(indices), rows.total)
+        if report := getattr(self.sampler, "report_", None):
+            self.reports.append(copy.deepcopy(report))
         if matrix is not None:
             self.sampler.projection_ = matrix
         projection = getattr(self.sampler, "projection_", None)
@@ -115,17 +141,33 @@ class Selector:
             trusted = torch.arange(len(rows.grids))
             trusted = trusted[~torch.isin(trusted, doubted)]
         projection = None if projection is None else projection.detach().float().cpu()
-        return Selection(indices, projection, trusted, _covering_radius(self.sampler))
+        return Selection(indices, projection, trusted, covering_radius(self.sampler))
+
+    def check_store(self, store: FeatureStore) -> None:
+        """DataError: the rows that were chosen before are of another store."""
+        given = self.picks or self.sampler
+        if isinstance(given, PrecomputedSampler) and given.picks is not None:
+            given.picks.check_store(store, given.source)
+
+    def _enough(self, indices: torch.Tensor, rows: Rows) -> None:
+        """ValueError: too few for the score of a patch."""
+        if len(indices) < self.config.search.least_rows:
+            raise ValueError(
+                f"PatchCore.fit: the coreset has {len(indices)} of {rows.total} patches, at least "
+                f"{self.config.search.least_rows} wanted: give more images, a larger ratio or "
+                "budget, or fewer neighbours"
+            )
 
     def support(
-        self, rows: Rows, indices: torch.Tensor, per_image: int = 1, without: torch.Tensor | None = None
-    ) -> torch.Tensor | None:
+        self, rows: Rows, indices: torch.Tensor, per_image: int = 1, without: torch.Tensor | None = None,
+        every: int | None = None,
+    ) -> torch.Tensor | None:  # fmt: skip
         """How far chosen rows [k] are from other images (`pricing.support_of`); None where no price is asked."""
         if self.config.search.price == 0:
             return None
         space, matrix = self._seen(rows)
         narrower = matrix is not None and matrix.shape[1] < rows.columns
-        return support_of(rows, space if narrower else None, indices, self.device, per_image, without)
+        return support_of(rows, space if narrower else None, indices, self.device, per_image, without, every)
 
     def held_out_scores(
         self,
@@ -222,13 +264,24 @@ class Selector:
             local = rows.local
             found, matrix = space_of(self.sampler, local.total, rows.columns, local.read)
             self._of, self._matrix = rows, matrix
-            self._space = FeatureRows.of(local.features if found is None else found, local.grids)
+            embeddings = local.embeddings() if self.wants_embeddings else None
+            self._space = FeatureRows.of(local.features if found is None else found, local.grids, embeddings)
         return self._space, self._matrix
 
     def _without(
         self, rows: Rows, space: FeatureRows, views: Sequence[FeatureRows], members: torch.Tensor
     ) -> torch.Tensor:
-        """Rows [k] chosen without those of some images [J]; none where that cannot be done."""
+        """Rows [k] chosen without those of some images [J]; none where that cannot be done.
+
+        Rows that were given, and nobody knows by what, are given again, without those of these images.
+        """
+        if self.scores or isinstance(self.sampler, PrecomputedSampler):
+            own = torch.zeros(rows.total, dtype=torch.bool)
+            for low, high in zip(rows.starts[members].tolist(), rows.starts[members + 1].tolist(), strict=True):
+                own[low:high] = True
+            if isinstance(self.sampler, PrecomputedSampler):
+                return self.sampler.without(own)
+        scores = {name: values[~own] for name, values in self.scores.items()}
         sampler = copy.copy(self.sampler)  # what it found in all rows stays with the original
         if hasattr(sampler, "progress"):
             sampler.progress = None
@@ -238,7 +291,7 @@ class Selector:
             rest = stack.enter_context(space.set_aside(local))[0]
             others = [stack.enter_context(v.set_aside(local))[0] for v in views]
             try:
-                indices = self._choose(sampler, all_rows(rest, rows.ranks), others)
+                indices = self._choose(sampler, all_rows(rest, rows.ranks), others, scores)
             except ValueError as error:
                 logger.warning("threshold: no bank without %d of the images: %s", len(members), error)
                 return torch.empty(0, dtype=torch.int64)
@@ -265,14 +318,31 @@ class Selector:
         scores = rows.ranks.agree(here)
         return rows.ranks.gather(torch.tensor(scores, dtype=torch.float64)).tolist()
 
-    def _choose(self, sampler: Any, rows: Rows, views: Sequence[FeatureRows]) -> torch.Tensor:
-        where: dict[str, Any] = {}
+    def _choose(
+        self, sampler: Any, rows: Rows, views: Sequence[FeatureRows], scores: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        where: dict[str, Any] = {"scores": dict(scores)} if scores else {}
         if getattr(sampler, "uses_positions", False):
             where["positions"] = rows.positions(rows.first_row + torch.arange(rows.local.total))
+        if self.wants_embeddings and (embeddings := rows.local.embeddings()) is not None:
+            where["embeddings"] = embeddings
         if views:
             where["views"] = [v.features for v in views]
         with _set(sampler, "group", self.group):
             return torch.as_tensor(sampler.select(rows.local.features, **where)).cpu().long()
+
+
+def _lonely(sampler: Any) -> str:
+    """What of a sampler, or of the samplers inside of it, selects in one process; "" for none."""
+    first, second = getattr(sampler, "image_sampler", None), getattr(sampler, "patch_sampler", None)
+    if not callable(getattr(first, "select_images", None)):
+        first = None  # it chooses among means, on every rank alike
+    for inner in (first, second):
+        if inner is not None and (found := _lonely(inner)):
+            return found
+    if (preset := getattr(sampler, "preset", None)) is not None:
+        return f"{type(sampler).__name__} with preset {preset!r}"
+    return "" if getattr(sampler, "takes_group", False) else type(sampler).__name__
 
 
 def _of_all(mask: torch.Tensor, rows: Rows) -> torch.Tensor:
@@ -280,14 +350,6 @@ def _of_all(mask: torch.Tensor, rows: Rows) -> torch.Tensor:
     if rows.ranks is None or sum(rows.ranks.counts(len(mask))) != rows.total:
         return mask
     return rows.ranks.gather(mask)
-
-
-def _covering_radius(sampler: Any) -> float | None:
-    """Of exact greedy the last pick was the farthest of all rows from the others; not of any other sampler."""
-    if type(sampler) is not GreedyCoresetSampler or sampler.radii_ is None:
-        return None
-    radius = float(torch.nextafter(sampler.radii_[-1], torch.tensor(torch.inf)))  # it was rounded, perhaps down
-    return radius if isfinite(radius) else None  # a single pick has no others
 
 
 @contextmanager
@@ -301,6 +363,19 @@ def _set(thing: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(thing, name, None)
+
+
+@contextmanager
+def stages_shown(sampler: Any, progress: bool | None) -> Iterator[None]:
+    """While inside, a sampler that has not been told otherwise shows bars of its own stages, as `progress` says."""
+    if getattr(sampler, "show_progress", None) is not False:
+        yield
+        return
+    sampler.show_progress = progress
+    try:
+        yield
+    finally:
+        sampler.show_progress = False
 
 
 @contextmanager

@@ -111,16 +111,25 @@ class Sizing:
     rows : of each layer's bank.  percentage : what the sampler is told.  counts : rows of each step of the curve.
     """
 
-    def __init__(self, config: PatchCoreConfig, layers: Sequence[Rows], images: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: PatchCoreConfig,
+        layers: Sequence[Rows],
+        images: int,
+        device: torch.device,
+        chosen: int | None = None,
+    ) -> None:
         """Measure where the budget is a time, on the first rank that has rows, and settle the size.
 
         layers : the training rows of each layer, or of all in one.  images : without copies.
+        chosen : rows of each layer that were chosen by this budget already; the time may have been another then.
         """
         self.config, self.total, self.layers = config, layers[0].total, len(layers)
         self.each = row_bytes(config, [rows.columns for rows in layers], layers[0].dtype.itemsize, images)
         timed = parse_budget(str(config.selection.budget)).kind == "seconds"
         self.spent = _agreed(layers, config, device) if timed else None
-        self.rows = chosen_rows(config, self.total, self.layers, self.each, self.spent)
+        found = chosen_rows(config, self.total, self.layers, self.each, self.spent)
+        self.rows = chosen if timed and chosen else found
         self.percentage = percentage_of(self.rows, self.total)
         least = min(config.search.neighbours, self.rows)
         self.counts = sorted({max(least, int(share * self.rows)) for share in SHARES})

@@ -44,7 +44,7 @@ class StoredRows(Rows):
         """Nothing is read yet. Images are counted with their copies."""
         sizes = torch.tensor([0, *(h * w for h, w in store.grids)]).cumsum(0)
         last = len(store.grids) if last is None else last
-        self._store, self._low = store, int(sizes[first])
+        self._store, self._first, self._low = store, first, int(sizes[first])
         self.grids = store.grids[first:last]
         self._dtype = PRECISIONS[store.config.features.precision]
         self._whole: torch.Tensor | None = None
@@ -66,6 +66,10 @@ class StoredRows(Rows):
     def take(self, indices: torch.Tensor) -> torch.Tensor:
         """Raises as `read`."""
         return as_tensor(self._store.take((indices + self._low).numpy())).to(self._dtype)
+
+    def embeddings(self) -> torch.Tensor:
+        """DataError: a store of an earlier version has none."""
+        return as_tensor(self._store.embeddings[self._first : self._first + len(self.grids)])
 
     @property
     def features(self) -> torch.Tensor:
@@ -112,6 +116,7 @@ def describe(
         about["selection"]["excluded"] = config.excluded
     return about | {
         "weights": extractor.backbone.fingerprint(), "widths": list(extractor.widths), "type": kind,
+        "embedding": extractor.embedding_columns,
         "count": len(batches.records),
         "names and sizes of images": names.hexdigest(),
     }  # fmt: skip
@@ -163,11 +168,14 @@ def _write(
         for low, high in missing:
             at = low
             for batch in batches.part(low, high):
-                block, rows = _block(batch, batches, at, extractor, augmentation, device)
+                block, rows, embeddings = _block(batch, batches, at, extractor, augmentation, device)
                 if at == low and rows is not None:
                     left = sum(b - a for a, b in missing) * augmentation.per_image
                     check_disk(writer.folder, left * len(rows) // len(block.grids), rows.shape[1], writer.about["type"])
-                writer.add(block, torch.empty(0, 0).numpy() if rows is None else rows.numpy())
+                if rows is None or embeddings is None:
+                    writer.add(block, torch.empty(0, 0).numpy())
+                else:
+                    writer.add(block, rows.numpy(), embeddings.numpy())
                 at = block.last
                 shown.update(block.last - block.first)
         writer.flush()
@@ -180,8 +188,11 @@ def _block(
     extractor: FeatureExtractor,
     augmentation: Augmentation,
     device: torch.device,
-) -> tuple[ImageBlock, torch.Tensor | None]:
-    """A batch as it is stored; None for the rows where none of its images can be read."""
+) -> tuple[ImageBlock, torch.Tensor | None, torch.Tensor | None]:
+    """A batch as it is stored: what it is of, rows and embeddings; None for these where none of its images can be read.
+
+    Copies have embeddings of their own, as they have rows.
+    """
     block = ImageBlock(first, first + len(batch.labels))
     for record, error in zip(batch.records, batch.errors, strict=True):
         assert record is not None  # `describe` has refused others
@@ -191,16 +202,17 @@ def _block(
         else:
             block.unread.append((name, error.replace(str(record.path), name)))
     good = batch.only([i for i, error in enumerate(batch.errors) if error is None])
-    parts = []
+    parts, embedded = [], []
     if len(good.images):
         for images in augmentation.blocks(good.images.to(device), first):
-            features, grid = extractor(images)
+            (features, grid), embeddings = extractor.with_embeddings(images)
             parts.append(features.cpu())
+            embedded.append(embeddings.cpu())
             block.grids += [grid] * len(images)
     if not parts:
-        return block, None
+        return block, None, None
     rows = torch.cat(parts)
-    return block, rows.float() if rows.dtype == torch.bfloat16 else rows
+    return block, rows.float() if rows.dtype == torch.bfloat16 else rows, torch.cat(embedded)
 
 
 def unread_of(store: FeatureStore) -> Unread:

@@ -14,7 +14,7 @@ from patchcore_fast.features import FeatureExtractor
 from patchcore_fast.kernels.ranks import Ranks
 from patchcore_fast.model.batches import Batches, batches_of
 from patchcore_fast.model.collect import FeatureRows, Rows
-from patchcore_fast.model.fewshot import Augmentation
+from patchcore_fast.model.fewshot import Augmentation, settle
 from patchcore_fast.model.passes import Unread, check_read, training_rows
 from patchcore_fast.model.room import check_fit
 from patchcore_fast.model.selection import Selector
@@ -44,6 +44,18 @@ def together(name: str, group: Any) -> Iterator[Ranks | None]:
     ranks = Ranks(name, group)
     with ranks.watched():
         yield ranks
+
+
+def material(model: Any, data: Any, selector: Selector) -> Training:
+    """What a `PatchCore` would choose from by a selector, of images: their rows, and those of the views it asks for.
+
+    Errors as of `PatchCore.fit`.
+    """
+    _, augmentation = settle(model.config, None, None, model.sampler)
+    with ExitStack() as opened:
+        return Source(model.config, augmentation, model._built, None, model.progress).training(
+            data, None, selector, "raise", opened
+        )
 
 
 class Source:
@@ -122,15 +134,16 @@ class Source:
         self, batches: Batches, selector: Selector
     ) -> tuple[FeatureRows, list[FeatureRows], Unread, list[str]]:
         if batches.count == 0 and self.ranks is not None:  # fewer images than ranks
-            return FeatureRows(0), [FeatureRows(0) for _ in range(3 if selector.wants_views else 0)], [], []
+            return FeatureRows(0), [FeatureRows(0) for _ in selector.views], [], []
         extractor = self._extractor()
 
         def check(rows: int, columns: int, itemsize: int) -> None:
-            check_fit(selector.sampler, rows, self._apart(extractor.widths, columns), itemsize)
+            widths = self._apart(extractor.widths, columns)
+            check_fit(selector.sampler, rows, widths, itemsize, views=len(selector.views))
 
         rows, views, unread = training_rows(
             batches.shown("features", self.progress), batches.count, extractor, extractor.backbone.mean.device,
-            self.augmentation, selector.wants_views, check,
+            self.augmentation, tuple(selector.views.values()), check, selector.wants_embeddings,
         )  # fmt: skip
         if self.ranks is None:
             check_read(rows, unread)
@@ -153,7 +166,8 @@ class Source:
                 f"PatchCore.fit: the features in {store.name} have {_by_layer(store.widths)} columns, the "
                 f"backbone gives {_by_layer(self._widths or ())}"
             )
-        if selector.wants_views:
+        selector.check_store(store)
+        if selector.views:
             raise ValueError("PatchCore.fit: the sampler asks for changed images too, of which a store has no features")
         ranks, per_image = self.ranks, self.augmentation.per_image
         first, last = (0, len(store.grids)) if ranks is None else share_of(

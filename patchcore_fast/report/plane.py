@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_fast.report.plots import NEUTRAL, new_figure, quiet, save_figure
-from patchcore_fast.report.selection import end_colours, end_label, percent, picked_rows, pruned_ends, wrapped
+from patchcore_fast.report.selection import POOL, end_colours, end_label, percent, picked_rows, pruned_ends, wrapped
 
 if TYPE_CHECKING:
     import torch  # at run time inside: the doctor writes its report where torch is broken
@@ -222,6 +222,8 @@ def _density(
     picture = np.repeat(full[..., None], 4, axis=2)
     for end, mask in ends.items():
         share = counts(plane.xy[mask[plane.rows]]) / np.maximum(every, 1)
+        if end == POOL:  # few rows among many: what they cover counts, not how dense they are
+            share = np.where(share > 0, 0.35 + 0.65 * share, 0)
         tint = np.asarray(to_rgb(colours[end])) + (1 - np.asarray(to_rgb(colours[end]))) * 0.55 * (1 - level[..., None])
         blend = 0.9 * share[..., None]
         picture[..., :3] = picture[..., :3] * (1 - blend) + tint * blend

@@ -11,11 +11,20 @@ from numpy.typing import NDArray
 
 from patchcore_fast.report.images import OUTLINE, as_rgb
 from patchcore_fast.report.plots import NEUTRAL, NORMAL, new_figure, quiet, save_figure
-from patchcore_fast.report.selection import PICKED, end_colours, end_label, headed_legend, percent, wrapped
+from patchcore_fast.report.selection import (
+    PICKED,
+    POOL,
+    end_colours,
+    end_label,
+    headed_legend,
+    patches,
+    percent,
+    wrapped,
+)
 from patchcore_fast.report.text import plot_label
 
 if TYPE_CHECKING:
-    from patchcore_fast.coverage import Coverage
+    from patchcore_fast.coverage import BorderShares, Coverage
 
 NAMED = 8  # images named beside the bars
 PICK, SHADE = "#{:02x}{:02x}{:02x}".format(*OUTLINE), "#08222c"
@@ -87,7 +96,7 @@ def plot_kept_patches(
     picked = checked_positions(name, positions, (h, w)).numpy()
     ends = {end: checked_positions(name, where, (h, w)).numpy() for end, where in (pruned or {}).items()}
     colours = end_colours(ends)
-    photos = {number: _photograph(image) for number, image in images.items()}
+    photos = {number: photograph(image) for number, image in images.items()}
     columns = min(WIDE, len(photos))
     lines = -(-len(photos) // columns)
     shape = max(p.shape[0] / p.shape[1] for p in photos.values())
@@ -103,14 +112,15 @@ def plot_kept_patches(
         mine = picked[picked[:, 0] == number, 1:]
         _frame(axes, mine, photo.shape[0] / h, photo.shape[1] / w)
         lost = len(np.unique(np.concatenate([np.empty((0, 2), np.int64), *cells.values()]), axis=0))
-        counts = f"{len(mine):,} picked" + (f", {percent(lost, h * w)} pruned" if ends else "")
+        said = POOL if list(ends) == [POOL] else "pruned"
+        counts = f"{len(mine):,} picked" + (f", {percent(lost, h * w)} {said}" if ends else "")
         first = (captions or {}).get(number, f"image {number}")
         axes.set_title(f"{plot_label(first, 38)}\n{counts}", fontsize=8.5, loc="left", color="black", linespacing=1.35)
     headed_legend(figure, title, _handles(colours))
     save_figure(figure, path)
 
 
-def _photograph(image: Any) -> NDArray[np.uint8]:
+def photograph(image: Any) -> NDArray[np.uint8]:
     """RGB with the longer side at SIDE, so that frames and hatches are equally fine on all."""
     from PIL import Image
 
@@ -158,6 +168,7 @@ def plot_provenance(
     path: str | os.PathLike[str],
     *,
     names: Sequence[str] | None = None,
+    border: BorderShares | None = None,
     title: str = "Where the bank comes from",
 ) -> None:
     """Heat map of the places on the grid, beside it the bank patches of each image, the richest ones named.
@@ -167,6 +178,7 @@ def plot_provenance(
     coverage : of `spatial_coverage`.
     path : PNG to write.
     names : [images], else they are called "image 0" and so on.
+    border : of `border_shares`: named in the heading.
 
     Raises
     ------
@@ -193,6 +205,11 @@ def plot_provenance(
         f"{percent(coverage.share, 1)} of the grid's places occur, entropy {coverage.entropy:.3f}; "
         f"as even as {coverage.effective_images:.1f} of {m:,} images, {gave}"
     )
+    if border is not None:
+        text += (
+            f"\n{percent(border.picked, 1)} lie within {patches(border.margin)} of the image's border, where "
+            f"{percent(border.rows, 1)} of all patches are: {border.ratio:.2f} times as many as expected"
+        )
     figure.suptitle(wrapped(text, 10.8), x=0.01, ha="left", fontsize=11, linespacing=1.5)
     save_figure(figure, path)
 

@@ -14,8 +14,8 @@ from patchcore_fast.report.plots import ANOMALOUS, NEUTRAL, new_figure, quiet, s
 from patchcore_fast.report.text import plot_text
 
 ALL, PICKED = "#c3ccd3", "#12507b"
-UNNAMED = "pruned"
-ENDS = {"hard": ANOMALOUS, "easy": "#2a9d6f", "support": "#c98a1b", UNNAMED: "#b0578d"}
+UNNAMED, POOL = "pruned", "in the pool"
+ENDS = {"hard": ANOMALOUS, "easy": "#2a9d6f", "support": "#c98a1b", UNNAMED: "#b0578d", POOL: "#d08a1d"}
 OTHERS = ("#8e5ea2", "#4b5d67", "#6b8e23", "#9a5b3f")
 BARS, COLUMNS = 64, 3
 
@@ -28,8 +28,8 @@ def end_colours(ends: Iterable[str]) -> dict[str, str]:
 
 
 def end_label(end: str) -> str:
-    """How legends call an end of pruning."""
-    return end if end == UNNAMED else f"pruned, {end}"
+    """How legends call an end of pruning, or the pool, which is shown in the same way and was not pruned."""
+    return end if end in (UNNAMED, POOL) else f"pruned, {end}"
 
 
 def as_array(value: Any) -> NDArray[Any]:
@@ -71,6 +71,32 @@ def _mask(name: str, what: str, mask: Any, rows: int) -> NDArray[np.bool_]:
     return array
 
 
+def signal_arrays(name: str, signals: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """signal -> [N] float64; ValueError: no signals, lengths that differ, non-finite numbers."""
+    if not signals:
+        raise ValueError(f"{name}: at least one signal is needed, got none")
+    arrays = {signal: as_array(values) for signal, values in signals.items()}
+    rows = len(np.atleast_1d(next(iter(arrays.values()))))
+    for signal, values in arrays.items():
+        if values.shape != (rows,) or not rows or values.dtype.kind not in "fiub":
+            raise ValueError(f"{name}: {signal} must be [{rows}] numbers, got {values.shape} {values.dtype}")
+        arrays[signal] = values = values.astype(np.float64)
+        if bad := int((~np.isfinite(values)).sum()):
+            raise ValueError(f"{name}: {signal} must be finite, {bad} of {rows} scores are not")
+    return arrays
+
+
+def quantiles(values: Any) -> dict[str, float]:
+    """Quantiles of numbers [N], N >= 1, for JSON: "q0" is the least, "q0.5" the median, "q1" the largest."""
+    at = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+    return {f"q{q:g}": float(v) for q, v in zip(at, np.quantile(as_array(values), at), strict=True)}
+
+
+def patches(count: int) -> str:
+    """1 patch, 2 patches."""
+    return f"{count} patch" if count == 1 else f"{count} patches"
+
+
 def percent(count: float, total: float) -> str:
     """A share for people: 12 %, 1.2 %, 0.12 %."""
     share = 100 * count / total
@@ -105,16 +131,8 @@ def plot_score_distributions(
     ValueError : no signals, lengths that differ, non-finite scores.  TypeError : picked that are no integers.
     """
     name = "plot_score_distributions"
-    if not scores:
-        raise ValueError(f"{name}: at least one signal is needed, got none")
-    signals = {signal: as_array(values) for signal, values in scores.items()}
-    rows = len(np.atleast_1d(next(iter(signals.values()))))
-    for signal, values in signals.items():
-        if values.shape != (rows,) or not rows or values.dtype.kind not in "fiub":
-            raise ValueError(f"{name}: {signal} must be [{rows}] numbers, got {values.shape} {values.dtype}")
-        signals[signal] = values = values.astype(np.float64)
-        if bad := int((~np.isfinite(values)).sum()):
-            raise ValueError(f"{name}: {signal} must be finite, {bad} of {rows} scores are not")
+    signals = signal_arrays(name, scores)
+    rows = len(next(iter(signals.values())))
     ends = pruned_ends(name, kept, pruned, rows)
     chosen = picked_rows(name, picked, rows)
 
@@ -124,7 +142,7 @@ def plot_score_distributions(
     figure.get_layout_engine().set(hspace=0.06, wspace=0.03)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, (signal, values) in zip(panels, signals.items(), strict=False):
-        _panel(axes, signal, values, ends, chosen)
+        score_panel(axes, signal, values, ends, chosen)
     for axes in panels[len(signals) :]:
         axes.set_axis_off()
     for axes in panels[::columns]:
@@ -146,9 +164,10 @@ def headed_legend(figure: Any, title: str, handles: list[Any]) -> None:
                   alignment="left", fontsize=9, title_fontsize=12, borderaxespad=0.3)  # fmt: skip
 
 
-def _panel(
+def score_panel(
     axes: Any, signal: str, values: NDArray[Any], ends: dict[str, NDArray[np.bool_]], chosen: NDArray[Any]
 ) -> None:
+    """One signal [N]: bars of all rows, in colours those of the ends, and as a line the chosen row numbers [k]."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     edges = _edges(values)

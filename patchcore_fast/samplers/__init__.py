@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from .base import Sampler
-from .basic import IdentitySampler, PrecomputedSampler, RandomSampler
+from .basic import IdentitySampler, RandomSampler
 from .elfs import ELFSCoresetSampler
+from .elfs_images import ELFSImageSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
-from .named import describe_sampler, make_sampler
+from .lowest_density import LowestDensitySampler
+from .named import describe_sampler, make_sampler, sampler_of
+from .precomputed import PrecomputedSampler
 from .two_level import SupportedImages, TwoLevelSampler
 
 __all__ = [
     "ApproximateGreedyCoresetSampler",
     "ELFSCoresetSampler",
+    "ELFSImageSampler",
     "GreedyCoresetSampler",
     "IdentitySampler",
+    "LowestDensitySampler",
     "PrecomputedSampler",
     "RandomSampler",
     "Sampler",
@@ -21,4 +26,5 @@ __all__ = [
     "TwoLevelSampler",
     "describe_sampler",
     "make_sampler",
+    "sampler_of",
 ]

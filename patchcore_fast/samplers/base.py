@@ -27,6 +27,8 @@ class Sampler(ABC):
     radii_ : [k] float32 CPU tensor, distance of each pick to the earlier ones (in the projected space), or None.
     projection_ : [D, d] float32 CPU tensor, the random projection that distances were measured in, or None.
     progress : callable(picks made, k) or None; set it to follow a long selection.
+    show_progress : of samplers with long stages before the picks: False (default) is quiet, None shows bars on a
+        terminal, True always; see `patchcore_fast.progress.bar`. Set it.
     group : a torch.distributed process group whose ranks select together, or None; set it. Each rank then calls
         `select` with its own rows, some perhaps with none, and gets the picks of all, as numbers in the order of ranks.
     checkpoint : file in which the greedy samplers keep the picks so far, or None; set it. Where it is there, the
@@ -34,9 +36,12 @@ class Sampler(ABC):
         it when the result is safe.
     uses_positions : whether `select` also takes positions [N, 3], (image, row, column) of each row; the pipeline then
         hands them over.
+    uses_embeddings : whether `select`, or `select_images`, also takes embeddings [I, E], one of each image in the order
+        of their first rows; the pipeline hands them over to a sampler of rows that uses positions too.
     """
 
     uses_positions = False
+    uses_embeddings = False
     takes_group = False  # whether `group` may be set
 
     def __init__(self) -> None:
@@ -47,6 +52,7 @@ class Sampler(ABC):
         self.radii_: Tensor | None = None
         self.projection_: Tensor | None = None
         self.progress: Callable[[int, int], None] | None = None
+        self.show_progress: bool | None = False
 
     def select(self, features: Features) -> Tensor:
         """Row numbers of the selection.
@@ -101,7 +107,7 @@ class Sampler(ABC):
             found = rows_of(ranks, rows, ranks.counts(rows.shape[0]), indices)
             return found.to(rows.device) if isinstance(features, Tensor) else found.numpy()
         if isinstance(features, Tensor):
-            return features[indices.to(features.device)]
+            return features.detach()[indices.to(features.device)]
         return np.asarray(features[indices.numpy()])
 
     @abstractmethod
@@ -109,12 +115,17 @@ class Sampler(ABC):
         """[N, D] checked tensor -> [k] int64."""
 
 
-def check_percentage(percentage: float) -> float:
-    """A share of rows strictly between 0 and 1."""
-    if isinstance(percentage, bool) or not isinstance(percentage, (int, float, np.floating, np.integer)):
+def is_number(value: Any) -> bool:
+    """A Python or NumPy number; truth values are none."""
+    return isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
+
+
+def check_percentage(percentage: float, whole: bool = False) -> float:
+    """A share of rows strictly between 0 and 1; with `whole` 1, all rows, is one too."""
+    if not is_number(percentage):
         raise TypeError(f"percentage must be a number in (0, 1), got {percentage!r}")
-    if not 0 < percentage < 1:
-        raise ValueError(f"Percentage value not in (0, 1). Got {percentage!r}")
+    if not (0 < percentage < 1 or (whole and percentage == 1)):
+        raise ValueError(f"Percentage value not in (0, 1{']' if whole else ')'}. Got {percentage!r}")
     return float(percentage)
 
 

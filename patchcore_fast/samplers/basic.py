@@ -1,16 +1,11 @@
-"""Samplers without geometry: all rows, random rows, rows chosen earlier."""
+"""Samplers without geometry: all rows, random rows."""
 
 from __future__ import annotations
-
-import os
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
-from ..npy import read_npy
 from .base import Features, Sampler, check_percentage, check_seed
 
 
@@ -50,50 +45,3 @@ class RandomSampler(Sampler):
         n = self._total(features)
         random = np.random.RandomState(self.seed)
         return torch.from_numpy(random.choice(n, int(n * self.percentage), replace=False).astype(np.int64))
-
-
-class PrecomputedSampler(Sampler):
-    """A selection made earlier: row numbers, or the .npy file that `patchcore-fast select --indices` wrote.
-
-    Parameters
-    ----------
-    indices : path of a .npy file with integers [k], or the integers themselves.
-
-    Raises
-    ------
-    DataError : the file is missing, damaged or holds something else.
-    """
-
-    takes_group = True
-
-    def __init__(self, indices: str | os.PathLike[str] | Sequence[int] | np.ndarray | Tensor) -> None:
-        super().__init__()
-        source = "indices"
-        if isinstance(indices, (str, os.PathLike)):
-            source = str(indices)
-            try:
-                indices = read_npy(indices)
-            except (OSError, DataError) as error:
-                raise DataError(f"PrecomputedSampler: {source} is not a readable .npy file: {error}") from error
-        try:
-            array = indices.cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
-        except ValueError as error:
-            raise DataError(f"PrecomputedSampler: {source} must hold integers [k]: {error}") from error
-        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            raise DataError(
-                f"PrecomputedSampler: {source} must hold integers [k], got {array.dtype} of shape {array.shape}"
-            )
-        if array.size and not 0 <= int(array.min()) <= int(array.max()) < 2**63:
-            raise DataError(
-                f"PrecomputedSampler: {source} holds {int(array.min())}..{int(array.max())}, no row numbers"
-            )
-        self._rows = torch.from_numpy(array.astype(np.int64))
-
-    def _select(self, features: Tensor) -> Tensor:
-        total = self._total(features)
-        if self._rows.numel() and int(self._rows.max()) >= total:
-            raise ValueError(
-                f"PrecomputedSampler: row {int(self._rows.max())} was selected, but features have "
-                f"{total} rows; the selection was made on other features"
-            )
-        return self._rows.clone()

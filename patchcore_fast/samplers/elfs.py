@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,23 @@ import torch
 from torch import Tensor
 
 from ..inputs import Features
-from ..kernels import KCenterResult, k_center_greedy, knn_rarity
-from ..scores import Layout, difficulty, instability, noise_instability, rarity, representativeness, support
-from .base import check_count
+from ..kernels import KCenterResult, k_center_greedy
+from ..scores import Layout, difficulty, noise_instability, representativeness, support
+from .composite import Composite
+from .composite_options import CompositeOptions, asked_for
+from .elfs_options import plain_options
+from .elfs_signals import rarity_over_ranks, views_over_ranks, weight_of
+from .given import check_scores
 from .greedy import GreedyCoresetSampler
 from .measures import mean_distance
-from .pruning import SupportRule, by_share, checked_share, robust
+from .parts import Parts
+from .pruning import SupportRule, by_share
 from .settling import settled
 from .shards import Shards, count_of
 
-_MODES = ("feature", "pseudo")
-_HARD = 0.1  # what mode "pseudo" prunes of the hard end, where nothing else is said
 _WIDE = 256  # columns up to which signals look at the features themselves, not at their projection
 _SETTLE, _SMALL = 0.15, 0.005  # share of the picks that settle, in banks of at most this share of the rows
 SUSPECTS = 20  # images that "ask" names
-_warned: set[str] = set()
 
 
 class ELFSCoresetSampler(GreedyCoresetSampler):
@@ -64,21 +65,28 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     approximate_starting_points : start from the mean distance to so many random rows, as
         `ApproximateGreedyCoresetSampler`; None: from the row farthest from the mean.
     instability : "views" (of `select`'s views), or "noise", the old form, with noise_std and noise_T draws.
+    preset : None, or "composite": a weighted sum of three normalised signals makes a pool, and greedy covers the pool,
+        the selection that many texts describe; docs/elfs.md has it in formulas. What it alone takes means it, too:
+        repr, density, density_subsample, batch_size_instability, proxy_steps, difficulty, pool, min_pool, alpha, beta,
+        clean, dim_reduce, instability="proxy" or "difficulty", noise_T=0. Its w_* are 1 by default, of any size and
+        sign; percentage may be 1; pruning, mode and settle have no part in it. See `CompositeOptions`.
 
     Attributes
     ----------
-    scores_ : signal -> [N] float32; "support" is minus the distance to the other images.
+    scores_ : signal -> [N] float32; "support" is minus the distance to the other images. Of the composite preset
+        "representativeness", "density", "instability" or "difficulty", as measured, and "composite".
+    pool_ : [N] bool, rows that could be picked.
     kept_ : [N] bool, rows that were not pruned; others are selected, with a warning, only where these are too few.
         pruned_ : "support", "hard", "easy", "pool" -> [N] bool.
     suspects_ : with "ask" the images that the others support least, at most 20, as (the caller's number, deviation),
         the least supported first; else empty. Deviations are robust standard deviations after concentration.
     radii_ : as in every sampler, of the traversal before picks settle.
-    report_ : settings, what was found and decided, counts, seconds by stage, as JSON types.
+    report_ : settings, what was found and decided, counts, seconds and peak memory (bytes) by part, as JSON types.
 
     With a group `select` takes this rank's part of everything; settings and the number of views are the same on all
     ranks. Cuts between ranks may go through images. Masks, scores and positions are then those of all rows, on every
     rank; rows themselves stay where they are, but for the representatives of images, images that are cut, and what
-    settles. What goes through k-means (mode "pseudo", w_repr) or through noise selects in one process only.
+    settles. What goes through k-means (mode "pseudo", w_repr) or noise, and the preset, select in one process only.
 
     References
     ----------
@@ -87,6 +95,23 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     """
 
     uses_positions = True
+    composer: Callable[..., Composite] = Composite  # what makes the composite preset's choice; set it to share signals
+    mode: str
+    instability: str | None
+    rule: SupportRule
+    prune_hard: float
+    prune_easy: float
+    w_repr: float
+    weights: dict[str, float]
+    k_density: int
+    anchors: int
+    n_clusters: int
+    epochs: int
+    topk_pool_multiplier: float | None
+    settle: float | None
+    approximate_starting_points: int | None
+    noise_std: float
+    noise_draws: int
 
     def __init__(
         self,
@@ -94,13 +119,14 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         device: torch.device | str | None = None,
         dimension_to_project_features_to: int | None = 128,
         *,
+        preset: str | None = None,
         mode: str = "feature",
         prune_support: str | float | bool = False,
         prune_hard: float | None = None,
         prune_easy: float | None = None,
-        w_repr: float = 0.0,
-        w_density: float = 0.0,
-        w_unc: float = 0.0,
+        w_repr: float | None = None,
+        w_density: float | None = None,
+        w_unc: float | None = None,
         k_density: int = 4,
         anchors: int = 1024,
         n_clusters: int = 64,
@@ -112,53 +138,34 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         noise_std: float | None = None,
         noise_T: int | None = None,
         reduce_dim: int | None = None,
+        repr: str | None = None,
+        density: str | None = None,
+        density_subsample: int | None = None,
+        batch_size_instability: int | None = None,
+        proxy_steps: int | None = None,
+        difficulty: str | None = None,
+        pool: str | None = None,
+        min_pool: int | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
+        clean: float | None = None,
+        dim_reduce: int | None = None,
         seed: int = 0,
         backend: str = "auto",
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}  # all arguments
+        self.takes_all = asked_for(preset, given)
         width = dimension_to_project_features_to if reduce_dim is None else reduce_dim
-        super().__init__(percentage, device, width, seed=seed, backend=backend)
-        if mode not in _MODES:
-            raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
-        if instability not in (None, "views", "noise"):
-            raise ValueError(f'instability must be "views", "noise" or None, got {instability!r}')
-        self.mode, self.instability = mode, instability
-        self.prune_support, self.w_repr, self.w_density, self.w_unc = prune_support, w_repr, w_density, w_unc
-        self.rule = SupportRule.of(prune_support)
-        if prune_support is True or prune_support == "auto":
-            told = f'prune_support={prune_support!r} is called "rule" now; False and "ask" prune nothing'
-            warnings.warn(told, FutureWarning, stacklevel=2)
-        self.prune_hard = checked_share("prune_hard", _HARD if prune_hard is None and mode == "pseudo" else prune_hard)
-        self.prune_easy = checked_share("prune_easy", prune_easy)
-        for name, value in (("w_repr", w_repr), ("w_density", w_density), ("w_unc", w_unc)):
-            if not (_number(value) and abs(value) <= 10):
-                raise ValueError(f"{name} must be a number in -10..10, got {value!r}")
-        self.weights = {
-            "representativeness": float(w_repr), "density": float(w_density), "uncertainty": float(w_unc),
-        }  # fmt: skip
-        if w_unc and mode != "pseudo" and instability is None:
-            raise ValueError(f'{type(self).__name__}: w_unc needs mode="pseudo" or instability')
-        self.k_density, self.anchors = check_count("k_density", k_density), check_count("anchors", anchors)
-        self.n_clusters, self.epochs = check_count("n_clusters", n_clusters), check_count("epochs", epochs)
-        if topk_pool_multiplier is not None and not (_number(topk_pool_multiplier) and 1 <= topk_pool_multiplier < 1e9):
-            raise ValueError(f"topk_pool_multiplier must be >= 1 or None, got {topk_pool_multiplier!r}")
-        if topk_pool_multiplier is not None and not any(self.weights.values()):
-            raise ValueError("topk_pool_multiplier needs a weight: w_repr, w_density or w_unc")
-        self.topk_pool_multiplier = None if topk_pool_multiplier is None else float(topk_pool_multiplier)
-        if settle is not None and not (_number(settle) and 0 <= settle <= 1):
-            raise ValueError(f"settle must be in [0, 1] or None, got {settle!r}")
-        self.settle = None if settle is None else float(settle)
-        if approximate_starting_points is not None:
-            check_count("approximate_starting_points", approximate_starting_points)
-        self.approximate_starting_points = approximate_starting_points
-        if instability != "noise" and (noise_std is not None or noise_T is not None):
-            _warn_once("noise_std and noise_T are used by instability='noise' only: noise added to a feature measures "
-                       "the noise")  # fmt: skip
-        self.noise_std = 0.05 if noise_std is None else noise_std
-        self.noise_draws = 5 if noise_T is None else check_count("noise_T", noise_T)
+        super().__init__(percentage, device, width if dim_reduce is None else dim_reduce, seed=seed, backend=backend)
+        self.preset = "composite" if self.takes_all else None
+        self.composite = CompositeOptions.of(given) if self.takes_all else None
+        options = plain_options(type(self).__name__, given) if self.composite is None else self.composite.attributes()
+        for name, value in options.items():
+            setattr(self, name, value)
         self.scores_: dict[str, Tensor] = {}
         self.pruned_: dict[str, Tensor] = {}
         self.suspects_: list[tuple[int, float]] = []
-        self.kept_ = torch.empty(0, dtype=torch.bool)
+        self.kept_ = self.pool_ = torch.empty(0, dtype=torch.bool)
         self.report_: dict[str, Any] = {}
 
     def select(
@@ -167,6 +174,9 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         image_ids: Any = None,
         views: Features | Sequence[Features] | None = None,
         positions: Any = None,
+        pseudo_labels: Any = None,
+        image_embeddings: Features | None = None,
+        scores: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Row numbers of the selection.
 
@@ -176,54 +186,79 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         image_ids : [N] integers, the image of each row.
         views : [N, D], or several, features of the same patches in augmented images, for instability="views".
         positions : [N, 3] integers, (image, row, column) of each row on its image's patch grid.
+        pseudo_labels : [N] integers >= 0, classes of rows, or [I] of images, for the composite preset's proxy.
+        scores : signal -> [N] numbers, of `patchcore-fast score`, that the composite preset takes in place of its own.
+        image_embeddings : [I, E], global embeddings of the images, to be clustered for the same purpose.
 
         Returns and raises as `Sampler.select`; ValueError also where these do not fit the features, or `radius` is set:
         rows that are pruned and picks that settle would not keep to it.
         """
-        return self._choose(features, image_ids=image_ids, views=views, positions=positions)
+        where = {"image_ids": image_ids, "views": views, "positions": positions}
+        return self._choose(features, **where, pseudo_labels=pseudo_labels, image_embeddings=image_embeddings,
+                            scores=scores)  # fmt: skip
 
-    def _select(self, features: Tensor, image_ids: Any = None, views: Any = None, positions: Any = None) -> Tensor:
+    @property
+    def takes_scores(self) -> bool:
+        """Whether `select` takes scores."""
+        return self.composite is not None
+
+    def _select(
+        self, features: Tensor, image_ids: Any = None, views: Any = None, positions: Any = None,
+        pseudo_labels: Any = None, image_embeddings: Any = None, scores: Any = None,
+    ) -> Tensor:  # fmt: skip
         n = self._total(features)
         self.scores_, self.pruned_, self.kept_ = {}, {}, torch.ones(n, dtype=torch.bool)
         self.suspects_ = []
         self.report_ = self._settings() | {
-            "rows": n, "selected": 0, "kept": n, "pruned": {}, "refilled": 0, "settled": 0, "seconds": {},
+            "rows": n, "selected": 0, "kept": n, "pruned": {}, "refilled": 0, "settled": 0,
         }  # fmt: skip
+        self.pool_ = torch.zeros(n, dtype=torch.bool)
+        self.parts = Parts(self.report_, self.device or features.device)
         name = type(self).__name__
         self._agree(views)
         self._check_group(name)
         if self.radius is not None:
             raise ValueError(f"{name}: radius goes with the greedy samplers alone, got {self.radius!r}")
+        signals = check_scores(name, scores, n, self.composite)
         layout = Layout.of(name, features.shape[0], image_ids, positions, self.ranks)
         if (views is not None) != (self.instability == "views"):
             raise ValueError(
                 f'{name}: views and instability="views" go together; instability is {self.instability!r}, views are '
                 + ("not given" if views is None else "given")
             )
+        learns = self.composite is not None and self.composite.instability in ("proxy", "difficulty")
+        if not learns and (pseudo_labels is not None or image_embeddings is not None):
+            raise ValueError(f'{name}: pseudo_labels and image_embeddings go with instability="proxy" or "difficulty"')
         if (count := int(n * self.percentage)) == 0:
             return torch.empty(0, dtype=torch.int64)
-        clock = time.perf_counter()
-        reduced = self._reduce(features)
-        self._took("projection", clock)
+        with self.parts("projection"):
+            reduced = self._reduce(features)
+        if self.composite is not None:
+            return self._compose(features, reduced, count, layout, views, pseudo_labels, image_embeddings, signals)
         seen = features if features.shape[1] <= _WIDE else reduced
         if self.rule.active:
-            self._prune_unsupported(seen, features, layout)
-        self._signals(seen, views, features)
-        weight = self._weight()
+            with self.parts("support"):
+                self._prune_unsupported(seen, features, layout)
+        with self.parts("signals"):
+            self._signals(seen, views, features)
+        weight = weight_of(self.scores_, self.weights, n)
+        if weight is not None:
+            self.scores_["weight"] = weight.float()
         self._prune_ends()
         if self.topk_pool_multiplier is not None and weight is not None:
             ranked = weight.masked_fill(~self.kept_, -1.0)
             pool = min(int(self.kept_.sum()), int(np.ceil(count * self.topk_pool_multiplier)))
             self._prune("pool", self.kept_ & ~by_share(ranked, pool / n))
+        self.pool_ = self.kept_
         if not bool(self.kept_.any()):
             raise ValueError(f"{name}: all {n} rows are pruned; prune less")
         shards = Shards(self.ranks, reduced)
-        result = self._cover(shards, count, weight)
+        with self.parts("cover"):
+            result = self._cover(shards, count, weight)
         self.radii_ = result.radii.cpu()
-        clock = time.perf_counter()
         share = (_SETTLE if count <= _SMALL * n else 0.0) if self.settle is None else self.settle
-        indices, moved = settled(shards, result.indices.cpu(), share, self.kept_, self.seed)
-        self._took("settle", clock)
+        with self.parts("settle"):
+            indices, moved = settled(shards, result.indices.cpu(), share, self.kept_, self.seed)
         self.report_ |= {
             "settled": moved,
             "selected": count,
@@ -231,6 +266,20 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
             "pruned": {end: int(rows.sum()) for end, rows in self.pruned_.items()},
         }
         return indices
+
+    def _compose(self, features: Tensor, reduced: Tensor, count: int, *given: Any) -> Tensor:
+        """The composite preset's picks; given is the layout, views, pseudo_labels, image_embeddings and scores."""
+        assert self.composite is not None
+        chosen = self.composer(
+            type(self).__name__, self.composite, reduced, self.parts, self.seed, self.backend, self.show_progress,
+            self.progress,
+        )  # fmt: skip
+        chosen.signals(features, self.projection_, *given)
+        self.scores_ = chosen.scores
+        picks, self.radii_ = chosen.choose(count)
+        self.pool_ = chosen.pool
+        self.report_ |= {"selected": count, "pool_rows": int(chosen.pool.sum()), "cleaned": chosen.cleaned}
+        return picks
 
     def _agree(self, views: Any) -> None:
         """ValueError on all ranks: settings, radius or the number of views are not those of the others.
@@ -242,6 +291,7 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
 
     def _check_group(self, name: str) -> None:
         for what, asked in (
+            ('preset="composite"', self.composite is not None),
             ('mode="pseudo"', self.mode == "pseudo"),
             ("w_repr", bool(self.w_repr)),
             ('instability="noise"', self.instability == "noise"),
@@ -250,6 +300,8 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
                 raise ValueError(f"{name}: {what} selects in one process only; leave it out, or the group")
 
     def _settings(self) -> dict[str, Any]:
+        if self.composite is not None:
+            return {"percentage": self.percentage, "seed": self.seed, "preset": "composite", **self.composite.facts()}
         return {
             "percentage": self.percentage, "seed": self.seed, "mode": self.mode, "prune_support": self.rule.said,
             "prune_hard": self.prune_hard, "prune_easy": self.prune_easy, "weights": dict(self.weights),
@@ -257,7 +309,6 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         }  # fmt: skip
 
     def _prune_unsupported(self, seen: Tensor, features: Tensor, layout: Layout | None) -> None:
-        clock = time.perf_counter()
         layout = layout or Layout.inferred(features, self.ranks)
         told = self.rule.refusal(layout)
         if told and self.rule.share is not None:
@@ -265,7 +316,9 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         if layout is not None and not told:
             held = Shards(self.ranks, seen)
             given: dict[str, Any] = {what: held.own(values) for what, values in layout.given().items()}
-            found = support(seen, **given, seed=self.seed, device=self.device, progress=False, group=self.group)
+            found = support(
+                seen, **given, seed=self.seed, device=self.device, progress=self.show_progress, group=self.group
+            )
             self.scores_["support"] = -found.distance
             order, names = found.deviation.argsort(descending=True), layout.names
             if self.rule.asks:
@@ -279,7 +332,6 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
             facts = {"skipped": told}
         source = None if layout is None else layout.source
         self.report_["support"] = {"layout": source, "images": layout.images if layout else None, **facts}
-        self._took("support", clock)
         if self.suspects_:
             said = ", ".join(f"{number} ({deviation:.1f})" for number, deviation in self.suspects_)
             message = (
@@ -291,57 +343,23 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
     def _signals(self, seen: Tensor, views: Any, features: Tensor) -> None:
         """What the weights and the ends ask for; nothing else is computed."""
         ends = bool(self.prune_hard or self.prune_easy)
-        common: dict[str, Any] = {"seed": self.seed, "device": self.device, "progress": False}
-        clock = time.perf_counter()
+        common: dict[str, Any] = {"seed": self.seed, "device": self.device, "progress": self.show_progress}
         if self.instability == "views":
-            self.scores_["instability"] = self._instability(features, views)
+            self.scores_["instability"] = views_over_ranks(
+                self.ranks, features, views, device=self.device, progress=self.show_progress
+            )
         elif self.instability == "noise":
             self.scores_["instability"] = noise_instability(features, self.noise_std, self.noise_draws, seed=self.seed)
         if self.weights["representativeness"]:
             self.scores_["representativeness"] = representativeness(seen, clusters=self.n_clusters, **common)
         if self.weights["density"] or (ends and self.mode == "feature"):
-            self.scores_["rarity"] = self._rarity(seen, common)
+            self.scores_["rarity"] = rarity_over_ranks(
+                self.ranks, seen, self.report_["rows"], self.k_density, self.anchors, self.group, **common
+            )
         uncertain = bool(self.weights["uncertainty"]) and "instability" not in self.scores_
         if self.mode == "pseudo" and (ends or uncertain):
             found = difficulty(seen, clusters=self.n_clusters, epochs=self.epochs, **common)
             self.scores_ |= {"difficulty": found.score, "forgetting": found.forgetting, "el2n": found.el2n}
-        self._took("signals", clock)
-
-    def _instability(self, features: Tensor, views: Any) -> Tensor:
-        held = Shards(self.ranks, features)
-
-        def own() -> Tensor:
-            if not features.shape[0]:
-                return torch.empty(0)
-            return instability(features, views, device=self.device, progress=False)
-
-        return held.whole(own() if self.ranks is None else self.ranks.agree(own))
-
-    def _rarity(self, seen: Tensor, common: dict[str, Any]) -> Tensor:
-        k = min(self.k_density, min(self.anchors, self.report_["rows"]) - 1)
-        if self.ranks is None:
-            return rarity(seen, k=k, anchors=self.anchors, **common)
-        drawing = torch.Generator().manual_seed(self.seed)
-        x = seen.to(self.device or seen.device)
-        own = knn_rarity(x, k, anchors=self.anchors, generator=drawing, group=self.group)
-        return Shards(self.ranks, x).whole(own)
-
-    def _weight(self) -> Tensor | None:
-        """exp of the weighted sum of the robust signals, [N] float64; None without weights."""
-        signals = {
-            "representativeness": self.scores_.get("representativeness"),
-            "density": -self.scores_["rarity"] if "rarity" in self.scores_ else None,
-            "uncertainty": self.scores_.get("instability", self.scores_.get("difficulty")),
-        }
-        total = torch.zeros(self.report_["rows"], dtype=torch.float64)
-        for what, w in self.weights.items():
-            if w:
-                total += w * robust(signals[what])
-        if not any(self.weights.values()):
-            return None
-        weight = total.exp()
-        self.scores_["weight"] = weight.float()
-        return weight
 
     def _prune_ends(self) -> None:
         hard = self.scores_.get("difficulty") if self.mode == "pseudo" else self.scores_.get("rarity")
@@ -358,7 +376,6 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
 
     def _cover(self, shards: Shards, count: int, weight: Tensor | None) -> KCenterResult:
         """k-center over the kept rows; where they are too few, over the pruned ones after them."""
-        clock = time.perf_counter()
         reduced, own = shards.x, shards.own(self.kept_)
         rows = self.kept_.nonzero()[:, 0]
         left = Shards(self.ranks, reduced if bool(own.all()) else reduced[own.to(reduced.device)])
@@ -380,18 +397,4 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
                                    group=self.group)  # fmt: skip
             picks, radii = torch.cat([picks, more.indices.cpu()]), torch.cat([radii, more.radii])
         self.report_["refilled"] = short
-        self._took("cover", clock)
         return KCenterResult(picks, radii, result.passes, result.distances)
-
-    def _took(self, stage: str, since: float) -> None:
-        self.report_["seconds"][stage] = time.perf_counter() - since
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
-
-def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        warnings.warn(message, UserWarning, stacklevel=3)

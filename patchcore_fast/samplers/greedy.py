@@ -43,6 +43,7 @@ class GreedyCoresetSampler(Sampler):
     """
 
     takes_group = True
+    takes_all = False  # whether percentage may be 1
     checkpoint_seconds = 30.0  # between writes
 
     def __init__(
@@ -55,7 +56,7 @@ class GreedyCoresetSampler(Sampler):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.percentage = check_percentage(percentage)
+        self.percentage = check_percentage(percentage, self.takes_all)
         self.device = None if device is None else torch.device(device)
         if dimension_to_project_features_to is not None:
             check_count("dimension_to_project_features_to", dimension_to_project_features_to)

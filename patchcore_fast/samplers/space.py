@@ -10,14 +10,24 @@ import torch
 from torch import Tensor
 
 from ..scratch import room_for
-from .basic import IdentitySampler, PrecomputedSampler, RandomSampler
+from .basic import IdentitySampler, RandomSampler
 from .greedy import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
+from .precomputed import PrecomputedSampler
 from .projection import project, random_projection
 
 STATE = 56  # bytes a row that a k-center selection holds beside its rows
 _PART_BYTES = 64 << 20  # in float64
-BLIND = (RandomSampler, IdentitySampler, PrecomputedSampler)  # ask how many rows there are, and look at none
+BLIND = (
+    RandomSampler,
+    IdentitySampler,
+    PrecomputedSampler,
+)  # ask how many rows there are: see `is_blind`
 _PROJECTING = (GreedyCoresetSampler, ApproximateGreedyCoresetSampler)
+
+
+def is_blind(sampler: Any) -> bool:
+    """Whether a sampler asks only how many rows there are. One that was given chosen features looks for them."""
+    return type(sampler) in BLIND and not getattr(sampler, "searches", False)
 
 
 def projected_columns(sampler: Any, columns: int) -> int | None:
@@ -48,7 +58,7 @@ def space_of(
     -------
     Those rows, None where only the rows themselves will do; and the projection [D, d] that they come by, or None.
     """
-    if type(sampler) in BLIND:
+    if is_blind(sampler):
         return torch.zeros(rows, 1), None
     width = projected_columns(sampler, columns)
     if width is None:

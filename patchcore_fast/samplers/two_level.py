@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.budget import percentage_of
 from ..inputs import Features
 from ..kernels.ranks import Held, Ranks
 from ..scores import Layout, support
 from .base import Sampler
 from .pruning import SupportRule
+
+_SILENT = {"progress": None, "show_progress": False}  # attributes of samplers, where nobody watches
 
 
 class SupportedImages:
@@ -41,6 +46,7 @@ class SupportedImages:
             raise ValueError(f'SupportedImages: prune must be "auto" or a share in (0, 1), got {prune!r}')
         self.seed, self.device = seed, device
         self.group: Any = None
+        self.show_progress: bool | None = False  # see `Sampler`
         self.report_: dict[str, Any] = {}
 
     def select_images(self, features: Tensor, layout: Layout) -> Tensor:
@@ -55,7 +61,8 @@ class SupportedImages:
             return torch.arange(layout.images)
         held = Held(None if self.group is None else Ranks("SupportedImages", self.group), features)
         given: dict[str, Any] = {what: held.own(values) for what, values in layout.given().items()}
-        found = support(features, **given, seed=self.seed, device=self.device, progress=False, group=self.group)
+        found = support(features, **given, seed=self.seed, device=self.device, group=self.group,
+                        progress=self.show_progress)  # fmt: skip
         rows, self.report_ = self.rule.judge(found)
         left = torch.ones(layout.images, dtype=torch.bool)
         left[layout.image[rows]] = False
@@ -67,12 +74,17 @@ class TwoLevelSampler(Sampler):
 
     Parameters
     ----------
-    image_sampler : `SupportedImages`, or any sampler; it then chooses among the images' mean patch features [I, D].
+    image_sampler : `SupportedImages`, `ELFSImageSampler`, or any sampler; it then chooses among the images' mean patch
+        features [I, D].
     patch_sampler : any sampler; its percentage counts the patches of the chosen images.
 
     Attributes
     ----------
     images_ : [J] int64, the caller's numbers of the chosen images, in the order in which they were chosen.
+    percentage : None, or the share of *all* rows that is picked, in place of the patch sampler's own; all patches of
+        the chosen images where these are fewer. Set it.
+    report_ : "images_chosen", "seconds" of both levels, and what their samplers report, by "images" and "patches", as
+        JSON types.
 
     With a group `select` takes this rank's part of everything; the patch sampler must take a group too, and an image
     sampler with `select_images` as well. Means are compared by every rank alike.
@@ -89,24 +101,42 @@ class TwoLevelSampler(Sampler):
             ):
                 raise TypeError(f"TwoLevelSampler: {what} must be a sampler, got {type(sampler).__name__}")
         self.image_sampler, self.patch_sampler = image_sampler, patch_sampler
+        self.uses_embeddings = bool(getattr(image_sampler, "uses_embeddings", False))
         self.images_: Tensor | None = None
+        self.percentage: float | None = None
+        self.report_: dict[str, Any] = {}
 
-    def select(self, features: Features, image_ids: Any = None, positions: Any = None) -> Tensor:
+    def __copy__(self) -> TwoLevelSampler:
+        """A copy whose samplers are copies too: what it finds then stays with it."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made.image_sampler, made.patch_sampler = copy.copy(self.image_sampler), copy.copy(self.patch_sampler)
+        return made
+
+    def select(
+        self, features: Features, image_ids: Any = None, positions: Any = None, embeddings: Features | None = None
+    ) -> Tensor:
         """Row numbers of the selection; image_ids [N] and positions [N, 3] as for `ELFSCoresetSampler.select`.
+
+        embeddings : [I, E] of the images in the order of their first rows, for an image sampler that `uses_embeddings`.
 
         ValueError where neither is given and the order of the rows does not show the images.
         """
-        return self._choose(features, image_ids=image_ids, positions=positions)
+        return self._choose(features, image_ids=image_ids, positions=positions, embeddings=embeddings)
 
-    def _select(self, features: Tensor, image_ids: Any = None, positions: Any = None) -> Tensor:
+    def _select(
+        self, features: Tensor, image_ids: Any = None, positions: Any = None, embeddings: Features | None = None
+    ) -> Tensor:
         name, held = type(self).__name__, Held(self.ranks, features)
         layout = Layout.of(name, features.shape[0], image_ids, positions, self.ranks)
         layout = layout or Layout.inferred(features, self.ranks)
         if layout is None:
             raise ValueError(f"{name}: image_ids or positions are wanted; the order of the rows shows no images")
+        clock = time.perf_counter()
         if callable(getattr(self.image_sampler, "select_images", None)):
-            with self._grouped(self.image_sampler):
-                images = self.image_sampler.select_images(features, layout)
+            more = {} if embeddings is None or not self.uses_embeddings else {"embeddings": embeddings}
+            with self._grouped(self.image_sampler), self._followed(self.image_sampler, ("show_progress",)):
+                images = self.image_sampler.select_images(features, layout, **more)
         else:
             images = torch.as_tensor(self.image_sampler.select(image_means(held, layout))).cpu()
         if images.shape[0] == 0:
@@ -119,18 +149,47 @@ class TwoLevelSampler(Sampler):
         where: dict[str, Any] = {}
         if getattr(self.patch_sampler, "uses_positions", False):
             where = {what: held.own(values)[own] for what, values in layout.given().items()}
-        watched = self.progress is not None and getattr(self.patch_sampler, "progress", False) is None
-        if watched:
-            self.patch_sampler.progress = self.progress
-        try:
-            with self._grouped(self.patch_sampler):
-                picks = torch.as_tensor(self.patch_sampler.select(features[own.to(features.device)], **where)).cpu()
-        finally:
-            if watched:
-                self.patch_sampler.progress = None
+        seconds = {"images": time.perf_counter() - clock}
+        clock = time.perf_counter()
+        share = self._share(layout.image.shape[0], rows.shape[0])
+        with self._grouped(self.patch_sampler), self._followed(self.patch_sampler, tuple(_SILENT)), share:
+            picks = torch.as_tensor(self.patch_sampler.select(features[own.to(features.device)], **where)).cpu()
         self.radii_ = getattr(self.patch_sampler, "radii_", None)
         self.projection_ = getattr(self.patch_sampler, "projection_", None)
+        seconds["patches"] = time.perf_counter() - clock
+        levels = {"images": self.image_sampler, "patches": self.patch_sampler}
+        found = {level: getattr(sampler, "report_", None) for level, sampler in levels.items()}
+        self.report_ = {"images_chosen": int(images.shape[0]), "seconds": seconds}
+        self.report_ |= {level: of for level, of in found.items() if of}
         return rows[picks]
+
+    @contextmanager
+    def _followed(self, sampler: Any, ways: tuple[str, ...]) -> Iterator[None]:
+        """While inside, a sampler tells of its progress as this one does, unless it was told otherwise."""
+        told = []
+        for way in ways:
+            mine, silent = getattr(self, way, _SILENT[way]), _SILENT[way]
+            if mine is not silent and getattr(sampler, way, mine) is silent:
+                setattr(sampler, way, mine)
+                told.append(way)
+        try:
+            yield
+        finally:
+            for way in told:
+                setattr(sampler, way, _SILENT[way])
+
+    @contextmanager
+    def _share(self, total: int, left: int) -> Iterator[None]:
+        """While inside, the patch sampler picks of `left` rows what is wanted of `total`."""
+        if self.percentage is None:
+            yield
+            return
+        before = self.patch_sampler.percentage
+        self.patch_sampler.percentage = percentage_of(int(total * self.percentage), left)
+        try:
+            yield
+        finally:
+            self.patch_sampler.percentage = before
 
     @contextmanager
     def _grouped(self, sampler: Any) -> Iterator[None]:

@@ -78,6 +78,12 @@ def rarity(
     return out
 
 
+def inverse(rare: Tensor) -> Tensor:
+    """1 / rarity [N]; what is 0 counts as the least that is not, and as 1 where all is 0."""
+    some = rare[rare > 0]
+    return 1.0 / rare.clamp(min=float(some.min()) if len(some) else 1.0)
+
+
 @undisturbed
 def representativeness(
     features: Features,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.accuracy import price, sets
+from benchmarks.accuracy import price, price_rules, sets
 from benchmarks.speed import price as cost
 from patchcore_fast.model import PatchCoreConfig
 
@@ -59,10 +59,25 @@ def test_a_set_counts_by_the_rule_that_the_others_chose() -> None:
     assert price.lost(rows, 0.1) == {"a": 0.0, "b": 0.0, "c": 0.0}
 
 
+def test_a_rule_has_to_hold_clean_sets() -> None:
+    """c = 0.5 gains most when contaminated and loses clean; c = 0.25 is best of the others, until it ruins one set."""
+    rows = [
+        {"set": name, "seed": 0, "share": share, "arm": "greedy", "k": k, "c": c, "pixel_auroc": 0.5 + 0.01 * (k > 1),
+         "pixel_ap": 0.5, "image_auroc": 0.5 + (c if share else -0.1 * (c >= 0.5))}
+        for name in "abc" for k in price.COUNTS for c in price.PRICES for share in price.SHARES
+    ]  # fmt: skip
+    assert price.within(rows, ["a", "b", "c"]) == (3, 0.25)
+    for r in rows:
+        r["image_auroc"] -= 0.02 * (r["set"] == "b" and r["c"] == 0.25 and not r["share"])
+        r["image_auroc"] += 0.03 * (r["set"] == "a" and r["c"] == 0.25 and not r["share"])
+    assert price.within(rows, ["a", "b", "c"]) == (1, 0.0) and price.within(rows, ["a", "c"]) == (3, 0.25)
+
+
 def test_cost(textures: list[Path], tmp_path: Path, run: Callable[..., str]) -> None:
     said = run(cost, textures[0], "--ratio", 0.1, "--repeat", 2, "--weights", "random", "--json", tmp_path / "c.json")
     rows = json.loads((tmp_path / "c.json").read_text())["rows"]
-    assert cost.table(rows) in said and rows[0]["right"] and rows[0]["share"] > 0
+    assert cost.table(rows) in said and [(r["every"], r["right"]) for r in rows] == [(1, True)]
+    assert rows[0]["share_cpu"] > 0 and rows[0]["share_clock"] > 0
 
 
 def test_the_page_shows_the_committed_results() -> None:
@@ -71,5 +86,5 @@ def test_the_page_shows_the_committed_results() -> None:
     assert results
     for path in results:
         found = json.loads(path.read_text())
-        made = cost.table(found["rows"]) if found["benchmark"] == "price cost" else price.table(found["rows"])
-        assert made in page, path
+        tables = {"price cost": cost.table, "price rules": price_rules.table, "price": price.table}
+        assert tables[found["benchmark"]](found["rows"]) in page, path

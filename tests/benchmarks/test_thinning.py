@@ -46,19 +46,8 @@ def test_rows_without_density_are_drawn(x: torch.Tensor) -> None:
 
 def test_banks_are_of_one_size(textures: list[Path], tmp_path: Path, run: Callable[..., str]) -> None:
     options = [
-        "--image-size",
-        64,
-        "--map-size",
-        32,
-        "--sigma",
-        1,
-        "--weights",
-        "random",
-        "--banks",
-        0.05,
-        "--rows",
-        400,
-    ]
+        "--image-size", 64, "--map-size", 32, "--sigma", 1, "--weights", "random", "--banks", 0.05, "--rows", 400,
+    ]  # fmt: skip
     said = run(thinning, *textures, *options, "--json", tmp_path / "r.json")
     result = json.loads((tmp_path / "r.json").read_text())
     rows = result["rows"]

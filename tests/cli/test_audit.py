@@ -18,6 +18,8 @@ from patchcore_fast.memory_bank import MemoryBank
 from ..evaluated import TINY
 from ..pictures import write_mvtec
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 ALONE = [part for part in TINY if part not in ("--ratio", "0.1")]
 SPOTTED = ("train/good/003.png", "train/good/008.png")
 

@@ -13,6 +13,8 @@ from patchcore_fast.memory_bank import MemoryBank
 
 from ..evaluated import TINY
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 FIT = ["fit", "data", "--output", "x.safetensors"]
 # Arguments, a module that is not installed or None, what is said.
 CASES: dict[str, tuple[list[str], str | None, str]] = {

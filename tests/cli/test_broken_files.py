@@ -20,6 +20,8 @@ from patchcore_fast.model import PatchCore
 
 from ..evaluated import TINY
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: min(200, path.stat().st_size // 2)])

@@ -23,6 +23,8 @@ from patchcore_fast.model import PatchCore, passes
 from ..evaluated import TINY, files, rows_of
 from ..pictures import write_mvtec
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 COUNTS = {"train": 3, "good": 2, "bad": 2}
 
 
@@ -104,9 +106,10 @@ def test_the_backbone_is_built_once_and_changes_no_number(tmp_path, monkeypatch,
     assert main(["evaluate", str(root), "--output", str(tmp_path / "all"), *TINY, *more]) == 0
     assert built == ["test_resnet"] and len({id(bank) for bank in banks}) == 3
     for name, among in zip(("bolt", "nut", "pin"), tuple(banks), strict=True):
-        assert main(["evaluate", str(root / name), "--output", str(tmp_path / name), *TINY, *more]) == 0
+        file = tmp_path / f"{name}.json"
+        assert main(["evaluate", str(root / name), "--json", str(file), *TINY, *more]) == 0
         assert torch.equal(among.features, banks[-1].features) and among.threshold == banks[-1].threshold
-        found, wanted = (json.loads((p / name / "metrics.json").read_text()) for p in (tmp_path / "all", tmp_path))
+        found, wanted = (json.loads(p.read_text()) for p in (tmp_path / "all" / name / "metrics.json", file))
         assert found["metrics"] == wanted["metrics"] and found["images"] == wanted["images"]
 
 

@@ -218,7 +218,7 @@ def test_select_by_budget(tmp_path: Path, budget: str, rows: int, capsys: pytest
         (["--budget", "20B"], "--budget 20B keeps no row; one has 24 bytes"),
         (["--budget", "many"], "--budget must be a number of rows (2000), bytes (20MB, 512KiB)"),
         (["--budget", "5", "--ratio", "0.1"], "argument --ratio: not allowed with argument --budget"),
-        ([], "one of the arguments --ratio --budget is required"),
+        ([], "one of the arguments --ratio --budget --count is required"),
     ],
 )
 def test_select_wants_one_size(tmp_path: Path, size: list[str], message: str, capsys) -> None:

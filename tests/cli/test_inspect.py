@@ -14,15 +14,22 @@ import torch
 from PIL import Image
 
 from patchcore_fast.cli import main
-from patchcore_fast.coverage import spatial_coverage
+from patchcore_fast.config.signals import SIGNALS
+from patchcore_fast.coverage import border_shares, spatial_coverage
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
-from patchcore_fast.samplers import GreedyCoresetSampler
+from patchcore_fast.model.signals import view_instability
+from patchcore_fast.report.ranks import spearman, tail_shares
+from patchcore_fast.report.signals import described
+from patchcore_fast.samplers import ELFSCoresetSampler, GreedyCoresetSampler
+from patchcore_fast.scores import signals
+from patchcore_fast.written import INSPECTED
 
 from ..pictures import write_mvtec
 
 TINY = ["--backbone", "test_resnet", "--layers", "1,2", "--weights", "random", "--image-size", "64", "--ratio", "0.1"]
 PICTURES = {"plane.png", "patches.png", "provenance.png"}
+SIGNAL_PICTURES = {"signals.png", "signal_maps.png", "signal_correlations.png"}
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +66,8 @@ class KnowingSampler(GreedyCoresetSampler):
 def knowing(monkeypatch: pytest.MonkeyPatch) -> list[KnowingSampler]:
     made: list[KnowingSampler] = []
 
-    def make(name: str, ratio: float, *, seed: int, device: Any, prune_support: str) -> KnowingSampler:
-        assert name == "greedy" and prune_support == "none"
+    def make(name: str, ratio: float, *, seed: int, device: Any, prune_support: str, options: Any) -> KnowingSampler:
+        assert name == "greedy" and prune_support == "none" and options == {}
         made.append(KnowingSampler(ratio, device, seed=seed))
         return made[-1]
 
@@ -97,6 +104,7 @@ def test_greedy_is_the_fit_and_has_no_distributions(
     assert fitted.positions is not None and fitted.grid is not None
     wanted = spatial_coverage(fitted.positions, 32, fitted.grid)
     assert facts["coverage"] == wanted.to_dict(), "the selection of fit"
+    assert facts["border"] == border_shares([fitted.grid] * 32, fitted.positions).to_dict() and "signals" not in facts
     assert (facts["picked"], facts["patches"], facts["images"]) == (len(fitted), fitted.patches, 32)
     assert facts["weights"] == fitted.weights and facts["config"] == fitted.config
     assert facts["pruned"] == {} and facts["scores"] == {} and facts["report"] is None and facts["new_selection"]
@@ -209,6 +217,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "weights": (["data", *TINY, "--weights", "no.pth"], "no.pth"),
     "plane": (["data", *TINY, "--plane", "tsne"], "invalid choice: 'tsne'"),
     "umap": (["data", *TINY, "--plane", "umap"], "pip install umap-learn"),
+    "signals": (["data", *TINY, "--signals", "rarity,speed"], "signals must be all, or some of representativeness,"),
     "bank-missing": (["data", "--bank", "no.safetensors"], "no.safetensors: no such bank file"),
     "bank-cut": (["data", "--bank", "cut.safetensors"], "cut.safetensors: damaged"),
     "bank-placeless": (["data", "--bank", "placeless.safetensors"], "does not say which image"),
@@ -242,3 +251,63 @@ def test_a_bank_of_other_photographs_is_refused(
 def test_a_selection_of_nothing_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(place / "data"), "--output", str(tmp_path), *TINY, "--ratio", "1e-9"]) == 2
     assert "the coreset has 0 of" in capsys.readouterr().err
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The composite samplers that the command makes; seed and ratio are the command's."""
+    kept: list[Any] = []
+
+    def make(name: str, ratio: float, *, seed: int, **more: Any) -> Any:
+        given = {"preset": "composite", "topk_pool_multiplier": 4.0, "w_density": -1.0}
+        kept.append(ELFSCoresetSampler(ratio, seed=seed, **given))  # type: ignore[arg-type]
+        return kept[-1]
+
+    monkeypatch.setattr("patchcore_fast.samplers.make_sampler", make)
+    return kept
+
+
+def test_signals_and_the_pool(place: Path, tmp_path: Path, made: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["inspect", str(place / "data"), "--output", str(tmp_path / "o"), *TINY, "--seed", "2", "--signals", "all"]
+    assert main([*args, "-v"]) == 0
+    out, err = capsys.readouterr()
+    pictures = PICTURES | SIGNAL_PICTURES | {"distributions.png", "pool_plane.png", "pool_patches.png"}
+    assert set(sizes(tmp_path / "o")) == pictures == INSPECTED - {"selection.json"}
+    facts, (sampler,) = strict(tmp_path / "o/selection.json"), made
+    assert set(facts["pictures"]) == pictures
+    settings = {"backbone": "test_resnet", "layers": (1, 2), "weights": "random", "image_size": 64, "seed": 2}
+    model = PatchCore(PatchCoreConfig(**settings))  # type: ignore[arg-type]
+    rows = model.training_features(place / "data")
+    picks = sampler.indices_
+    assert picks is not None
+    found = signals(rows.features, positions=rows.positions(torch.arange(rows.total)), seed=2).values
+    found["views"] = view_instability(model, place / "data", rows)
+    found |= {f"sampler: {name}": values for name, values in sampler.scores_.items()}
+    assert {"sampler: composite", "sampler: density"} < set(found)
+    assert set(facts["signals"]) == set(found) > set(SIGNALS) and facts["signals_missing"] == {}
+    for name, values in found.items():
+        one = facts["signals"][name]
+        assert one["unit"] == described(name).unit and one["all"]["q0.5"] == pytest.approx(float(np.median(values)))
+        assert one["picked"]["q1"] == pytest.approx(float(values[picks].max()))
+        assert {k: one[k] for k in ("mean_rank", "tails")} == tail_shares(values, picks)
+    names = facts["correlations"]["names"]
+    at = [names.index(name) for name in found]
+    assert np.array(facts["correlations"]["spearman"])[np.ix_(at, at)] == pytest.approx(spearman(found))
+    pool = sampler.pool_
+    assert facts["pool"]["rows"] == int(pool.sum()) and facts["pool"]["picked_inside"] == 1
+    assert facts["pool"]["border"] == border_shares(rows, pool.nonzero()[:, 0]).to_dict()
+    assert facts["border"] == border_shares(rows, picks).to_dict()
+    assert f"The pool had {int(pool.sum()):,} patches (40 %)." in out
+    assert f"{facts['border']['ratio']:.2f} times as many as expected" in out
+    line = next(x for x in out.splitlines() if x.startswith("rarity"))
+    assert line.split()[1] == f"{facts['signals']['rarity']['mean_rank']:.3f}"
+    assert "signals, rarity: " in err and "part of the selection" in err
+
+
+def test_signals_of_a_bank(place: Path, tmp_path: Path) -> None:
+    given = [str(place / "data"), "--bank", str(place / "bank.safetensors"), "--weights", "random"]
+    assert main(["inspect", *given, "--output", str(tmp_path), "--signals", "support,noise"]) == 0
+    assert set(sizes(tmp_path)) == PICTURES | SIGNAL_PICTURES
+    facts = strict(tmp_path / "selection.json")
+    assert list(facts["signals"]) == ["support", "noise"] and set(facts["signals_seconds"]) == {"support", "noise"}
+    assert facts["signals"]["support"]["note"] == "each row with all rows of other images"

@@ -19,26 +19,13 @@ from ..evaluated import files, predict, rows_of
 from ..pictures import texture
 
 HOSTILE = {
-    "long": b"x" * 251 + b".png",
-    "long-unicode": "\N{LATIN SMALL LETTER E WITH ACUTE}".encode() * 125 + b".png",
-    "not-utf8": b"bad\xff\xfe.png",
-    "formula": b"=cmd|' '!A1.png",
-    "plus": b"+1.png",
-    "at": b"@SUM(A1).png",
-    "dash": b"-rf.png",
-    "mathtext": b"$x^{$.png",
-    "dollars": b"a$b$c.png",
-    "newline": b"a\n=1+1\tb.png",
-    "escape": b"\x1b[31mred\x07.png",
-    "quotes": b"\"a';,.png",
-    "right-to-left": "a\u202egnp.png".encode(),
-    "percent": b"%s%n{}{0}.png",
-    "backslash": b"a\\b\\xff.png",
-    "html": b"<img src=x onerror=alert(1)>.png",
-    "underscore": b"_a.png",
-    "spaces": b"  a  .png",
-    "unicode": "\u65e5\u672c \N{GRINNING FACE}.png".encode(),
-}
+    "long": b"x" * 251 + b".png", "long-unicode": "\N{LATIN SMALL LETTER E WITH ACUTE}".encode() * 125 + b".png",
+    "not-utf8": b"bad\xff\xfe.png", "formula": b"=cmd|' '!A1.png", "plus": b"+1.png", "at": b"@SUM(A1).png",
+    "dash": b"-rf.png", "mathtext": b"$x^{$.png", "dollars": b"a$b$c.png", "newline": b"a\n=1+1\tb.png",
+    "escape": b"\x1b[31mred\x07.png", "quotes": b"\"a';,.png", "right-to-left": "a\u202egnp.png".encode(),
+    "percent": b"%s%n{}{0}.png", "backslash": b"a\\b\\xff.png", "html": b"<img src=x onerror=alert(1)>.png",
+    "underscore": b"_a.png", "spaces": b"  a  .png", "unicode": "\u65e5\u672c \N{GRINNING FACE}.png".encode(),
+}  # fmt: skip
 
 
 def test_hostile_names_in_predict(place: Path, data: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

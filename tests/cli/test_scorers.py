@@ -13,6 +13,8 @@ from patchcore_fast.scorers import SCORERS
 
 from ..evaluated import TINY
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_the_command_line_runs_every_scorer(

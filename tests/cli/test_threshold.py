@@ -16,6 +16,8 @@ from patchcore_fast.model.threshold import false_alarm_threshold, with_threshold
 
 from ..evaluated import TINY
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
     code = main([str(a) for a in args])

@@ -22,6 +22,8 @@ from patchcore_fast.written import LIST
 
 from ..evaluated import TINY, files, predict, rows_of
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 # scores before pictures
 
 

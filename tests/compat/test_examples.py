@@ -1,4 +1,4 @@
-"""The pairs examples/*_before.py and *_after.py show what changes for a user: one line."""
+"""The pairs examples/*_before.py and *_after.py show what changes for a user: one line; a few for another method."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.name.removesuffix("_before.py") for path in EXAMPLES.glob("*_before.py"))
+ELFS = ("amazon", "anomalib")  # *_elfs_after.py: the same script with another method, not a drop-in
 
 
 def code(name: str) -> list[str]:
@@ -22,7 +23,8 @@ def code(name: str) -> list[str]:
 
 def test_there_are_pairs_for_every_peer():
     assert {"active_learning", "amazon", "anomalib", "deepcore", "indad", "softpatch"} <= set(NAMES)
-    assert {path.name.removesuffix("_after.py") for path in EXAMPLES.glob("*_after.py")} == set(NAMES)
+    afters = {path.name.removesuffix("_after.py") for path in EXAMPLES.glob("*_after.py")}
+    assert afters == set(NAMES) | {f"{name}_elfs" for name in ELFS}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,9 +39,25 @@ def test_one_line_differs(name):
     assert "patchcore_fast.compat" in added[0] and "patchcore_fast.compat" not in "".join(removed)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "removed", "added"), [("amazon", 3, 5), ("anomalib", 0, 11)], ids=ELFS)
+def test_another_method_changes_the_sampler_alone(name, removed, added):
+    """Nothing of the model, the data or the score."""
+    difference = list(difflib.ndiff(code(f"{name}_before.py"), code(f"{name}_elfs_after.py")))
+    gone, new = ([line[2:] for line in difference if line.startswith(sign)] for sign in ("- ", "+ "))
+    assert (len(gone), len(new)) == (removed, added), difference
+    assert all("ampler" in line for line in gone), "nothing else goes"
+    assert "from patchcore_fast.samplers import ELFSCoresetSampler" in new
+    whole = ast.parse((EXAMPLES / f"{name}_elfs_after.py").read_text(encoding="utf-8"))
+    calls = [
+        x for x in ast.walk(whole) if isinstance(x, ast.Call) and getattr(x.func, "id", "") == "ELFSCoresetSampler"
+    ]
+    assert len(calls) == 1, "made once"
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(f"{name}_elfs" for name in ELFS)])
 def test_docstrings_say_how_to_run_them(name):
-    for script in (f"{name}_before.py", f"{name}_after.py"):
+    before = () if name.endswith("_elfs") else (f"{name}_before.py",)
+    for script in (*before, f"{name}_after.py"):
         docstring = ast.get_docstring(ast.parse((EXAMPLES / script).read_text(encoding="utf-8"))) or ""
         commands = [line for line in docstring.splitlines() if "python " in line]
         assert any(script in line for line in commands), f"{script}: no command line in {docstring!r}"

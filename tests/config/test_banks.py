@@ -17,7 +17,14 @@ from patchcore_fast.compat.amazon import RandomSampler as AmazonsRandomSampler
 from patchcore_fast.config.selection import TEXT
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
-from patchcore_fast.samplers import GreedyCoresetSampler, RandomSampler, TwoLevelSampler, describe_sampler
+from patchcore_fast.samplers import (
+    ELFSCoresetSampler,
+    GreedyCoresetSampler,
+    LowestDensitySampler,
+    RandomSampler,
+    TwoLevelSampler,
+    describe_sampler,
+)
 from patchcore_fast.samplers.two_level import SupportedImages
 
 # Written when there were no groups, by a fit with scorer="reweighted", of three shots, turned, with the seed 7.
@@ -92,6 +99,30 @@ def test_a_sampler_that_is_an_object_is_on_record(tmp_path: Path, caplog: pytest
     assert plain.fit(_images()).bank.config["selection"]["sampler_parameters"] is None
 
 
+def test_presets_and_two_levels_as_objects_are_on_record(tmp_path: Path) -> None:
+    composite = ELFSCoresetSampler(0.3, preset="composite", w_density=-1, noise_T=2)
+    for sampler, name in ((composite, "composite"), (TwoLevelSampler(SupportedImages(), composite), "two-level")):
+        PatchCore(PatchCoreConfig(**TINY), sampler, progress=False).fit(_images()).save(tmp_path / "b")
+        back = PatchCore.load(tmp_path / "b").config
+        assert (back.sampler, back.ratio, back.count, back.sampler_options) == (name, None, None, ())
+        told = dict(back.sampler_parameters)
+        if name == "composite":
+            wanted = {"percentage": 0.3, "preset": "composite", "w_density": -1.0, "noise_T": 2, "instability": "noise"}
+            assert wanted.items() <= told.items()
+        else:
+            assert told["image_sampler"] == "SupportedImages()"
+            assert told["patch_sampler"].startswith("composite(percentage=0.3, preset='composite', ")
+    assert describe_sampler(LowestDensitySampler(0.1))[0] == "lowest-density"
+    size = {"ratio": None, "count": 5}
+    with pytest.raises(
+        ValueError, match=r"selection\.count is of a sampler by its name; one that is given as an object"
+    ):
+        PatchCore(PatchCoreConfig(**TINY, **size), composite, progress=False).fit(_images())
+    options = PatchCoreConfig(**TINY, sampler="elfs", sampler_options={"settle": 0})  # not of the object
+    bank = PatchCore(options, composite, progress=False).fit(_images()).bank
+    assert bank.config["selection"]["sampler_options"] == {}
+
+
 def test_what_is_written_down_of_a_sampler() -> None:
     name, told = describe_sampler(GreedyCoresetSampler(0.25, "cpu", 64, seed=3))
     assert name == "greedy" and told["percentage"] == 0.25 and told["device"] == "device(type='cpu')"
@@ -99,7 +130,8 @@ def test_what_is_written_down_of_a_sampler() -> None:
     assert describe_sampler(AmazonsRandomSampler(0.5)) == (
         "patchcore_fast.compat.amazon.RandomSampler", {"percentage": 0.5})  # fmt: skip
     name, told = describe_sampler(TwoLevelSampler(SupportedImages(), RandomSampler(0.1, seed=2)))
-    assert name.endswith("two_level.TwoLevelSampler") and told["patch_sampler"] == "random(percentage=0.1, seed=2)"
+    assert name == "two-level" and told["image_sampler"] == "SupportedImages()"
+    assert told["patch_sampler"] == "random(percentage=0.1, seed=2)"
     _, told = describe_sampler(Every(np.int64(3), range(10**6), table={"a": "x" * 10_000}))
     assert told["step"] == 3 and type(told["step"]) is int and told["offsets"] == "range(0, 1000000)"
     assert len(told["table"]) <= TEXT

@@ -17,22 +17,17 @@ DOC = Path(__file__).parents[2] / "docs" / "backbones.md"
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("tf_efficientnet_lite0", ((2, 3), 256, 3, False)),
-        ("wide_resnet50_2.tv_in1k", ((2, 3), 256, 3, False)),
+        ("tf_efficientnet_lite0", ((2, 3), 256, 3, False)), ("wide_resnet50_2.tv_in1k", ((2, 3), 256, 3, False)),
         ("module:torchvision.models.vit.ViT", ((2, 3), 256, 3, False)),
-        ("module:vit_pytorch.vit.ViT", ((2, 3), 256, 3, False)),
-        ("module:swin.Swin", ((2, 3), 256, 3, False)),
+        ("module:vit_pytorch.vit.ViT", ((2, 3), 256, 3, False)), ("module:swin.Swin", ((2, 3), 256, 3, False)),
         ("vit_small_patch14_dinov2.lvd142m", ((5, 8), 448, 1, True)),
         ("hf-hub:timm/vit_large_patch16_dinov3.lvd1689m", ((11, 17), 512, 1, True)),
-        ("vit_7b_patch16_dinov3", ((19, 29), 512, 1, True)),
-        ("deit3_huge_patch14_224", ((15, 23), 448, 1, True)),
-        ("xcit_tiny_24_p8_224", ((11, 17), 224, 1, True)),
-        ("vit_base_patch32_224", ((5, 8), 512, 1, True)),
+        ("vit_7b_patch16_dinov3", ((19, 29), 512, 1, True)), ("deit3_huge_patch14_224", ((15, 23), 448, 1, True)),
+        ("xcit_tiny_24_p8_224", ((11, 17), 224, 1, True)), ("vit_base_patch32_224", ((5, 8), 512, 1, True)),
         ("beit_large_patch16_384", ((11, 17), 384, 1, True)),
-        ("swinv2_base_window12to16_192to256", ((1, 2), 256, 3, False)),
-        ("hiera_tiny_224", ((1, 2), 224, 3, False)),
+        ("swinv2_base_window12to16_192to256", ((1, 2), 256, 3, False)), ("hiera_tiny_224", ((1, 2), 224, 3, False)),
     ],
-)
+)  # fmt: skip
 def test_rows(name: str, wanted: tuple[object, ...]) -> None:
     assert tuple(defaults_of(name)) == wanted
 

@@ -27,16 +27,12 @@ def turned(per_warp):
 
 
 RIGHT = [
-    ("neighbour", 1, turned(False)),
-    ("warp_neighbour", 1, turned(True)),
-    ("reuse", 1, 3 * torch.arange(THREADS).flip(0)),
-    ("bytes", -1, torch.arange(THREADS).flip(0)),
-    ("beyond", 0, torch.arange(THREADS)),
-    ("diverging", 0, torch.arange(THREADS)),
-    ("diverging_warp", 0, torch.arange(THREADS) ^ 1),
-    ("atomic", 0, torch.full((THREADS,), THREADS)),
+    ("neighbour", 1, turned(False)), ("warp_neighbour", 1, turned(True)),
+    ("reuse", 1, 3 * torch.arange(THREADS).flip(0)), ("bytes", -1, torch.arange(THREADS).flip(0)),
+    ("beyond", 0, torch.arange(THREADS)), ("diverging", 0, torch.arange(THREADS)),
+    ("diverging_warp", 0, torch.arange(THREADS) ^ 1), ("atomic", 0, torch.full((THREADS,), THREADS)),
     ("shared", 163 << 10, torch.full((THREADS,), THREADS)),
-]
+]  # fmt: skip
 
 # name, how, what the message says
 WRONG = [

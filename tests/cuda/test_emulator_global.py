@@ -64,18 +64,14 @@ RIGHT = [
 # name, how, what the message says
 WRONG = [
     ("ticket", 1, rf"reads global memory that another thread writes, {ORDER}: 4 bytes at \d+ of an array of 1544"),
-    ("ticket", 2, ORDER),
-    ("ticket", 3, ORDER),
-    ("ticket", 6, ORDER),
-    ("handing", 0, rf"{ORDER}: .*; the other is thread \d+ of block \d"),
-    ("queue", 1, ORDER),
+    ("ticket", 2, ORDER), ("ticket", 3, ORDER), ("ticket", 6, ORDER),
+    ("handing", 0, rf"{ORDER}: .*; the other is thread \d+ of block \d"), ("queue", 1, ORDER),
     ("places", 1, f"writes global memory that another thread writes, {ORDER}"),
     ("places", 2, rf"(reads .* writes|writes .* reads), {ORDER}: .*; the other is thread \d+ of block \d"),
     ("outside", 1, f"{BEYOND}: 4 bytes at 1544 of an array of 1544"),
     ("outside", 2, f"{BEYOND}: 4 bytes at 1544 of an array of 1544"),
-    ("outside", 3, f"thread 0 of block 0 {BEYOND}: 4 bytes at -?[0-9]+ of an array"),
-    ("outside", 4, BEYOND),
-]
+    ("outside", 3, f"thread 0 of block 0 {BEYOND}: 4 bytes at -?[0-9]+ of an array"), ("outside", 4, BEYOND),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "how", "expected"), RIGHT, ids=lambda v: v if isinstance(v, str) else "")

@@ -192,10 +192,15 @@ def test_tiles_whole_and_in_pieces(emulated, n, dtype):
     check_refreshed(run, given)
 
 
+# Every name and every block once; the other four pairs are for -m thorough.
+PAIRS = (("gaussian", 16), ("integers", 1024), ("duplicates", 16), ("clusters", 1024))
+ALTERNATELY = [pytest.param(name, block, marks=[pytest.mark.thorough] * ((name, block) not in PAIRS))
+               for name, _ in PAIRS for block in (16, 1024)]  # fmt: skip
+
+
 @ON_EMULATOR
 @of_halves
-@pytest.mark.parametrize("block", [16, 1024])
-@pytest.mark.parametrize("name", ["gaussian", "integers", "duplicates", "clusters"])
+@pytest.mark.parametrize("name, block", ALTERNATELY)
 def test_passes_pick_what_greedy_picks(emulated, name, block, dtype):
     x, k = STAY[name]().to(dtype), 40
     picks, radii = k_center_greedy_reference(x, k)
@@ -227,10 +232,13 @@ def attack(kind, dim, seed):
     return x * torch.tensor([-1, 1, 2.0**-5])[torch.arange(130) % 3][:, None]
 
 
+ATTACKS = [pytest.param(kind, dim, marks=[pytest.mark.thorough] * (dim == 2048 and kind != "one size"))
+           for kind in ("one size", "one large column first", "rising") for dim in (8, 24, 56, 512, 2048)]  # fmt: skip
+
+
 @ON_EMULATOR
 @of_halves
-@pytest.mark.parametrize("kind", ["one size", "one large column first", "rising"])
-@pytest.mark.parametrize("dim", [8, 24, 56, 512, 2048])
+@pytest.mark.parametrize("kind, dim", ATTACKS)
 def test_the_bound_holds_where_every_cut_loses(emulated, kind, dim, dtype):
     worst = 0.0
     for seed in range(2):

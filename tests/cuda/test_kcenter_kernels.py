@@ -26,9 +26,13 @@ def test_rows_meet_picks(emulated, name, mode):
     check_refreshed(run, given)
 
 
+TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WIDE = [pytest.param(dtype, dim, marks=[pytest.mark.thorough] * (dim == 1536 and dtype != torch.float32))
+        for dtype in TYPES for dim in (1, 3, 17, 128, 130, 1536)]  # fmt: skip
+
+
 @pytest.mark.parametrize("mode", MOSTLY)
-@pytest.mark.parametrize("dim", [1, 3, 17, 128, 130, 1536])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype, dim", WIDE, ids=str)
 def test_types_and_widths(emulated, dtype, dim, mode):
     x = (gaussian(133, dim) + 2).to(dtype)  # more rows than a tile has, fewer than two tiles
     given = list(range(0, 130, 2))  # more picks than a tile has
@@ -144,8 +148,12 @@ PASSES = {
 }
 
 
-@pytest.mark.parametrize("mode", MOSTLY)
-@pytest.mark.parametrize("block", [pytest.param(16, marks=pytest.mark.thorough), 64, 1024])
+USUAL = ((64, "tf32x3"), (1024, "ieee"))
+BLOCKS = [pytest.param(block, mode, marks=[pytest.mark.thorough] * ((block, mode) not in USUAL))
+          for block in (16, 64, 1024) for mode in MODES]  # fmt: skip
+
+
+@pytest.mark.parametrize("block, mode", BLOCKS)
 @pytest.mark.parametrize("name", PASSES)
 def test_passes_pick_what_greedy_picks(emulated, name, block, mode):
     x, k = PASSES[name](), 40
@@ -229,17 +237,11 @@ def test_without_tf32_it_is_refused(emulated, card, code, monkeypatch):
     "change, message",
     [
         ({"mode": "tf32"}, "mode must be ffma, ieee, tf32x3 or, for float16 and bfloat16 rows, half, got tf32"),
-        ({"mode": "half"}, "for float16 and bfloat16 rows, half, got half"),
-        ({"block": 24}, "power of two"),
-        ({"block": 8}, "block must lie in 16..1024"),
-        ({"room": 100}, "multiple of 64"),
-        ({"room": 8192}, "room must lie in"),
-        ({"target": 0}, "target must lie in"),
-        ({"parts": 3}, "parts must lie in"),
-        ({"span": 7}, "span"),
-        ({"pitch": 24}, "pitch must be"),
-        ({"capacity": 1000}, "more picks than rows"),
-        ({"key": (0, "float64", 70)}, "an address is null"),
+        ({"mode": "half"}, "for float16 and bfloat16 rows, half, got half"), ({"block": 24}, "power of two"),
+        ({"block": 8}, "block must lie in 16..1024"), ({"room": 100}, "multiple of 64"),
+        ({"room": 8192}, "room must lie in"), ({"target": 0}, "target must lie in"),
+        ({"parts": 3}, "parts must lie in"), ({"span": 7}, "span"), ({"pitch": 24}, "pitch must be"),
+        ({"capacity": 1000}, "more picks than rows"), ({"key": (0, "float64", 70)}, "an address is null"),
         ({"value": (2, "float32", 70)}, "not aligned"),
         ({"picks": (4, "float32", 64)}, "picks must be 16-byte aligned"),
         ({"key": (8, "float32", 70)}, "key must be float64, got float32"),
@@ -251,7 +253,7 @@ def test_without_tf32_it_is_refused(emulated, card, code, monkeypatch):
         ({"picked_from": rows(gaussian(3, 8))}, "more picks than rows"),
         ({"more": 1}, "arguments that it does not know"),
     ],
-)
+)  # fmt: skip
 def test_fields_are_checked(emulated, change, message):
     run = Run(emulated, gaussian(70, 8), [0], 3)
     with pytest.raises(ValueError, match=message):

@@ -171,16 +171,13 @@ def test_unchecked_rows_give_valid_row_numbers(precision, monkeypatch):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"k": 0}, "k must lie in 1..30, got 0"),
-        ({"k": 31}, "k must lie in 1..30, got 31"),
-        ({"slots": 1}, "slots must lie in 2..128, got 1"),
-        ({"pitch": 0}, "pitch must lie in 5.."),
+        ({"k": 0}, "k must lie in 1..30, got 0"), ({"k": 31}, "k must lie in 1..30, got 31"),
+        ({"slots": 1}, "slots must lie in 2..128, got 1"), ({"pitch": 0}, "pitch must lie in 5.."),
         ({"pitch": 12}, "pitch must be a multiple of 8"),
         ({"mode": "ffma"}, "mode must be ieee, tf32x3 or, for float16 and bfloat16 rows, half, got ffma"),
         ({"mode": "half"}, "for float16 and bfloat16 rows, half, got half"),
         ({"bank_in_place": True}, "the bank cannot be read in place"),
-        ({"chunk": 0}, "chunk must lie in 1..1073741824, got 0"),
-        ({"splits": 0}, "splits must lie in 1.."),
+        ({"chunk": 0}, "chunk must lie in 1..1073741824, got 0"), ({"splits": 0}, "splits must lie in 1.."),
         ({"packed": (0, "float32", 32)}, "an address is null"),
         ({"packed_bank": (72, "float32", 240)}, "packed rows must begin at a multiple of 16 bytes"),
         ({"kept": (4, "int64", 32)}, "an address is not aligned for its type"),
@@ -188,7 +185,7 @@ def test_unchecked_rows_give_valid_row_numbers(precision, monkeypatch):
         ({"part_row": (64, "int32", 31)}, "part_row must have at least 32 elements, got 31"),
         ({"surplus": (64, "int32", 30)}, "arguments that it does not know"),
     ],
-)
+)  # fmt: skip
 def test_the_module_refuses_what_makes_no_sense(wrong, message):
     # Nothing is launched: addresses are only looked at.
     module, bank = library(torch.device(DEVICE)), gaussian(30, 5).to(DEVICE)

@@ -33,16 +33,12 @@ def select(emulated, key, seen, count, wanted, levels, span=256, room=ROOM, eage
     )  # fmt: skip
     found = int(counters[number("INSIDE")])
     return SimpleNamespace(
-        edge=int(control[number("EDGE")]),
-        edge_row=int(control[number("EDGE_ROW")]),
-        left=int(control[number("LEFT")]),
-        crowded=int(control[number("CROWDED")]),
-        found=found,
+        edge=int(control[number("EDGE")]), edge_row=int(control[number("EDGE_ROW")]),
+        left=int(control[number("LEFT")]), crowded=int(control[number("CROWDED")]), found=found,
         candidates=candidates[: min(found, room)].tolist(),
         poison=candidates[found:].tolist() + stale[int(counters[number("STALE")]) :].tolist(),
-        stale=stale[: int(counters[number("STALE")])].tolist(),
-        ages=ages,
-    )
+        stale=stale[: int(counters[number("STALE")])].tolist(), ages=ages,
+    )  # fmt: skip
 
 
 def expected(key, seen, count, wanted, levels, eager=False):

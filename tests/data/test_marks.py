@@ -113,8 +113,7 @@ KINDS: dict[str, tuple[str, Image.Image, int, np.ndarray | None]] = {
     "black paint on clear white": ("a.png", _layers(*[(1 - M) * 255] * 3, M * 255), 0, None),
     "webp alpha": ("a.webp", _layers(W, W, W, M * 255), 0, None),
     "16 bit": ("a.png", Image.fromarray(M.astype(np.uint16) * 300), 0, None),
-    "32 bit": ("a.tif", Image.fromarray(M.astype(np.int32)), 0, None),
-    "float with nan": ("a.tif", _nan(M), 0, None),
+    "32 bit": ("a.tif", Image.fromarray(M.astype(np.int32)), 0, None), "float with nan": ("a.tif", _nan(M), 0, None),
     "cmyk": ("a.tif", _layers(M * 255, M * 255, M * 255).convert("CMYK"), 0, None),
     "many objects": ("a.png", Image.fromarray(_instances()), 0, _instances() > 0),
     "smooth edges": ("a.png", SMOOTH, 0, np.asarray(SMOOTH) > 0),
@@ -128,7 +127,7 @@ KINDS: dict[str, tuple[str, Image.Image, int, np.ndarray | None]] = {
     "png of a jpeg": ("a.png", _once_jpeg(M * 255, 75), 10, None),
     "png of a fine jpeg": ("a.png", _once_jpeg(M * 255, 95), 10, None),
     "png of a jpeg of classes": ("a.png", _once_jpeg(CLASSES, 50), 20, None),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -131,6 +131,7 @@ def test_check_on_the_command_line(messy: Path, tmp_path: Path, capsys: pytest.C
     assert "no such folder" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_console_json_and_page_have_it(messy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (messy / "train/good/broken.png").unlink()
     write_masks(messy, "ground_truth/spot/<b>_mask.png", side=64)

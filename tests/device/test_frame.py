@@ -10,17 +10,11 @@ from patchcore_fast.kernels.exact import power_of_two, squared_weights
 from ..kernels.cases import gaussian, integers
 
 ROWS = {
-    "plain": gaussian(60, 9),
-    "integers": integers(60, 9),
-    "large integers": integers(60, 9) * 1000,
-    "zero": torch.zeros(60, 9),
-    "far": gaussian(60, 9) + 100,
-    "far integers": integers(60, 9) + 900,
-    "tiny": gaussian(60, 9) * 1e-30,
-    "subnormal": gaussian(60, 9).double() * 1e-310,
-    "huge": gaussian(60, 9).double() * 1e140,
-    "double": gaussian(60, 9).double() + 100,
-}
+    "plain": gaussian(60, 9), "integers": integers(60, 9), "large integers": integers(60, 9) * 1000,
+    "zero": torch.zeros(60, 9), "far": gaussian(60, 9) + 100, "far integers": integers(60, 9) + 900,
+    "tiny": gaussian(60, 9) * 1e-30, "subnormal": gaussian(60, 9).double() * 1e-310,
+    "huge": gaussian(60, 9).double() * 1e140, "double": gaussian(60, 9).double() + 100,
+}  # fmt: skip
 
 
 def look(x, largest, broken):

@@ -45,8 +45,7 @@ def fitted(**changes: Any) -> PatchCore:
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "default": {},
-    "amazon": {"fusion": "amazon", "dim": 40, "layer_dim": 48, "distance": "squared", "neighbours": 2},
+    "default": {}, "amazon": {"fusion": "amazon", "dim": 40, "layer_dim": 48, "distance": "squared", "neighbours": 2},
     "anomalib": {"score": "reweighted", "neighbours": 3, "upsample": "nearest", "border": "mirror"},
     "projected": {"fusion": "interpolated", "dim": 16},
     "whitened": {"reduction": "whiten", "dim": 12, "metric": "cosine", "image_score": "top:0.1"},
@@ -54,13 +53,11 @@ CASES: dict[str, dict[str, Any]] = {
     "cosine": {"metric": "cosine", "image_score": "reweighted"},
     "vit": {"backbone": "test_vit", "layers": (1, 3), "image_score": "top:0.2"},
     "pooled": {"fusion": "interpolated", "dim": 16, "reduction": "pool", "sigma": 0.0},
-    "nearest": {"neighbours": 1, "price": 0.0},
-    "dear": {"price": 4.0, "neighbours": 2},
+    "nearest": {"neighbours": 1, "price": 0.0}, "dear": {"price": 4.0, "neighbours": 2},
     "dear and reweighted": {"price": 4.0, "neighbours": 1, "image_score": "reweighted"},
-    "dear and squared": {"price": 4.0, "distance": "squared"},
-    "dear and cosine": {"price": 4.0, "metric": "cosine"},
+    "dear and squared": {"price": 4.0, "distance": "squared"}, "dear and cosine": {"price": 4.0, "metric": "cosine"},
     "dear layers": {"price": 4.0, "banks": "layer"},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -77,8 +74,11 @@ def test_module_gives_the_models_numbers(case: str, monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(heat.numpy(), want.anomaly_map, atol=1e-5 * float(want.anomaly_map.max()))
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-@pytest.mark.parametrize("changes", [{}, {"banks": "layer"}], ids=str)
+PRICED = [pytest.param(changes, suffix, marks=[pytest.mark.thorough] * ((suffix == ".onnx") == (changes == {})))
+          for changes in ({}, {"banks": "layer"}) for suffix in (".pt2", ".onnx")]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes, suffix", PRICED, ids=str)
 def test_files_have_the_price(changes: dict[str, Any], suffix: str, tmp_path: Path) -> None:
     if suffix == ".onnx":
         pytest.importorskip("onnxscript", reason="the extra `export` is not installed")

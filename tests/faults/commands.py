@@ -20,6 +20,7 @@ class Command:
     costly : takes about a second, so that it comes in fewer cells.
     image : one of the image files that it reads.
     table : of a folder, the file that has the numbers.
+    beside : files that it keeps until it has ended.
     resumes : goes on with what is at its output, so that nothing foreign may lie there.
     """
 
@@ -33,6 +34,7 @@ class Command:
     image: str | None = None
     table: str = "scores.csv"
     resumes: bool = False
+    beside: tuple[str, ...] = ()
 
     @property
     def output(self) -> str:
@@ -43,6 +45,7 @@ class Command:
 FILE = ("create", "flush", "rename")
 SELECT = ("select", "f.npy", "--ratio", "0.1", "--output", "made.npy")
 EVALUATE = ("evaluate", "data", "--bank", "bank.safetensors")
+GRID = ("grid", "data", "--output", "made", *("--backbone-weights" if part == "--weights" else part for part in TINY))
 ALONE = tuple(part for part in TINY if part not in ("--ratio", "0.1"))
 COMMANDS = (
     Command("fit", ("fit", "data", "--output", "made.safetensors", *TINY), ("made.safetensors",),
@@ -63,12 +66,31 @@ COMMANDS = (
             moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png", table="audit.csv"),
     Command("zeroshot", ("zeroshot", "data/train", "--output", "made", *ALONE), ("made",), folder=True,
             moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png"),
+    Command("grid", (*GRID, "--weights", "0,1", "--limit", "1"), ("made",), folder=True, costly=True,
+            moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png", table="grid.csv",
+            resumes=True),
+    Command("grid-steps", (*GRID, "--steps"), ("made",), folder=True, costly=True,
+            moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png", table="steps.csv",
+            resumes=True),
+    Command("bench-samplers", ("bench-samplers", "f.npy", "--json", "made.json"), ("made.json",), moments=FILE),
     Command("report", ("report", "done", "--output", "made.html"), ("made.html",), moments=FILE),
     Command("export", ("export", "bank.safetensors", "--output", "made.pt2"), ("made.pt2",),
             moments=("network", *FILE), bank=True, costly=True),
     Command("select", SELECT, ("made.npy",), moments=FILE),
     Command("select-random", (*SELECT, "--method", "random"), ("made.npy",), moments=FILE),
     Command("select-indices", (*SELECT, "--indices", "rows.npy"), ("made.npy", "rows.npy"), moments=FILE),
+    Command("select-store", ("select", "store", "--count", "20", "--indices", "made.safetensors"),
+            ("made.safetensors",), moments=FILE),
+    Command("cluster", ("cluster", "store", "--clusters", "2", "--output", "made.safetensors"), ("made.safetensors",),
+            moments=FILE),
+    Command("train-proxy", ("train-proxy", "store", "--clusters", "clusters.safetensors", "--epochs", "3", "--output",
+                            "made.safetensors"), ("made.safetensors",), moments=FILE,
+            beside=("made.safetensors.training",)),
+    Command("score", ("score", "store", "--clusters", "clusters.safetensors", "--output", "made.safetensors"),
+            ("made.safetensors",), moments=FILE),
+    Command("fit-indices", ("fit", "--features", "store", "--indices", "picks.safetensors", "--output",
+                            "made.safetensors", "--workers", "0", "--device", "cpu"), ("made.safetensors",),
+            moments=FILE),
     Command("threshold", ("threshold", "bank.safetensors", "0.3"), ("bank.safetensors",), moments=FILE, bank=True),
     Command("threshold-copy", ("threshold", "bank.safetensors", "0.3", "--output", "made.safetensors"),
             ("made.safetensors",), moments=FILE, bank=True),

@@ -11,9 +11,6 @@ import pytest
 
 pytest.importorskip("timm", reason="the extra pipeline is not installed")
 
-from matplotlib.figure import Figure
-from PIL import Image
-
 from .place import build
 from .zygote import Zygote
 
@@ -50,13 +47,3 @@ def zygote(template: Path) -> Iterator[Zygote]:
     server = Zygote(template, Path(__file__).parents[2])
     yield server
     server.stop()
-
-
-@pytest.fixture
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are saved as a few pixels: what matplotlib draws is not what breaks, and takes most of the time."""
-
-    def save(self: Figure, file: object, **_: object) -> None:
-        Image.new("RGB", (4, 4)).save(file, "png")
-
-    monkeypatch.setattr(Figure, "savefig", save)

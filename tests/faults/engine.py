@@ -106,7 +106,7 @@ def check_files(
     root: Path, command: Command, fault: Fault, result: run.Result, before: dict[str, Entry], after: dict[str, Entry]
 ) -> None:
     """What was there is there, what came is whole, and nothing else changed."""
-    outputs = (*command.outputs, *fault.outputs)
+    outputs = (*command.outputs, *command.beside, *fault.outputs)
     for name in changed(before, after):
         if is_litter(name) and name not in before:
             assert fault.litter, f"left behind: {name}; {result}"

@@ -49,6 +49,9 @@ def build(root: Path) -> Path:
     try:
         assert main(["fit", "data", "--output", "bank.safetensors", *TINY]) == 0
         assert main(["evaluate", "data", "--bank", "bank.safetensors", "--output", "done"]) == 0
+        assert main(["extract", "data", "--output", "store", *(o for o in TINY if o not in ("--ratio", "0.1"))]) == 0
+        assert main(["cluster", "store", "--clusters", "2", "--output", "clusters.safetensors"]) == 0
+        assert main(["select", "store", "--count", "20", "--indices", "picks.safetensors"]) == 0
     finally:
         os.chdir(here)
     np.save(root / "f.npy", np.random.default_rng(1).random((200, 8), dtype=np.float32))

@@ -118,16 +118,12 @@ def link(root: Path, command: Command) -> None:
 
 
 CAUGHT: dict[str, tuple[Callable[[list[str]], int], Fault, str]] = {
-    "half a file": (half, DONE, "not whole"),
-    "half a file over an older one": (half_and_fails, FAILED, "not whole"),
-    "litter": (litters, DONE, "left behind"),
-    "an input gone": (eats_input, DONE, "is no output"),
+    "half a file": (half, DONE, "not whole"), "half a file over an older one": (half_and_fails, FAILED, "not whole"),
+    "litter": (litters, DONE, "left behind"), "an input gone": (eats_input, DONE, "is no output"),
     "an input's mode": (touches_input, DONE, "is no output"),
     "a link replaced": (replaces_link, Fault("link", (0,), prepare=link, old=False), "was a link"),
-    "a child": (leaves_child, DONE, "processes left"),
-    "two lines": (two_lines, FAILED, "one.*two"),
-    "a traceback": (crashes, FAILED, "Traceback"),
-    "another exit code": (good, FAILED, "exit code 0"),
+    "a child": (leaves_child, DONE, "processes left"), "two lines": (two_lines, FAILED, "one.*two"),
+    "a traceback": (crashes, FAILED, "Traceback"), "another exit code": (good, FAILED, "exit code 0"),
     "a hang": (hangs, DONE, "no end"),
     "a fault that is not met": (good, Fault("f", (0,), during=lambda *_: Strike("decode", 1, None).active()),
                                 "never met"),

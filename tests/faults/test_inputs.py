@@ -159,19 +159,13 @@ def facts(**values: Any) -> Change:
 
 
 BANKS = CONTENTS | KINDS | {
-    "foreign": lambda p: safetensors.torch.save_file({"x": torch.ones(2)}, p),
-    "flip-first": flipped(0),
-    "flip-middle": flipped(0.5),
-    "flip-last": flipped(1),
+    "foreign": lambda p: safetensors.torch.save_file({"x": torch.ones(2)}, p), "flip-first": flipped(0),
+    "flip-middle": flipped(0.5), "flip-last": flipped(1),
     "brackets": header(lambda h: h["__metadata__"].update(facts="[" * 100_000)),
     "huge-header": written(lambda b: struct.pack("<Q", 1 << 40) + b[8:]),
-    "no-facts": header(lambda h: h["__metadata__"].pop("facts")),
-    "threshold-text": facts(threshold="high"),
-    "threshold-huge": facts(threshold=10**400),
-    "radius-negative": facts(radius=-1.0),
-    "grid-huge": facts(grid=[10**9, 10**9]),
-    "patches-negative": facts(patches=-1),
-    "config-list": facts(config=[]),
+    "no-facts": header(lambda h: h["__metadata__"].pop("facts")), "threshold-text": facts(threshold="high"),
+    "threshold-huge": facts(threshold=10**400), "radius-negative": facts(radius=-1.0),
+    "grid-huge": facts(grid=[10**9, 10**9]), "patches-negative": facts(patches=-1), "config-list": facts(config=[]),
     "images-numbers": facts(images=[1, 2]),
 }  # fmt: skip
 
@@ -215,16 +209,12 @@ def npy(text: str, body: bytes = bytes(160), version: int = 1) -> Change:
 
 DICT = "{{'descr':{},'fortran_order':{},'shape':{}}}"
 FEATURES = CONTENTS | KINDS | {
-    "half-a-dict": npy("{'descr'"),
-    "negative": npy(DICT.format("'<f4'", False, "(10,-4)")),
+    "half-a-dict": npy("{'descr'"), "negative": npy(DICT.format("'<f4'", False, "(10,-4)")),
     "overflow": npy(DICT.format("'<f4'", False, "(1" + "0" * 18 + ",4)")),
     "beyond-64-bits": npy(DICT.format("'<f4'", False, "(1" + "0" * 40 + ",4)")),
-    "booleans": npy(DICT.format("'<f4'", False, "(True,40)")),
-    "minus-signs": npy("-" * 3000 + "1"),
-    "brackets": npy("(" * 9000, version=2),
-    "words": npy("open('x','w')"),
-    "no-dtype": npy(DICT.format("'?!'", False, "(10,4)")),
-    "none": npy(DICT.format("None", False, "(10,4)")),
+    "booleans": npy(DICT.format("'<f4'", False, "(True,40)")), "minus-signs": npy("-" * 3000 + "1"),
+    "brackets": npy("(" * 9000, version=2), "words": npy("open('x','w')"),
+    "no-dtype": npy(DICT.format("'?!'", False, "(10,4)")), "none": npy(DICT.format("None", False, "(10,4)")),
     "nested": npy(DICT.format("[('a','<f4',(3,))]", False, "(10,)")),
     "order": npy(DICT.format("'<f4'", "'C'", "(10,4)")),
     "version-9": npy(DICT.format("'<f4'", False, "(10,4)"), version=9),

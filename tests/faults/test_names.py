@@ -14,23 +14,12 @@ from .engine import Fault, run_cell
 NAMES = {
     "long": "x" * 255,
     "long-wide": "й" * 127,  # 254 bytes
-    "not-utf8": os.fsdecode(b"caf\xe9 \xff"),
-    "dollar": "$x^{$",
-    "formula": "=1+1",
-    "command": "@SUM(A1)",
-    "minus": "-rf",
-    "newline": "one\ntwo",
-    "return-tab": "a\rb\tc",
-    "escape": "\x1b[31mred",
-    "right-to-left": "\u202egnp.שלום",
-    "html": "<img src=x onerror=alert(1)>&amp;",
-    "quotes": '"it\'s", `said`',
-    "percent": "%s{0}%(x)d\\n",
-    "glob": "[ab]*?",
-    "spaces": "  two  ",
-    "dots": "a.png.b..c",
+    "not-utf8": os.fsdecode(b"caf\xe9 \xff"), "dollar": "$x^{$", "formula": "=1+1", "command": "@SUM(A1)",
+    "minus": "-rf", "newline": "one\ntwo", "return-tab": "a\rb\tc", "escape": "\x1b[31mred",
+    "right-to-left": "\u202egnp.שלום", "html": "<img src=x onerror=alert(1)>&amp;", "quotes": '"it\'s", `said`',
+    "percent": "%s{0}%(x)d\\n", "glob": "[ab]*?", "spaces": "  two  ", "dots": "a.png.b..c",
     "decomposed": "e\u0301 \U0001f600",
-}
+}  # fmt: skip
 
 
 def named(key: str, suffix: str = "") -> str:

@@ -140,7 +140,7 @@ def test_cosine_scores_are_one_minus_the_cosine_and_the_price() -> None:
     raw = FeatureExtractor(Backbone("test_efficientnet", (1, 2), "random"))
     bank, queries = raw(_images()).features[model.bank.indices], raw(_images(2, 1)).features
     similarity = F.normalize(queries.double()) @ F.normalize(bank.double()).T
-    price = (0.5 * model.bank.support.double()).square() / 2
+    price = (model.config.search.price * model.bank.support.double()).square() / 2
     nearest = (1 - similarity + price).sort(dim=1).values[:, :3]
     want = nearest.mean(dim=1).view(2, -1).max(dim=1).values
     got = [p.score for p in model.predict(_images(2, 1))]

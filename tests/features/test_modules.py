@@ -126,3 +126,21 @@ class _Twice(torch.nn.Module):
 def test_what_is_no_source(make: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()
+
+
+class _Tokens(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A class token of ones, a register of twos, and 4 x 4 places of the mean colour."""
+        places = torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(2).transpose(1, 2)
+        return torch.cat([torch.ones_like(places[:, :1]), 2 * torch.ones_like(places[:, :1]), places], 1)
+
+
+def test_the_first_token_is_the_embedding() -> None:
+    images = _images(2, 64, 64)
+    maps, embeddings = Backbone.of(_Tokens(), prefix=2, image_size=64).embed(images)
+    assert embeddings.tolist() == [[1.0] * 3] * 2 and maps[0].shape == (2, 3, 4, 4)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, 2), torch.nn.Conv2d(5, 7, 3, 2))
+    source = Backbone.of(net, layers=("0", "1"), image_size=64)
+    maps, embeddings = source.embed(images)
+    torch.testing.assert_close(embeddings, maps[1].mean((2, 3)))
+    assert all(torch.equal(one, other) for one, other in zip(maps, source(images), strict=True))

@@ -129,3 +129,13 @@ def test_a_network_of_one_size_sees_tiles_of_it() -> None:
         TiledExtractor(backbone, tile=56)
     for size in ((20, 30), (100, 64), (64, 64)):
         assert TiledExtractor(backbone, tile=64, overlap=16)(_image(*size)).grid == (size[0] // 4, -(-size[1] // 4))
+
+
+def test_an_embedding_is_the_mean_of_the_tiles() -> None:
+    tiled, image = _tiled(64, batch=3), _image(64, 128)
+    both = torch.cat([image, image.flip(2)])
+    found, embeddings = tiled.with_embeddings(both)
+    assert torch.equal(found.features, tiled(both).features)
+    plain = _extractor().with_embeddings(torch.cat(image.split(64, dim=3)))[1]
+    assert embeddings.shape == (2, tiled.embedding_columns)
+    torch.testing.assert_close(embeddings[0], plain.mean(0), rtol=1e-4, atol=1e-6)

@@ -110,3 +110,28 @@ def test_weight_files_at_another_size(name: str, tmp_path: Path) -> None:
 def test_what_a_network_does_not_take(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+CLASS = ("vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224",
+         "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224")  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("name", CLASS)
+def test_embeddings_are_class_tokens(name: str, norm: bool) -> None:
+    _, size, layers = CASES[name]
+    backbone = Backbone(name, layers, "random", norm=norm, image_size=size)
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    maps, embeddings = backbone.embed(images)
+    for one, other in zip(maps, backbone(images), strict=True):
+        assert torch.equal(one, other)
+    assert embeddings.shape == (2, backbone.channels[-1])
+    if name == CLASS[-1]:  # stages, and no class token
+        torch.testing.assert_close(embeddings, maps[-1].mean((2, 3)))
+        return
+    seen: list[torch.Tensor] = []
+    model = backbone.net.model
+    with model.blocks[layers[-1]].register_forward_hook(lambda module, given, out: seen.append(out)):
+        backbone(images)
+    with torch.inference_mode():
+        torch.testing.assert_close(embeddings, (model.norm(seen[0]) if norm else seen[0])[:, 0])

@@ -55,7 +55,7 @@ K_CENTER = {
     "device": ((torch.empty(4, 2, device="meta"), 2), {}, ValueError, "no backend runs on meta"),
     "native device": ((torch.empty(4, 2, device="meta"), 2), {"backend": "native"}, ValueError, "cannot run on meta"),
     "named device": ((torch.empty(4, 2, device="meta"), 2), {"backend": "torch"}, ValueError, "cannot run on meta"),
-}
+}  # fmt: skip
 KNN = {
     "query list": (([1.0], X, 1), TypeError, "query must be a torch.Tensor"),
     "bank empty": ((X, X[:0], 1), ValueError, r"bank must hold at least one row .* \(0, 3\)"),

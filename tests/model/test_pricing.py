@@ -21,13 +21,14 @@ from torch import Tensor
 from patchcore_fast.bank_file import digest
 from patchcore_fast.layered_bank import LayeredBank
 from patchcore_fast.memory_bank import MemoryBank
-from patchcore_fast.model import PatchCore
+from patchcore_fast.model import PatchCore, pricing
 from patchcore_fast.model.layered import scorer_of
 from patchcore_fast.samplers import GreedyCoresetSampler, make_sampler
 from patchcore_fast.samplers.projection import project
 from patchcore_fast.scorers import make_scorer
 from patchcore_fast.scorers.noise import NoiseProposal
 from patchcore_fast.scores import support_distance
+from patchcore_fast.scores.foreign import thinned
 from patchcore_fast.search import build_index, with_price
 
 from ..evaluated import tiny_config
@@ -119,6 +120,26 @@ def test_a_narrower_projection_finds_the_row_and_the_features_its_distance() -> 
     wanted = (rows[bank.indices].double() - rows[away.argmin(dim=1)].double()).norm(dim=1)
     np.testing.assert_allclose(bank.support.numpy(), wanted.numpy(), rtol=1e-6)
     assert bool((wanted > 1.0001 * to_others(bank.indices, rows, image)).any())
+
+
+@pytest.mark.parametrize("narrower", [None, 6])
+def test_of_many_rows_a_part_is_looked_among(narrower: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fitted(given=GreedyCoresetSampler(0.2, dimension_to_project_features_to=narrower or 128, device="cpu"))
+    rows, image = images_of(whole)
+    monkeypatch.setattr(pricing, "ENOUGH", len(rows) // 3)
+    assert pricing.every_of(len(rows)) == 3 and pricing.every_of(10 * len(rows)) == pricing.EVERY
+    assert pricing.every_of(len(rows) // 4) == 1
+    bank = fitted(given=GreedyCoresetSampler(0.2, dimension_to_project_features_to=narrower or 128, device="cpu")).bank
+    assert isinstance(bank, MemoryBank) and isinstance(whole.bank, MemoryBank)
+    assert bank.support is not None and whole.bank.support is not None
+    seen = rows if narrower is None else project(rows, bank.projection, torch.device("cpu"))
+    away = table(seen[bank.indices], seen)
+    away[image[bank.indices][:, None] == image[None]] = torch.inf
+    away[:, ~thinned(torch.arange(len(rows)), image, 3)] = torch.inf
+    wanted = (rows[bank.indices].double() - rows[away.argmin(dim=1)].double()).norm(dim=1)
+    np.testing.assert_allclose(bank.support.numpy(), wanted.numpy(), rtol=1e-6)
+    if narrower is None:
+        assert bool((bank.support >= whole.bank.support).all()) and bool((bank.support > whole.bank.support).any())
 
 
 def test_copies_count_as_their_image() -> None:

@@ -12,7 +12,7 @@ from patchcore_fast.cli import select as command
 from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.features import FeatureExtractor
 from patchcore_fast.model import PatchCore, room
-from patchcore_fast.samplers import GreedyCoresetSampler, IdentitySampler, RandomSampler
+from patchcore_fast.samplers import GreedyCoresetSampler, IdentitySampler, RandomSampler, make_sampler
 from patchcore_fast.scratch import placed, refusal, refuse
 
 from ..evaluated import TINY, tiny_config
@@ -36,9 +36,9 @@ def test_what_is_made_first_takes_memory_first():
     assert placed([51, 50], 100) == (50, 51)
 
 
-def refused(sampler, rows, columns=200, stored=False):
+def refused(sampler, rows, columns=200, stored=False, views=0):
     try:
-        room.check_fit(sampler, rows, columns if isinstance(columns, tuple) else (columns,), 4, stored)
+        room.check_fit(sampler, rows, columns if isinstance(columns, tuple) else (columns,), 4, stored, views)
     except MemoryError as error:
         return str(error)
     return None
@@ -53,6 +53,14 @@ def test_what_is_counted(monkeypatch):
     assert "0.0 GB of memory are wanted" in (refused(greedy, 1000) or "")
     short(monkeypatch, memory=bank + state, disk=features + projected - 1)
     assert "of disk in" in (refused(greedy, 1000) or "")
+    short(monkeypatch, memory=bank + state, disk=3 * features + projected)
+    assert refused(greedy, 1000, views=2) is None
+    short(monkeypatch, memory=bank + state, disk=3 * features + projected - 1)
+    assert "of disk in" in (refused(greedy, 1000, views=2) or "")
+    two_levels = make_sampler("two-level", 0.1)  # its share is the patch sampler's
+    short(monkeypatch, memory=state, disk=features)
+    assert refused(two_levels, 1000) is None
+    short(monkeypatch, memory=bank + state, disk=features + projected - 1)
     assert refused(greedy, 1000, stored=True) is None  # rows stay in the store
     assert refused(some, 1000, stored=True) is None
     short(monkeypatch, memory=bank - 1)

@@ -171,6 +171,7 @@ def test_update_and_scoring_keep_what_still_holds(images: torch.Tensor) -> None:
     assert model.bank.size is None  # it is no longer of that budget
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_console_plan_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weave = write_mvtec(tmp_path / "weave", train=12, good=2, bad=2)
     plain = TINY[: TINY.index("--ratio")]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from patchcore_fast import feature_store
 from patchcore_fast.cli import main
@@ -24,6 +25,7 @@ from patchcore_fast.layered_bank import Bank, load_bank
 from patchcore_fast.matrix_files import open_matrix
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, room, stored
+from patchcore_fast.model.batches import batches_of
 
 from ..evaluated import TINY, tiny_config
 from .conftest import CELLS, shards
@@ -314,3 +316,61 @@ def test_places_that_are_refused(made, folder, capsys):
 
 def test_the_options_are_those_that_a_store_is_made_of():
     assert STORED == stored.SELECTION
+
+
+def test_embeddings_are_those_of_the_images(folder, made, tmp_path):
+    model = PatchCore(tiny_config(), progress=False)
+    batches = batches_of(folder, model.config, "train", None, "return")
+    good = [batch.only([i for i, error in enumerate(batch.errors) if error is None]).images for batch in batches]
+    deepest = model.extractor.backbone(torch.cat(good))[-1]
+    with FeatureStore(made) as store:
+        assert store.embeddings.shape == (8, 32) and store.embeddings.dtype == np.float32
+        np.testing.assert_allclose(store.embeddings, deepest.mean((2, 3)), rtol=1e-4, atol=1e-5)
+        assert store.embeddings is store.embeddings  # read once
+    for path in shards(made):
+        with safe_open(path, "pt") as file:
+            assert sorted(file.keys()) == ["embeddings", "features"]
+    changes = {"augment": "rotate", "augmentations": 3, "metric": "cosine", "precision": "float16"}
+    with PatchCore(tiny_config(**changes), progress=False).extract(folder, tmp_path / "s", on_error="return") as copied:
+        per_image = len(copied.grids) // 8
+        assert per_image > 1 and copied.embeddings.shape == (8 * per_image, 32)
+        own = copied.embeddings[::per_image]
+        np.testing.assert_allclose(own, store.embeddings, rtol=0.02, atol=0.02)  # but for the network's precision
+        assert (np.abs(copied.embeddings[1::per_image] - own).max(1) > 0).all()
+
+
+def test_a_store_of_before_embeddings_still_makes_a_bank(made, store):
+    with FeatureStore(made) as there:
+        about = {name: value for name, value in there.about.items() if name != "embedding"}
+        rows, images, grids, last = there.rows(0, 8 * CELLS), there.images, there.grids, there.about["count"]
+        whole = PatchCore(tiny_config(), progress=False).fit(there).bank
+    shutil.rmtree(store)
+    writer = StoreWriter(store, about)
+    block = feature_store.ImageBlock(0, last, list(images), list(grids), [("x", "y")])
+    with pytest.raises(ValueError, match="embeddings of shape None are wanted"):
+        writer.add(block, rows, np.zeros((8, 32), np.float32))
+    writer.add(block, rows)
+    writer.finish()
+    writer.close()
+    with FeatureStore(store) as before:
+        assert same(PatchCore(tiny_config(), progress=False).fit(before).bank, whole)
+        with pytest.raises(DataError, match="an earlier version wrote it without embeddings"):
+            _ = before.embeddings
+
+
+@pytest.mark.parametrize(
+    "change, to",
+    [(b'"embeddings"', b'"embebbings"'), (b"[4, 32]", b"[3, 32]"), (b"nan", b"")],
+    ids=["none", "fewer", "nan"],
+)
+def test_embeddings_that_are_damaged_are_named(store, change, to):
+    path = shards(store)[1]
+    whole = path.read_bytes()
+    if change == b"nan":
+        begin = 8 + int.from_bytes(whole[:8], "little")
+        path.write_bytes(whole[:begin] + np.float32(np.nan).tobytes() + whole[begin + 4 :])
+    else:
+        assert change in whole
+        path.write_bytes(whole.replace(change, to, 1))
+    with pytest.raises(DataError, match="images-000000004"), FeatureStore(store) as opened:
+        _ = opened.embeddings

@@ -37,8 +37,15 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("isa", [ISAS[0], ISAS[-1]] if ISAS else [], ids=str)
-@pytest.mark.parametrize("name", LONG)
+# Each job, and the least and the most of the instruction sets; the other two pairs are for -m thorough.
+ENDED = [
+    pytest.param(name, isa, marks=[pytest.mark.thorough] * (len(ISAS) > 1 and (name == "knn") == (isa == ISAS[0])))
+    for name in LONG
+    for isa in dict.fromkeys((*ISAS[:1], *ISAS[-1:]))
+]
+
+
+@pytest.mark.parametrize("name, isa", ENDED)
 def test_ctrl_c_ends_a_long_job_soon(name, isa):
     code = INTERRUPTED.format(setup=LONG[name])
     env = {**os.environ, "PATCHCORE_FAST_ISA": isa}

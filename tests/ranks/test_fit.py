@@ -6,6 +6,7 @@ import os
 import signal
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image
 from patchcore_fast.errors import DataError, RankError
 from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.layered_bank import Bank
-from patchcore_fast.model import PatchCore
+from patchcore_fast.model import PatchCore, pricing
 from patchcore_fast.samplers import GreedyCoresetSampler
 
 from ..evaluated import tiny_config
@@ -83,6 +84,11 @@ def one_thread(threads):
         pytest.param({"banks": "layer", "sampler": "elfs"}, marks=pytest.mark.thorough),
         {"ratio": None, "budget": "6KB"},
         pytest.param({"ratio": None, "budget": "40", "banks": "layer"}, marks=pytest.mark.thorough),
+        pytest.param({"ratio": None, "count": 40, "sampler": "two-level"}, marks=pytest.mark.thorough),
+        pytest.param(
+            {"ratio": None, "count": 30, "sampler": "elfs", "sampler_options": {"w_density": -1}},
+            marks=pytest.mark.thorough,
+        ),
     ],
     ids=str,
 )
@@ -98,12 +104,13 @@ def test_the_bank_of_one_process(workers, folder, tmp_path, one_thread, changes)
                 assert [str(path)[-7:] for path, _ in left_out] == [str(path)[-7:] for path, _ in unread]
 
 
-def narrow(group, rank, data, store=None):
+def narrow(group, rank, data, store=None, enough=pricing.ENOUGH):
     """Of a selection that looks at eight numbers of a row."""
     torch.set_num_threads(1)
     sampler = GreedyCoresetSampler(0.1, dimension_to_project_features_to=8, device="cpu")
     model = PatchCore(small(), sampler, progress=False, group=group)
-    return model.fit(data, on_error="return", store=store).bank
+    with patch.object(pricing, "ENOUGH", enough):
+        return model.fit(data, on_error="return", store=store).bank
 
 
 def test_support_that_is_found_in_a_projection(workers, folder, tmp_path, one_thread):
@@ -112,6 +119,13 @@ def test_support_that_is_found_in_a_projection(workers, folder, tmp_path, one_th
     for size in (2, 3):
         for store in (None, tmp_path / f"{size}.store"):
             assert all(same(bank, alone) for bank in workers.call(narrow, size, folder, store))
+
+
+def test_support_among_some_rows(workers, folder, one_thread):
+    alone = narrow(None, 0, folder, enough=4)
+    assert not torch.equal(alone.support, narrow(None, 0, folder).support)
+    for size in (2, 3):
+        assert all(same(bank, alone) for bank in workers.call(narrow, size, folder, None, 4))
 
 
 def test_a_budget_in_time_is_one_ranks_measurement(workers, folder, one_thread):
@@ -183,15 +197,28 @@ class Alone:
         raise AssertionError("nothing may begin")
 
 
+ONE_PROCESS = {
+    "with preset 'composite'": {"sampler": "composite"},
+    "LowestDensitySampler": {"sampler": "lowest-density"},
+    "ELFSImageSampler": {"sampler": "two-level", "sampler_options": {"images": "elfs"}},
+}
+
+
 def test_a_sampler_that_takes_no_group(workers):
     for words in workers.call(lonely, 2):
-        assert "Alone selects in one process only" in words
+        assert "Alone selects in one process only" in words[0]
+        for name, said in zip(ONE_PROCESS, words[1:], strict=True):
+            assert f"{name} selects in one process only: " in said
+            assert said.endswith("take one of greedy, elfs, two-level, approximate, random, identity")
 
 
 def lonely(group, rank):
-    with pytest.raises(ValueError) as error:
-        PatchCore(tiny_config(), Alone(), progress=False, group=group).fit("no folder at all")
-    return str(error.value)
+    said = []
+    for changes, sampler in (({}, Alone()), *((changes, None) for changes in ONE_PROCESS.values())):
+        with pytest.raises(ValueError) as error:
+            PatchCore(tiny_config(**changes), sampler, progress=False, group=group).fit("no folder at all")
+        said.append(str(error.value))
+    return said
 
 
 def dying(group, rank, data, at):
@@ -205,15 +232,15 @@ def dying(group, rank, data, at):
     return fitted(group, rank, data, {})
 
 
-@pytest.mark.parametrize("at", ["features", pytest.param("threshold", marks=pytest.mark.thorough)])
-def test_a_rank_that_dies(folder, at):
-    workers = Workers(3, sizes=(3,), timeout=timedelta(seconds=20))
+@pytest.mark.parametrize("at, size", [("features", 2), pytest.param("threshold", 3, marks=pytest.mark.thorough)])
+def test_a_rank_that_dies(folder, at, size):
+    workers = Workers(size, sizes=(size,), timeout=timedelta(seconds=20))
     try:
-        workers.ask(dying, 3, folder, at)
-        found = workers.answers(3, 40)
-        for rank in (0, 2):
+        workers.ask(dying, size, folder, at)
+        found = workers.answers(size, 40)
+        for rank in range(0, size, 2):
             assert isinstance(found[rank], RankError), found
-            assert "rank 1 of 3 has died or cannot be reached" in str(found[rank])
+            assert f"rank 1 of {size} has died or cannot be reached" in str(found[rank])
     finally:
         for process in workers.processes:
             process.kill()

@@ -13,9 +13,9 @@ from ..scores.test_foreign import crowds
 from .selections import own, parts
 
 
-def found(group, rank, x, ids, indices, counts, chunk_size):
+def found(group, rank, x, ids, indices, counts, chunk_size, every=1):
     given = support_distance(own(x, rank, counts), indices, image_ids=own(ids, rank, counts), group=group,
-                             chunk_size=chunk_size)  # fmt: skip
+                             chunk_size=chunk_size, every=every)  # fmt: skip
     return given.distance, given.row
 
 
@@ -42,6 +42,16 @@ def test_as_in_one_process(workers, name):
             for chunk_size in (16, 1 << 16):
                 told = workers.call(found, size, x, ids, indices, parts(len(x), size), chunk_size)
                 assert all(torch.equal(d, alone.distance) and torch.equal(r, alone.row) for d, r in told)
+
+
+@pytest.mark.parametrize("name", ["fields", "any order", "crowds"])
+def test_among_some_rows_as_in_one_process(workers, name):
+    x, ids = sets()[name]
+    alone = support_distance(x, image_ids=ids, every=5)
+    assert not torch.equal(alone.row, support_distance(x, image_ids=ids).row)
+    for size in (2, 3):
+        told = workers.call(found, size, x, ids, None, parts(len(x), size), 16, 5)
+        assert all(torch.equal(d, alone.distance) and torch.equal(r, alone.row) for d, r in told)
 
 
 def test_what_one_rank_gives_wrong_ends_all(workers):

@@ -66,7 +66,7 @@ def elfs(group, rank, x, counts, options, where):
     mine = own(x, rank, counts)
     more = {"views": own(views_of(x), rank, counts)} if options.get("instability") == "views" else {}
     picks = sampler.select(mine, **{name: own(values, rank, counts) for name, values in where.items()}, **more)
-    report = {name: value for name, value in sampler.report_.items() if name != "seconds"}
+    report = {name: value for name, value in sampler.report_.items() if name not in ("seconds", "memory")}
     return picks, sampler.radii_, sampler.kept_, sampler.scores_, sampler.pruned_, report
 
 
@@ -74,7 +74,7 @@ def elfs_alone(x, options, where):
     sampler = elfs_of(options)
     more = {"views": views_of(x)} if options.get("instability") == "views" else {}
     picks = sampler.select(x, **where, **more)
-    report = {name: value for name, value in sampler.report_.items() if name != "seconds"}
+    report = {name: value for name, value in sampler.report_.items() if name not in ("seconds", "memory")}
     return picks, sampler.radii_, sampler.kept_, sampler.scores_, sampler.pruned_, report
 
 
@@ -210,7 +210,14 @@ def test_a_fault_of_one_rank(workers, ids, words):
 
 
 @pytest.mark.parametrize(
-    "options", [{"mode": "pseudo"}, {"w_repr": 1.0}, {"instability": "noise", "w_unc": 1.0}], ids=str
+    "options",
+    [
+        {"mode": "pseudo"},
+        {"w_repr": 1.0},
+        {"instability": "noise", "w_unc": 1.0},
+        {"preset": "composite", "prune_support": False},
+    ],
+    ids=str,
 )
 def test_what_selects_in_one_process_only_says_so(workers, options):
     workers.ask(elfs, 2, rows(), [500, 400], options, {})

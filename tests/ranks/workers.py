@@ -17,6 +17,11 @@ import torch.distributed as dist
 
 SIZES = (1, 2, 3, 4, 7)  # of the groups that there are: the first ranks of all
 _TIMEOUT = timedelta(seconds=60)
+# What ranks import is imported once, by the process that they fork from; it computes nothing, so there are no threads.
+SLOW = [
+    "torch", "torch.distributed", "timm", "torchvision", "PIL.Image", "scipy.stats", "pytest",
+    "hypothesis.strategies",
+]  # fmt: skip
 
 
 def _send(pipe: Connection, what: Any) -> None:
@@ -50,7 +55,8 @@ class Workers:
     """`size` processes."""
 
     def __init__(self, size: int, sizes: tuple[int, ...] = SIZES, timeout: timedelta = _TIMEOUT) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(SLOW)
         self._folder = tempfile.TemporaryDirectory()
         store = str(Path(self._folder.name, "store"))
         self.pipes, self.processes = [], []

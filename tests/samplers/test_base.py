@@ -7,14 +7,18 @@ import pytest
 import torch
 
 from patchcore_fast import inputs
+from patchcore_fast.compat import amazon, softpatch
 from patchcore_fast.config.features import FeatureSettings
 from patchcore_fast.errors import DataError
 from patchcore_fast.samplers import (
     ApproximateGreedyCoresetSampler,
+    ELFSCoresetSampler,
     GreedyCoresetSampler,
     IdentitySampler,
+    LowestDensitySampler,
     PrecomputedSampler,
     RandomSampler,
+    TwoLevelSampler,
     make_sampler,
 )
 
@@ -30,6 +34,19 @@ def all_samplers():
         "greedy": GreedyCoresetSampler(0.1),
         "approximate": ApproximateGreedyCoresetSampler(0.1),
         "precomputed": PrecomputedSampler([3, 1, 7]),
+        "lowest-density": LowestDensitySampler(0.1),
+        "elfs": ELFSCoresetSampler(0.1),
+        "composite": ELFSCoresetSampler(0.1, preset="composite"),
+    }
+
+
+def drop_ins():
+    """Those that give features; upstream's identity gives back what came in, whatever it is."""
+    return {
+        "amazon random": amazon.RandomSampler(0.1),
+        "amazon greedy": amazon.GreedyCoresetSampler(0.1, torch.device("cpu")),
+        "amazon approximate": amazon.ApproximateGreedyCoresetSampler(0.1, torch.device("cpu")),
+        "softpatch greedy": softpatch.GreedyCoresetSampler(0.1, torch.device("cpu")),
     }
 
 
@@ -46,6 +63,19 @@ def test_run_returns_what_came_in(name, dtype):
     assert isinstance(again, np.ndarray) and again.dtype == array.dtype
     assert np.array_equal(again, out.numpy())
     assert sampler.indices_.dtype == torch.int64 and sampler.indices_.device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", [*all_samplers(), "two-level", *drop_ins()])
+def test_features_that_require_gradients_come_back_detached(name):
+    x = features().requires_grad_()
+    if name == "two-level":
+        sampler, more = TwoLevelSampler(RandomSampler(0.5), RandomSampler(0.5)), (torch.arange(300) // 30,)
+    else:
+        sampler, more = (all_samplers() | drop_ins())[name], ()
+    out = sampler.run(x, *more)
+    out = out[0] if isinstance(out, tuple) else out  # SoftPatch's give the numbers too
+    assert not out.requires_grad and x.requires_grad and x.grad is None
+    assert np.array_equal(out.numpy(), x.detach()[sampler.indices_].numpy())
 
 
 def test_count_is_rounded_down_and_may_be_zero():
@@ -94,7 +124,11 @@ BAD = {
     "seed text": (lambda: GreedyCoresetSampler(0.1, seed="0"), TypeError, "seed must be an integer"),
     "width": (lambda: GreedyCoresetSampler(0.1, dimension_to_project_features_to=0), ValueError, "must be >= 1"),
     "points": (lambda: ApproximateGreedyCoresetSampler(0.1, number_of_starting_points=0), ValueError, ">= 1"),
-    "name": (lambda: make_sampler("best"), ValueError, "greedy, elfs, approximate, random or identity, got 'best'"),
+    "name": (
+        lambda: make_sampler("best"),
+        ValueError,
+        "make_sampler: name must be one of greedy, elfs, .*identity, got 'best'",
+    ),
     "list": (lambda: RandomSampler(0.1).run([[1.0]]), TypeError, "RandomSampler: features must be an ndarray"),
     "integers": (lambda: RandomSampler(0.1).run(np.ones((4, 2), int)), TypeError, "float64 ndarray, got int64"),
     "int tensor": (lambda: IdentitySampler().run(torch.ones(4, 2).int()), TypeError, "must be floating"),

@@ -25,8 +25,11 @@ def contaminated(seed=0):
     return x, plant(x, GRID, BAD)
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("share", [0.01, 0.1])
+SHARES = [pytest.param(share, seed, marks=[pytest.mark.thorough] * (seed % 2 == (share == 0.1)))
+          for share in (0.01, 0.1) for seed in range(4)]  # fmt: skip
+
+
+@pytest.mark.parametrize("share, seed", SHARES)
 def test_on_a_clean_set_the_cover_is_greedys(seed, share):
     x = clean(seed)
     want = GreedyCoresetSampler(share, seed=seed)
@@ -88,8 +91,7 @@ def test_false_never_looks_for_support(monkeypatch):
         assert sampler.scores_ == {} and sampler.pruned_ == {} and "support" not in sampler.report_
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("share", [0.01, 0.1])
+@pytest.mark.parametrize("share, seed", SHARES)
 def test_planted_patches_are_pruned_and_none_is_selected(seed, share):
     x, planted = contaminated(seed)
     assert int(planted[GreedyCoresetSampler(share).select(x)].sum()) > 0  # what greedy runs after

@@ -11,7 +11,7 @@ import torch
 from patchcore_fast.demo import write_texture
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.model.views import VIEWS, undone
-from patchcore_fast.samplers import ELFSCoresetSampler, RandomSampler, elfs, make_sampler
+from patchcore_fast.samplers import ELFSCoresetSampler, RandomSampler, elfs_options, make_sampler
 from patchcore_fast.scores import instability
 
 from .test_elfs import WHERE, N, clean, contaminated
@@ -33,7 +33,7 @@ def test_instability_comes_from_views():
 
 
 def test_names_that_users_already_type_are_taken(monkeypatch):
-    monkeypatch.setattr(elfs, "_warned", set())
+    monkeypatch.setattr(elfs_options, "_warned", set())
     with pytest.warns(UserWarning, match="noise_std and noise_T are used by instability='noise' only") as told:
         ELFSCoresetSampler(0.1, noise_std=0.05, noise_T=5)
     assert len(told) == 1 and told[0].filename == __file__
@@ -134,7 +134,8 @@ def test_reports_are_json_and_random_state_is_left_alone():
     report = json.loads(json.dumps(sampler.report_))
     assert report["rows"] == N and report["mode"] == "pseudo" and report["selected"] == 33
     assert report["kept"] == int(sampler.kept_.sum()) and set(report["pruned"]) == {"support", "hard", "easy"}
-    assert set(report["seconds"]) == {"projection", "support", "signals", "cover", "settle"}
+    assert list(report["seconds"]) == list(report["memory"]) == ["projection", "support", "signals", "cover", "settle"]
+    assert all(isinstance(b, int) and b > 1 << 20 for b in report["memory"].values())
     for values in (*sampler.scores_.values(), *sampler.pruned_.values(), sampler.kept_):
         assert values.shape == (N,) and values.device.type == "cpu"
     assert all(v.dtype == torch.float32 and bool(v.isfinite().all()) for v in sampler.scores_.values())

@@ -54,7 +54,13 @@ def test_others_look_at_the_rows_themselves():
 
 
 def test_samplers_that_look_at_no_row_are_named_once():
-    assert room.BLIND is module.BLIND and set(module.BLIND) == {RandomSampler, IdentitySampler, PrecomputedSampler}
+    assert room.is_blind is module.is_blind
+    assert set(module.BLIND) == {
+        RandomSampler,
+        IdentitySampler,
+        PrecomputedSampler,
+    }
     for kind in module.BLIND:
         sampler = kind(0.1) if kind is RandomSampler else kind([4]) if kind is PrecomputedSampler else kind()
+        assert module.is_blind(sampler)
         assert torch.equal(sampler.select(torch.zeros(500, 1)), sampler.select(X))

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from patchcore_fast.scores import difficulty, k_means
-from patchcore_fast.scores.difficulty import Head
+from patchcore_fast.scores.proxy import Head
 
 
 def blobs(n, d=32, classes=10, noise=2.0, seed=0):

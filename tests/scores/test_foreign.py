@@ -60,6 +60,35 @@ def test_as_brute_force(chunk_size: int) -> None:
     assert found.row.tolist() == brute(x, ids, asked)[1].tolist()
 
 
+def test_thinned_rows_are_spread_over_all_images() -> None:
+    images = torch.arange(90).repeat_interleave(34 * 34)  # a width at which a sequence by the golden ratio has stripes
+    kept = foreign.thinned(torch.arange(len(images)), images, 5)
+    assert float(kept.float().mean()) == pytest.approx(0.2, abs=0.001)
+    assert kept.view(-1, 5).sum(dim=1).max() <= 2 and kept.view(-1, 5).any(dim=1).all()
+    columns = kept.view(-1, 34).float().mean(dim=0)[1:]  # the first has the first row of each image
+    assert columns.min() > 0.17 and columns.max() < 0.23  # four standard deviations of a draw
+    part = slice(40 * 34 * 34, 60 * 34 * 34)  # by numbers alone: another rank, another cut
+    assert torch.equal(foreign.thinned(torch.arange(len(images))[part], images[part], 5), kept[part])
+    assert foreign.thinned(torch.arange(60), torch.arange(60), 5).all()  # one row an image
+    assert foreign.thinned(torch.arange(60), torch.zeros(60), 1).all()
+
+
+@pytest.mark.parametrize("chunk_size", CHUNKS)
+@pytest.mark.parametrize("every", [2, 5, 1000])
+def test_among_some_rows_as_brute_force(every: int, chunk_size: int) -> None:
+    crowd, of = crowds(4, 40)
+    x = torch.cat([fields(9, (5, 6), seed=1), torch.nn.functional.pad(crowd, (0, 2))])
+    ids = torch.cat([positions(9, (5, 6))[:, 0], 20 + of])
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    for rows, of in ((x, ids), (x[order], ids[order])):
+        kept = foreign.thinned(torch.arange(len(x)), of, every).nonzero()[:, 0]
+        away = torch.cdist(rows.double(), rows[kept].double(), compute_mode="donot_use_mm_for_euclid_dist")
+        away[of[:, None] == of[kept][None]] = torch.inf
+        found = support_distance(rows, image_ids=of, chunk_size=chunk_size, every=every)
+        assert torch.equal(found.row, kept[away.argmin(dim=1)])
+        np.testing.assert_allclose(found.distance.numpy(), away.amin(dim=1).numpy(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("chunk_size", CHUNKS)
 def test_images_in_any_order(chunk_size: int) -> None:
     """Rows of an image lie apart, and its number says nothing of its place."""
@@ -151,6 +180,8 @@ def test_blocks_may_be_any_part_of_the_rows() -> None:
     ({"image_ids": torch.rand(60)}, TypeError, "image_ids must be integers, got torch.float32"),
     ({"positions": torch.zeros(60, 2, dtype=torch.int64)}, ValueError, r"positions must have shape \(60, 3\)"),
     ({"chunk_size": 0}, ValueError, "chunk_size must lie in .*got 0"),
+    ({"every": 0}, ValueError, r"every must lie in 1\.\.1048576, got 0"),
+    ({"every": 0.5}, TypeError, "every must be an integer, got 0.5"),
     ({"device": "nowhere"}, ValueError, "device must be one that torch can use"),
     ({"features": [1.0]}, TypeError, "features must be an ndarray or torch.Tensor"),
     ({"features": torch.zeros(0, 3)}, ValueError, "features must hold at least one row"),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 import torch
+from interpreter import quicken  # beside this script
 from triton.runtime import interpreter
+
+quicken()
 
 seen: dict[str, list[dict[str, object]]] = {}
 run = interpreter.GridExecutor.__call__

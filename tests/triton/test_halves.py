@@ -64,8 +64,12 @@ def neighbours(query: torch.Tensor, bank: torch.Tensor, k: int) -> None:
     assert torch.equal(rows.cpu(), expected[1]) and torch.equal(distance.cpu(), expected[0])
 
 
-@pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize("name", ROWS)
+# Usually the rows of one kind are of one type, the next ones of the other.
+ALTERNATELY = [pytest.param(name, dtype, marks=[pytest.mark.thorough] * (i % 2 != j))
+               for i, name in enumerate(ROWS) for j, dtype in enumerate(TYPES)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, dtype", ALTERNATELY, ids=str)
 def test_picks(name: str, dtype: torch.dtype, modes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kcenter, "choose_tile", lambda *shape: Tile(32, 16, 16, 4, 1))
     x = ROWS[name].to(dtype)
@@ -74,8 +78,7 @@ def test_picks(name: str, dtype: torch.dtype, modes: list[str], monkeypatch: pyt
     assert modes == ["half", "half"]
 
 
-@pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name, dtype", ALTERNATELY, ids=str)
 def test_neighbours(name: str, dtype: torch.dtype, modes: list[str], small_tiles) -> None:
     bank = ROWS[name].to(dtype)
     query = torch.cat([bank[:7], (ROWS[name][5:20].flip(0) * 1.03).to(dtype)])

@@ -292,9 +292,13 @@ def test_resolve(limit: str, kind: str) -> None:
         assert len(expected[0]) == count
 
 
-@pytest.mark.parametrize("kind", ["levels", "distinct", "weighted"])
-@pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 1.0])
-@pytest.mark.parametrize("size, count", [(16, 16), (32, 17), pytest.param(64, 64, marks=pytest.mark.thorough)])
+SIZES, DENSITIES = ((16, 16), (32, 17), (64, 64)), (0.0, 0.05, 0.3, 1.0)
+GRAPHS = [pytest.param(*size, density, kind, marks=[pytest.mark.thorough] * (size[0] == 64 or (i + j + k) % 2))
+          for i, size in enumerate(SIZES) for j, density in enumerate(DENSITIES)
+          for k, kind in enumerate(("levels", "distinct", "weighted"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("size, count, density, kind", GRAPHS)
 def test_resolve_random_graphs(size: int, count: int, density: float, kind: str) -> None:
     """Distances that are those of no space: chains of rows that wait for each other, ties, and many rounds."""
     for seed in range(3):

@@ -140,18 +140,13 @@ def test_pack(name: str) -> None:
 
 
 UPDATES = {
-    "integers": (integers(70, 20), 40),
-    "float32": (gaussian(70, 37), 33),
-    "far": (gaussian(70, 37) + 1e4, 33),
-    "huge": (gaussian(50, 5) * 1e30, 20),
-    "half": ((gaussian(60, 30) * 3).half()[:, ::2], 17),
+    "integers": (integers(70, 20), 40), "float32": (gaussian(70, 37), 33), "far": (gaussian(70, 37) + 1e4, 33),
+    "huge": (gaussian(50, 5) * 1e30, 20), "half": ((gaussian(60, 30) * 3).half()[:, ::2], 17),
     "bfloat16": ((gaussian(60, 30) * 3).bfloat16().t().contiguous().t(), 17),
-    "bfloat16, far": ((gaussian(60, 30) * 3 + 40).bfloat16(), 17),
-    "half, integers": (integers(60, 30).half(), 17),
-    "half as float32": ((gaussian(60, 30) * 3).half(), 17),
-    "double": (gaussian(60, 18).double() * 1e-140, 17),
+    "bfloat16, far": ((gaussian(60, 30) * 3 + 40).bfloat16(), 17), "half, integers": (integers(60, 30).half(), 17),
+    "half as float32": ((gaussian(60, 30) * 3).half(), 17), "double": (gaussian(60, 18).double() * 1e-140, 17),
     "one column": (gaussian(40, 1), 1),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("listed", [False, True], ids=["all", "listed"])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from patchcore_fast.config import recorded
+from patchcore_fast.config.sampler_options import sampler_text
 from patchcore_fast.files import atomic_write
 from patchcore_fast.names import printable
 from patchcore_fast.report.page.charts import curves_chart, histogram_chart
@@ -171,9 +172,12 @@ def _summary(record: Record) -> str:
     parts = [f"{normal:,} normal and {anomalous:,} anomalous test images{of_types}"]
     config = record.config
     if backbone := recorded(config, "backbone"):
-        ratio = number(recorded(config, "ratio"))
+        ratio, count = number(recorded(config, "ratio")), number(recorded(config, "count"))
         share = "" if ratio is None else f" {100 * ratio:g} %"
-        sampler = recorded(config, "sampler", "")
+        share = share if count is None else f" {count:,.0f} rows"
+        options = recorded(config, "sampler_options")
+        name = recorded(config, "sampler", "")
+        sampler = sampler_text(name, options if isinstance(options, dict) else {}) if name else ""
         parts.append(f"{backbone}, {sampler}{share}" if sampler else str(backbone))
     if "zeroshot" in config:
         parts.append("images scored by each other, without training")
