@@ -171,8 +171,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--samplers", nargs="+", metavar="NAME", help="default: random greedy elfs; see --list")
     p.add_argument("--ablations", action="store_true", help="ELFS with each of its parts changed, too")
     p.add_argument("--bare", action="store_true", help="samplers that take positions also without them: run(features)")
-    p.add_argument("--best", type=Path, metavar="FOLDER",
-                   help="SET.toml, best.toml of `patchcore-fast grid` on each set: of the sampler 'composite, best'")
+    p.add_argument(
+        "--best",
+        type=Path,
+        metavar="FOLDER",
+        help="SET.toml, best.toml of `patchcore-fast grid` on each set: of the sampler 'composite, best'",
+    )
     p.add_argument("--banks", nargs="+", type=float, default=[0.001, 0.01, 0.1], metavar="SHARE")
     p.add_argument("--contamination", nargs="+", type=float, default=[0.0, 0.05, 0.1], metavar="SHARE")
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from patchcore_fast.config.toml import read_toml
-from patchcore_fast.samplers import ApproximateGreedyCoresetSampler, GreedyCoresetSampler, IdentitySampler, RandomSampler
+from patchcore_fast.samplers import (
+    ApproximateGreedyCoresetSampler,
+    GreedyCoresetSampler,
+    IdentitySampler,
+    RandomSampler,
+)
 
 BASELINE, OURS, BEST = "greedy", "elfs", "composite, best"
 IMAGES = 0.9  # share of the images that "ELFS proper" keeps

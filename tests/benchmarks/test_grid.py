@@ -110,6 +110,23 @@ def test_sets_without_masks_or_too_few_images(textures, tmp_path, capsys):
     assert "A set into which no image would be moved" in text and "weights are random" in text
 
 
+def test_the_best_of_a_grid_is_of_its_set(tmp_path):
+    options = {"w_repr": -1.0, "pool": "diversity"}
+    lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in options.items())
+    text = f'[selection]\nsampler = "composite"\n[selection.sampler_options]\n{lines}\n'
+    (tmp_path / "brick.toml").write_text(text)
+    best = samplers.chosen(tmp_path, "brick")
+    assert best == options
+    made = samplers.make(samplers.BEST, 0.02, 3, "cpu", best)
+    assert (made.w_repr, made.pool, made.percentage, made.seed) == (-1.0, "diversity", 0.02, 3)
+    for name, wanted in (("grass", "is not there"), ("wood", "sampler 'greedy'")):
+        (tmp_path / "wood.toml").write_text('[selection]\nsampler = "greedy"\n')
+        with pytest.raises(SystemExit, match=wanted):
+            samplers.chosen(tmp_path, name)
+    with pytest.raises(SystemExit, match="--best goes with"):
+        grid.main(["x", "--samplers", samplers.BEST])
+
+
 def test_resume(textures, measured, tmp_path, monkeypatch, capsys):
     shutil.copytree(measured[0].parent, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "a.json"
