@@ -38,7 +38,7 @@ class Outcome:
 
 def run(
     kind: str, images: ImageSet, config: PatchCoreConfig, plan: Sequence[Combination], folder: Path, *,
-    share: float = HELD_OUT, progress: Progress = None,
+    share: float = HELD_OUT, backbone: Any = None, progress: Progress = None,
 ) -> Outcome:  # fmt: skip
     """Try what `folder` has not yet, and write KIND.csv after each; of kind "grid" also best.toml.
 
@@ -49,12 +49,13 @@ def run(
     ----------
     kind : "grid" or "steps".  images : scanned; the training images are normal, test images may be missing.
     folder : the output, made by the caller.  share : of the training images that is held out.
+    backbone : a network of your own, as of `PatchCore`.
 
     Raises
     ------
     DataError : see `material.gather` and `table.Table`.
     """
-    model = PatchCore(config)
+    model = PatchCore(config, backbone=backbone)
     table = Table(folder / f"{kind}.csv", plan)
     material = gather(images, config, model.extractor, model.device, folder, share, progress)
     missing, signals = table.missing, Signals()

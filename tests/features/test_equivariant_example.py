@@ -9,13 +9,15 @@ from types import ModuleType
 import pytest
 import torch
 
+from patchcore_fast.experiments.combinations import grid
+from patchcore_fast.experiments.run import run
 from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.model.audit import audit
 from patchcore_fast.model.signals import view_instability
 from patchcore_fast.scores import signals
 
-from ..pictures import write_mvtec
+from ..pictures import quiet_scan, write_mvtec
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "equivariant_backbone.py"
 
@@ -69,6 +71,14 @@ def test_fit_predict_evaluate_extract_audit_signals(example: ModuleType, folder:
     model.save(tmp_path / "bank.safetensors")
     loaded = PatchCore.load(tmp_path / "bank.safetensors", backbone=example.equivariant_source(64))
     assert [p.score for p in loaded.predict(folder / "test")] == [p.score for p in model.predict(folder / "test")]
+
+
+def test_an_experiment(example: ModuleType, folder: Path, tmp_path: Path) -> None:
+    config, backbone = PatchCoreConfig(image_size=64, batch_size=4), example.equivariant_source(64)
+    plan, _ = grid((1.0,), (10,), (1,), ("composite",), [0.2], [0])
+    done = run("grid", quiet_scan(folder), config, plan, tmp_path, share=0.5, backbone=backbone, progress=False)
+    assert [row["name"] for row in done.rows] == [c.name for c in plan] and not any(row["error"] for row in done.rows)
+    assert done.about["weights"] == backbone.fingerprint()
 
 
 def test_the_script(
