@@ -147,6 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--image-size", type=int, help="the backbone's default when left out")
+    parser.add_argument("--layers", nargs="+", type=int, metavar="N", help="each alone, as `fit --banks layer` selects")
     parser.add_argument("--banks", nargs="+", type=float, default=[0.001, 0.01, 0.1, 0.25], metavar="SHARE")
     parser.add_argument("--rows", type=int, default=100_000, help="of one more bank, where a set has twice as many")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
@@ -157,7 +158,11 @@ def main(argv: list[str] | None = None) -> None:
     config = PatchCoreConfig(
         backbone=args.backbone, weights=args.weights, image_size=args.image_size, device="cpu", **sets.NEAREST
     )
-    rows = [row for folder in args.folders for row in measure(folder, config, args)]
+    if args.layers is None:
+        rows = [row for folder in args.folders for row in measure(folder, config, args)]
+    else:
+        rows = [row | {"set": f"{row['set']}, layer {layer}"} for folder in args.folders for layer in args.layers
+                for row in measure(folder, config.replace(layers=(layer,)), args)]  # fmt: skip
     print(table(rows))
     if args.json:
         options = {name: value for name, value in vars(args).items() if name not in ("folders", "json", "weights")}

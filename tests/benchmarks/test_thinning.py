@@ -60,6 +60,16 @@ def test_banks_are_of_one_size(textures: list[Path], tmp_path: Path, run: Callab
         assert all(0 <= row["image_auroc"] <= 1 and row["select_s"] > 0 for row in own)
 
 
+def test_each_layer_alone(textures: list[Path], tmp_path: Path, run: Callable[..., str]) -> None:
+    options = ["--image-size", 64, "--map-size", 16, "--sigma", 1, "--weights", "random", "--banks", 0.05, "--seeds", 0]
+    run(thinning, textures[0], *options, "--layers", 2, 3, "--json", tmp_path / "r.json")
+    rows = json.loads((tmp_path / "r.json").read_text())["rows"]
+    found = {row["set"]: row["patches"] for row in rows}
+    assert list(found) == ["brick, layer 2", "brick, layer 3"]
+    assert found["brick, layer 2"] == 4 * found["brick, layer 3"]  # of its own grid
+    assert len(rows) == 2 * len(thinning.ARMS)
+
+
 def test_the_table_has_means_ranges_and_medians() -> None:
     values = {"set": "a", "bank": 20, "patches": 2_000, "pixel_auroc": 0.5, "pixel_ap": None, "extra_bytes": 3e6}
     rows = [

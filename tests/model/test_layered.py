@@ -57,9 +57,9 @@ def test_one_projection_is_held_at_a_time(weave: Path, monkeypatch: pytest.Monke
 
 
 def score(x: torch.Tensor, bank: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
-    """The mean of the three smallest sqrt(d^2 + (s / 2)^2), of each row [Q] float64."""
+    """The mean of the three smallest sqrt(d^2 + (s / 4)^2), of each row [Q] float64."""
     squared = torch.cdist(x.double(), bank.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
-    return (squared + (support.double() / 2).square()).sqrt().sort(dim=1).values[:, :3].mean(dim=1)
+    return (squared + (support.double() / 4).square()).sqrt().sort(dim=1).values[:, :3].mean(dim=1)
 
 
 def to_other_images(chosen: torch.Tensor, rows: torch.Tensor, each: int) -> torch.Tensor:

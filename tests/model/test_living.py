@@ -278,7 +278,10 @@ def test_support_of_an_updated_bank_is_of_all_that_is_known(parts, copies) -> No
     joined = others(bank.features[held:], image[numbers], known, of)
     torch.testing.assert_close(bank.support[held:].double(), joined, rtol=1e-6, atol=0)
     query = rows.features[:50]  # and it is what is searched by
-    far = torch.stack([squared_distance(bank.features, row) for row in query]) + (bank.support.double() / 2).square()
+    far = (
+        torch.stack([squared_distance(bank.features, row) for row in query])
+        + (bank.support.double() * model.config.search.price).square()
+    )
     torch.testing.assert_close(bank.search(query, 3)[0].double(), far.sqrt().sort(dim=1).values[:, :3])
 
 
