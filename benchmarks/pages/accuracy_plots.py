@@ -13,7 +13,7 @@ from benchmarks.accuracy.sets import label
 from benchmarks.pages import plots
 from patchcore_fast.report.plots import ANOMALOUS, LINES, NEUTRAL, NORMAL, new_figure, quiet
 
-_COLOURS = {OURS: (NORMAL, "o"), BASELINE: (ANOMALOUS, "s"), "random": (NEUTRAL, "^")}
+_COLOURS = {OURS: (NORMAL, "o", "-"), BASELINE: (ANOMALOUS, "s", "-"), "random": (NEUTRAL, "^", "-")}
 _SPARE = ((LINES[2], "D"), (LINES[3], "v"), (LINES[4], "P"), (LINES[5], "X"))
 
 
@@ -38,11 +38,13 @@ def kind(result: dict[str, Any], sampler: str) -> str:
     return str(result["samplers"][sampler]["kind"])
 
 
-def _style(result: dict[str, Any], sampler: str) -> tuple[str, str]:
+def _style(result: dict[str, Any], sampler: str) -> tuple[str, str, str]:
+    """Colour, marker, line; dashed where the colours begin again."""
     if sampler in _COLOURS:
         return _COLOURS[sampler]
     others = [n for n in result["samplers"] if n not in _COLOURS and kind(result, n) == "main"]
-    return _SPARE[others.index(sampler) % len(_SPARE)]
+    again, spare = divmod(others.index(sampler), len(_SPARE))
+    return (*_SPARE[spare], ":" if again else "-")
 
 
 def _measured(rows: list[dict[str, Any]]) -> list[str]:
@@ -50,10 +52,10 @@ def _measured(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _line(axes: Any, result: dict[str, Any], sampler: str, points: list[tuple[float, list[float]]]) -> None:
-    colour, marker = _style(result, sampler)
+    colour, marker, line = _style(result, sampler)
     xs = [x for x, _ in points]
     axes.fill_between(xs, [v[1] for _, v in points], [v[2] for _, v in points], color=colour, alpha=0.13, linewidth=0)
-    axes.plot(xs, [v[0] for _, v in points], color=colour, marker=marker, markersize=5, label=sampler,
+    axes.plot(xs, [v[0] for _, v in points], color=colour, marker=marker, markersize=5, label=sampler, linestyle=line,
               linewidth=2.4 if sampler == OURS else 1.5)  # fmt: skip
 
 
