@@ -219,3 +219,12 @@ def test_mean_patches_stand_for_the_embeddings_that_an_older_store_lacks(store, 
 def test_a_setting_that_a_sampler_refuses_is_told_as_what_it_is(store):
     with pytest.raises(ValueError, match=r"PatchCore.fit: seed must lie in 0..2\*\*32 - 1, got 5000000000$"):
         select_store(store, store.config.replace(seed=5_000_000_000), progress=False)
+
+
+def test_long_stages_of_a_selection_are_shown(store, capsys):
+    options = {"noise_T": 1, "repr": "clusters"}
+    config = store.config.replace(sampler="composite", sampler_options=options, ratio=0.1, device="cpu")
+    for progress in (False, True):
+        _, sampler, _ = select_store(store, config, progress=progress)
+        told = capsys.readouterr().err
+        assert ("noise_instability" in told) is ("k_means" in told) is progress and sampler.show_progress is False
