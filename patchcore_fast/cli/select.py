@@ -15,6 +15,7 @@ import numpy as np
 from patchcore_fast.chain import is_store
 from patchcore_fast.cli.options import sampler_options
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
+from patchcore_fast.cli.sampling import report_table
 from patchcore_fast.cli.selecting import made_sampler, rows_wanted, write_npy
 from patchcore_fast.cli.together import joined, rank_here
 from patchcore_fast.config.budget import percentage_of
@@ -113,6 +114,7 @@ def _select(
     array = features.read() if group is None and _fits(features) else None
     with bar(count, "select", False if rank > 0 else None) as shown:
         sampler.progress = shown.at
+        sampler.show_progress = False if rank > 0 else None
         try:
             if array is not None:
                 indices = sampler.select(_floating(array)).numpy()
@@ -133,6 +135,8 @@ def _select(
         checkpoint.unlink(missing_ok=True)
     ranks = f" on {size} ranks" if size > 1 else ""
     print(f"Picked {len(indices):,} of {n:,} rows of {dim} numbers in {seconds:.2f} s{ranks}.")
+    if args.verbose and (table := report_table([getattr(sampler, "report_", {})])):
+        print(table)
     if args.radius is not None and len(indices) < count:
         most = f"{count:,} of --{next(name for name in SIZES if getattr(args, name) is not None)}"
         print(f"All rows are within {args.radius:g} of these{_space(sampler)}: fewer than the {most} were needed.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from patchcore_fast.chain import read_chain
 from patchcore_fast.cli.extract import quiet_rank
 from patchcore_fast.cli.outputs import check_outputs_differ
+from patchcore_fast.cli.sampling import report_table
 from patchcore_fast.cli.selecting import made_sampler, rows_wanted, write_npy
 from patchcore_fast.cli.together import joined, rank_here
 from patchcore_fast.config.budget import percentage_of
@@ -113,6 +114,8 @@ def _say(args: argparse.Namespace, store: FeatureStore, chosen: Any, sampler: An
     (n, dim), ranks = store.shape, rank_here()[1]
     on = f" on {ranks} ranks" if ranks > 1 else ""
     print(f"Picked {len(chosen.indices):,} of {n:,} rows of {dim} numbers in {seconds:.2f} s{on}.")
+    if args.verbose and (table := report_table([getattr(sampler, "report_", {})])):
+        print(table)
     where = "" if chosen.projection is None else f" after projection to {chosen.projection.shape[1]} dimensions"
     if args.radius is not None and chosen.radius is not None and chosen.radius <= args.radius:
         print(f"All rows are within {args.radius:g} of these{where}.")

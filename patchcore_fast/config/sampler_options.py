@@ -102,7 +102,7 @@ def _weight(of: str, default: str, most: float) -> Option:
 
 
 def _count(text: str, default: int | None, least: int = 1) -> Option:
-    return Option(text, default, kind="integer", low=least, high=2**31)
+    return Option(text, default, kind="integer", low=least, high=2**31 - 1)
 
 
 def _share(text: str) -> Option:
@@ -133,7 +133,7 @@ _ELFS = {
                      kind="number", low=0, high=1),
     "approximate_starting_points": _count("start from the mean distance to so many random rows", None),
     "instability": Option("what w_unc weighs", None, ("views", "noise")),
-    "noise_std": Option("of instability=noise (0.05)", kind="number", low=0, high=1e9),
+    "noise_std": Option("of instability=noise (0.05)", kind="number", low=0, high=1e9, above=True),
     "noise_T": _count("draws of instability=noise (5)", None),
     "view_kinds": _VIEW_KINDS,
 }  # fmt: skip

@@ -14,7 +14,7 @@ from patchcore_fast.feature_store import FeatureStore
 from patchcore_fast.features import FeatureExtractor
 from patchcore_fast.model.fewshot import settle
 from patchcore_fast.model.picks import Selection
-from patchcore_fast.model.selection import Selector
+from patchcore_fast.model.selection import Selector, stages_shown
 from patchcore_fast.model.training import Source, together
 from patchcore_fast.progress import bar
 
@@ -55,7 +55,7 @@ def select_store(
         source = Source(config, augmentation, _no_extractor, ranks, progress)
         rows = source.training(store, None, selector, "raise", opened).rows
         selector.settle([rows], len(augmentation.originals(rows)))
-        with bar(None, "select", progress) as shown:
+        with stages_shown(selector.sampler, progress), bar(None, "select", progress) as shown:
             return selector.select(rows, (), shown.at), selector.sampler, config
 
 

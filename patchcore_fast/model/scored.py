@@ -60,7 +60,8 @@ class _Task:
 
     def instability(self) -> torch.Tensor:
         size = float(torch.stack([part.double().square().mean() for part in self.rows[:4096].split(512)]).mean()) ** 0.5
-        return noise_instability(self.rows, _NOISE * max(size, 1e-12), _DRAWS, seed=self.common["seed"])
+        told = {name: self.common[name] for name in ("seed", "progress")}
+        return noise_instability(self.rows, _NOISE * max(size, 1e-12), _DRAWS, **told)
 
     def support(self) -> torch.Tensor:
         return -support(self.rows, image_ids=image_of(self.store), **self.common).distance

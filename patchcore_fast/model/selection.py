@@ -46,6 +46,8 @@ class Selector:
             try:
                 sampler = sampler_of(config.selection, device)  # with a budget or a count `settle` changes it
             except ValueError as error:
+                if config.selection.sampler_parameters is None:
+                    raise ValueError(f"PatchCore.fit: {error}") from None
                 raise ValueError(
                     f"PatchCore.fit: {error}: give PatchCore(config, SAMPLER), or settings with sampler, ratio and "
                     "sampler_parameters=None"
@@ -265,6 +267,8 @@ class Selector:
             found, matrix = space_of(self.sampler, local.total, rows.columns, local.read)
             self._of, self._matrix = rows, matrix
             embeddings = local.embeddings() if self.wants_embeddings else None
+            if self.wants_embeddings and embeddings is None and local.total:
+                logger.warning("select: no embeddings of the images: an earlier version wrote the store without them")
             self._space = FeatureRows.of(local.features if found is None else found, local.grids, embeddings)
         return self._space, self._matrix
 

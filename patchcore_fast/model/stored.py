@@ -67,8 +67,10 @@ class StoredRows(Rows):
         """Raises as `read`."""
         return as_tensor(self._store.take((indices + self._low).numpy())).to(self._dtype)
 
-    def embeddings(self) -> torch.Tensor:
-        """DataError: a store of an earlier version has none."""
+    def embeddings(self) -> torch.Tensor | None:
+        """None of a store of an earlier version, which has none."""
+        if self._store.about.get("embedding") is None:
+            return None
         return as_tensor(self._store.embeddings[self._first : self._first + len(self.grids)])
 
     @property

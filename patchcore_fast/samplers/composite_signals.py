@@ -55,7 +55,7 @@ def third(
     if options.instability == "views":
         common.pop("seed")
         return _to_views(x, views, matrix, **common)
-    if x.shape[0] < 2:
+    if x.shape[0] < 2 or (labels is None and bool((x == x[0]).all())):  # nothing to tell apart
         return torch.zeros(x.shape[0])
     common |= {"labels": labels, "clusters": max(2, options.n_clusters)}
     if options.instability == "proxy":

@@ -334,10 +334,8 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         self.report_["support"] = {"layout": source, "images": layout.images if layout else None, **facts}
         if self.suspects_:
             said = ", ".join(f"{number} ({deviation:.1f})" for number, deviation in self.suspects_)
-            message = (
-                f"{type(self).__name__}: nothing was pruned; images that the others support least, by number "
-                f"(deviation): {said}. `patchcore-fast audit DIR` shows them"
-            )
+            told = f"nothing was pruned; images that the others support least, by number (deviation): {said}"
+            message = f"{type(self).__name__}: {told}. `patchcore-fast audit DIR` shows them"
             warnings.warn(message, UserWarning, stacklevel=7)
 
     def _signals(self, seen: Tensor, views: Any, features: Tensor) -> None:
@@ -349,7 +347,8 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
                 self.ranks, features, views, device=self.device, progress=self.show_progress
             )
         elif self.instability == "noise":
-            self.scores_["instability"] = noise_instability(features, self.noise_std, self.noise_draws, seed=self.seed)
+            noise = (self.noise_std, self.noise_draws, self.seed)
+            self.scores_["instability"] = noise_instability(features, *noise, progress=self.show_progress)
         if self.weights["representativeness"]:
             self.scores_["representativeness"] = representativeness(seen, clusters=self.n_clusters, **common)
         if self.weights["density"] or (ends and self.mode == "feature"):

@@ -153,10 +153,10 @@ class ELFSImageSampler(Sampler):
         if images < 2 * count:
             raise ValueError(f"{name}: {count} clusters need at least {2 * count} images, got {images}")
         if self.clustering == "heads":
-            return clustering_heads(features, count, seed=self.seed, progress=False).labels
-        return k_means(features, count, seed=self.seed, device=self.device, progress=False).labels
+            return clustering_heads(features, count, seed=self.seed, progress=self.show_progress).labels
+        return k_means(features, count, seed=self.seed, device=self.device, progress=self.show_progress).labels
 
     def _told(self, images: int) -> Any:
         """The proxy's progress in the terms of `progress`: images kept of those to keep, as if they came evenly."""
         told, kept = self.progress, max(1, int(images * self.percentage))
-        return False if told is None else lambda done, total: told(kept * done // total, kept)
+        return self.show_progress if told is None else lambda done, total: told(kept * done // total, kept)

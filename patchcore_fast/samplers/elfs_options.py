@@ -43,8 +43,10 @@ def plain_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if found["instability"] != "noise" and (std is not None or draws is not None):
         warn_once("noise_std and noise_T are used by instability='noise' only: noise added to a feature measures "
                   "the noise")  # fmt: skip
-    found["noise_std"] = 0.05 if std is None else std
-    found["noise_draws"] = 5 if draws is None else check_count("noise_T", draws)
+    if std is not None and not (is_number(std) and 0 < std <= 1e9):
+        raise ValueError(f"noise_std must be a number in (0, 1e9], got {std!r}")
+    found["noise_std"] = 0.05 if std is None else float(std)
+    found["noise_draws"] = found["noise_T"] = 5 if draws is None else check_count("noise_T", draws)
     return found
 
 

@@ -30,10 +30,16 @@ def check_scores(name: str, scores: Any, n: int, options: CompositeOptions | Non
         raise TypeError(f"{name}: scores must be a mapping of names to [N] numbers, got {type(scores).__name__}")
     if options is None:
         raise ValueError(f'{name}: scores go with preset="composite"; nothing else here is measured by given signals')
-    found = {str(what): torch.as_tensor(values).detach().cpu().float() for what, values in scores.items()}
-    for what, values in found.items():
-        if tuple(values.shape) != (n,) or not bool(values.isfinite().all()):
-            raise ValueError(f"{name}: scores[{what!r}] must be {n} finite numbers, got shape {tuple(values.shape)}")
+    found = {}
+    for what, values in scores.items():
+        try:
+            known = found[str(what)] = torch.as_tensor(values).detach().cpu().float()
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name}: scores[{what!r}] must be {n} numbers, got {type(values).__name__}") from None
+        if tuple(known.shape) != (n,):
+            raise ValueError(f"{name}: scores[{what!r}] must be {n} finite numbers, got shape {tuple(known.shape)}")
+        if bad := int((~known.isfinite()).sum()):
+            raise ValueError(f"{name}: scores[{what!r}] must be finite in float32; {bad} of {n} are not")
     if all(given(part, options, found) is None for part in ("representativeness", "density", options.third)):
         raise ValueError(f"{name}: none of the signals {', '.join(found)} is one of this composite")
     return found

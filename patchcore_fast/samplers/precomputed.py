@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..chain import ChainFile, kind_of, read_chain
 from ..errors import DataError
+from ..inputs import as_numbers
 from ..matrix_files import open_file
 from ..npy import Array, read_npy
 from .base import Sampler
@@ -145,7 +146,7 @@ class PrecomputedSampler(Sampler):
 def _numbers(found: Any, said: str) -> Array:
     """Row numbers [k] int64. DataError: something else."""
     try:
-        array = found.cpu().numpy() if isinstance(found, Tensor) else np.asarray(found)
+        array = as_numbers(found)
     except ValueError as error:
         raise DataError(f"PrecomputedSampler: {said} must hold integers [k]: {error}") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):

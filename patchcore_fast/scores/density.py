@@ -79,9 +79,9 @@ def rarity(
 
 
 def inverse(rare: Tensor) -> Tensor:
-    """1 / rarity [N]; what is 0 counts as the least that is not, and as 1 where all is 0."""
+    """1 / rarity [N]; what is 0 counts as the least that is not, and as 1 where all is 0. Always finite."""
     some = rare[rare > 0]
-    return 1.0 / rare.clamp(min=float(some.min()) if len(some) else 1.0)
+    return 1.0 / rare.clamp(min=max(float(some.min()), 2.0**-127) if len(some) else 1.0)
 
 
 @undisturbed

@@ -79,6 +79,17 @@ def test_the_bank_of_the_chain_is_that_of_fit(here, name):
     assert bank.threshold is not None and (np.load("r.npy") == bank.features.numpy()).all()
 
 
+def test_what_each_part_took_is_told(here, capsys):
+    np.save("m.npy", np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32))
+    sampler = ["--sampler", "composite", "--count", "30", "--device", "cpu", "--output", "r.npy"]
+    for features in ("s", "m.npy"):
+        for verbose, told in ((["-v"], True), ([], False)):
+            assert main(["select", features, *sampler, *verbose]) == 0
+            said = [line.split() for line in capsys.readouterr().out.splitlines()]
+            assert (["part", "of", "the", "selection", "seconds", "peak", "memory"] in said) is told
+            assert ({"representativeness", "density", "pool"} <= {line[0] for line in said if line}) is told
+
+
 def test_scores_are_handed_to_the_composite(here):
     composite = [
         "--sampler",

@@ -71,7 +71,7 @@ NEEDED = {"w_unc": NOISE, "noise_std": NOISE, "noise_T": NOISE, "view_kinds": {"
           "topk_pool_multiplier": {"w_repr": 1.0}, "proxy_steps": {"instability": "proxy"},
           "difficulty": {"instability": "difficulty"}}  # fmt: skip
 # Attributes with another name than the option.
-KEPT = {("elfs", "noise_T"): "noise_draws", ("composite", "approximate_starting_points"): "density_subsample",
+KEPT = {("composite", "approximate_starting_points"): "density_subsample",
         ("composite", "dim_reduce"): "dimension_to_project_features_to"}  # fmt: skip
 
 
@@ -124,6 +124,7 @@ def test_what_is_none_and_what_is_not_a_float_of_it() -> None:
         ("elfs", {"w_unc": 1}, "w_unc of sampler elfs needs mode=pseudo or instability"),
         ("elfs", {"topk_pool_multiplier": 2}, "needs a weight"),
         ("elfs", {"noise_std": 2}, "goes with instability=noise"),
+        ("elfs", {"noise_std": 0, "instability": "noise"}, "must be a number > 0, got 0"),
         ("elfs", {"view_kinds": "flips"}, "goes with instability=views"),
         ("composite", {"w_repr": 1e7}, r"w_repr of sampler composite must be a number in \[-1e\+06, 1e\+06\], got 1"),
         ("composite", {"difficulty": "aum+mean", "instability": "difficulty"},

@@ -17,7 +17,7 @@ from patchcore_fast.model import PatchCore, chained, scored
 from patchcore_fast.model.choosing import select_store
 from patchcore_fast.model.picks import picks_of
 from patchcore_fast.model.stored import StoredRows
-from patchcore_fast.samplers import PrecomputedSampler, RandomSampler, named
+from patchcore_fast.samplers import PrecomputedSampler, RandomSampler, named, sampler_of
 from patchcore_fast.scores import k_means, rarity, representativeness, support, train_proxy
 
 from ..stores import write_store
@@ -204,3 +204,27 @@ def test_a_sampler_that_takes_signals_gets_them_and_so_do_held_out_images(store,
     monkeypatch.undo()
     with pytest.raises(ValueError, match="scores: sampler greedy selects by what it measures itself"):
         select_store(store, store.config, scores=scores, progress=False)
+
+
+def test_mean_patches_stand_for_the_embeddings_that_an_older_store_lacks(store, caplog):
+    options = {"images": "elfs", "image_share": 0.5, "clustering": "kmeans"}
+    config = store.config.replace(sampler="two-level", sampler_options=options, ratio=0.1, device="cpu")
+    chosen, sampler, _ = select_store(store, config, progress=False)
+    rows = StoredRows(store)
+    where = rows.positions(torch.arange(rows.total))
+    assert torch.equal(chosen.indices, sampler_of(config.selection).select(rows.features, positions=where))
+    assert len(sampler.images_) == 4 and "an earlier version wrote the store without them" in caplog.text
+
+
+def test_a_setting_that_a_sampler_refuses_is_told_as_what_it_is(store):
+    with pytest.raises(ValueError, match=r"PatchCore.fit: seed must lie in 0..2\*\*32 - 1, got 5000000000$"):
+        select_store(store, store.config.replace(seed=5_000_000_000), progress=False)
+
+
+def test_long_stages_of_a_selection_are_shown(store, capsys):
+    options = {"noise_T": 1, "repr": "clusters"}
+    config = store.config.replace(sampler="composite", sampler_options=options, ratio=0.1, device="cpu")
+    for progress in (False, True):
+        _, sampler, _ = select_store(store, config, progress=progress)
+        told = capsys.readouterr().err
+        assert ("noise_instability" in told) is ("k_means" in told) is progress and sampler.show_progress is False

@@ -241,3 +241,12 @@ def test_radius_and_rows_that_are_not_finite_are_refused():
     x[17, 3] = torch.nan
     with pytest.raises(ValueError, match="1 of 300 rows are not finite, the first is row 17"):
         ELFSCoresetSampler(0.1, preset="composite").select(x)
+
+
+@pytest.mark.parametrize("third", ["proxy", "difficulty"])
+def test_rows_that_are_all_alike_have_no_third_signal_and_are_picked(third):
+    sampler = ELFSCoresetSampler(0.1, instability=third)
+    x = torch.full((50, 4), 3.0)
+    assert len(sampler.select(x)) == 5 and not sampler.scores_["composite"].any()
+    sampler.select(x + torch.eye(50, 4))  # a single row that differs is enough
+    assert sampler.scores_["composite"].any()

@@ -145,3 +145,14 @@ def test_few_images():
     with pytest.raises(ValueError, match="at least 4 images are wanted, got 3"):
         ELFSImageSampler(0.5).select(X[:3])
     assert len(ELFSImageSampler(0.5).select(X[:4])) == 2
+
+
+@pytest.mark.parametrize("clustering", ["kmeans", "heads"])
+def test_long_stages_are_shown_where_that_is_asked(clustering, capsys):
+    sampler = ELFSImageSampler(0.5, clustering=clustering, epochs=1)
+    sampler.select(X)
+    assert capsys.readouterr().err == ""
+    sampler.show_progress = True
+    sampler.select(X)
+    told = capsys.readouterr().err
+    assert {"kmeans": "k_means", "heads": "clustering_heads"}[clustering] in told and "train_proxy" in told

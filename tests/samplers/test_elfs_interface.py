@@ -11,7 +11,7 @@ import torch
 from patchcore_fast.demo import write_texture
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.model.views import VIEWS, undone
-from patchcore_fast.samplers import ELFSCoresetSampler, RandomSampler, elfs_options, make_sampler
+from patchcore_fast.samplers import ELFSCoresetSampler, RandomSampler, describe_sampler, elfs_options, make_sampler
 from patchcore_fast.scores import instability
 
 from .test_elfs import WHERE, N, clean, contaminated
@@ -30,6 +30,17 @@ def test_instability_comes_from_views():
         ELFSCoresetSampler(0.1).select(x, views=x)
     with pytest.raises(ValueError, match='ELFSCoresetSampler: w_unc needs mode="pseudo" or instability'):
         ELFSCoresetSampler(0.1, w_unc=1.0).select(x)
+
+
+def test_noise_is_checked_at_once_recorded_and_shown(capsys):
+    for std in (0, -1.0, float("nan"), "much"):
+        with pytest.raises(ValueError, match=r"noise_std must be a number in \(0, 1e9\], got "):
+            ELFSCoresetSampler(0.1, instability="noise", noise_std=std, w_unc=1.0)
+    sampler = ELFSCoresetSampler(0.1, instability="noise", noise_T=3, w_unc=1.0)
+    assert describe_sampler(sampler)[1]["noise_T"] == 3
+    sampler.show_progress = True
+    sampler.select(clean())
+    assert "noise_instability" in capsys.readouterr().err
 
 
 def test_names_that_users_already_type_are_taken(monkeypatch):

@@ -47,7 +47,9 @@ def test_the_pool_is_that_of_given_signals(density):
 
 WRONG = {
     "shape": ({"rarity": torch.ones(299)}, ValueError, r"scores\['rarity'\] must be 300 finite numbers, got shape"),
-    "nan": ({"rarity": torch.full((300,), torch.nan)}, ValueError, "finite"),
+    "nan": ({"rarity": torch.full((300,), torch.nan)}, ValueError, "must be finite in float32; 300 of 300 are not"),
+    "large": ({"rarity": torch.full((300,), 1e300, dtype=torch.float64)}, ValueError, "finite in float32; 300 of 300"),
+    "text": ({"rarity": ["a"] * 300}, TypeError, r"scores\['rarity'\] must be 300 numbers, got list"),
     "none used": ({"beauty": torch.ones(300)}, ValueError, "none of the signals beauty is one of this composite"),
     "list": ([1, 2], TypeError, "scores must be a mapping"),
 }

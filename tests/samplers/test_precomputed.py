@@ -24,6 +24,13 @@ def test_precomputed_from_file(tmp_path):
     assert sampler.without(kept).tolist() == [5, 9]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_floats_are_no_row_numbers_of_whatever_type(dtype):
+    for needed in (False, True):
+        with pytest.raises(DataError, match=r"indices must hold integers \[k\], got float32 of shape \(2,\)"):
+            PrecomputedSampler(torch.tensor([1, 2], dtype=dtype, requires_grad=needed))
+
+
 def test_damaged_selection_file(tmp_path):
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00 cut short")
     with pytest.raises(DataError, match=r"x.npy is not a readable .npy file"):

@@ -5,6 +5,7 @@ import torch
 
 from patchcore_fast.kernels import k_center_greedy, knn_rarity
 from patchcore_fast.scores import k_means, rarity, representativeness
+from patchcore_fast.scores.density import inverse
 
 from .test_rows import rand
 
@@ -41,3 +42,9 @@ def test_representativeness_is_the_formula():
     np.testing.assert_allclose(found, -d / np.sqrt((d**2).mean()), rtol=1e-6)
     assert torch.equal(representativeness(torch.ones(9, 3), clusters=2), torch.zeros(9))
     assert torch.equal(representativeness(torch.ones(9, 3), mode="global"), torch.zeros(9))
+
+
+def test_the_inverse_of_what_hardly_differs_from_zero_is_finite():
+    found = inverse(torch.tensor([0.0, 1e-44, 2.0, 4.0]))
+    assert found.isfinite().all() and found[0] == found[1] > 1e38 and found[2:].tolist() == [0.5, 0.25]
+    assert inverse(torch.zeros(2)).tolist() == [1.0, 1.0] and inverse(torch.tensor([0.0, 2.0])).tolist() == [0.5, 0.5]
