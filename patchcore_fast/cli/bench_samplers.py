@@ -14,7 +14,7 @@ from patchcore_fast.files import atomic_write
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("features", metavar="FEATURES",
-                        help="2-D array of rows: .npy, .safetensors, or a folder of these")  # fmt: skip
+                        help="2-D rows: .npy, .safetensors, a folder of these, or what extract wrote")  # fmt: skip
     parser.add_argument("--rows", type=int, default=2000, metavar="N",
                         help="rows that are drawn of it, without their order (default %(default)s)")  # fmt: skip
     parser.add_argument("--ratio", type=float, default=0.1, metavar="R",

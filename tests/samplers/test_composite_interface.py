@@ -241,3 +241,19 @@ def test_radius_and_rows_that_are_not_finite_are_refused():
     x[17, 3] = torch.nan
     with pytest.raises(ValueError, match="1 of 300 rows are not finite, the first is row 17"):
         ELFSCoresetSampler(0.1, preset="composite").select(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "unit"),
+    [({}, "mean distance to near anchors"), ({"density": "dense"}, "1 / mean distance to near anchors"),
+     ({"instability": "noise"}, "mean distance to noisy copies"),
+     ({"instability": "difficulty"}, "minus the area under the margin"),
+     ({"instability": "difficulty", "difficulty": "el2n"}, "el2n"),
+     ({"repr": "clusters"}, "distance to the nearest centre")],
+    ids=str,
+)  # fmt: skip
+def test_every_score_has_a_unit(options, unit):
+    sampler = ELFSCoresetSampler(0.1, preset="composite", **options)
+    sampler.run(rows())
+    units = sampler.composite.units()
+    assert all(units[name] for name in sampler.scores_) and unit in units.values()
