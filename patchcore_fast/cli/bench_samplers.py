@@ -64,7 +64,8 @@ def bench_samplers(args: argparse.Namespace) -> None:
             lines = csv.writer(f, lineterminator="\n")
             lines.writerow(COLUMNS)
             lines.writerows([["" if row[c] is None else row[c] for c in COLUMNS] for row in table])
-    shown = {row["sampler"]: {c.replace("_", " ").replace(" mb", " MB"): row[c] for c in COLUMNS[1:-1]} for row in table}
+    heads = {c: c.replace("_", " ").replace(" mb", " MB") for c in COLUMNS[1:-1]}
+    shown = {row["sampler"]: {head: row[c] for c, head in heads.items()} for row in table}
     print(f"{len(rows):,} of {total:,} rows of {dim} numbers, {args.ratio:g} of them picked; seconds are medians of 3.")
     print(metrics_table(shown, digits=4, corner="sampler"))
     for row in table:
