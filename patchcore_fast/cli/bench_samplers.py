@@ -14,7 +14,7 @@ from patchcore_fast.files import atomic_write
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("features", metavar="FEATURES",
-                        help="2-D array of rows: .npy, .safetensors, or a folder of these")  # fmt: skip
+                        help="2-D rows: .npy, .safetensors, a folder of these, or what extract wrote")  # fmt: skip
     parser.add_argument("--rows", type=int, default=2000, metavar="N",
                         help="rows that are drawn of it, without their order (default %(default)s)")  # fmt: skip
     parser.add_argument("--ratio", type=float, default=0.1, metavar="R",
@@ -64,7 +64,8 @@ def bench_samplers(args: argparse.Namespace) -> None:
             lines = csv.writer(f, lineterminator="\n")
             lines.writerow(COLUMNS)
             lines.writerows([["" if row[c] is None else row[c] for c in COLUMNS] for row in table])
-    shown = {row["sampler"]: {c.replace("_", " "): row[c] for c in COLUMNS[1:-1]} for row in table}
+    heads = {c: c.replace("_", " ").replace(" mb", " MB") for c in COLUMNS[1:-1]}
+    shown = {row["sampler"]: {head: row[c] for c, head in heads.items()} for row in table}
     print(f"{len(rows):,} of {total:,} rows of {dim} numbers, {args.ratio:g} of them picked; seconds are medians of 3.")
     print(metrics_table(shown, digits=4, corner="sampler"))
     for row in table:

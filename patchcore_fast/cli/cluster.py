@@ -30,6 +30,8 @@ def opened(args: argparse.Namespace, *reads: str) -> Iterator[tuple[FeatureStore
     reads : names of arguments that are such files.
     """
     output = writable_file(args.output)
+    if output.suffix != ".safetensors":
+        raise DataError(f"--output {args.output}: the file is safetensors, its name must end in .safetensors")
     if args.seed < 0 or args.seed >= 2**32:
         raise DataError(f"--seed must lie in 0..2**32 - 1, got {args.seed}")
     need_pipeline()

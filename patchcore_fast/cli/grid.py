@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser._negative_number_matcher = re.compile(r"-[\d.][\d.,eE\s-]*")
     parser.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout")
     parser.add_argument("--output", required=True, metavar="OUT",
-                        help="folder for tables, pictures, best.toml; a run that was ended goes on there")  # fmt: skip
+                        help="folder for tables, pictures, best.toml; an interrupted run goes on there")  # fmt: skip
     parser.add_argument("--steps", action="store_true",
                         help="step by step in place of a grid: no coreset, random, approximate and exact greedy, "
                              "composite, and this with one change at a time")  # fmt: skip

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patchcore_fast.chain import kind_of, read_chain
 from patchcore_fast.cli.options import flag, named_settings
 from patchcore_fast.errors import DataError
 
@@ -12,6 +14,14 @@ if TYPE_CHECKING:
     from patchcore_fast.config import PatchCoreConfig
     from patchcore_fast.feature_store import FeatureStore
     from patchcore_fast.samplers import PrecomputedSampler
+
+
+def check_indices(path: str) -> None:
+    """DataError: no such file, or one of another command of the chain. Imports no torch; `picked` looks closer."""
+    if not Path(path).is_file():
+        raise DataError(f"{path}: {'is no file' if Path(path).exists() else 'no such file'}")
+    if Path(path).suffix == ".safetensors" and kind_of(path) not in (None, "picks"):
+        read_chain(path, "picks")
 
 
 def picked(args: argparse.Namespace, config: PatchCoreConfig, store: FeatureStore) -> PrecomputedSampler:

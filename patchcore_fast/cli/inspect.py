@@ -240,7 +240,9 @@ def _draw(
     border = border_shares(rows, done.indices)
     name = images.root.resolve().name
     if done.scores:
+        composite = getattr(done.sampler, "composite", None)
         plot_score_distributions(done.scores, kept, done.indices, output / "distributions.png", pruned=done.ends,
+                                 units=None if composite is None else composite.units(),
                                  title=f"{name}: scores of the training patches")  # fmt: skip
     plot_plane(rows.features, done.indices, kept, output / "plane.png", method=plane, pruned=done.ends,
                seed=model.config.seed, title=f"{name}: the bank among all patches")  # fmt: skip
@@ -316,6 +318,7 @@ def _text(facts: dict[str, Any]) -> str:
     for what in whats:
         order = Counter[str]({image: row[what] for image, row in rows.items() if row[what]})
         for image, _ in order.most_common(LISTED):
-            table.setdefault(image, {"most": what} | {w: rows[image][w] for w in whats})
+            why = {"most": what} if len(whats) > 1 else {}
+            table.setdefault(image, why | {w: rows[image][w] for w in whats})
     lines += ["", metrics_table(table, corner="image"), ""]
     return "\n".join(lines + (signal_text(facts) if "signals" in facts else []))

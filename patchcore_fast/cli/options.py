@@ -66,8 +66,9 @@ def sampler_options(args: argparse.Namespace, sampler: str) -> dict[str, Any]:
     ------
     DataError : no KEY=VALUE, an option that the sampler has not, or a value that it cannot be.
     """
+    typed = _typed_options(args, sampler)
     try:
-        return dict(checked_options(sampler, _typed_options(args, sampler)))
+        return dict(checked_options(sampler, typed))
     except ValueError as error:
         raise DataError(f"--sampler-option: {error}") from error
 

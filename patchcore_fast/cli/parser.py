@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import re
+from typing import Any, NoReturn
 
 from patchcore_fast.cli.bench_samplers import add_arguments as add_bench
 from patchcore_fast.cli.chaining import add_chain
@@ -20,7 +21,9 @@ from patchcore_fast.cli.options import (
     add_threshold,
     flag,
 )
+from patchcore_fast.cli.process import PROGRAM
 from patchcore_fast.cli.signals import add_signals
+from patchcore_fast.config.base import nearest
 from patchcore_fast.config.running import device
 from patchcore_fast.config.selection import SAMPLERS
 
@@ -50,10 +53,26 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names what was perhaps meant where a choice or an option is unknown; a command tells of its own options."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, left = super().parse_known_args(args, namespace)
+        if left and self.prog != PROGRAM:
+            near = nearest(left[0].split("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(left)}{near}")
+        return found, left
+
+    def error(self, message: str) -> NoReturn:
+        if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            message += nearest(wrong[1], re.findall(r"[\w-]+", wrong[2]))
+        super().error(message)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole parser; `args.run` is (module in patchcore_fast.cli, function)."""
-    parser = argparse.ArgumentParser(
-        prog="patchcore-fast",
+    parser = _Parser(
+        prog=PROGRAM,
         description="Find defects in photographs after looking at normal ones (PatchCore), with a fast exact coreset.",
         epilog="New here? Run: patchcore-fast demo",
     )
@@ -111,7 +130,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_rank_timeout(extract)
     add_config(extract)
     add_group(extract, "features")
-    add_group(extract, "selection", (*STORED, "banks"), "--banks: of --metric cosine, rows fit one kind alone")
+    add_group(
+        extract,
+        "selection",
+        (*STORED, "banks"),
+        "--banks: with --metric cosine, the rows are for the one kind of bank only",
+    )
     add_group(extract, "running")
 
     plan = command("plan", ("plan", "plan"), "say what a fit will take: patches, bytes, seconds", "plan bottles")
@@ -149,7 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--output", metavar="DIR",
         help="folder for scores.csv, plots, and what report needs; of many categories also index.html, results.json "
-             "and results.csv, and a run that was ended goes on where it was",
+             "and results.csv, and an interrupted run goes on where it was",
     )  # fmt: skip
     evaluate.add_argument("--log", choices=("tensorboard", "wandb"),
                           help="log metrics and figures below --output too (wandb: offline)")  # fmt: skip

@@ -11,7 +11,7 @@ from patchcore_fast.cli.budget import budget_text
 from patchcore_fast.cli.decision import expected, given_threshold
 from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.extract import check_apart, quiet_rank, stored_settings
-from patchcore_fast.cli.indices import picked
+from patchcore_fast.cli.indices import check_indices, picked
 from patchcore_fast.cli.options import SCORED, chosen_config, given_settings
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
 from patchcore_fast.cli.sampling import report_table, sampler_said
@@ -109,6 +109,8 @@ def _fit_stored(args: argparse.Namespace, output: Path, threshold: float | None)
     refuse_exclude(args, "goes with DIR; extract --exclude leaves images out of a store")
     if args.store is not None:
         raise DataError("--store: goes with DIR, whose features it keeps; --features has them already")
+    if args.indices is not None:
+        check_indices(args.indices)
     need_pipeline()
     rank = quiet_rank()
 

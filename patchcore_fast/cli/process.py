@@ -112,10 +112,20 @@ def warned(message: Warning | str, category: type[Warning], *where: Any, **more:
 
 
 class _ToStderr(logging.Handler):
-    """Writes to what stderr is now: main may be called more than once in a process."""
+    """Writes to what stderr is now: main may be called more than once in a process.
+
+    Which kernels run is told once a command and not at each of hundreds of calls.
+    """
+
+    told: set[str]
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
+        text = self.format(record)
+        if record.levelno == logging.DEBUG and record.name == "patchcore_fast.kernels":
+            if text in self.told:
+                return
+            self.told.add(text)
+        say(text)
 
 
 def start_logging(verbose: bool) -> None:
@@ -123,6 +133,9 @@ def start_logging(verbose: bool) -> None:
     logger = logging.getLogger("patchcore_fast")
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
     if not logger.handlers:
-        handler = _ToStderr()
+        handler: logging.Handler = _ToStderr()
         handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(levelname)s: %(message)s"))
         logger.addHandler(handler)
+    for handler in logger.handlers:
+        if isinstance(handler, _ToStderr):
+            handler.told = set()

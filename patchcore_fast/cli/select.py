@@ -77,6 +77,8 @@ def select(args: argparse.Namespace) -> None:
     if checkpoint is not None and checkpoint.exists() and not checkpoint.is_file():
         raise DataError(f"{checkpoint}: is not a file, which a checkpoint must be")
     options = sampler_options(args, args.sampler)
+    if args.scores is not None and args.sampler != "composite":
+        raise DataError(f"--scores: is for --sampler composite; {args.sampler} measures what it selects by itself")
     if stored:
         from patchcore_fast.cli.select_stored import select_stored
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from patchcore_fast.chain import read_chain
 from patchcore_fast.cli.cluster import opened
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
 from patchcore_fast.errors import DataError
@@ -16,6 +17,7 @@ def train_proxy(args: argparse.Namespace) -> None:
     if args.epochs < 1:
         raise DataError(f"--epochs must be at least 1, got {args.epochs}")
     with opened(args, "clusters") as (store, output):
+        read_chain(args.clusters, "clusters", store)  # before torch is imported
         from patchcore_fast.model.chained import train_store, training_file
 
         kept = writable_file(training_file(output))

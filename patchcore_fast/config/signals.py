@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .base import nearest
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -39,7 +41,10 @@ def chosen_signals(names: str | Sequence[str]) -> tuple[str, ...]:
     if listed == ["all"]:
         return tuple(SIGNALS)
     if strange := [name for name in listed if name not in SIGNALS]:
-        raise ValueError(f"signals must be all, or some of {', '.join(SIGNALS)}; got {', '.join(strange) or 'none'!r}")
+        raise ValueError(
+            f"signals must be all, or some of {', '.join(SIGNALS)}; got {', '.join(strange) or 'none'!r}"
+            f"{nearest(strange[0], SIGNALS)}"
+        )
     if not listed:
         raise ValueError(f"signals must be all, or some of {', '.join(SIGNALS)}; got none")
     return tuple(name for name in SIGNALS if name in listed)

@@ -58,7 +58,8 @@ class PatchCore:
     bank : of fit or load, a MemoryBank, or with banks="layer" a LayeredBank; ValueError before.
     timings_ : seconds of the last fit: "features", "selection", "price", "threshold".
     unread_ : (file, why) of each training image that the last fit left out; empty unless it was told to.
-    report_ : what the sampler of the last fit reports (its `report_`), of each layer's selection with banks="layer".
+    report_ : what the sampler of the last fit reports (its `report_`; of one that reports nothing seconds and
+        memory of "projection" and "selection"), of each layer's selection with banks="layer".
     """
 
     def __init__(

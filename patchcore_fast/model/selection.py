@@ -24,6 +24,7 @@ from patchcore_fast.model.threshold import held_out_folds
 from patchcore_fast.model.views import views_of
 from patchcore_fast.samplers import PrecomputedSampler, describe_sampler, sampler_of
 from patchcore_fast.samplers.named import NAMED
+from patchcore_fast.samplers.parts import Parts
 from patchcore_fast.samplers.space import space_of
 
 logger = logging.getLogger(__name__)
@@ -124,15 +125,16 @@ class Selector:
             found = restored(self.picks, self.sampler, rows)
             self._enough(found.indices, rows)
             return found
-        space, matrix = self._seen(rows)
-        with _set(self.sampler, "progress", progress):
+        spent = Parts({}, self.device)  # of samplers that report nothing
+        with spent("projection"):
+            space, matrix = self._seen(rows)
+        with spent("selection"), _set(self.sampler, "progress", progress):
             indices = self._choose(self.sampler, all_rows(space, rows.ranks), views, self.scores)
         self._enough(indices, rows)
         count = self.config.selection.count
         if count is not None and len(indices) < count:
             logger.warning("count: %d rows are wanted, only %d of %d could be chosen", count, len(indices), rows.total)
-        if report := getattr(self.sampler, "report_", None):
-            self.reports.append(copy.deepcopy(report))
+        self.reports.append(copy.deepcopy(getattr(self.sampler, "report_", None) or spent.report))
         if matrix is not None:
             self.sampler.projection_ = matrix
         projection = getattr(self.sampler, "projection_", None)

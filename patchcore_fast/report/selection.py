@@ -110,6 +110,7 @@ def plot_score_distributions(
     path: str | os.PathLike[str],
     *,
     pruned: Mapping[str, Any] | None = None,
+    units: Mapping[str, str] | None = None,
     title: str = "Scores of the training patches",
 ) -> None:
     """One panel a signal: histogram of all rows, in colour those that were pruned, and as a line the picked ones.
@@ -125,6 +126,7 @@ def plot_score_distributions(
     path : PNG to write.
     pruned : end -> [N] bool, shown in colours with their shares in the legend. Rows that are neither kept nor in one
         of them are shown as "pruned".
+    units : signal -> what its numbers are, below its panel.
 
     Raises
     ------
@@ -143,6 +145,7 @@ def plot_score_distributions(
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, (signal, values) in zip(panels, signals.items(), strict=False):
         score_panel(axes, signal, values, ends, chosen)
+        axes.set_xlabel((units or {}).get(signal, ""), fontsize=8.5)
     for axes in panels[len(signals) :]:
         axes.set_axis_off()
     for axes in panels[::columns]:

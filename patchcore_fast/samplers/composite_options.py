@@ -122,6 +122,19 @@ class CompositeOptions:
         """The key of the third signal in `scores_`."""
         return "difficulty" if self.instability == "difficulty" else "instability"
 
+    def units(self) -> dict[str, str]:
+        """What the numbers of each of `scores_` are, for axes of pictures."""
+        third = {"proxy": "mean change of a proxy's outputs", "difficulty": self.difficulty,
+                 "views": "mean distance to changed images", "noise": "mean distance to noisy copies"}  # fmt: skip
+        if self.difficulty == "aum":
+            third["difficulty"] = "minus the area under the margin"
+        return {
+            "representativeness": f"distance to the {'mean' if self.repr == 'mean' else 'nearest centre'}",
+            "density": f"{'1 / ' if self.density == 'dense' else ''}mean distance to near anchors",
+            self.third: third.get(self.instability or "", ""),
+            "composite": "weighted sum, each signal in 0 to 1",
+        }
+
     def pool_size(self, count: int, rows: int) -> int:
         """Rows that may be picked, where `count` of `rows` are to be."""
         return min(rows, max(math.ceil(count * self.topk_pool_multiplier), self.min_pool))

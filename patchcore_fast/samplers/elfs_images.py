@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from ..kernels.ranks import Held
 from ..scores import Dynamics, Layout, clustering_heads, k_means, train_proxy
 from ..scores.dynamics import SCORES
 from .base import Sampler, check_count, check_percentage, check_seed
+from .parts import Parts
 from .two_level import image_means
 
 CLUSTERINGS = ("kmeans", "heads")
@@ -46,7 +46,7 @@ class ELFSImageSampler(Sampler):
     ----------
     labels_ : [I] int64, what the proxy learnt.  dynamics_ : `scores.Dynamics` of the images.
     scores_ : {"difficulty": [I] float32}, hard is large.
-    report_ : what was done, in JSON's types; "seconds" {"cluster": s, "proxy": s}.
+    report_ : what was done, in JSON's types; "seconds" and "memory" (bytes) of "cluster" and "proxy".
 
     Labels and embeddings that are given here are of all images: where `PatchCore.fit` selects again without some of
     them, for its threshold, it leaves that out with a warning. Those that it hands over itself have no such limit.
@@ -120,12 +120,14 @@ class ELFSImageSampler(Sampler):
         """[I, E] -> [J] ascending."""
         name, images = type(self).__name__, features.shape[0]
         self.labels_, self.dynamics_, self.scores_, self.report_ = None, None, {}, {}
-        began = time.perf_counter()
-        labels = self._labels(name, features)
-        clustered = time.perf_counter()
-        self.dynamics_ = train_proxy(
-            features, labels, epochs=self.epochs, seed=self.seed, device=self.device, progress=self._told(images)
-        )
+        spent: dict[str, Any] = {}
+        parts = Parts(spent, torch.device(self.device or features.device))
+        with parts("cluster"):
+            labels = self._labels(name, features)
+        with parts("proxy"):
+            self.dynamics_ = train_proxy(
+                features, labels, epochs=self.epochs, seed=self.seed, device=self.device, progress=self._told(images)
+            )
         difficulty = self.dynamics_.score(self.score)
         pruned, kept = int(images * self.prune_hard), max(1, int(images * self.percentage))
         order = difficulty.argsort(descending=True, stable=True)  # of equals the first image first
@@ -134,8 +136,7 @@ class ELFSImageSampler(Sampler):
             "images": images, "kept": kept, "pruned_hard": pruned, "pruned_easy": images - kept - pruned,
             "score": self.score, "labels": "given" if self.labels is not None else self.clustering,
             "classes": len(labels.unique()),
-            "seconds": {"cluster": clustered - began, "proxy": time.perf_counter() - clustered},
-        }  # fmt: skip
+        } | spent  # fmt: skip
         return order[pruned : pruned + kept].sort().values
 
     def _labels(self, name: str, features: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Parts:
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        """The block is this part; parts are not nested."""
+        """The block is this part; on CUDA parts within it reset its peak."""
         since, cuda = time.perf_counter(), self.device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)

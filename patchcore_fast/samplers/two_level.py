@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from ..inputs import Features
 from ..kernels.ranks import Held, Ranks
 from ..scores import Layout, support
 from .base import Sampler
+from .parts import Parts
 from .pruning import SupportRule
 
 _SILENT = {"progress": None, "show_progress": False}  # attributes of samplers, where nobody watches
@@ -83,8 +83,8 @@ class TwoLevelSampler(Sampler):
     images_ : [J] int64, the caller's numbers of the chosen images, in the order in which they were chosen.
     percentage : None, or the share of *all* rows that is picked, in place of the patch sampler's own; all patches of
         the chosen images where these are fewer. Set it.
-    report_ : "images_chosen", "seconds" of both levels, and what their samplers report, by "images" and "patches", as
-        JSON types.
+    report_ : "images_chosen", "seconds" and "memory" (bytes) of both levels, and what their samplers report, by
+        "images" and "patches", as JSON types.
 
     With a group `select` takes this rank's part of everything; the patch sampler must take a group too, and an image
     sampler with `select_images` as well. Means are compared by every rank alike.
@@ -132,13 +132,15 @@ class TwoLevelSampler(Sampler):
         layout = layout or Layout.inferred(features, self.ranks)
         if layout is None:
             raise ValueError(f"{name}: image_ids or positions are wanted; the order of the rows shows no images")
-        clock = time.perf_counter()
-        if callable(getattr(self.image_sampler, "select_images", None)):
-            more = {} if embeddings is None or not self.uses_embeddings else {"embeddings": embeddings}
-            with self._grouped(self.image_sampler), self._followed(self.image_sampler, ("show_progress",)):
-                images = self.image_sampler.select_images(features, layout, **more)
-        else:
-            images = torch.as_tensor(self.image_sampler.select(image_means(held, layout))).cpu()
+        report: dict[str, Any] = {}
+        parts = Parts(report, features.device)
+        with parts("images"):
+            if callable(getattr(self.image_sampler, "select_images", None)):
+                more = {} if embeddings is None or not self.uses_embeddings else {"embeddings": embeddings}
+                with self._grouped(self.image_sampler), self._followed(self.image_sampler, ("show_progress",)):
+                    images = self.image_sampler.select_images(features, layout, **more)
+            else:
+                images = torch.as_tensor(self.image_sampler.select(image_means(held, layout))).cpu()
         if images.shape[0] == 0:
             raise ValueError(f"{name}: the image sampler chose none of {layout.images} images")
         self.images_ = layout.names[images]
@@ -149,17 +151,17 @@ class TwoLevelSampler(Sampler):
         where: dict[str, Any] = {}
         if getattr(self.patch_sampler, "uses_positions", False):
             where = {what: held.own(values)[own] for what, values in layout.given().items()}
-        seconds = {"images": time.perf_counter() - clock}
-        clock = time.perf_counter()
         share = self._share(layout.image.shape[0], rows.shape[0])
-        with self._grouped(self.patch_sampler), self._followed(self.patch_sampler, tuple(_SILENT)), share:
+        grouped, followed = self._grouped(self.patch_sampler), self._followed(self.patch_sampler, tuple(_SILENT))
+        with parts("patches"), grouped, followed, share:
             picks = torch.as_tensor(self.patch_sampler.select(features[own.to(features.device)], **where)).cpu()
         self.radii_ = getattr(self.patch_sampler, "radii_", None)
         self.projection_ = getattr(self.patch_sampler, "projection_", None)
-        seconds["patches"] = time.perf_counter() - clock
         levels = {"images": self.image_sampler, "patches": self.patch_sampler}
         found = {level: getattr(sampler, "report_", None) for level, sampler in levels.items()}
-        self.report_ = {"images_chosen": int(images.shape[0]), "seconds": seconds}
+        for level, of in found.items():  # their parts reset the peak that is counted on CUDA
+            report["memory"][level] = max([report["memory"][level], *(of or {}).get("memory", {}).values()])
+        self.report_ = {"images_chosen": int(images.shape[0])} | report
         self.report_ |= {level: of for level, of in found.items() if of}
         return rows[picks]
 

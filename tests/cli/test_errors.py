@@ -107,6 +107,11 @@ CASES: dict[str, tuple[list[str], str]] = {
     "demo-foreign-folder": (["demo", "--output", "data"], "data: holds other files"),
     "demo-file": (["demo", "--output", "text.txt"], "text.txt: is a file"),
     "unknown-command": (["fly"], "invalid choice: 'fly'"),
+    "near-command": (["bench-sampler", "good.npy"], "(did you mean bench-samplers?)"),
+    "near-choice": (["select", "good.npy", *SELECT, "--sampler", "compsite"], "(did you mean composite?)"),
+    "near-option": (["grid", "data", "--output", "out", "--stpes"], "arguments: --stpes (did you mean --steps?)"),
+    "sampler-option": (["fit", "data", "--output", "out", "--sampler", "composite", "--sampler-option", "w_densty=1"],
+                       "error: --sampler-option: sampler composite has no option 'w_densty' (did you mean w_density?)"),
     "no-command": ([], "usage: patchcore-fast"),
 }  # fmt: skip
 

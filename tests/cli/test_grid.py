@@ -50,7 +50,7 @@ def test_steps(weave, tmp_path, capsys):
     out = capsys.readouterr().out
     names = [row["name"] for row in rows(made / "steps.csv")]
     assert names == ["no coreset", "random", "approximate greedy", "exact greedy", "composite", "density inverted",
-                     "instability off", "pool by diversity", "clean"]  # fmt: skip
+                     "instability off", "pool by diversity", "refined by score", "clean"]  # fmt: skip
     assert all(name in out for name in names) and "Best" not in out
     assert (made / "steps.png").exists() and not (made / "best.toml").exists()
 

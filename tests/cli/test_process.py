@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import resource
 import signal
@@ -19,7 +20,7 @@ import torch
 
 from patchcore_fast.cli import main, select
 from patchcore_fast.cli.explain import explain
-from patchcore_fast.cli.process import Terminated, signals
+from patchcore_fast.cli.process import Terminated, signals, start_logging
 from patchcore_fast.errors import DataError
 
 BUFFERED = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
@@ -269,3 +270,16 @@ def test_a_full_disk_is_named_with_the_bytes_wanted(features: Path, capsys: pyte
     err = capsys.readouterr().err
     assert "o.npy: File too large (528 bytes wanted, 200 written)" in err and err.count("\n") == 1
     assert os.listdir(features.parent) == ["f.npy"]
+
+
+def test_which_kernels_run_is_told_once_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    kernels, model = (logging.getLogger(f"patchcore_fast{name}") for name in (".kernels", ".model"))
+    for _ in range(2):
+        start_logging(True)
+        for _ in range(3):
+            kernels.debug("knn: torch on cpu")
+            kernels.warning("slow")
+            model.debug("a pass")
+        said = capsys.readouterr().err
+        assert [said.count(text) for text in ("knn: torch on cpu", "slow", "a pass")] == [1, 3, 3]
+    start_logging(False)

@@ -259,6 +259,14 @@ def test_distributions_tell_shares(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert texts == ["T", "all 600 patches", "pruned, hard: 10 %", "pruned: 5 %", "2 picked"]
 
 
+def test_distributions_have_units(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    labels: list[str] = []
+    monkeypatch.setattr("patchcore_fast.report.selection.save_figure",
+                        lambda figure, path: labels.extend(axes.get_xlabel() for axes in figure.axes))  # fmt: skip
+    plot_score_distributions(signals(), None, [1], tmp_path / "a.png", units={"rarity": "distance"})
+    assert labels[:4] == ["distance", "", "", ""]
+
+
 @pytest.mark.parametrize(("share", "text"), [(0, "0 %"), (0.123, "12 %"), (0.0123, "1.2 %"), (0.00012, "0.012 %")])
 def test_percent(share: float, text: str) -> None:
     assert percent(share, 1) == text

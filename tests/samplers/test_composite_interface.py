@@ -250,3 +250,19 @@ def test_rows_that_are_all_alike_have_no_third_signal_and_are_picked(third):
     assert len(sampler.select(x)) == 5 and not sampler.scores_["composite"].any()
     sampler.select(x + torch.eye(50, 4))  # a single row that differs is enough
     assert sampler.scores_["composite"].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "unit"),
+    [({}, "mean distance to near anchors"), ({"density": "dense"}, "1 / mean distance to near anchors"),
+     ({"instability": "noise"}, "mean distance to noisy copies"),
+     ({"instability": "difficulty"}, "minus the area under the margin"),
+     ({"instability": "difficulty", "difficulty": "el2n"}, "el2n"),
+     ({"repr": "clusters"}, "distance to the nearest centre")],
+    ids=str,
+)  # fmt: skip
+def test_every_score_has_a_unit(options, unit):
+    sampler = ELFSCoresetSampler(0.1, preset="composite", **options)
+    sampler.run(rows())
+    units = sampler.composite.units()
+    assert all(units[name] for name in sampler.scores_) and unit in units.values()
