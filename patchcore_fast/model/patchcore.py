@@ -59,7 +59,7 @@ class PatchCore:
     timings_ : seconds of the last fit: "features", "selection", "price", "threshold".
     unread_ : (file, why) of each training image that the last fit left out; empty unless it was told to.
     report_ : what the sampler of the last fit reports (its `report_`; of one that reports nothing seconds and
-        memory of "projection" and "selection"), of each layer's selection with banks="layer".
+        the process's peak memory in "projection" and "selection"), of each layer's selection with banks="layer".
     """
 
     def __init__(

@@ -125,7 +125,8 @@ class Selector:
             found = restored(self.picks, self.sampler, rows)
             self._enough(found.indices, rows)
             return found
-        spent = Parts({}, self.device)  # of samplers that report nothing
+        # Of samplers that report nothing; of the process, for CUDA's peak may be somebody's who measures the whole fit.
+        spent = Parts({}, torch.device("cpu"))
         with spent("projection"):
             space, matrix = self._seen(rows)
         with spent("selection"), _set(self.sampler, "progress", progress):
