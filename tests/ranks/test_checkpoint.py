@@ -143,7 +143,7 @@ def test_the_command_says_what_has_none(tmp_path, capsys):
     np.save(tmp_path / "x.npy", X.numpy())
     arguments = ["select", str(tmp_path / "x.npy"), "--ratio", "0.1", "--output", str(tmp_path / "o.npy")]
     assert main([*arguments, "--method", "random", "--checkpoint", str(tmp_path / "c.npz")]) == 2
-    assert "--checkpoint: greedy and approximate have one, --method random has none" in capsys.readouterr().err
+    assert "--checkpoint: greedy and approximate have one, --sampler random has none" in capsys.readouterr().err
     assert main([*arguments, "--checkpoint", str(tmp_path / "o.npy")]) == 2
     assert main([*arguments, "--checkpoint", "/dev/null"]) == 2
 
