@@ -107,7 +107,7 @@ def test_select(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "available_memory", lambda: 55_999)
     assert main(select) == 2 and not out.exists()
     said = capsys.readouterr().err
-    assert "x.npy: out of memory before it begins: 0.0 GB of memory are wanted" in said and "--method random" in said
+    assert "x.npy: out of memory before it begins: 0.0 GB of memory are wanted" in said and "--sampler random" in said
     assert main([*select, "--method", "random"]) == 0
     monkeypatch.setattr(command, "available_memory", lambda: 56_000)
     assert main(select) == 0
