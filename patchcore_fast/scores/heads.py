@@ -73,7 +73,8 @@ def clustering_heads(
 
     Returns
     -------
-    Heads : labels [I] and probabilities [I, C], the teacher's, of the head with the lowest loss over all pairs.
+    Heads : labels [I] and probabilities [I, C], the teacher's, of the head with the lowest loss over all pairs; heads
+        that put all images into one cluster come last.
 
     Raises
     ------
@@ -111,8 +112,9 @@ def clustering_heads(
             for rows in order.split(batch):
                 trained.step(rows, near[rows, drawn[rows]], len(rows) / batch)
                 shown.update(len(rows))
-        best = int(trained.losses(near).argmin())
-        probabilities = trained.teachers(torch.arange(n))[:, best].clone()
+        said, losses = trained.teachers(torch.arange(n)), trained.losses(near)
+        one = (said.argmax(2) == said[:1].argmax(2)).all(0)  # heads that put all images together say nothing
+        probabilities = said[:, int(losses.masked_fill(one & ~one.all(), torch.inf).argmin())].clone()
     return Heads(probabilities.argmax(1), probabilities)
 
 

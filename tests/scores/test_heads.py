@@ -48,6 +48,12 @@ def test_blobs_are_found_again_by_the_same_seed():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_head_that_puts_all_images_together_is_not_taken(seed):
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed))  # here it has the lowest loss
+    assert clustering_heads(x, 2, seed=seed).labels.unique().numel() == 2
+
+
 def test_a_shift_and_a_scale_change_nothing():
     x, labels = blobs(60, 8, 3, noise=0.3, seed=5)
     found = clustering_heads(1e3 * x + 1e4, 3, heads=4)
