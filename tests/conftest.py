@@ -40,6 +40,9 @@ def handlers_as_they_were() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+WHOLE = ("tests/triton/test_compiled.py",)  # one fixture compiles for minutes, so all of its tests run together or none
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--share", metavar="I/N", help="of the thorough tests run the I-th of N parts, I from 0")
 
@@ -52,9 +55,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Part by the name of a test, so that N runs with other I run all of them."""
+
+    def drawn(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return crc32((file if file in WHOLE else item.nodeid).encode())
+
     if share := config.getoption("share"):
         part, parts = map(int, share.split("/"))
-        left_out = [i for i in items if i.get_closest_marker("thorough") and crc32(i.nodeid.encode()) % parts != part]
+        left_out = [i for i in items if i.get_closest_marker("thorough") and drawn(i) % parts != part]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
 
