@@ -187,8 +187,8 @@ class ELFSCoresetSampler(GreedyCoresetSampler):
         views : [N, D], or several, features of the same patches in augmented images, for instability="views".
         positions : [N, 3] integers, (image, row, column) of each row on its image's patch grid.
         pseudo_labels : [N] integers >= 0, classes of rows, or [I] of images, for the composite preset's proxy.
-        scores : signal -> [N] numbers, of `patchcore-fast score`, that the composite preset takes in place of its own.
         image_embeddings : [I, E], global embeddings of the images, to be clustered for the same purpose.
+        scores : signal -> [N] numbers, of `patchcore-fast score`, that the composite preset takes in place of its own.
 
         Returns and raises as `Sampler.select`; ValueError also where these do not fit the features, or `radius` is set:
         rows that are pruned and picks that settle would not keep to it.

@@ -21,135 +21,20 @@ from torch import Tensor
 from patchcore_fast.bank_file import digest
 from patchcore_fast.layered_bank import LayeredBank
 from patchcore_fast.memory_bank import MemoryBank
-from patchcore_fast.model import PatchCore, pricing
-from patchcore_fast.model.layered import scorer_of
-from patchcore_fast.samplers import GreedyCoresetSampler, make_sampler
-from patchcore_fast.samplers.projection import project
+from patchcore_fast.model import PatchCore
+from patchcore_fast.samplers import make_sampler
 from patchcore_fast.scorers import make_scorer
 from patchcore_fast.scorers.noise import NoiseProposal
 from patchcore_fast.scores import support_distance
-from patchcore_fast.scores.foreign import thinned
 from patchcore_fast.search import build_index, with_price
 
-from ..evaluated import tiny_config
 from ..patches import normal
-
-SIDE = 32
-
-
-def images(count: int, seed: int = 0) -> Tensor:
-    """Noise of many sizes: images differ, so that rows do too."""
-    generator = torch.Generator().manual_seed(seed)
-    parts = [torch.rand(count, 3, n, n, generator=generator) for n in (2, 8, SIDE)]
-    return sum(torch.nn.functional.interpolate(part, size=SIDE) for part in parts) / 3
-
-
-TRAIN, TEST = images(5), images(3, seed=1)
-
-
-def settings(**changes: Any) -> Any:
-    return tiny_config(**({"image_size": SIDE, "price": 2.0} | changes))
-
-
-def fitted(train: Tensor = TRAIN, given: Any = None, **changes: Any) -> PatchCore:
-    return PatchCore(settings(**changes), given, progress=False).fit(train)
-
-
-def table(x: Tensor, y: Tensor) -> Tensor:
-    return torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def to_others(chosen: Tensor, rows: Tensor, image: Tensor) -> Tensor:
-    """Distances [M] float64 of some rows, by number, to the nearest of another image."""
-    away = table(rows[chosen], rows)
-    away[image[chosen][:, None] == image[None]] = torch.inf
-    return away.amin(dim=1)
-
-
-def priced(x: Tensor, bank: MemoryBank, price: float) -> Tensor:
-    """Distances [Q, M] float64 with the price; it is rounded as the rows are."""
-    assert bank.support is not None
-    column = (bank.support.double() * price).to(bank.features.dtype).double()
-    return (table(x, bank.features).square() + column.square()).sqrt()
-
-
-def formula(x: Tensor, bank: MemoryBank, price: float, k: int = 3) -> Tensor:
-    return priced(x, bank, price).sort(dim=1).values[:, :k].mean(dim=1)
-
-
-def patches(model: PatchCore, test: Tensor = TEST) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of the test images, their patch scores [Q] and the image scores [B]."""
-    rows = model.training_features(test).features
-    scores, found = scorer_of(model.config, model.bank)(rows, len(test))
-    return rows, found.reshape(-1), scores
-
-
-def images_of(model: PatchCore, train: Tensor = TRAIN) -> tuple[Tensor, Tensor]:
-    """Training rows [N, D] and the image of each."""
-    rows = model.training_features(train)
-    return rows.features, rows.positions(torch.arange(rows.total))[:, 0]
+from .priced import TEST, TRAIN, fitted, formula, images_of, patches, priced, table, to_others
 
 
 @pytest.fixture(scope="module")
 def model() -> PatchCore:
     return fitted()
-
-
-@pytest.mark.parametrize("changes", [{}, {"sampler": "random"}, {"sampler": "approximate"}, {"precision": "float16"},
-                                     {"metric": "cosine"}, {"fusion": "interpolated", "dim": 16}], ids=str)  # fmt: skip
-def test_support_is_that_of_brute_force(changes: dict[str, Any]) -> None:
-    model = fitted(**changes)
-    rows, image = images_of(model)
-    bank = model.bank
-    assert isinstance(bank, MemoryBank) and bank.support is not None
-    wanted = to_others(bank.indices, rows, image)
-    np.testing.assert_allclose(bank.support.numpy(), wanted.numpy(), rtol=1e-6)
-    assert float(bank.support.min()) < 0.9 * float(bank.support.max())  # it tells rows apart
-    found = support_distance(rows, bank.indices, image_ids=image.long())
-    assert torch.equal(found.distance, bank.support)
-
-
-def test_a_narrower_projection_finds_the_row_and_the_features_its_distance() -> None:
-    model = fitted(given=GreedyCoresetSampler(0.2, dimension_to_project_features_to=6, device="cpu"))
-    rows, image = images_of(model)
-    bank = model.bank
-    assert isinstance(bank, MemoryBank) and bank.projection is not None and bank.support is not None
-    seen = project(rows, bank.projection, torch.device("cpu"))
-    away = table(seen[bank.indices], seen)
-    away[image[bank.indices][:, None] == image[None]] = torch.inf
-    wanted = (rows[bank.indices].double() - rows[away.argmin(dim=1)].double()).norm(dim=1)
-    np.testing.assert_allclose(bank.support.numpy(), wanted.numpy(), rtol=1e-6)
-    assert bool((wanted > 1.0001 * to_others(bank.indices, rows, image)).any())
-
-
-@pytest.mark.parametrize("narrower", [None, 6])
-def test_of_many_rows_a_part_is_looked_among(narrower: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fitted(given=GreedyCoresetSampler(0.2, dimension_to_project_features_to=narrower or 128, device="cpu"))
-    rows, image = images_of(whole)
-    monkeypatch.setattr(pricing, "ENOUGH", len(rows) // 3)
-    assert pricing.every_of(len(rows)) == 3 and pricing.every_of(10 * len(rows)) == pricing.EVERY
-    assert pricing.every_of(len(rows) // 4) == 1
-    bank = fitted(given=GreedyCoresetSampler(0.2, dimension_to_project_features_to=narrower or 128, device="cpu")).bank
-    assert isinstance(bank, MemoryBank) and isinstance(whole.bank, MemoryBank)
-    assert bank.support is not None and whole.bank.support is not None
-    seen = rows if narrower is None else project(rows, bank.projection, torch.device("cpu"))
-    away = table(seen[bank.indices], seen)
-    away[image[bank.indices][:, None] == image[None]] = torch.inf
-    away[:, ~thinned(torch.arange(len(rows)), image, 3)] = torch.inf
-    wanted = (rows[bank.indices].double() - rows[away.argmin(dim=1)].double()).norm(dim=1)
-    np.testing.assert_allclose(bank.support.numpy(), wanted.numpy(), rtol=1e-6)
-    if narrower is None:
-        assert bool((bank.support >= whole.bank.support).all()) and bool((bank.support > whole.bank.support).any())
-
-
-def test_copies_count_as_their_image() -> None:
-    model = fitted(TRAIN[:3], augment="rotate", sampler="identity")
-    rows = model.training_features(TRAIN[:3])
-    image = rows.positions(torch.arange(rows.total))[:, 0] // 4
-    bank = model.bank
-    assert isinstance(bank, MemoryBank) and bank.support is not None and len(rows.grids) == 12
-    wanted = to_others(torch.arange(rows.total), rows.features, image)
-    np.testing.assert_allclose(bank.support.numpy(), wanted.numpy(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("changes", [
