@@ -15,10 +15,9 @@ TAILS = (0.01, 0.05)  # shares of the rows at either end
 
 def average_ranks(values: Any) -> NDArray[np.float64]:
     """Ranks [N] from 0 to N - 1; equal values share the mean of theirs."""
-    _, group, counts = np.unique(as_array(values), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    middle: NDArray[np.float64] = (2 * last - counts - 1) / 2
-    return middle[group.reshape(-1)]
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(as_array(values)) - 1.0)
 
 
 def spearman(signals: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -26,14 +25,9 @@ def spearman(signals: Mapping[str, Any]) -> NDArray[np.float64]:
 
     C. Spearman, The proof and measurement of association between two things, 1904.
     """
-    ranks = np.stack([average_ranks(values) for values in signal_arrays("spearman", signals).values()])
-    centred = ranks - ranks.mean(1, keepdims=True)
-    length = np.sqrt((centred**2).sum(1))
-    some = length > 0
-    unit = np.divide(centred, length[:, None], out=np.full_like(centred, np.nan), where=some[:, None])
-    table: NDArray[np.float64] = np.clip(unit @ unit.T, -1, 1)
-    np.fill_diagonal(table, np.where(some, 1.0, np.nan))
-    return table
+    ranks = [average_ranks(values) for values in signal_arrays("spearman", signals).values()]
+    with np.errstate(invalid="ignore", divide="ignore"):  # constant signals
+        return np.atleast_2d(np.corrcoef(ranks))
 
 
 def tail_shares(values: Any, picked: Any, tails: tuple[float, ...] = TAILS) -> dict[str, Any]:
