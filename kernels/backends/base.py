@@ -92,6 +92,40 @@ class ShardLeaves(Protocol):
         """Make every bound exact; returns how many were not."""
 
 
+@dataclass
+class Work:
+    """Pairs of a query and a bank row that the searches of a prepared bank have looked at."""
+
+    full: int = 0  # in all columns
+    short: int = 0  # along a few directions
+    settled: int = 0  # in float64, of what short rows left
+
+
+class PreparedRows(Protocol):
+    """A bank [M, D] made ready for many searches."""
+
+    nbytes: int  # held beside the bank
+    columns: int  # of its short rows, 0 where it has none
+    work: Work
+
+    def knn(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As Backend.knn."""
+
+
+class AsItIs:
+    """A bank that nothing is made ready of: each search begins anew."""
+
+    nbytes = columns = 0
+
+    def __init__(self, bank: Tensor, search: Callable[[Tensor, Tensor, int, Budget], tuple[Tensor, Tensor]]) -> None:
+        self._bank, self._search, self.work = bank, search, Work()
+
+    def knn(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As Backend.knn."""
+        self.work.full += query.shape[0] * self._bank.shape[0]
+        return self._search(query, self._bank, k, Budget())
+
+
 @dataclass(frozen=True)
 class Backend:
     """One set of leaf kernels. `refuse` gives the reason why it cannot run on a device, or None if it can."""
@@ -104,9 +138,15 @@ class Backend:
     # (query [Q, D], bank [M, D], k, budget) -> canonical squared distances [Q, k] float64 ascending, rows [Q, k] int64
     knn: Callable[[Tensor, Tensor, int, Budget], tuple[Tensor, Tensor]]
     about: Callable[[], str]  # one line for explain_backends()
+    # (bank [M, D], prune as Tuning has it) -> the bank made ready; None: there is nothing to make, see `ready`
+    prepare: Callable[[Tensor, str], PreparedRows] | None = None
     # Whether "auto" may take it on a device that it does not refuse: an interpreter runs, but for tests only.
     automatic: Callable[[torch.device], bool] = lambda device: True
     # Whether its code is made for the cards of this device's generation: asked where "auto" has a choice.
     tailored: Callable[[torch.device], bool] = lambda device: True
     # What explain_backends() adds for a device that it does not refuse: "", or what does not run there as it should.
     remark: Callable[[torch.device], str] = lambda device: ""
+
+    def ready(self, bank: Tensor, prune: str) -> PreparedRows:
+        """A bank for many searches."""
+        return AsItIs(bank, self.knn) if self.prepare is None else self.prepare(bank, prune)

@@ -1,0 +1,303 @@
+#include "prepared.h"
+
+#include "knn.h"
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+
+namespace pcf {
+namespace {
+
+constexpr int64_t kTaskGroups = 32;       // most lane groups of a task
+constexpr int64_t kPanelGroups = 8;       // of these, that stay in the first-level cache
+constexpr int64_t kChunkBytes = 256 << 10; // packed short rows that meet all panels before the next come
+constexpr int64_t kSampleRows = 256, kSampleShare = 16; // bank rows that give the first bound: a sixteenth, or these
+constexpr int64_t kRoom = 32;             // places of a query beyond 2 k
+constexpr int64_t kDear = 48;             // a settled pair costs as much as so many of short rows
+constexpr int64_t kProbe = 16;            // a way is timed on this part of the queries
+constexpr int64_t kRarest = 1 << 10;      // calls between probes of a way that keeps losing
+
+struct Neighbour {
+    double squared;
+    int64_t row;
+    bool operator<(const Neighbour& o) const { return squared != o.squared ? squared < o.squared : row < o.row; }
+};
+
+struct Entry {
+    float value;
+    int32_t row;
+    bool operator<(const Entry& o) const { return value != o.value ? value > o.value : row < o.row; }
+};
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+double nanoseconds() {
+    return double(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                      std::chrono::steady_clock::now().time_since_epoch()).count());
+}
+
+std::unique_ptr<Points> packed(const Known& from, int threads, const std::function<void()>& poll) {
+    const Frame& frame = from.frame;
+    auto points = std::make_unique<Points>(frame, from.rows.rows);
+    points->open(0, from.rows.rows);
+    Team team(threads, poll);
+    std::vector<std::unique_ptr<Scratch>> scratch;
+    for (int i = 0; i < team.size(); ++i) scratch.push_back(std::make_unique<Scratch>(frame));
+    const int64_t step = points->per_block() * divide_up(64, points->per_block());
+    team.run(divide_up(from.rows.rows, step), [&](int64_t task, int worker) {
+        const Scratch& s = *scratch[size_t(worker)];
+        for (int64_t i = task * step; i < std::min(from.rows.rows, (task + 1) * step); ++i) {
+            frame.row(from.rows, i, s.rows.get(), s.spare.get());
+            points->put(i, s.rows.get(), from.w[size_t(i)]);
+        }
+    });
+    return points;
+}
+
+} // namespace
+
+struct Prepared::Job {
+    Known& query;
+    const Known* short_query;
+    int64_t k;
+    int threads;
+    const std::function<void()>& poll;
+    double* squared;
+    int64_t* rows;
+    Work work;
+};
+
+struct Prepared::Worker {
+    Worker(const Prepared& owner, const Job& job, int64_t groups)
+        : lanes(owner.short_->frame, groups), scratch(owner.short_->frame),
+          canonical(owner.bank_.frame.kernel(), job.query.rows, owner.bank_.rows), room(2 * job.k + kRoom),
+          entries(size_t(lanes.rows() * room)), held(size_t(lanes.rows())), nearest(size_t(lanes.rows())) {}
+    Lanes lanes;
+    Scratch scratch;
+    Canonical canonical;
+    int64_t room;
+    std::vector<Entry> entries;                  // [lanes][room]
+    std::vector<int64_t> held;                   // entries of a lane
+    std::vector<std::vector<Neighbour>> nearest; // ascending, at most k
+    int64_t settled = 0, pairs = 0;
+};
+
+void Prepared::shorten(Known rows, Slack slack, int threads, const std::function<void()>& poll) {
+    if (rows.rows.rows != bank_.rows.rows) throw std::invalid_argument("a short row for every bank row is wanted");
+    if (!(slack.share >= 0 && slack.share < 0.25 && slack.tiny >= 0))
+        throw std::invalid_argument("short rows must be close to what they stand for");
+    short_points_ = packed(rows, threads, poll);
+    const Frame& frame = rows.frame;
+    short_bound_ = Bound(rows.loss, frame.kernel().roundings, frame.depth(), frame.dim(), 1.0);
+    loss_ = Bound(bank_.loss, 0, 0, bank_.frame.dim(), 1.0).loss;
+    slack_ = slack;
+    rows.w.clear(); // in the points
+    rows.rho.clear();
+    short_ = std::make_unique<Known>(std::move(rows));
+}
+
+void Prepared::pack(int threads, const std::function<void()>& poll) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!points_) points_ = packed(bank_, threads, poll);
+}
+
+int64_t Prepared::bytes() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    int64_t bytes = int64_t(bank_.w.size() + bank_.rho.size()) * 4;
+    for (const Points* p : {points_.get(), short_points_.get()})
+        if (p) bytes += p->blocks(bank_.rows.rows) * p->block_bytes();
+    return bytes;
+}
+
+Work Prepared::knn(Known& query, const Known* short_query, int64_t k, Way way, int threads,
+                   const std::function<void()>& poll, double* squared, int64_t* rows) {
+    Job job{query, short_query, k, threads, poll, squared, rows, {}};
+    const int64_t total = query.rows.rows;
+    if (!short_query || k > kShortMost || way == Way::plain) {
+        plain(job, 0, total);
+        return job.work;
+    }
+    if (way == Way::partial) {
+        partial(job, 0, total);
+        return job.work;
+    }
+    int size = 0;
+    while (k >> size) ++size;
+    Meter& shared = meters_[size];
+    Meter meter;
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        ++shared.calls;
+        meter = shared;
+    }
+    const int64_t lanes = bank_.frame.kernel().lanes;
+    const int64_t probe = std::max(divide_up(total, kProbe * lanes), int64_t(threads)) * lanes;
+    int64_t from = 0;
+    const auto some = [&](bool by_short, int64_t count) {
+        count = std::min(count, total - from);
+        if (count == 0) return;
+        if (!by_short) pack(threads, poll); // once: no part of what a search costs
+        const double begun = nanoseconds();
+        by_short ? partial(job, from, count) : plain(job, from, count);
+        const double cost = (nanoseconds() - begun) / (double(count) * double(bank_.rows.rows));
+        from += count;
+        double& held = meter.cost[by_short];
+        held = held == 0 ? cost : 0.8 * held + 0.2 * cost;
+    };
+    for (bool by_short : {true, false})
+        if (meter.cost[by_short] == 0) some(by_short, probe);
+    if (meter.calls >= meter.due && from == 0) { // what loses is tried more and more rarely
+        some(meter.cost[1] > meter.cost[0], probe);
+        const bool close = std::max(meter.cost[0], meter.cost[1]) < 1.1 * std::min(meter.cost[0], meter.cost[1]);
+        meter.interval = close ? 8 : std::min(kRarest, 2 * meter.interval);
+        meter.due = meter.calls + meter.interval;
+    }
+    if (from < total) some(meter.cost[1] != 0 && (meter.cost[0] == 0 || meter.cost[1] < meter.cost[0]), total);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const int64_t calls = shared.calls; // others may have come in between
+    shared = meter;
+    shared.calls = calls;
+    return job.work;
+}
+
+void Prepared::plain(Job& job, int64_t from, int64_t count) {
+    pack(job.threads, job.poll);
+    Matrix some = job.query.rows;
+    some.data = place_of(some, from).at;
+    some.rows = count;
+    const Measured of_query{job.query.w.data() + from, job.query.rho.data() + from};
+    pcf::knn(some, bank_.rows, bank_.frame, of_query, bank_.measured(), bank_.loss, job.k, job.threads, job.poll,
+             job.squared + from * job.k, job.rows + from * job.k, points_.get());
+    job.work.plain += count * bank_.rows.rows;
+}
+
+void Prepared::partial(Job& job, int64_t from, int64_t count) {
+    const int64_t lanes = bank_.frame.kernel().lanes;
+    Team team(job.threads, job.poll);
+    const int64_t groups =
+        std::clamp<int64_t>(divide_up(count, lanes) / (2 * team.size()), 1, kTaskGroups);
+    std::vector<std::unique_ptr<Worker>> workers;
+    for (int i = 0; i < team.size(); ++i) workers.push_back(std::make_unique<Worker>(*this, job, groups));
+    const int64_t step = groups * lanes, tasks = divide_up(count, step);
+    std::vector<char> done(static_cast<size_t>(tasks));
+    team.run(tasks, [&](int64_t task, int worker) {
+        const int64_t first = task * step;
+        done[size_t(task)] = this->task(job, *workers[size_t(worker)], from + first, std::min(step, count - first));
+    });
+    for (const auto& w : workers) {
+        job.work.settled += w->settled;
+        job.work.partial += w->pairs;
+    }
+    for (int64_t t = 0; t < tasks; ++t) { // what was given up, as few searches as there are runs of it
+        if (done[size_t(t)]) continue;
+        const int64_t first = t;
+        while (t + 1 < tasks && !done[size_t(t) + 1]) ++t;
+        plain(job, from + first * step, std::min(count, (t + 1) * step) - first * step);
+    }
+}
+
+// Queries from.. of a job; false where so many rows are left that the plain search is cheaper.
+bool Prepared::task(const Job& job, Worker& w, int64_t from, int64_t count) const {
+    const Points& points = *short_points_;
+    const TileKernel& kernel = bank_.frame.kernel();
+    const int64_t lanes = kernel.lanes, groups = divide_up(count, lanes), depth = short_->frame.depth();
+    const int64_t blocks = points.blocks(bank_.rows.rows), k = job.k, room = w.room;
+    std::vector<int64_t> ids(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) ids[size_t(i)] = from + i;
+    w.lanes.pack(job.short_query->rows, ids.data(), count, 0, w.scratch);
+    float* threshold = w.lanes.thresholds();
+    for (int64_t l = 0; l < groups * lanes; ++l) {
+        threshold[l] = l < count ? -FLT_MAX : kNever;
+        w.held[size_t(l)] = 0;
+        w.nearest[size_t(l)].clear();
+    }
+    const TileScope scope(kernel);
+    Entry* entries = w.entries.data();
+    int64_t* held = w.held.data();
+
+    // The k of least bound among some rows, settled, are a first bound on the k-th distance.
+    const int64_t share = std::max<int64_t>(1, std::min(kSampleShare, bank_.rows.rows / kSampleRows));
+    const auto best_first = [&](int64_t l) {
+        if (held[l] > k) std::nth_element(entries + l * room, entries + l * room + k, entries + l * room + held[l]);
+        held[l] = std::min(held[l], k);
+    };
+    for (int64_t g = 0; g < groups; g += kPanelGroups)
+        for (int64_t b = 0; b < blocks; b += share)
+            sweep(kernel, depth, w.lanes, g, std::min(groups, g + kPanelGroups), points, b, b + 1, w.scratch,
+                  [=](int64_t l, int64_t point, float value) {
+                      if (value < threshold[l]) return;
+                      entries[l * room + held[l]++] = {value, int32_t(point)};
+                      if (held[l] < room) return;
+                      best_first(l);
+                      threshold[l] = std::max_element(entries + l * room, entries + l * room + k)->value;
+                  });
+    w.pairs += divide_up(blocks, share) * kernel.points * count;
+    for (int64_t l = 0; l < count; ++l) {
+        best_first(l);
+        threshold[l] = -FLT_MAX;
+        settle(job, w, l, from + l);
+    }
+
+    const int64_t chunk = std::max<int64_t>(1, kChunkBytes / points.block_bytes());
+    const int64_t before = w.settled;
+    for (int64_t lo = 0; lo < blocks; lo += chunk) {
+        const int64_t hi = std::min(blocks, lo + chunk);
+        for (int64_t g = 0; g < groups; g += kPanelGroups)
+            sweep(kernel, depth, w.lanes, g, std::min(groups, g + kPanelGroups), points, lo, hi, w.scratch,
+                  [&](int64_t l, int64_t point, float value) {
+                      if (value < threshold[l]) return;
+                      entries[l * room + held[l]++] = {value, int32_t(point)};
+                      if (held[l] == room) settle(job, w, l, from + l);
+                  });
+        w.pairs += (hi - lo) * kernel.points * count;
+        if ((w.settled - before) * kDear > hi * kernel.points * count + kDear * w.room * count) return false;
+    }
+    for (int64_t l = 0; l < count; ++l) {
+        settle(job, w, l, from + l);
+        const std::vector<Neighbour>& nearest = w.nearest[size_t(l)];
+        if (int64_t(nearest.size()) < k) throw std::runtime_error("the rows changed during the search");
+        for (int64_t j = 0; j < k; ++j) {
+            job.squared[(from + l) * k + j] = nearest[size_t(j)].squared;
+            job.rows[(from + l) * k + j] = nearest[size_t(j)].row;
+        }
+    }
+    return true;
+}
+
+// Canonical distances of what a lane holds, least bound first, until the bounds of the others exclude them.
+void Prepared::settle(const Job& job, Worker& w, int64_t lane, int64_t query) const {
+    Entry* entries = w.entries.data() + lane * w.room;
+    float& threshold = w.lanes.thresholds()[lane];
+    std::vector<Neighbour>& nearest = w.nearest[size_t(lane)];
+    const int64_t held = w.held[size_t(lane)];
+    w.held[size_t(lane)] = 0;
+    std::sort(entries, entries + held);
+    for (int64_t e = 0; e < held && entries[e].value >= threshold; ++e) {
+        if (e + 1 < held) w.canonical.prefetch(entries[e + 1].row);
+        const int64_t row = entries[e].row;
+        // Rows of the first bound come again.
+        if (std::any_of(nearest.begin(), nearest.end(), [row](const Neighbour& n) { return n.row == row; })) continue;
+        const Neighbour found{w.canonical.squared(query, row), row};
+        ++w.settled;
+        const bool full = int64_t(nearest.size()) == job.k;
+        if (full && !(found < nearest.back())) continue;
+        if (full) nearest.pop_back();
+        nearest.insert(std::upper_bound(nearest.begin(), nearest.end(), found), found);
+        if (int64_t(nearest.size()) == job.k) threshold = this->threshold(*job.short_query, query, nearest.back().squared);
+    }
+}
+
+// Of short rows, so that whatever is no farther than a canonical squared distance shows at least this value.
+float Prepared::threshold(const Known& short_query, int64_t query, double squared) const {
+    const double scale = bank_.frame.scale(), m2 = squared * scale * scale * (1 + 1e-9) + loss_;
+    if (!(m2 < 1e300)) return -FLT_MAX;
+    const float w = short_query.w[size_t(query)], rho = short_query.rho[size_t(query)];
+    const double m = std::sqrt(m2) * (1 + 0x1p-40);
+    const double norm = (Bound::norm_of(w, rho) + slack_.tiny) * (1 + 2 * slack_.share); // >= |z_x|
+    // |z_y| <= |z_x| + m, and each short row is off by its slack.
+    const double between = m + slack_.share * (2 * norm + m) + 2 * slack_.tiny;
+    return short_bound_.threshold(w, rho, between * between * (1 + 0x1p-40));
+}
+
+} // namespace pcf
