@@ -95,11 +95,6 @@ Way way_of(const std::string& name) {
     throw std::invalid_argument("prune must be auto, none or partial, got " + name);
 }
 
-void same_frame(const Frame& a, const Frame& b) {
-    if (&a.kernel() != &b.kernel() || a.dim() != b.dim() || a.scale() != b.scale())
-        throw std::invalid_argument("queries and bank were not looked over in one frame");
-}
-
 } // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -232,49 +227,36 @@ PYBIND11_MODULE(_native, m) {
              }),
              py::arg("bank"), py::arg("look"))
         .def("shorten",
-             [](Prepared& p, const Rows& rows, Look& look, double share, double tiny, int threads) {
-                 look.check(rows);
-                 if (&look.frame.kernel() != &p.bank().frame.kernel() || look.frame.scale() != 1 || !look.centre.empty())
-                     throw std::invalid_argument("short rows must be looked over as they are, for the same instruction set");
-                 p.shorten(std::move(look).known(), {share, tiny}, at_least_one(threads), poll);
+             [](Prepared& p, uintptr_t directions, int64_t few, int64_t all, std::pair<double, double> of_few,
+                std::pair<double, double> of_all, int threads) {
+                 if (few < 1 || all < few || all > p.bank().rows.dim)
+                     throw std::invalid_argument("directions must be 1 <= few <= all <= columns");
+                 p.shorten(array<const double>(directions, 1), few, all, {of_few.first, of_few.second},
+                           {of_all.first, of_all.second}, at_least_one(threads), poll);
              },
-             py::arg("rows"), py::arg("look"), py::arg("share"), py::arg("tiny"), py::arg("threads"),
-             py::call_guard<py::gil_scoped_release, FloatMode>())
+             py::arg("directions"), py::arg("few"), py::arg("all"), py::arg("of_few"), py::arg("of_all"),
+             py::arg("threads"), py::call_guard<py::gil_scoped_release, FloatMode>())
         .def("pack", [](Prepared& p, int threads) { p.pack(at_least_one(threads), poll); }, py::arg("threads"),
              py::call_guard<py::gil_scoped_release, FloatMode>())
         .def("look", [](const Prepared& p, const Rows& rows, int threads) { return in_frame(rows, {}, p.bank().frame, threads); },
              py::arg("rows"), py::arg("threads"), "Queries looked over in the frame of the bank.")
-        .def("look_short",
-             [](const Prepared& p, const Rows& rows, int threads) {
-                 if (!p.has_short()) throw std::invalid_argument("the bank has no short rows");
-                 return in_frame(rows, {}, p.short_rows().frame, threads);
-             },
-             py::arg("rows"), py::arg("threads"), "Short rows of queries, likewise.")
         .def_property_readonly("bytes", &Prepared::bytes)
         .def("knn",
-             [](Prepared& p, const Rows& query, Look& look, const Rows& short_query, Look* short_look, int64_t k,
-                const std::string& prune, int threads, uintptr_t squared, uintptr_t rows) {
+             [](Prepared& p, const Rows& query, Look& look, int64_t k, const std::string& prune, int threads,
+                uintptr_t squared, uintptr_t rows) {
                  look.check(query);
-                 same_frame(look.frame, p.bank().frame);
+                 const Frame& frame = p.bank().frame;
+                 if (&look.frame.kernel() != &frame.kernel() || look.frame.dim() != frame.dim() ||
+                     look.frame.scale() != frame.scale())
+                     throw std::invalid_argument("the queries were not looked over in the frame of the bank");
                  if (k < 1 || k > p.bank().rows.rows)
                      throw std::invalid_argument("k must lie in 1..bank rows, got " + std::to_string(k));
                  const int64_t places = std::get<2>(query) > 0 ? 1 : 0; // [Q][k]
-                 auto* s = array<double>(squared, places);
-                 auto* r = array<int64_t>(rows, places);
-                 std::unique_ptr<Known> shorter;
-                 if (short_look) {
-                     short_look->check(short_query);
-                     if (!p.has_short()) throw std::invalid_argument("the bank has no short rows");
-                     same_frame(short_look->frame, p.short_rows().frame);
-                     if (std::get<2>(short_query) != std::get<2>(query))
-                         throw std::invalid_argument("a short row for every query is wanted");
-                     shorter = std::make_unique<Known>(std::move(*short_look).known());
-                 }
                  Known known = std::move(look).known();
-                 const Work work = p.knn(known, shorter.get(), k, way_of(prune), at_least_one(threads), poll, s, r);
-                 return std::make_tuple(work.plain, work.partial, work.settled);
+                 const Work work = p.knn(known, k, way_of(prune), at_least_one(threads), poll,
+                                         array<double>(squared, places), array<int64_t>(rows, places));
+                 return std::make_tuple(work.plain, work.partial, work.longer, work.settled);
              },
-             py::arg("query"), py::arg("look"), py::arg("short_query"), py::arg("short_look"), py::arg("k"),
-             py::arg("prune"), py::arg("threads"), py::arg("squared"), py::arg("rows"),
-             py::call_guard<py::gil_scoped_release, FloatMode>());
+             py::arg("query"), py::arg("look"), py::arg("k"), py::arg("prune"), py::arg("threads"), py::arg("squared"),
+             py::arg("rows"), py::call_guard<py::gil_scoped_release, FloatMode>());
 }

@@ -1,14 +1,15 @@
 // A bank that is searched again and again: measured and packed once, with short rows that exclude most of it.
 //
-// With Q [r][D] orthonormal rows, the short row of z is s = (Q z, |z - Q^T Q z|). Distances of short rows are never
-// above those of the rows: along Q they are the same, and beside it |r_x - r_y| >= ||r_x| - |r_y||. So the tiles search
-// in r + 1 dimensions, and what they report is settled in float64 between the rows. A computed short row is off by no
-// more than share |z| + tiny; what a distance m between rows may be between short rows then is in `threshold`.
+// With Q [D][r] orthonormal, the short row of z is s = (z Q, |z - z Q Q^T|). Distances of short rows are never above
+// those of the rows: along Q they are the same, and beside it |r_x - r_y| >= ||r_x| - |r_y||. So the tiles search in
+// r + 1 dimensions; what they report is compared along more directions, in float32, and what that leaves is settled in
+// float64 between the rows. A computed short row is off by no more than share |z| + tiny (kernels/short_rows.py); how
+// far apart two of them may be whose rows are m apart is `between`.
 //
 // Where too many rows are left the plain search is cheaper. Both ways are timed on a part of the queries now and then,
 // and the rest go the cheaper one. The result is the same.
 #pragma once
-#include "points.h"
+#include "short_rows.h"
 
 #include <functional>
 #include <memory>
@@ -28,13 +29,10 @@ struct Known {
     Measured measured() { return {w.data(), rho.data()}; }
 };
 
-struct Slack {
-    double share, tiny;
-};
-
 // Pairs of a query and a bank row that were looked at, and how.
 struct Work {
-    int64_t plain = 0, partial = 0, settled = 0; // in full, along short rows, in float64 after that
+    int64_t plain = 0, partial = 0; // in all columns, by short rows
+    int64_t longer = 0, settled = 0;  // of those: along more directions, in float64
 };
 
 constexpr int64_t kShortMost = 64; // neighbours up to which short rows are tried
@@ -42,17 +40,16 @@ constexpr int64_t kShortMost = 64; // neighbours up to which short rows are trie
 class Prepared {
   public:
     explicit Prepared(Known bank) : bank_(std::move(bank)) {}
-    // Short rows of the bank, packed; they need not outlive the call.
-    void shorten(Known rows, Slack slack, int threads, const std::function<void()>& poll);
-    // The rows themselves, packed, unless they are.
+    // Before the first search, or never: the rows themselves, packed, which is else done in pieces in every search.
     void pack(int threads, const std::function<void()>& poll);
-    bool has_short() const { return short_points_ != nullptr; }
+    // At any time. directions [D][all]: short rows are along the first few of them, the longer ones along all.
+    void shorten(const double* directions, int64_t few, int64_t all, Slack of_few, Slack of_all, int threads,
+                 const std::function<void()>& poll);
     const Known& bank() const { return bank_; }
-    const Known& short_rows() const { return *short_; }
     int64_t bytes() const;
-    // As knn() of knn.h. short_query: short rows of the queries, null where the bank has none. May run in several threads.
-    Work knn(Known& query, const Known* short_query, int64_t k, Way way, int threads,
-             const std::function<void()>& poll, double* squared, int64_t* rows);
+    // As knn() of knn.h, of queries in the frame of the bank. May run in several threads.
+    Work knn(Known& query, int64_t k, Way way, int threads, const std::function<void()>& poll, double* squared,
+             int64_t* rows);
 
   private:
     struct Job;
@@ -65,15 +62,12 @@ class Prepared {
     void partial(Job& job, int64_t from, int64_t count);
     bool task(const Job& job, Worker& w, int64_t from, int64_t count) const;
     void settle(const Job& job, Worker& w, int64_t lane, int64_t query) const;
-    float threshold(const Known& short_query, int64_t query, double squared) const;
+    void tighten(const ShortBank& by, Worker& w, int64_t lane, double squared) const;
 
     Known bank_;
-    std::unique_ptr<Points> points_, short_points_;
-    std::unique_ptr<Known> short_;
-    Slack slack_{0, 0};
-    Bound short_bound_;
-    double loss_ = 0; // of canonical squares, in the units of the frame
-    mutable std::mutex mutex_; // of points_ and meters_
+    std::unique_ptr<Points> points_;
+    std::shared_ptr<const ShortBank> short_;
+    mutable std::mutex mutex_; // of short_ and meters_
     Meter meters_[8];
 };
 

@@ -86,6 +86,7 @@ void tiles();
 void bounds();
 void kcenter();
 void neighbours();
+void prepared();
 void team();
 
 } // namespace battery

@@ -94,8 +94,9 @@ class ShardLeaves(Protocol):
 
 @dataclass
 class Work:
-    """Pairs of a query and a bank row that the searches of a prepared bank have looked at."""
+    """Pairs of a query and a bank row in the searches of a prepared bank, and how they were looked at."""
 
+    pairs: int = 0  # there were
     full: int = 0  # in all columns
     short: int = 0  # along a few directions
     settled: int = 0  # in float64, of what short rows left
@@ -122,7 +123,8 @@ class AsItIs:
 
     def knn(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """As Backend.knn."""
-        self.work.full += query.shape[0] * self._bank.shape[0]
+        self.work.pairs += query.shape[0] * self._bank.shape[0]
+        self.work.full = self.work.pairs
         return self._search(query, self._bank, k, Budget())
 
 

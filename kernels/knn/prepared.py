@@ -28,8 +28,8 @@ class PreparedBank:
     prune : as `prepare`.
     nbytes : held beside the bank. Grows once, where a first search shows that short rows do not pay.
     columns : of a short row, 0 where there are none.
-    work : pairs of a query and a bank row that searches have looked at so far: `full` in all columns, `short` along a
-        few directions, `settled` in float64 after that. With several threads at a time it may miss some.
+    work : `pairs` of a query and a bank row in searches so far, and how many were looked at `full` in all columns, `short`
+        along a few directions, `settled` in float64 after that. Of threads at the same time it may miss some.
     """
 
     @undisturbed
@@ -59,10 +59,9 @@ class PreparedBank:
     @property
     def share(self) -> float:
         """Products computed in all searches so far, of those that a plain search takes; 0 before the first."""
-        full, short, settled = self.work.full, self.work.short, self.work.settled
-        # Without pruning every pair is looked at once, in full or along short rows.
-        width, pairs = self.rows.shape[1], full + short
-        return (full + settled + short * self.columns / width) / pairs if pairs else 0.0
+        work = self.work
+        short = work.short * self.columns / self.rows.shape[1]
+        return (work.full + short + work.settled) / work.pairs if work.pairs else 0.0
 
     def __len__(self) -> int:
         """M."""
