@@ -12,8 +12,9 @@ row no farther than m from x's. Leading principal directions leave the least in 
     b = g(D + 6) + g(r + 4) + 2.1 a                   of |z|^2 - |z V|^2, relative to |z|^2
 
 for float64 products in any order of summation (Higham 2002, section 3.1), rounded to float32 in the end, as z may be in
-the beginning. skew bounds the Frobenius norm of V^T V - 1; the singular values of V then lie within skew of 1, so V is within skew of its polar
-factor, which is orthonormal: that is Q. The root of b is |sqrt(p) - sqrt(q)| <= sqrt(|p - q|). Then
+the beginning. skew bounds the Frobenius norm of V^T V - 1; the singular values of V then lie within skew of 1, so V is
+within skew of its polar factor, which is orthonormal: that is Q. The root of b is |sqrt(p) - sqrt(q)| <= sqrt(|p - q|).
+Then
 
     d(x, y) <= m  implies  |s_x - s_y computed| <= m + share (2 |z_x| + m) + 2 tiny,
 

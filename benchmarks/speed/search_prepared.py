@@ -3,12 +3,12 @@
     python -m benchmarks.speed.search_prepared SET --json benchmarks/results/DEVICE/search_prepared.json
     python -m benchmarks.speed.search_prepared SET --backbone vit_small_patch14_dinov2 --weights FILE --json FILE
 
-SET is a folder in MVTec layout. Patches of training images give banks of several sizes (random rows, as pipelines without
-a coreset have them), patches of one test image are the queries; `--gaussian M N D` adds rows where nothing can be left out.
-Before any time is shown neighbours and distances of each method are compared: ours bit for bit with one another, and on
-some queries with float64 brute force; faiss's distances to 10^-3. Methods take turns, each with the instruction sets
-that `--isas` names; medians are shown. A prepared bank is searched until its way is settled before it is timed. The share
-is that of products: in full, along short rows by their length, and settled.
+SET is a folder in MVTec layout. Patches of training images give banks of several sizes (random rows, as pipelines
+without a coreset have them), patches of test images are the queries; `--gaussian M N D` adds rows where nothing can be
+left out. Before any time is shown neighbours and distances of each method are compared: ours bit for bit with one
+another, and on some queries with float64 brute force; faiss's distances to 10^-3. Methods take turns, ours with each of
+the instruction sets that `--isas` names; medians are shown. A prepared bank is searched until its way is settled before
+it is timed. The share is that of products: in full, along short rows by their length, and settled.
 """
 
 from __future__ import annotations
@@ -109,8 +109,13 @@ def measure(name: str, bank: Tensor, query: Tensor, k: int, isas: list[str], rou
                                "times_faster": base / statistics.median(s)}  # fmt: skip
         if m in prepared:
             w, columns = work[m], prepared[m].columns
-            row |= {"prepare_s": took[m], "bytes_of_bank": prepared[m].nbytes / bank.nbytes, "work": w, "columns": columns,
-                    "share": (w["full"] + w["settled"] + w["short"] * columns / bank.shape[1]) / w["pairs"]}  # fmt: skip
+            row |= {
+                "prepare_s": took[m],
+                "bytes_of_bank": prepared[m].nbytes / bank.nbytes,
+                "work": w,
+                "columns": columns,
+                "share": (w["full"] + w["settled"] + w["short"] * columns / bank.shape[1]) / w["pairs"],
+            }
         rows.append(row)
     return {"rows_of": name, "bank": list(bank.shape), "queries": len(query), "k": k, "rows": rows}
 

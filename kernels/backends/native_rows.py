@@ -1,4 +1,4 @@
-"""Rows as the native engine (csrc/cpu) takes them: where they lie, the frame they are compared in; and a whole search."""
+"""Rows as the native engine (csrc/cpu) takes them, the frame that they are compared in, and a whole search."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ class PreparedBank:
     prune : as `prepare`.
     nbytes : held beside the bank. Grows once, where a first search shows that short rows do not pay.
     columns : of a short row, 0 where there are none.
-    work : `pairs` of a query and a bank row in searches so far, and how many were looked at `full` in all columns, `short`
-        along a few directions, `settled` in float64 after that. Of threads at the same time it may miss some.
+    work : `pairs` of a query and a bank row in searches so far, and how many were looked at `full` in all columns,
+        `short` along a few directions, `settled` in float64 after that. Of threads at the same time it may miss some.
     """
 
     @undisturbed
@@ -45,15 +45,15 @@ class PreparedBank:
         self._ready = chosen.ready(self.rows, prune)
 
     @property
-    def nbytes(self) -> int:  # noqa: D102
+    def nbytes(self) -> int:
         return self._ready.nbytes
 
     @property
-    def columns(self) -> int:  # noqa: D102
+    def columns(self) -> int:
         return self._ready.columns
 
     @property
-    def work(self) -> Work:  # noqa: D102
+    def work(self) -> Work:
         return self._ready.work
 
     @property

@@ -42,7 +42,8 @@ class ImageScorer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Image scores [B] and patch scores [B, P] of rows [B * P, D].
 
-        bank : the rows to compare with, some of those this was made for, prepared or not.  search : in place of an exact one in them.
+        bank : the rows to compare with, some of those this was made for, prepared or not.  search : in place of
+            an exact one in them.
         """
         s = self.config.scoring
         scores, nearest = self.patches(features, bank, search)

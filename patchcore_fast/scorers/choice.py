@@ -28,9 +28,9 @@ LEAST = 0.1
 class Scorer:
     """Patch scores by the distance s(x), the mean over the k nearest bank rows: "distance". Subclasses look at more.
 
-    Calling it with rows [Q, D], a bank [M, D], prepared or not, and, for another search than `knn`, search(query, k), gives scores [Q]
-    float32 and the nearest bank row of each, [Q] int64. What a scorer knows of the bank it was made for stays as it
-    was: the bank of a call may lack rows.
+    Calling it with rows [Q, D], a bank [M, D], prepared or not, and, for another search than `knn`, search(query, k),
+    gives scores [Q] float32 and the nearest bank row of each, [Q] int64. What a scorer knows of the bank it was made
+    for stays as it was: the bank of a call may lack rows.
     """
 
     def __init__(self, k: int = 1, squared: bool = False) -> None:

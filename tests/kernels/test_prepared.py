@@ -61,13 +61,13 @@ def test_features_equal_brute_force(seed, engine, threads):
     bank = like_features(1500, 70, seed)
     bank[40:80] = bank[3]
     bank[90] = 0.25
-    bank[91] *= 1e5 if seed % 2 else 1
+    bank[91] *= 500 if seed % 2 else 1
     bank = bank.to(TYPES[seed])
     query = torch.cat([like_features(40, 70, 50 + seed), bank[1:9].float(), bank[91:92].float()]).to(TYPES[3 - seed])
     ready = prepare(bank, backend=engine.backend, prune="partial")
     for k in (1, 5, 64):
         check(bank, query, k, once(("features", seed, k), lambda k=k: knn_reference(query, bank, k)), ready)
-    assert ready.columns > 0 and ready.work.full == 0 and ready.share < 1 and ready.nbytes > 0
+    assert 0 < ready.columns < 70 and ready.work.full < ready.work.pairs / 20 and ready.share < 1 and ready.nbytes > 0
 
 
 def test_nothing_is_left_out_of_rows_alike(engine, threads):
