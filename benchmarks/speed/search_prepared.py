@@ -136,7 +136,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--backbone", default=PatchCoreConfig().features.backbone)
     parser.add_argument("--weights", default="auto")
-    parser.add_argument("--columns", type=int, help="of each row, from the first on: the first block of joined ones")
+    parser.add_argument(
+        "--columns", type=int, nargs="+", help="of each row, from the first on: all, or those of a block"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--queries", type=int, default=1024)
     parser.add_argument("--neighbours", type=int, nargs="+", default=[1, 9])
@@ -156,9 +158,9 @@ def main(argv: list[str] | None = None) -> None:
         images = scan(args.folder)
         train, query = features(model, images.train, max(args.sizes)), features(model, images.test, args.queries)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-        columns = args.columns or train.shape[1]
-        train, query = train[order, :columns].contiguous(), query[: args.queries, :columns].contiguous()
-        cases += [(args.folder.name, train[:size].clone(), query) for size in args.sizes]
+        for columns in args.columns or [train.shape[1]]:
+            few = query[: args.queries, :columns].contiguous()
+            cases += [(args.folder.name, train[order[:size], :columns].contiguous(), few) for size in args.sizes]
     if args.gaussian:
         m, n, d = args.gaussian
         draw = torch.Generator().manual_seed(0)

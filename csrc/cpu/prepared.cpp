@@ -172,14 +172,15 @@ Work Prepared::knn(Known& query, int64_t k, Way way, int threads, const std::fun
         const double cost = (nanoseconds() - begun) / (double(count) * double(bank_.rows.rows));
         from += count;
         double& held = meter.cost[by_short];
-        held = held == 0 ? cost : 0.8 * held + 0.2 * cost;
+        // What else the machine does only makes it slower: down at once, up in steps.
+        held = held == 0 || cost < held ? cost : 0.8 * held + 0.2 * cost;
     };
     for (bool by_short : {true, false})
         if (meter.cost[by_short] == 0) some(by_short, probe);
     if (meter.calls >= meter.due && from == 0) { // what loses is tried more and more rarely
         some(meter.cost[1] > meter.cost[0], probe);
         const bool close = std::max(meter.cost[0], meter.cost[1]) < 1.1 * std::min(meter.cost[0], meter.cost[1]);
-        meter.interval = close ? 8 : std::min(kRarest, 2 * meter.interval);
+        meter.interval = close ? 4 : std::min(kRarest, 2 * meter.interval);
         meter.due = meter.calls + meter.interval;
     }
     if (from < total) some(meter.cost[1] != 0 && (meter.cost[0] == 0 || meter.cost[1] < meter.cost[0]), total);

@@ -105,9 +105,12 @@ class Work:
 class PreparedRows(Protocol):
     """A bank [M, D] made ready for many searches."""
 
-    nbytes: int  # held beside the bank
     columns: int  # of its short rows, 0 where it has none
     work: Work
+
+    @property
+    def nbytes(self) -> int:
+        """Held beside the bank."""
 
     def knn(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """As Backend.knn."""
@@ -140,14 +143,14 @@ class Backend:
     # (query [Q, D], bank [M, D], k, budget) -> canonical squared distances [Q, k] float64 ascending, rows [Q, k] int64
     knn: Callable[[Tensor, Tensor, int, Budget], tuple[Tensor, Tensor]]
     about: Callable[[], str]  # one line for explain_backends()
-    # (bank [M, D], prune as Tuning has it) -> the bank made ready; None: there is nothing to make, see `ready`
-    prepare: Callable[[Tensor, str], PreparedRows] | None = None
     # Whether "auto" may take it on a device that it does not refuse: an interpreter runs, but for tests only.
     automatic: Callable[[torch.device], bool] = lambda device: True
     # Whether its code is made for the cards of this device's generation: asked where "auto" has a choice.
     tailored: Callable[[torch.device], bool] = lambda device: True
     # What explain_backends() adds for a device that it does not refuse: "", or what does not run there as it should.
     remark: Callable[[torch.device], str] = lambda device: ""
+    # (bank [M, D], prune as `prepare` has it) -> the bank made ready; None: there is nothing to make, see `ready`.
+    prepare: Callable[[Tensor, str], PreparedRows] | None = None
 
     def ready(self, bank: Tensor, prune: str) -> PreparedRows:
         """A bank for many searches."""

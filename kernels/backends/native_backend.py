@@ -175,4 +175,4 @@ def _knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, T
     return search(query, bank, k)  # nothing of the budget applies: host memory, a few tiles a thread
 
 
-NATIVE = Backend("native", _refuse, _k_center, _shard, _knn, _about, NativePrepared)
+NATIVE = Backend("native", _refuse, _k_center, _shard, _knn, _about, prepare=NativePrepared)

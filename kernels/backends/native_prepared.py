@@ -16,7 +16,7 @@ from .native_rows import addressable, describe, look_over, search
 
 # Directions of short rows, and with the rest whole steps of a tile's depth: kernels of 16-bit values, of float32.
 _COUNTS = {False: (31, 63), True: (15, 31, 63)}
-_MOST = 127  # of longer rows, and about half the columns
+_MOST = 127  # of longer rows, and five eighths of the columns
 _PACKED = 1 << 26  # values of a bank that is held packed
 _ROWS, _QUERIES = 2048, 2048  # bank rows and queries from which short rows can pay
 
@@ -44,7 +44,7 @@ class NativePrepared:
     def _shorten(self, threads: int) -> None:
         self._wait = None
         centre, scale, wide = self._frame
-        most = min(_MOST, self._bank.shape[1] // 32 * 16 - 1)
+        most = min(_MOST, self._bank.shape[1] * 5 // 128 * 16 - 1)
         made = leading_directions(self._bank, centre, scale, _COUNTS[wide], most, self._prune == "partial")
         if made is None:
             return

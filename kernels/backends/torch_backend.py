@@ -206,4 +206,4 @@ def _prepare(bank: Tensor, prune: str) -> TiledPrepared:
     return TiledPrepared(lambda q, b: TorchKnn("knn", q, b), bank, prune)
 
 
-TORCH = Backend("torch", _refuse, _k_center, _shard, _knn, lambda: "library matrix products", _prepare)
+TORCH = Backend("torch", _refuse, _k_center, _shard, _knn, lambda: "library matrix products", prepare=_prepare)
