@@ -81,6 +81,7 @@ KERNELS = {
     "exact": 0,
     "processors": 0,
     "ranking": 0,
+    "short_rows": 0,
     "together": 0,
     "rounding": 0,
     "tuning": 0,
