@@ -1,6 +1,7 @@
 """Accuracy with few training images, with and without turned copies of them in the bank: curves over shots.
 
-    python -m benchmarks.accuracy.fewshot FOLDER [FOLDER ...] [--draws 5] [--output FILE.json] [--plot FILE.png]
+    python -m benchmarks.accuracy.fewshot FOLDER [FOLDER ...] [--draws 5] [--arms NAME ...] [--output FILE.json]
+        [--plot FILE.png]
 
 Every draw takes 1, 2, 4 and 8 images (fewer are among more, `draw_shots`) and makes a bank by greedy selection:
 
@@ -8,6 +9,8 @@ Every draw takes 1, 2, 4 and 8 images (fewer are among more, `draw_shots`) and m
     rotate x 3      with their turns by 90, 180 and 270 degrees; the bank has four times the rows
     rotate x 7      with turns by 45 degrees and its multiples; eight times the rows
     rotate x 3, same rows   as "rotate x 3", cut to the rows of "none": what diversity does without size
+    graph           the images alone, their features by fusion="graph": twice the numbers a row
+    graph, rotate x 3       both
 
 Each bank scores all test images as they are and, by a fixed draw for each set, turned by quarter turns (image AUROC
 only). The result holds every draw, mean and standard deviation over draws, and as a reference the bank of all training
@@ -21,7 +24,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +35,7 @@ from benchmarks.harness.environment import describe
 from patchcore_fast.data import make_loader
 from patchcore_fast.features import Backbone, FeatureExtractor
 from patchcore_fast.files import atomic_write
-from patchcore_fast.metrics import binary_curve
+from patchcore_fast.metrics import aupro, binary_curve
 from patchcore_fast.model import PatchCoreConfig
 from patchcore_fast.model.collect import FeatureRows
 from patchcore_fast.model.fewshot import Augmentation, draw_shots
@@ -40,24 +43,36 @@ from patchcore_fast.samplers import make_sampler
 
 WHOLE = 0.01  # share of the rows that the reference bank of all images keeps
 SIDE, SIGMA = 128, 2.0  # of the maps that pixels are measured on
-METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "turned_image_auroc")
-# name -> (copies of 8 turns by 45 degrees that go in, part of the ratio)
-ARMS: dict[str, tuple[tuple[int, ...], float]] = {
-    "none": ((0,), 1.0),
-    "rotate x 3": ((0, 2, 4, 6), 1.0),
-    "rotate x 7": (tuple(range(8)), 1.0),
-    "rotate x 3, same rows": ((0, 2, 4, 6), 0.25),
+METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "pixel_aupro", "turned_image_auroc")
+
+
+class Arm(NamedTuple):
+    """copies : which of 8 turns by 45 degrees go in.  part : of the ratio.  fusion : of the features."""
+
+    copies: tuple[int, ...]
+    part: float = 1.0
+    fusion: str = "concat"
+
+
+QUARTERS = (0, 2, 4, 6)
+ARMS = {
+    "none": Arm((0,)),
+    "rotate x 3": Arm(QUARTERS),
+    "rotate x 7": Arm(tuple(range(8))),
+    "rotate x 3, same rows": Arm(QUARTERS, 0.25),
+    "graph": Arm((0,), fusion="graph"),
+    "graph, rotate x 3": Arm(QUARTERS, fusion="graph"),
 }
 
 
 class Images:
     """A set's truth, and the features of its images by one extractor."""
 
-    def __init__(self, folder: Path, config: PatchCoreConfig, most: int | None) -> None:
-        self.config, self.truth = config, fewer(sets.read_truth(folder, SIDE), most)
+    def __init__(self, truth: sets.Truth, config: PatchCoreConfig, fusion: str) -> None:
+        self.config, self.truth = config, truth
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         backbone = Backbone(config.backbone, config.layers, config.weights, self.device, config.seed)
-        self.extractor = FeatureExtractor(backbone)
+        self.extractor = FeatureExtractor(backbone, fusion)
         self.grid = (0, 0)
         self.test, self.turned = self._test()
 
@@ -104,6 +119,7 @@ class Images:
             pixels = binary_curve(maps[truth.known], truth.masks[truth.known]) if not name else None
             if pixels is not None:
                 values["pixel_auroc"], values["pixel_ap"] = pixels.auroc, pixels.average_precision
+                values["pixel_aupro"] = aupro(maps[truth.known], truth.masks[truth.known])
         return values
 
 
@@ -128,43 +144,46 @@ def bank_of(rows: torch.Tensor, ratio: float, seed: int, device: torch.device) -
 
 
 def reference(images: Images) -> dict[str, Any]:
-    """What a bank of all training images gives."""
+    """What a bank of all training images gives, by the features of the first arm."""
     count = len(images.truth.train)
     whole = bank_of(images.train(torch.arange(count), 0), WHOLE, 0, images.device)
     return {"set": images.truth.name, "shots": count, "rows": len(whole)} | images.measure(whole)
 
 
-def run(images: Images, args: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+def run(by_fusion: dict[str, Images], args: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
     """The cells of one draw after the other: each number of shots, each arm."""
-    count = len(images.truth.train)
+    truth = next(iter(by_fusion.values())).truth
+    count = len(truth.train)
     for seed in range(args.draws):
         most = draw_shots(count, min(max(args.shots), count), seed)
-        features, found = images.train(most, 7), []
+        features, found = {fusion: images.train(most, 7) for fusion, images in by_fusion.items()}, []
         for shots in args.shots:
             if shots > count:
                 continue
             inside = torch.isin(most, draw_shots(count, shots, seed))
-            for arm, (copies, part) in ARMS.items():
-                rows = features[inside][:, list(copies)]
-                bank = bank_of(rows, args.ratio * part, seed, images.device)
-                cell = {"set": images.truth.name, "seed": seed, "shots": shots, "arm": arm, "rows": len(bank)}
+            for name in args.arms:
+                arm, images = ARMS[name], by_fusion[ARMS[name].fusion]
+                rows = features[arm.fusion][inside][:, list(arm.copies)]
+                bank = bank_of(rows, args.ratio * arm.part, seed, images.device)
+                cell = {"set": truth.name, "seed": seed, "shots": shots, "arm": name, "rows": len(bank)}
                 found.append(cell | images.measure(bank))
         yield found
 
 
 def means(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over draws, and of an arm the mean difference to "none" of the same draw."""
+    """Mean and standard deviation over draws, and of an arm the mean difference to the first of the same draw."""
     groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for cell in found:
         groups.setdefault((cell["set"], cell["shots"], cell["arm"]), []).append(cell)
     out = []
+    first = found[0]["arm"]
     for (name, shots, arm), mine in groups.items():
         row: dict[str, Any] = {"set": name, "shots": shots, "arm": arm, "draws": len(mine), "rows": mine[0]["rows"]}
         for metric in METRICS:
             if any(metric not in cell for cell in mine):  # a set without masks
                 continue
             values = np.array([cell[metric] for cell in mine])
-            base = np.array([cell[metric] for cell in groups[name, shots, "none"]])
+            base = np.array([cell[metric] for cell in groups[name, shots, first]])
             row[metric] = [float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None]
             row[f"{metric}_gain"] = float((values - base).mean())
         out.append(row)
@@ -193,7 +212,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     names = [r["set"] for r in result["references"]]
     shown = (("image_auroc", "image AUROC"), ("turned_image_auroc", "image AUROC, test images turned"),
              ("pixel_ap", "pixel AP"))  # fmt: skip
-    styles = dict(zip(ARMS, ((NEUTRAL, "o"), (NORMAL, "s"), (ANOMALOUS, "^"), (LINES[2], "D")), strict=True))
+    styles = dict(zip(ARMS, ((NEUTRAL, "o"), (NORMAL, "s"), (ANOMALOUS, "^"), (LINES[2], "D"), (LINES[3], "v"),
+                                  (LINES[4], "P")), strict=True))  # fmt: skip
     figure = new_figure(4.2 * len(names), 9.5, dpi=90)
     for column, name in enumerate(names):
         for line, (metric, text) in enumerate(shown):
@@ -231,6 +251,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="MVTec layout, with train/good")
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 2, 4, 8], metavar="N")
     parser.add_argument("--draws", type=int, default=5, metavar="N", help="default 5")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="NAME",
+                        help="of the banks above, the first to compare with (default: all)")  # fmt: skip
     parser.add_argument("--ratio", type=float, default=0.1, metavar="R", help="rows that the bank keeps (default 0.1)")
     parser.add_argument("--test-images", type=int, metavar="N", help="test images of a set at most (default: all)")
     parser.add_argument("--image-size", type=int, default=256, metavar="PX")
@@ -241,10 +263,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if min(*args.shots, args.draws, 2 if args.test_images is None else args.test_images) < 1 or not 0 < args.ratio < 1:
         parser.error("--shots, --draws and --test-images must be at least 1, --ratio in (0, 1)")
-    args.shots = sorted(set(args.shots))
+    args.shots, args.arms = sorted(set(args.shots)), list(dict.fromkeys(args.arms))
     config = PatchCoreConfig(image_size=args.image_size, weights=args.weights, device=args.device, **sets.NEAREST)
     options = {
-        n: getattr(args, n) for n in ("shots", "draws", "ratio", "test_images", "image_size", "weights", "device")
+        n: getattr(args, n)
+        for n in ("shots", "draws", "arms", "ratio", "test_images", "image_size", "weights", "device")
     }
     result: dict[str, Any] = {
         "benchmark": "fewshot", "environment": describe(args.device or "cpu") | {"load": os.getloadavg()[0]},
@@ -252,10 +275,12 @@ def main(argv: list[str] | None = None) -> None:
         "sets": [], "references": [], "means": [], "cells": [],
     }  # fmt: skip
     for folder in args.folders:
-        images = Images(folder, config, args.test_images)
-        result["sets"].append(images.truth.describe([]))
-        result["references"].append(reference(images))
-        for found in run(images, args):
+        truth = fewer(sets.read_truth(folder, SIDE), args.test_images)
+        fusions = dict.fromkeys(ARMS[name].fusion for name in args.arms)
+        by_fusion = {fusion: Images(truth, config, fusion) for fusion in fusions}
+        result["sets"].append(truth.describe([]))
+        result["references"].append(reference(by_fusion[ARMS[args.arms[0]].fusion]))
+        for found in run(by_fusion, args):
             result["cells"] += found
             result["means"] = means(result["cells"])
             if args.output is not None:

@@ -36,6 +36,7 @@ def make_extractor(
         "fusion": f.fusion, "patch_size": f.patch_size, "dim": f.dim, "layer_dim": f.layer_dim,
         "resize": f.feature_resize, "reduction": f.reduction, "precision": f.precision, "seed": seed,
         "metric": f.metric, "apart": config.selection.banks == "layer",
+        "graph": (f.graph_neighbours, f.graph_dilation),
     }  # fmt: skip
     if f.tile is None and f.input_size is not None:
         return FeatureExtractor(source, **options)
