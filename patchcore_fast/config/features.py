@@ -147,7 +147,7 @@ class FeatureSettings(Settings):
         self._check_layers()
         self._check_sizes()
         if self.reduction in FITTED and self.fusion == "amazon":
-            self._wrong("reduction", f'{self.reduction} goes with every fusion but "amazon"')
+            self._wrong("reduction", f'{self.reduction} goes with every fusion, but not with "amazon"')
         if self.fusion == "graph":
             self._check_graph()
         if self.dim is not None and self.fusion == "concat" and self.reduction not in FITTED:

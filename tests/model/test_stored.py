@@ -51,6 +51,7 @@ def same(one: Bank, other: Bank) -> bool:
         {"augment": "rotate", "precision": "bfloat16", "shots": 4},
         {"sampler": "elfs", "precision": "float16"},
         {"metric": "cosine"},
+        {"fusion": "graph", "dim": 24, "graph_dilation": 2},
         {"metric": "cosine", "banks": "layer"},
         pytest.param({"banks": "layer"}, marks=pytest.mark.thorough),
         pytest.param({"sampler": "approximate", "seed": 3}, marks=pytest.mark.thorough),
