@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,13 +66,13 @@ ARMS = {
 
 
 class Images:
-    """A set's truth, and the features of its images by one extractor."""
+    """A set's truth, and the features of its images by one extractor for each fusion, of one pass of the backbone."""
 
-    def __init__(self, truth: sets.Truth, config: PatchCoreConfig, fusion: str) -> None:
-        self.config, self.truth = config, truth
+    def __init__(self, truth: sets.Truth, config: PatchCoreConfig, fusions: Iterable[str], copies: int) -> None:
+        self.config, self.truth, self.copies = config, truth, copies
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        backbone = Backbone(config.backbone, config.layers, config.weights, self.device, config.seed)
-        self.extractor = FeatureExtractor(backbone, fusion)
+        self.backbone = Backbone(config.backbone, config.layers, config.weights, self.device, config.seed)
+        self.extractors = {fusion: FeatureExtractor(self.backbone, fusion) for fusion in fusions}
         self.grid = (0, 0)
         self.test, self.turned = self._test()
 
@@ -80,37 +80,45 @@ class Images:
         c = self.config
         return make_loader(which, c.resize, c.crop, c.batch_size, c.workers)
 
-    def _test(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """[m, P, D] of the test images, and of the same turned by quarter turns."""
+    def _rows(self, count: int) -> dict[str, FeatureRows]:
+        return {fusion: FeatureRows(count) for fusion in self.extractors}
+
+    def _add(self, rows: dict[str, FeatureRows], images: torch.Tensor) -> None:
+        maps = self.backbone(images.to(self.device))
+        for fusion, extractor in self.extractors.items():
+            fused = extractor.fuse(maps)
+            self.grid = (fused.shape[2], fused.shape[3])
+            rows[fusion].add(extractor.finish(fused.permute(0, 2, 3, 1).flatten(0, 2)), self.grid)
+
+    def _test(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """[m, P, D] of the test images by fusion, and of the same turned by quarter turns."""
         quarters = np.random.default_rng([0, sets.number_of(self.truth.name)]).integers(0, 4, len(self.truth.test))
-        found, done = (FeatureRows(len(quarters)), FeatureRows(len(quarters))), 0
+        found, done = (self._rows(len(quarters)), self._rows(len(quarters))), 0
         for batch in self._loader(self.truth.test):
             images = batch["image"]
             turned = [torch.rot90(im, int(q), (1, 2)) for im, q in zip(images, quarters[done:], strict=False)]
             for rows, part in zip(found, (images, torch.stack(turned)), strict=True):
-                rows.add(*self.extractor(part.to(self.device)))
+                self._add(rows, part)
             done += len(images)
-        assert found[0].grid is not None  # all images have the config's size
-        self.grid = found[0].grid
-        shape = (len(quarters), self.grid[0] * self.grid[1], -1)
-        return found[0].features.view(shape), found[1].features.view(shape)
+        plain, turns = ({f: r.features.view(len(quarters), -1, r.columns) for f, r in rows.items()} for rows in found)
+        return plain, turns
 
-    def train(self, chosen: torch.Tensor, copies: int) -> torch.Tensor:
-        """[n, 1 + copies, P, D] of training images and their turns."""
+    def train(self, chosen: torch.Tensor, copies: int) -> dict[str, torch.Tensor]:
+        """[n, 1 + copies, P, D] of training images and their turns, by fusion."""
         augmentation = Augmentation("rotate" if copies else "none", max(copies, 1))
-        rows, done = FeatureRows(len(chosen) * augmentation.per_image), 0
+        each, done = augmentation.per_image, 0
+        rows = self._rows(len(chosen) * each)
         for batch in self._loader([self.truth.train[i] for i in chosen.tolist()]):
             for images in augmentation.blocks(batch["image"], done):
-                rows.add(*self.extractor(images.to(self.device)))
+                self._add(rows, images)
             done += len(batch["image"])
-        shape = (len(chosen), augmentation.per_image, self.grid[0] * self.grid[1], rows.features.shape[1])
-        return rows.features.view(shape)
+        return {f: r.features.view(len(chosen), each, -1, r.columns) for f, r in rows.items()}
 
-    def measure(self, bank: torch.Tensor) -> dict[str, float]:
+    def measure(self, bank: torch.Tensor, fusion: str) -> dict[str, float]:
         """METRICS of a bank."""
         truth, every = self.truth, np.ones(len(self.truth.test), dtype=bool)
         values = {}
-        for name, block in (("", self.test), ("turned_", self.turned)):
+        for name, block in (("", self.test[fusion]), ("turned_", self.turned[fusion])):
             features = sets.Features(block[:0], block, self.grid, "")
             scores, maps = cells.score(features, bank, every, self.config, SIDE, SIGMA)
             curve = binary_curve(scores, truth.labels)
@@ -143,30 +151,29 @@ def bank_of(rows: torch.Tensor, ratio: float, seed: int, device: torch.device) -
     return flat[make_sampler("greedy", ratio=ratio, seed=seed, device=device).select(flat)]
 
 
-def reference(images: Images) -> dict[str, Any]:
+def reference(images: Images, fusion: str) -> dict[str, Any]:
     """What a bank of all training images gives, by the features of the first arm."""
     count = len(images.truth.train)
-    whole = bank_of(images.train(torch.arange(count), 0), WHOLE, 0, images.device)
-    return {"set": images.truth.name, "shots": count, "rows": len(whole)} | images.measure(whole)
+    whole = bank_of(images.train(torch.arange(count), 0)[fusion], WHOLE, 0, images.device)
+    return {"set": images.truth.name, "shots": count, "rows": len(whole)} | images.measure(whole, fusion)
 
 
-def run(by_fusion: dict[str, Images], args: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+def run(images: Images, args: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
     """The cells of one draw after the other: each number of shots, each arm."""
-    truth = next(iter(by_fusion.values())).truth
-    count = len(truth.train)
+    count = len(images.truth.train)
     for seed in range(args.draws):
         most = draw_shots(count, min(max(args.shots), count), seed)
-        features, found = {fusion: images.train(most, 7) for fusion, images in by_fusion.items()}, []
+        features, found = images.train(most, images.copies), []
         for shots in args.shots:
             if shots > count:
                 continue
             inside = torch.isin(most, draw_shots(count, shots, seed))
             for name in args.arms:
-                arm, images = ARMS[name], by_fusion[ARMS[name].fusion]
-                rows = features[arm.fusion][inside][:, list(arm.copies)]
+                arm = ARMS[name]
+                rows = features[arm.fusion][inside][:, [c * (1 + images.copies) // 8 for c in arm.copies]]
                 bank = bank_of(rows, args.ratio * arm.part, seed, images.device)
-                cell = {"set": truth.name, "seed": seed, "shots": shots, "arm": name, "rows": len(bank)}
-                found.append(cell | images.measure(bank))
+                cell = {"set": images.truth.name, "seed": seed, "shots": shots, "arm": name, "rows": len(bank)}
+                found.append(cell | images.measure(bank, arm.fusion))
         yield found
 
 
@@ -274,13 +281,14 @@ def main(argv: list[str] | None = None) -> None:
         "options": options | {"backbone": config.backbone, "side": SIDE, "sigma": SIGMA, "reference_ratio": WHOLE},
         "sets": [], "references": [], "means": [], "cells": [],
     }  # fmt: skip
+    wanted = {c for name in args.arms for c in ARMS[name].copies}
+    copies = next(n for n in (0, 1, 3, 7) if all(c * (1 + n) % 8 == 0 for c in wanted))  # that have all these turns
     for folder in args.folders:
         truth = fewer(sets.read_truth(folder, SIDE), args.test_images)
-        fusions = dict.fromkeys(ARMS[name].fusion for name in args.arms)
-        by_fusion = {fusion: Images(truth, config, fusion) for fusion in fusions}
+        images = Images(truth, config, dict.fromkeys(ARMS[name].fusion for name in args.arms), copies)
         result["sets"].append(truth.describe([]))
-        result["references"].append(reference(by_fusion[ARMS[args.arms[0]].fusion]))
-        for found in run(by_fusion, args):
+        result["references"].append(reference(images, ARMS[args.arms[0]].fusion))
+        for found in run(images, args):
             result["cells"] += found
             result["means"] = means(result["cells"])
             if args.output is not None:

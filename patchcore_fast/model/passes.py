@@ -14,6 +14,7 @@ from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import resized_size
 from patchcore_fast.errors import DataError
 from patchcore_fast.features import Backbone, FeatureExtractor, FeatureSource, Moments, TiledExtractor
+from patchcore_fast.features.vig import SHAPES, VisionGNN
 from patchcore_fast.model.batches import Batch
 from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.fewshot import Augmentation
@@ -31,7 +32,8 @@ def make_extractor(
     """Backbone and fusion of the settings, over tiles where they say so; `source` in place of their backbone."""
     f, seed = config.features, config.selection.seed
     if source is None:
-        source = Backbone(f.backbone, f.layers, f.weights, device, seed, norm=f.norm, image_size=f.seen_size)
+        kind = VisionGNN if f.backbone in SHAPES else Backbone
+        source = kind(f.backbone, f.layers, f.weights, device, seed, norm=f.norm, image_size=f.seen_size)
     options: dict[str, Any] = {
         "fusion": f.fusion, "patch_size": f.patch_size, "dim": f.dim, "layer_dim": f.layer_dim,
         "resize": f.feature_resize, "reduction": f.reduction, "precision": f.precision, "seed": seed,
