@@ -71,7 +71,9 @@ class FeatureSettings(Settings):
     """
 
     group: ClassVar[str] = "features"
-    backbone: str = setting("tf_efficientnet_lite0", "any timm model with feature maps, vig_* or pvig_*", parse=str, metavar="NAME")
+    backbone: str = setting(
+        "tf_efficientnet_lite0", "any timm model with feature maps, vig_* or pvig_*", parse=str, metavar="NAME"
+    )
     layers: tuple[int, ...] | tuple[str, ...] = setting(
         None, "stages or blocks by number from 0, or modules by name, with commas (default by the backbone: 2,3)",
         parse=names, metavar="L,L",
