@@ -80,15 +80,15 @@ class Images:
         c = self.config
         return make_loader(which, c.resize, c.crop, c.batch_size, c.workers)
 
-    def _rows(self, count: int) -> dict[str, FeatureRows]:
-        return {fusion: FeatureRows(count) for fusion in self.extractors}
+    def _rows(self, count: int, fusions: Iterable[str] = ()) -> dict[str, FeatureRows]:
+        return {fusion: FeatureRows(count) for fusion in fusions or self.extractors}
 
     def _add(self, rows: dict[str, FeatureRows], images: torch.Tensor) -> None:
         maps = self.backbone(images.to(self.device))
-        for fusion, extractor in self.extractors.items():
-            fused = extractor.fuse(maps)
+        for fusion, found in rows.items():
+            fused = self.extractors[fusion].fuse(maps)
             self.grid = (fused.shape[2], fused.shape[3])
-            rows[fusion].add(extractor.finish(fused.permute(0, 2, 3, 1).flatten(0, 2)), self.grid)
+            found.add(self.extractors[fusion].finish(fused.permute(0, 2, 3, 1).flatten(0, 2)), self.grid)
 
     def _test(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """[m, P, D] of the test images by fusion, and of the same turned by quarter turns."""
@@ -103,11 +103,11 @@ class Images:
         plain, turns = ({f: r.features.view(len(quarters), -1, r.columns) for f, r in rows.items()} for rows in found)
         return plain, turns
 
-    def train(self, chosen: torch.Tensor, copies: int) -> dict[str, torch.Tensor]:
-        """[n, 1 + copies, P, D] of training images and their turns, by fusion."""
+    def train(self, chosen: torch.Tensor, copies: int, fusions: Iterable[str] = ()) -> dict[str, torch.Tensor]:
+        """[n, 1 + copies, P, D] of training images and their turns, by fusion; of all fusions where none is named."""
         augmentation = Augmentation("rotate" if copies else "none", max(copies, 1))
         each, done = augmentation.per_image, 0
-        rows = self._rows(len(chosen) * each)
+        rows = self._rows(len(chosen) * each, fusions)
         for batch in self._loader([self.truth.train[i] for i in chosen.tolist()]):
             for images in augmentation.blocks(batch["image"], done):
                 self._add(rows, images)
@@ -154,7 +154,7 @@ def bank_of(rows: torch.Tensor, ratio: float, seed: int, device: torch.device) -
 def reference(images: Images, fusion: str) -> dict[str, Any]:
     """What a bank of all training images gives, by the features of the first arm."""
     count = len(images.truth.train)
-    whole = bank_of(images.train(torch.arange(count), 0)[fusion], WHOLE, 0, images.device)
+    whole = bank_of(images.train(torch.arange(count), 0, [fusion])[fusion], WHOLE, 0, images.device)
     return {"set": images.truth.name, "shots": count, "rows": len(whole)} | images.measure(whole, fusion)
 
 
