@@ -141,7 +141,7 @@ def _shots(model: PatchCore) -> dict[str, str]:
 def headline(metrics: dict[str, float]) -> dict[str, Any]:
     """The numbers of a line on the screen."""
     names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AUPRO",
-             "image_f1": "best F1"}  # fmt: skip
+             "pixel_iou_max": "IoU-max", "image_f1": "best F1"}  # fmt: skip
     return {text: float(metrics[key]) for key, text in names.items()} | {"images": int(metrics["n_test"])}
 
 
