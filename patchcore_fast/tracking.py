@@ -281,7 +281,7 @@ class _Wandb(CurveLogger):
 
     def close(self, failed: bool = False) -> None:
         self.run.finish(exit_code=int(failed))
-        if self._alone and not failed:
+        if self._alone:
             import wandb
 
-            wandb.teardown()  # its service writes the last of the file after finish has returned
+            wandb.teardown(exit_code=int(failed))  # its service writes the last of the file after finish has returned

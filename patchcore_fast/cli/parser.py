@@ -23,6 +23,7 @@ from patchcore_fast.cli.options import (
 )
 from patchcore_fast.cli.process import PROGRAM
 from patchcore_fast.cli.signals import add_signals
+from patchcore_fast.cli.tracking import add_tracking
 from patchcore_fast.config.base import nearest
 from patchcore_fast.config.running import device
 from patchcore_fast.config.selection import SAMPLERS
@@ -175,9 +176,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder for scores.csv, plots, and what report needs; of many categories also index.html, results.json "
              "and results.csv, and an interrupted run goes on where it was",
     )  # fmt: skip
-    evaluate.add_argument("--log", choices=("tensorboard", "wandb"),
-                          help="log metrics and figures below --output too (wandb: offline)")  # fmt: skip
     add_exclude(evaluate)
+    add_tracking(evaluate)
     add_config(evaluate)
     for group in FITTED:
         add_group(evaluate, group, note=NOTES.get(group))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from patchcore_fast.config.base import Settings, nearest, setting, settings_of
 from patchcore_fast.config.toml import read_toml
@@ -76,12 +76,16 @@ class TrackingSettings(Settings):
         if not os.path.isfile(path):
             raise DataError(f"{os.fspath(path)}: no such file")
         try:
-            values = read_toml(path).get(cls.group, {})
-            if not isinstance(values, dict):
-                raise TypeError(f"{cls.group} must hold settings by name, got {values!r}")
-            known = [f.name for f in settings_of(cls)]
-            if unknown := [name for name in values if name not in known]:
-                raise ValueError(f"unknown field {cls.group}.{unknown[0]}{nearest(unknown[0], known)}")
-            return cls(**values)
+            return cls.of_table(read_toml(path).get(cls.group, {}))
         except (TypeError, ValueError) as error:
             raise DataError(f"{os.fspath(path)}: {error}") from error
+
+    @classmethod
+    def of_table(cls, values: Any) -> Self:
+        """The settings of such a table. TypeError, ValueError: one is wrong, or there is no such setting."""
+        if not isinstance(values, dict):
+            raise TypeError(f"{cls.group} must hold settings by name, got {values!r}")
+        known = [f.name for f in settings_of(cls)]
+        if unknown := [name for name in values if name not in known]:
+            raise ValueError(f"unknown field {cls.group}.{unknown[0]}{nearest(unknown[0], known)}")
+        return cls(**values)
