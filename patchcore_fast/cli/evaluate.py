@@ -47,14 +47,20 @@ def evaluate(args: argparse.Namespace) -> int:
     need_pipeline()
 
     from patchcore_fast.data.categories import find_categories
+    from patchcore_fast.data.conventions import META
+    from patchcore_fast.data.meta import list_of
 
-    categories = find_categories(args.folder, args.output)
+    categories = find_categories(args.folder, args.output, args.classes)
+    if args.classes is not None and len(categories) == 1:
+        args.folder, categories = str(categories[0]), []
     if not categories:
         return _one(args, config, json_file, tracking)
     if config is None or tracking.log is not None:
         option = "--bank" if config is None else "--log"
         raise DataError(f"{option} goes with one category; {args.folder} holds {len(categories):,}, give one of them")
     refuse_exclude(args, f"goes with one category; {args.folder} holds {len(categories):,}")
+    if list_of(args.folder) is None and (Path(args.folder) / META).is_file():
+        print(f"{META} is not used, the folders say what is what; give {Path(args.folder) / META} to take it.")
     if args.output is None:
         raise DataError(f"{args.folder} holds {len(categories):,} categories ({_named(categories)}): give --output DIR")
 
@@ -92,7 +98,7 @@ def _one(
         print(budget_text(model.bank.size))
     if config is not None and args.verbose and (table := report_table(model.report_)):
         print(table)
-    name = Path(args.folder).resolve().name
+    name = images.summary.folder if images.layout == "list" else Path(args.folder).resolve().name
     unread = [(r["path"], r["error"]) for r in [*result.unread, *result.images] if r["error"]]
     row = {"scorer": model.config.scorer_name} | headline(result.metrics) | _shots(model)
     print(metrics_table({name: row}, corner="folder"))
@@ -129,7 +135,7 @@ def _check_outputs(args: argparse.Namespace, images: ImageSet) -> None:
         check_outputs_differ({"--json": args.json}, read)
     if args.output is not None:
         json_file = [] if args.json is None else [("--json", args.json)]
-        check_folder(args.output, [*json_file, *read], [("DIR", args.folder)])
+        check_folder(args.output, [*json_file, *read], [("DIR", images.root)])
 
 
 def _shots(model: PatchCore) -> dict[str, str]:

@@ -44,6 +44,11 @@ def sides(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def names(text: str) -> list[str]:
+    """`bolt,nut`."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 class _Version(argparse.Action):
     """Looks the version up when asked: reading package metadata takes longer than parsing."""
 
@@ -167,9 +172,11 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "folder",
         metavar="DIR",
-        help="train/good, test/<defect>, ground_truth/<defect>; or such folders, a category each",
+        help="train/good, test/<defect>, ground_truth/<defect>; or such folders, a category each; or a meta.json "
+        "(docs/ader.md)",
     )
     evaluate.add_argument("--bank", metavar="BANK", help="use this bank instead of fitting on train/good")
+    evaluate.add_argument("--classes", type=names, metavar="C,C", help="of many categories only these")
     evaluate.add_argument("--json", metavar="FILE", help="write all numbers here")
     evaluate.add_argument(
         "--output", metavar="DIR",
