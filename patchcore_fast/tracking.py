@@ -166,9 +166,9 @@ class CurveLogger:
     """Where the curves of a training go; `curve_logger` makes one, and a `with` block closes it.
 
         with curve_logger(settings, folder, name="bottle", config=config.to_dict(), first=epoch) as curves:
-            for epoch in range(epoch, epochs):
+            for epoch in range(epoch, epochs + 1):
                 ...
-                curves.log({"loss": loss, "learning_rate": rate}, epoch, last=epoch + 1 == epochs)
+                curves.log({"loss": loss, "learning_rate": rate}, epoch, last=epoch == epochs)
             curves.model(file, {"method": "rd"})
 
     This one, of no backend, drops everything. A block that ends with an error marks the run as failed (W&B).
@@ -178,7 +178,7 @@ class CurveLogger:
         self.settings = settings
 
     def log(self, values: Mapping[str, float], step: int, last: bool = False) -> None:
-        """Write numbers by name ("loss", "image_auroc", "best/image_auroc") at a step, which is 0 for the first epoch.
+        """Write numbers by name ("loss", "image_auroc", "best/image_auroc") at a step, the number of the epoch.
 
         Of every `log_freq` steps one is written: those that `log_freq` divides, and the last one. Numbers that are not
         finite are left out, as the metrics of an epoch without test images are. Steps must rise.

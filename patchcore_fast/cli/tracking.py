@@ -13,6 +13,7 @@ from patchcore_fast.config.tracking import BACKENDS, TrackingSettings
 from patchcore_fast.errors import DataError
 
 if TYPE_CHECKING:
+    from patchcore_fast.methods.base import Method
     from patchcore_fast.model import PatchCore
 
 WANDB = ("project", "entity", "name", "tags", "log_model")
@@ -65,7 +66,7 @@ def chosen_tracking(args: argparse.Namespace) -> TrackingSettings:
     return settings
 
 
-def log_page(settings: TrackingSettings, output: Path, model: PatchCore) -> None:
+def log_page(settings: TrackingSettings, output: Path, model: PatchCore | Method) -> None:
     """Log an evaluation with its page, which is made for it, and with the model's file where it is asked for."""
     from patchcore_fast.report.page import write_report
     from patchcore_fast.tracking import log_evaluation
