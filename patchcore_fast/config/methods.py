@@ -198,6 +198,12 @@ METHOD_PRESETS: Mapping[str, MethodPreset] = MappingProxyType({
     ),
     "simplenet": MethodPreset("simplenet", {}, {}, "SimpleNet, Liu et al., CVPR 2023, on the default backbone"),
     "rd": MethodPreset("rd", {}, {}, "Reverse distillation, Deng and Li, CVPR 2022, on the default backbone"),
+    "rd-ader": MethodPreset(
+        "rd", {}, {"batch_size": 8, "weight_decay": 1e-4, "warmup": 5, "decay_at": 0.8},
+        "Reverse distillation as it is trained in pipelines made like ADer (zhangzjn/ADer), on the default backbone",
+        ("ADer's own configuration has a batch of 16 and no warm-up, gives Adam no weight decay, and clips gradients "
+         "at 5.",),
+    ),
 })  # fmt: skip
 
 
