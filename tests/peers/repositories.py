@@ -23,6 +23,7 @@ VARIABLES = {
     "softpatch": "PATCHCORE_FAST_SOFTPATCH_REPO",
     "goldener": "PATCHCORE_FAST_GOLDENER_REPO",
     "vig": "PATCHCORE_FAST_VIG_REPO",
+    "util": "PATCHCORE_FAST_ADER_REPO",
 }
 
 
