@@ -9,6 +9,11 @@ import torch
 from patchcore_fast.model.threshold import ASKED, held_out_folds
 
 
+def where_float64(x: torch.Tensor) -> torch.Tensor:
+    """The same on its device, or on the CPU where that has no float64."""
+    return x.cpu() if x.device.type == "mps" else x
+
+
 class Kept:
     """Features of evenly spread images, of all up to ASKED and of half as many to ASKED where there are more.
 

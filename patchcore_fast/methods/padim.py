@@ -11,7 +11,7 @@ from patchcore_fast.config.methods import PadimSettings
 from patchcore_fast.methods.aligned import joined, largest
 from patchcore_fast.methods.base import Method
 from patchcore_fast.methods.file import Shapes
-from patchcore_fast.methods.held_out import Kept
+from patchcore_fast.methods.held_out import Kept, where_float64
 from patchcore_fast.methods.reading import Read
 
 _NUMBERS = 1 << 22  # of covariances that are factored at a time
@@ -33,7 +33,8 @@ class Padim(Method):
         chosen = self._drawn()
         sums, kept = _Sums(), Kept()
         for batch in batches():
-            x = _joined(self.maps(batch.images), _by_layer(chosen, self._channels)).flatten(2).transpose(1, 2)
+            x = _joined(self.maps(batch.images), _by_layer(chosen, self._channels))
+            x = where_float64(x.flatten(2).transpose(1, 2))  # [B, P, d]
             sums.add(x)
             kept.add(x)
         if not sums.count:
@@ -43,7 +44,7 @@ class Padim(Method):
         factor = mean.new_empty(positions, dim, dim)
         folds = list(kept.folds())
         features = kept.features if folds else mean[None, :, :0]
-        scores = torch.zeros(features.shape[:2], dtype=torch.float64, device=self.device)
+        scores = torch.zeros(features.shape[:2], dtype=torch.float64, device=features.device)
         step = max(1, _NUMBERS // dim**2)
         for low in range(0, positions, step):
             part = slice(low, low + step)
