@@ -51,7 +51,7 @@ class Method(ABC):
     ----------
     config, settings : as above, with what follows from the backbone.
     learned : facts of fit or load; ValueError before.
-    timings_ : seconds of the last fit: "fit", "threshold".
+    timings_ : seconds of the last fit: "fit", and what a method has beside.
     unread_ : (file, why) of each training image that the last fit left out; empty unless it was told to.
     report_ : what the last fit reports beside, empty here.
     """

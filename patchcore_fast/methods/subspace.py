@@ -37,12 +37,9 @@ class Subspace(Method):
         if not kept.count:
             return []
         learnt = self._leading(moments)
-        folds = list(kept.folds())
-        features = kept.features if folds else None
         scores: dict[int, float] = {}
-        for fold in folds:
-            assert features is not None
-            x = features[fold].double()
+        for fold in kept.folds():
+            x = kept.take(fold)
             found = _residual(x, *self._leading(moments.without(_rows(x))))
             scores |= dict(zip(fold.tolist(), self._image_scores(found), strict=True))
         self._mean, self._directions = (t.float().to(self.device) for t in learnt)
