@@ -17,9 +17,8 @@ from patchcore_fast.config.running import RunningSettings
 from patchcore_fast.config.scoring import ScoringSettings
 from patchcore_fast.config.search import SearchSettings
 from patchcore_fast.config.selection import SelectionSettings
-from patchcore_fast.config.toml import read_toml, toml_text
+from patchcore_fast.config.toml import kept_toml, read_toml, toml_text
 from patchcore_fast.errors import DataError
-from patchcore_fast.files import atomic_write
 
 SAID = 5  # unknown names in a message: a file may hold any number of them
 
@@ -201,11 +200,7 @@ class PatchCoreConfig:
 
     def to_toml(self, path: str | os.PathLike[str] | None = None) -> str:
         """The text of a file that `from_toml` reads; written whole where a path is given."""
-        text = toml_text(self.to_dict())
-        if path is not None:
-            with atomic_write(path, "w", encoding="utf-8") as f:
-                f.write(text)
-        return text
+        return kept_toml(toml_text(self.to_dict()), path)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> PatchCoreConfig:
