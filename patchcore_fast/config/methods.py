@@ -13,6 +13,7 @@ from patchcore_fast.config.families import depth_of, family_of
 from patchcore_fast.config.patchcore import PatchCoreConfig
 from patchcore_fast.config.record import GROUP_OF, GROUPS, grouped
 from patchcore_fast.config.toml import kept_toml, read_toml, toml_text
+from patchcore_fast.config.tracking import TrackingSettings
 from patchcore_fast.errors import DataError
 
 # Of PatchCore's settings what every method takes.
@@ -197,6 +198,12 @@ METHOD_PRESETS: Mapping[str, MethodPreset] = MappingProxyType({
     ),
     "simplenet": MethodPreset("simplenet", {}, {}, "SimpleNet, Liu et al., CVPR 2023, on the default backbone"),
     "rd": MethodPreset("rd", {}, {}, "Reverse distillation, Deng and Li, CVPR 2022, on the default backbone"),
+    "rd-ader": MethodPreset(
+        "rd", {}, {"batch_size": 8, "weight_decay": 1e-4, "warmup": 5, "decay_at": 0.8},
+        "Reverse distillation as it is trained in pipelines made like ADer (zhangzjn/ADer), on the default backbone",
+        ("ADer's own configuration has a batch of 16 and no warm-up, gives Adam no weight decay, and clips gradients "
+         "at 5.",),
+    ),
 })  # fmt: skip
 
 
@@ -295,6 +302,7 @@ class MethodConfig:
         beneath = {} if preset is None else _preset(preset)
         try:
             values = read_toml(path)
+            TrackingSettings.of_table(values.pop(TrackingSettings.group, {}))  # of the run, not of the model
             if "method" not in values and not beneath:
                 raise ValueError(f"says no method: method = one of {', '.join(METHODS)}")
             if beneath and values.setdefault("method", beneath["method"]) != beneath["method"]:
