@@ -192,7 +192,7 @@ class PatchCoreConfig:
             # Of the run, not of the model: checked only.
             TrackingSettings.of_table(values.pop(TrackingSettings.group, {}))
             if "method" in values:
-                raise ValueError(f"is of the method {values['method']!r}, and PatchCore has no method")
+                raise ValueError(f"is of the method {values['method']!r}, which patchcore-fast train takes")
             if beside := [name for name in values if name not in GROUPS]:
                 home = GROUP_OF.get(beside[0])
                 raise ValueError(f"{beside[0]} belongs into [{home}]" if home else _unknown(beside))
