@@ -13,6 +13,7 @@ from patchcore_fast.config.families import depth_of, family_of
 from patchcore_fast.config.patchcore import PatchCoreConfig
 from patchcore_fast.config.record import GROUP_OF, GROUPS, grouped
 from patchcore_fast.config.toml import read_toml, toml_text
+from patchcore_fast.config.tracking import TrackingSettings
 from patchcore_fast.errors import DataError
 from patchcore_fast.files import atomic_write
 
@@ -295,6 +296,7 @@ class MethodConfig:
         beneath = {} if preset is None else _preset(preset)
         try:
             values = read_toml(path)
+            TrackingSettings.of_table(values.pop(TrackingSettings.group, {}))  # of the run, not of the model
             if "method" not in values and not beneath:
                 raise ValueError(f"says no method: method = one of {', '.join(METHODS)}")
             if beneath and values.setdefault("method", beneath["method"]) != beneath["method"]:
