@@ -64,14 +64,14 @@ def run(name: str, images: ImageSet, args: argparse.Namespace, seed: int, varied
 
 def table(result: dict[str, Any]) -> str:
     """The last epoch of each run, and the best image AUROC of its curve."""
-    lines = ["| set | seed | settings | epochs | image AUROC | pixel AUROC | pixel AP | AUPRO | best image AUROC (epoch) |",
+    lines = ["| set | seed | settings | epochs | image AUROC | pixel AUROC | pixel AP | AUPRO | best image AUROC |",
              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for r in result["runs"]:
         cells = [f"{r['last'][key]:.3f}" for key in ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")]
         top = r["best"]["image_auroc"]
         varied = ", ".join(f"{k} {v}" for k, v in r["varied"].items()) or "default"
         lines.append(f"| {r['set']} | {r['seed']} | {varied} | {len(r['curve'])} | {' | '.join(cells)} | "
-                     f"{top['value']:.3f} ({top['epoch']}) |")  # fmt: skip
+                     f"{top['value']:.3f} (epoch {top['epoch']}) |")  # fmt: skip
     return "\n".join(lines)
 
 
