@@ -12,10 +12,9 @@ from patchcore_fast.config.base import Settings, nearest, setting, settings_of
 from patchcore_fast.config.families import depth_of, family_of
 from patchcore_fast.config.patchcore import PatchCoreConfig
 from patchcore_fast.config.record import GROUP_OF, GROUPS, grouped
-from patchcore_fast.config.toml import read_toml, toml_text
+from patchcore_fast.config.toml import kept_toml, read_toml, toml_text
 from patchcore_fast.config.tracking import TrackingSettings
 from patchcore_fast.errors import DataError
-from patchcore_fast.files import atomic_write
 
 # Of PatchCore's settings what every method takes.
 COMMON = (
@@ -193,11 +192,18 @@ METHOD_PRESETS: Mapping[str, MethodPreset] = MappingProxyType({
     "subspace": MethodPreset(
         "subspace", {"image_score": "top:0.01"}, {"variance": 0.99},
         "SubspaceAD, Lendering et al., CVPR 2026, on the default backbone",
-        ("A small CNN in place of DINOv2-giant, of which one concatenates layers and the paper averages them.",
-         "No turned copies of the few images.", "The residual's norm, in the paper its square."),
+        ("A small CNN whose layers stand side by side, in place of DINOv2-giant with the mean of seven layers.",
+         "No augmented copies of the few images, there 30 of each.", "The residual's norm, there its square.",
+         "The image score is the mean of the highest 1 % of the patches, there of the map's pixels."),
     ),
     "simplenet": MethodPreset("simplenet", {}, {}, "SimpleNet, Liu et al., CVPR 2023, on the default backbone"),
     "rd": MethodPreset("rd", {}, {}, "Reverse distillation, Deng and Li, CVPR 2022, on the default backbone"),
+    "rd-ader": MethodPreset(
+        "rd", {}, {"batch_size": 8, "weight_decay": 1e-4, "warmup": 5, "decay_at": 0.8},
+        "Reverse distillation as it is trained in pipelines made like ADer (zhangzjn/ADer), on the default backbone",
+        ("ADer's own configuration has a batch of 16 and no warm-up, gives Adam no weight decay, and clips gradients "
+         "at 5.",),
+    ),
 })  # fmt: skip
 
 
@@ -312,11 +318,7 @@ class MethodConfig:
     def to_toml(self, path: str | os.PathLike[str] | None = None) -> str:
         """The text of a file that `from_toml` reads; written whole where a path is given."""
         groups = self.to_dict()
-        text = f'method = "{groups.pop("method")}"\n\n{toml_text(groups)}'
-        if path is not None:
-            with atomic_write(path, "w", encoding="utf-8") as f:
-                f.write(text)
-        return text
+        return kept_toml(f'method = "{groups.pop("method")}"\n\n{toml_text(groups)}', path)
 
     @classmethod
     def preset(cls, name: str) -> MethodConfig:

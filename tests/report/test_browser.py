@@ -255,6 +255,6 @@ def test_without_scripts_the_tables_are_there(page: Path) -> None:
     try:
         web.get(page.as_uri())
         assert "need JavaScript" in one(web, "main").text
-        assert len(every(web, ".metrics tbody tr")) == 8 and not one(web, ".controls").is_displayed()
+        assert len(every(web, ".metrics tbody tr")) == 9 and not one(web, ".controls").is_displayed()
     finally:
         web.quit()
