@@ -158,7 +158,7 @@ def _wandb(record: Record, settings: TrackingSettings, model_file: str | os.Path
             logged["report"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
         w.run.log(scalars(record) | logged)
         if model_file is not None:
-            w.model(model_file, flat(record.config) | scalars(record))
+            w.model(model_file, {"config": record.config, "metrics": record.metrics})
     return w.folder
 
 
@@ -169,7 +169,7 @@ class CurveLogger:
             for epoch in range(epoch, epochs + 1):
                 ...
                 curves.log({"loss": loss, "learning_rate": rate}, epoch, last=epoch == epochs)
-            curves.model(file, {"method": "rd"})
+            curves.model(file, {"config": config.to_dict(), "metrics": metrics})
 
     This one, of no backend, drops everything. A block that ends with an error marks the run as failed (W&B).
     """
@@ -187,7 +187,10 @@ class CurveLogger:
             self._write({name: float(v) for name, v in values.items() if number(v) is not None}, step)
 
     def model(self, path: str | os.PathLike[str], metadata: Mapping[str, Any]) -> None:
-        """Keep a model file with what is to be known of it, where `log_model` asks for it."""
+        """Keep a model file with what is to be known of it, where `log_model` asks for it.
+
+        metadata : plain JSON, {"config": ..., "metrics": ...}; W&B takes at most 100 keys, not counting inner ones.
+        """
 
     def close(self, failed: bool = False) -> None:
         """End the run; once."""
