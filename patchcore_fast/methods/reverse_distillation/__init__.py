@@ -1,0 +1,1 @@
+"""Reverse distillation (Deng and Li, CVPR 2022): a student decodes the teacher's maps from a small code of them."""

@@ -1,0 +1,124 @@
+"""The student of reverse distillation and its loss against plain restatements; odd grids; seeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("timm", reason="the extra pipeline is not installed")
+
+from patchcore_fast.features import Backbone
+from patchcore_fast.methods.reverse_distillation.blocks import layout_of
+from patchcore_fast.methods.reverse_distillation.loss import LOSSES, distillation_loss, summed
+from patchcore_fast.methods.reverse_distillation.network import Student, student_of
+
+from . import restated
+
+STRIDES = (4, 8, 16)
+WRN50 = layout_of((256, 512, 1024), STRIDES)
+RESNET18 = layout_of((64, 128, 256), STRIDES)
+LAYOUTS = [
+    pytest.param(replace(WRN50, channels=(32, 40, 48)), 2, id="bottleneck-blocks"),
+    pytest.param(replace(WRN50, channels=(4, 6, 10), signed=True), 3, id="bottleneck-blocks-odd-grid"),
+    pytest.param(replace(RESNET18, channels=(4, 6, 10), signed=True), 2, id="basic-blocks"),
+    pytest.param(WRN50, 4, id="wide-resnet-50", marks=pytest.mark.thorough),
+    pytest.param(RESNET18, 4, id="resnet-18", marks=pytest.mark.thorough),
+]
+
+
+def maps_of(layout, deepest):
+    """Made-up maps of three layers, [2, C, h, w] float64, with negative values where the layout has them."""
+    g = torch.Generator().manual_seed(1)
+    odd = deepest % 2
+    sides = [2 * (2 * deepest - odd) - odd, 2 * deepest - odd, deepest]
+    shapes = [(2, c, side, side) for c, side in zip(layout.channels, sides, strict=True)]
+    maps = [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes]
+    return maps if layout.signed else [m.abs() for m in maps]
+
+
+@pytest.mark.parametrize(("layout", "deepest"), LAYOUTS)
+def test_outputs_losses_and_gradients_are_those_of_plain_operations(layout, deepest):
+    student, teacher = Student(layout).double(), maps_of(layout, deepest)
+    weights = dict(student.named_parameters())
+    got = student(teacher)
+    want = restated.student(weights, teacher, layout.narrow, (layout.bottleneck, *layout.decoder), layout.signed)
+    for ours, theirs, given in zip(got, want, teacher, strict=True):
+        assert ours.shape == given.shape and torch.allclose(ours, theirs, rtol=1e-5, atol=1e-9)
+    for kind in LOSSES:
+        losses = distillation_loss(teacher, got, kind), restated.loss(teacher, want, kind)
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-9)
+        gradients = [torch.autograd.grad(loss, list(weights.values()), retain_graph=True) for loss in losses]
+        for ours, theirs in zip(*gradients, strict=True):
+            assert float((ours - theirs).norm()) <= 1e-5 * float(theirs.norm()) + 1e-12
+
+
+def test_the_layouts_are_those_of_the_public_code():
+    assert (WRN50.narrow, WRN50.bottleneck, WRN50.decoder) == (True, 3, (3, 4, 6))
+    assert (RESNET18.narrow, RESNET18.bottleneck, RESNET18.decoder) == (False, 2, (2, 2, 2))
+
+
+def test_the_seed_decides_the_weights_and_nothing_else_moves():
+    layout = layout_of((4, 6, 10), (4, 8, 16))
+    before = torch.random.get_rng_state()
+    first, again, other = Student(layout, 1), Student(layout, 1), Student(layout, 2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    pairs = zip(first.state_dict().items(), again.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for (_, a), b in pairs)
+    name = "decoder.stages.0.0.0.conv2.weight"
+    assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
+    fan_out = 9 * first.state_dict()[name].shape[0]
+    assert float(first.state_dict()[name].std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("channels", "strides", "sides"),
+    [((4, 6, 10), (4, 8, 16), [(13, 9), (7, 5), (4, 3)]), ((4, 10), (4, 16), [(7, 9), (2, 3)]), ((8,), (16,), [(5, 5)]),
+     ((8, 8), (16, 16), [(3, 3), (3, 3)]), ((8, 10), (16, 16), [(2, 3), (2, 3)])],
+    ids=["three", "skipped", "one", "tokens", "tokens-of-two-widths"],
+)  # fmt: skip
+def test_any_layers_and_odd_grids_come_back_in_their_shapes(channels, strides, sides):
+    student = Student(layout_of(channels, strides))
+    maps = [torch.rand(2, c, *s) for c, s in zip(channels, sides, strict=True)]
+    found = student(maps)
+    assert [m.shape for m in found] == [m.shape for m in maps]
+    distillation_loss(maps, found).backward()
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in student.parameters())
+
+
+def test_what_cannot_be_halved_is_refused():
+    with pytest.raises(ValueError, match=r"1, 2, 4, .* times the one before, got \(4, 12\)"):
+        layout_of((4, 8), (4, 12))
+    with pytest.raises(ValueError, match="times the one before"):
+        layout_of((4, 8), (16, 4))
+    with pytest.raises(ValueError, match="a layer has channels and a stride"):
+        layout_of((), ())
+    with pytest.raises(ValueError, match=r"multiples of 16"):  # a network that rounds down
+        Student(layout_of((4, 8), (8, 16)))([torch.rand(1, 4, 7, 8), torch.rand(1, 8, 3, 4)])
+
+
+def test_maps_with_negative_values_are_decoded_with_such():
+    teacher = Backbone(layers=(1, 2, 3), weights="random")
+    assert student_of(teacher, (64, 64)).decoder.stages[0][-1][-1].signed  # its blocks end in a plain convolution
+    resnet = Backbone("resnet10t", (1, 2), weights="random")
+    student = student_of(resnet, (64, 64))
+    maps = [m.clone() for m in resnet(torch.rand(2, 3, 64, 64))]
+    assert not student.decoder.stages[0][-1][-1].signed and all(bool((m >= 0).all()) for m in student(maps))
+
+
+def test_losses_of_equal_opposite_and_scaled_maps():
+    g = torch.Generator().manual_seed(0)
+    maps = [torch.randn(3, 4, 5, 5, generator=g), torch.randn(3, 6, 3, 3, generator=g)]
+    for kind in LOSSES:
+        assert distillation_loss(maps, [3 * m for m in maps], kind).item() == pytest.approx(0, abs=1e-6)
+        assert distillation_loss(maps, [-m for m in maps], kind).item() == pytest.approx(4, abs=1e-6)
+    with pytest.raises(ValueError, match="got 'pixel'"):
+        distillation_loss(maps, maps, "pixel")
+
+
+def test_distances_are_upsampled_with_corners_aligned_and_added():
+    d = torch.tensor([[[0.0, 3.0], [6.0, 9.0]]])
+    found = summed([d, torch.ones(1, 1, 1)], (4, 4))
+    step = torch.arange(4.0)
+    assert torch.allclose(found[0], 1 + step[None] + 2 * step[:, None])
