@@ -25,6 +25,7 @@ from patchcore_fast.scoring import gaussian_blur
 from .repositories import checkout
 
 pytestmark = pytest.mark.thorough
+SIDES = (16, 8, 4)
 PAIRS = {
     "wide-resnet-50": ((256, 512, 1024), "AttnBottleneck", 3, "de_wide_resnet50_2", {"width_per_group": 128}),
     "resnet-18": ((64, 128, 256), "AttnBasicBlock", 2, "de_resnet18", {}),
@@ -70,7 +71,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Student, dict[str, torch.nn.Mo
         "bn": resnet.BN_layer(getattr(resnet, block), blocks, **options),
         "decoder": getattr(de_resnet, decoder)(**options),
     }
-    ours = Student(layout_of(channels, (4, 8, 16)))
+    ours = Student(layout_of([(c, side, side) for c, side in zip(channels, SIDES, strict=True)]))
     states: dict[str, dict[str, torch.Tensor]] = {"bn": {}, "decoder": {}}
     for name, value in ours.state_dict().items():
         part, there = their_name(name)
@@ -80,7 +81,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Student, dict[str, torch.nn.Mo
         assert not missing.unexpected_keys
         assert {key.split(".")[0] for key in missing.missing_keys} <= {"conv4", "bn4"}  # theirs never runs them
     g = torch.Generator().manual_seed(0)
-    maps = [torch.randn(4, c, s, s, generator=g).clamp(min=0) for c, s in zip(channels, (16, 8, 4), strict=True)]
+    maps = [torch.randn(4, c, s, s, generator=g).clamp(min=0) for c, s in zip(channels, SIDES, strict=True)]
     return ours, theirs, maps
 
 

@@ -20,7 +20,8 @@ class Layout:
 
     Attributes
     ----------
-    channels, strides : of the teacher's layers, the shallowest first.
+    channels : of the teacher's layers, the finest grid first.
+    ratios : how many times as fine each grid is as the next one: 1, 2, 4, ...
     narrow : blocks are bottlenecks (1x1, 3x3, 1x1) and half as wide inside, as WideResNet-50's; else two 3x3
         convolutions, as ResNet-18's.
     bottleneck : blocks of the stage that makes the code.
@@ -29,33 +30,40 @@ class Layout:
     """
 
     channels: tuple[int, ...]
-    strides: tuple[int, ...]
+    ratios: tuple[int, ...]
     narrow: bool
     bottleneck: int
     decoder: tuple[int, ...]
     signed: bool
 
 
-def layout_of(channels: Sequence[int], strides: Sequence[int], *, signed: bool = False) -> Layout:
-    """The layout for a teacher: that of the public code for WideResNet-50 where the deepest layer has at least 512
-    channels, else that for ResNet-18.
+def layout_of(shapes: Sequence[tuple[int, int, int]], *, signed: bool = False) -> Layout:
+    """The layout for a teacher's maps (C, h, w): that of the public code for WideResNet-50 where the deepest layer has
+    at least 512 channels, else that for ResNet-18.
 
     Raises
     ------
-    ValueError : no layers, or strides that are not 1, 2, 4, ... times the one before.
+    ValueError : grids that do not become each other by halving, rounded up; one that is too small.
     """
-    channels, strides = tuple(channels), tuple(strides)
-    if not channels or len(channels) != len(strides):
-        raise ValueError(f"reverse distillation: a layer has channels and a stride, got {channels} and {strides}")
-    for shallow, deep in pairwise(strides):
-        ratio = deep // shallow
-        if deep % shallow or ratio & (ratio - 1):
-            raise ValueError(
-                f"reverse distillation: each layer's stride must be 1, 2, 4, ... times the one before, got {strides}"
-            )
+    channels, grids = tuple(c for c, _, _ in shapes), [shape[1:] for shape in shapes]
+    ratios = tuple(_ratio(fine, coarse, grids) for fine, coarse in pairwise(grids))
+    if max(grids[-1]) <= 2:  # batch norm of a last batch of one image needs two places
+        raise ValueError(f"reverse distillation: the deepest layer has a grid of {grids[-1][0]} x {grids[-1][1]}, which "
+                         "leaves one place of code; take larger images")  # fmt: skip
     narrow, stages = channels[-1] >= _WIDE, len(channels)
     blocks = (3, 4, *(6,) * stages)[:stages] if narrow else (2,) * stages
-    return Layout(channels, strides, narrow, blocks[0], blocks, signed)
+    return Layout(channels, ratios, narrow, blocks[0], blocks, signed)
+
+
+def _ratio(fine: tuple[int, int], coarse: tuple[int, int], grids: Sequence[tuple[int, int]]) -> int:
+    for ratio in (1 << i for i in range(max(fine).bit_length() + 1)):
+        if (-(-fine[0] // ratio), -(-fine[1] // ratio)) == coarse:
+            return ratio
+    said = ", ".join(f"{height} x {width}" for height, width in grids)
+    raise ValueError(
+        f"reverse distillation: the backbone's layers have grids of {said}, and each must be the one before halved "
+        "(rounded up) some times; take sides of images that are multiples of the backbone's stride, or other layers"
+    )
 
 
 def convolution(taken: int, given: int, kernel: int, change: str = SAME) -> nn.Module:

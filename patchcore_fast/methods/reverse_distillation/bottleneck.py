@@ -14,8 +14,8 @@ from patchcore_fast.methods.reverse_distillation.blocks import HALVED, Layout, c
 class Bottleneck(nn.Module):
     """Maps of all layers -> the code, with twice the channels of the deepest layer on half its grid.
 
-    A layer goes down by 3x3 convolutions of stride 2, each with batch norm and ReLU and with the channels of the next
-    layer, as far as its stride is from the deepest one's. Grids are halved rounding up, so sides may be odd.
+    A layer goes down to the deepest grid by 3x3 convolutions of stride 2, each with batch norm and ReLU and with the
+    channels of the next layer. Grids are halved rounding up, so sides may be odd.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -34,9 +34,8 @@ class Bottleneck(nn.Module):
 def _down(layout: Layout, layer: int) -> nn.Sequential:
     """From one layer to the deepest: channels change with the layers on the way, whatever their strides."""
     parts: list[nn.Module] = []
-    for shallow, deep in pairwise(range(layer, len(layout.channels))):
-        taken, given = layout.channels[shallow], layout.channels[deep]
-        times = (layout.strides[deep] // layout.strides[shallow]).bit_length() - 1
+    for (taken, given), ratio in zip(pairwise(layout.channels[layer:]), layout.ratios[layer:], strict=True):
+        times = ratio.bit_length() - 1
         for i in range(times):
             parts += [convolution(given if i else taken, given, 3, HALVED), nn.BatchNorm2d(given), nn.ReLU()]
         if not times and taken != given:  # the same grid: nothing to halve, but channels must agree

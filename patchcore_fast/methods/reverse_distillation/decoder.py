@@ -12,18 +12,18 @@ from patchcore_fast.methods.reverse_distillation.blocks import DOUBLED, SAME, La
 class Decoder(nn.Module):
     """The code -> maps with the teacher's channels on the teacher's grids, a stage of blocks for each layer.
 
-    A stage doubles the grid as often as the strides of its layers differ; the first one goes from the code to the
-    deepest layer. Where the teacher's grid is odd, the last row or column of the doubled one is cut off.
+    A stage doubles the grid as often as it is halved on the way down; the first one goes from the code to the deepest
+    layer. Where the teacher's grid is odd, the last row or column of the doubled one is cut off.
     """
 
     def __init__(self, layout: Layout) -> None:
         """Untrained, drawn from torch's global generator."""
         super().__init__()
         channels = [2 * layout.channels[-1], *layout.channels[::-1]]
-        strides = [2 * layout.strides[-1], *layout.strides[::-1]]
+        ratios = [2, *layout.ratios[::-1]]
         self.stages = nn.ModuleList()
         for i, blocks in enumerate(layout.decoder):
-            taken, given, ratio = channels[i], channels[i + 1], strides[i] // strides[i + 1]
+            taken, given, ratio = channels[i], channels[i + 1], ratios[i]
             doubled = [stage(layout, taken, taken, 1, DOUBLED) for _ in range(ratio.bit_length() - 2)]
             change = SAME if ratio == 1 else DOUBLED
             self.stages.append(
