@@ -48,8 +48,10 @@ def layout_of(shapes: Sequence[tuple[int, int, int]], *, signed: bool = False) -
     channels, grids = tuple(c for c, _, _ in shapes), [shape[1:] for shape in shapes]
     ratios = tuple(_ratio(fine, coarse, grids) for fine, coarse in pairwise(grids))
     if max(grids[-1]) <= 2:  # batch norm of a last batch of one image needs two places
-        raise ValueError(f"reverse distillation: the deepest layer has a grid of {grids[-1][0]} x {grids[-1][1]}, which "
-                         "leaves one place of code; take larger images")  # fmt: skip
+        raise ValueError(
+            f"reverse distillation: the deepest layer has a grid of {grids[-1][0]} x {grids[-1][1]}, which leaves one "
+            "place of code; take larger images"
+        )
     narrow, stages = channels[-1] >= _WIDE, len(channels)
     blocks = (3, 4, *(6,) * stages)[:stages] if narrow else (2,) * stages
     return Layout(channels, ratios, narrow, blocks[0], blocks, signed)
