@@ -99,7 +99,7 @@ class SimpleNetSettings(MethodSettings):
     """
 
     group: ClassVar[str] = "simplenet"
-    uses: ClassVar[tuple[str, ...]] = (*COMMON, "patch_size")
+    uses: ClassVar[tuple[str, ...]] = (*COMMON, "patch_size", "fusion", "dim", "layer_dim", "feature_resize")
     epochs: int = setting(40, "rounds over the images", least=1, most=100_000, metavar="N")
     steps: int = setting(4, "passes of the discriminator an epoch", least=1, most=1_000, metavar="N")
     batch_size: int = setting(8, "images in a step", least=1, most=65_536, metavar="N")
