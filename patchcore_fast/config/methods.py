@@ -137,7 +137,9 @@ class ReverseDistillationSettings(MethodSettings):
     """
 
     group: ClassVar[str] = "rd"
-    uses: ClassVar[tuple[str, ...]] = (*COMMON, "scorer", "noise_scale", "noise_draws")
+    uses: ClassVar[tuple[str, ...]] = (  # maps of all layers are up-sampled before they are added, in one way
+        *(name for name in COMMON if name != "upsample"), "scorer", "noise_scale", "noise_draws",
+    )  # fmt: skip
     loss: str = setting("map", "cosine of whole maps, or of positions", choices=("map", "position"))
     epochs: int = setting(100, "rounds over the images", least=1, most=100_000, metavar="N")
     learning_rate: float = setting(0.005, "of Adam", parse=float, metavar="X")
@@ -183,6 +185,12 @@ class MethodPreset:
     differs: tuple[str, ...] = ()
 
 
+RD_DIFFERS = (
+    "A small backbone in place of WideResNet-50: blocks are those that the public code has for ResNet-18, and as its "
+    "maps have negative values, the decoder's do not end in a ReLU.",
+    "100 epochs, in the public code 200.",
+    "A tenth of the training images is held out for the threshold.",
+)
 METHOD_PRESETS: Mapping[str, MethodPreset] = MappingProxyType({
     "padim": MethodPreset(
         "padim", {"backbone": "resnet18", "image_size": 256, "crop": 224, "upsample": "bilinear"}, {"dim": 100},
@@ -196,7 +204,15 @@ METHOD_PRESETS: Mapping[str, MethodPreset] = MappingProxyType({
          "No turned copies of the few images.", "The residual's norm, in the paper its square."),
     ),
     "simplenet": MethodPreset("simplenet", {}, {}, "SimpleNet, Liu et al., CVPR 2023, on the default backbone"),
-    "rd": MethodPreset("rd", {}, {}, "Reverse distillation, Deng and Li, CVPR 2022, on the default backbone"),
+    "rd": MethodPreset(
+        "rd", {}, {}, "Reverse distillation, Deng and Li, CVPR 2022, on the default backbone", RD_DIFFERS,
+    ),
+    "rd-ader": MethodPreset(
+        "rd", {"backbone": "wide_resnet50_2", "image_size": 256},
+        {"epochs": 100, "batch_size": 8, "weight_decay": 1e-4, "warmup": 5, "decay_at": 0.8},
+        "Reverse distillation as configured for ADer: WideResNet-50 at 256 px, 100 epochs (or 300: epochs = 300)",
+        ("ADer gives Adam 0.005 x batch / 16, which would be 0.0025; here 0.005 stays.", RD_DIFFERS[-1]),
+    ),
 })  # fmt: skip
 
 

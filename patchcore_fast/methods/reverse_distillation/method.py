@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from patchcore_fast.methods.kept_maps import KeptMaps
     from patchcore_fast.methods.module import MethodModule
 
+SCORERS = ("distance", "noising")
 DECAY = 0.1  # of the learning rate, where it has a step
 
 
@@ -39,6 +40,12 @@ class ReverseDistillation(TrainedMethod):
     settings: ReverseDistillationSettings
     _normal: list[Tensor] | None = None  # features of each layer, for noise
 
+    def __init__(self, *args: Any, **named: Any) -> None:
+        """As `Method`. ValueError: also, a scorer that it does not have."""
+        super().__init__(*args, **named)
+        if (scorer := self.config.scoring.scorer) not in SCORERS:
+            raise ValueError(f"{self.title}: scorer must be one of {', '.join(SCORERS)}, got {scorer!r}")
+
     def _modules(self) -> Modules:
         return {"student": Student(self._layout)}
 
@@ -47,9 +54,7 @@ class ReverseDistillation(TrainedMethod):
         adam = torch.optim.Adam(modules["student"].parameters(), s.learning_rate, s.betas, weight_decay=s.weight_decay)
         return {"adam": adam}
 
-    def _loss(
-        self, modules: Modules, maps: list[Tensor], draws: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(self, modules: Modules, maps: list[Tensor], draws: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         return distillation_loss(maps, modules["student"](maps), self.settings.loss), {}
 
     def _rate(self, epochs: float) -> float:

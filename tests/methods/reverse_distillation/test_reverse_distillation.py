@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from patchcore_fast.config.methods import ReverseDistillationSettings
+from patchcore_fast.config.methods import MethodConfig, ReverseDistillationSettings
 from patchcore_fast.errors import BankError
 from patchcore_fast.methods import load_any, make_method
 from patchcore_fast.methods.reverse_distillation import ReverseDistillation
@@ -106,3 +106,15 @@ def test_a_backbone_without_negative_values_is_decoded_without(model):
     assert model._layout.signed  # of EfficientNet maps end in a plain convolution
     resnet = make_method("rd", config(backbone="test_resnet", layers=(1, 2, 3)))
     assert not resnet._layout.signed
+
+
+def test_settings_of_the_presets_and_what_is_refused():
+    ader = MethodConfig.preset("rd-ader")
+    s = ader.settings
+    assert (s.batch_size, s.weight_decay, s.warmup, s.decay_at, s.epochs) == (8, 1e-4, 5, 0.8, 100)
+    assert (s.learning_rate, s.betas, ader.base.layers) == (0.005, (0.5, 0.999), (1, 2, 3))
+    assert MethodConfig.preset("rd").settings == ReverseDistillationSettings()
+    with pytest.raises(ValueError, match="scorer must be one of distance, noising, got 'influence'"):
+        make_method("rd", config(**LAYERS, scorer="influence"))
+    with pytest.raises(ValueError, match=r"scoring\.upsample means nothing"):
+        make_method("rd", config(**LAYERS, upsample="nearest"))
