@@ -13,6 +13,7 @@ from patchcore_fast.config.families import depth_of, family_of
 from patchcore_fast.config.patchcore import PatchCoreConfig
 from patchcore_fast.config.record import GROUP_OF, GROUPS, grouped
 from patchcore_fast.config.toml import read_toml, toml_text
+from patchcore_fast.config.tracking import TrackingSettings
 from patchcore_fast.errors import DataError
 from patchcore_fast.files import atomic_write
 
@@ -208,10 +209,10 @@ METHOD_PRESETS: Mapping[str, MethodPreset] = MappingProxyType({
         "rd", {}, {}, "Reverse distillation, Deng and Li, CVPR 2022, on the default backbone", RD_DIFFERS,
     ),
     "rd-ader": MethodPreset(
-        "rd", {"backbone": "wide_resnet50_2", "image_size": 256},
-        {"epochs": 100, "batch_size": 8, "weight_decay": 1e-4, "warmup": 5, "decay_at": 0.8},
-        "Reverse distillation as configured for ADer: WideResNet-50 at 256 px, 100 epochs (or 300: epochs = 300)",
-        ("ADer gives Adam 0.005 x batch / 16, which would be 0.0025; here 0.005 stays.", RD_DIFFERS[-1]),
+        "rd", {}, {"batch_size": 8, "weight_decay": 1e-4, "warmup": 5, "decay_at": 0.8},
+        "Reverse distillation as it is trained in pipelines made like ADer (zhangzjn/ADer), on the default backbone",
+        ("ADer's own configuration has a batch of 16 and no warm-up, gives Adam no weight decay, and clips gradients "
+         "at 5; with other batches it changes the learning rate in proportion.", RD_DIFFERS[0], RD_DIFFERS[-1]),
     ),
 })  # fmt: skip
 
@@ -311,6 +312,7 @@ class MethodConfig:
         beneath = {} if preset is None else _preset(preset)
         try:
             values = read_toml(path)
+            TrackingSettings.of_table(values.pop(TrackingSettings.group, {}))  # of the run, not of the model
             if "method" not in values and not beneath:
                 raise ValueError(f"says no method: method = one of {', '.join(METHODS)}")
             if beneath and values.setdefault("method", beneath["method"]) != beneath["method"]:
