@@ -201,8 +201,9 @@ METHOD_PRESETS: Mapping[str, MethodPreset] = MappingProxyType({
     "subspace": MethodPreset(
         "subspace", {"image_score": "top:0.01"}, {"variance": 0.99},
         "SubspaceAD, Lendering et al., CVPR 2026, on the default backbone",
-        ("A small CNN in place of DINOv2-giant, of which one concatenates layers and the paper averages them.",
-         "No turned copies of the few images.", "The residual's norm, in the paper its square."),
+        ("A small CNN whose layers stand side by side, in place of DINOv2-giant with the mean of seven layers.",
+         "No augmented copies of the few images, there 30 of each.", "The residual's norm, there its square.",
+         "The image score is the mean of the highest 1 % of the patches, there of the map's pixels."),
     ),
     "simplenet": MethodPreset("simplenet", {}, {}, "SimpleNet, Liu et al., CVPR 2023, on the default backbone"),
     "rd": MethodPreset(
