@@ -24,7 +24,9 @@ from patchcore_fast.cli.options import (
 from patchcore_fast.cli.process import PROGRAM
 from patchcore_fast.cli.signals import add_signals
 from patchcore_fast.cli.tracking import add_tracking
+from patchcore_fast.cli.train import add_arguments as add_train
 from patchcore_fast.config.base import nearest
+from patchcore_fast.config.methods import METHODS
 from patchcore_fast.config.running import device
 from patchcore_fast.config.selection import SAMPLERS
 
@@ -192,6 +194,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_threshold(evaluate)
     add_group(evaluate, "running")
     add_download(evaluate)
+
+    trained = command("train", ("train", "train"), f"train another method than PatchCore: {', '.join(METHODS)}",
+                      "train simplenet bottles --output bottles.safetensors")  # fmt: skip
+    add_train(trained)
 
     alone = command("zeroshot", ("zeroshot", "zeroshot"), "let unlabelled images score each other, without training",
                     "zeroshot photos --output out")  # fmt: skip

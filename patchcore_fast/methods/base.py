@@ -21,6 +21,7 @@ from patchcore_fast.errors import DataError
 from patchcore_fast.features import Backbone, FeatureSource
 from patchcore_fast.features.modules import as_source
 from patchcore_fast.kernels.surroundings import undisturbed
+from patchcore_fast.methods.checkpoint import read_checkpoint
 from patchcore_fast.methods.file import Learned, Shapes, check_tensors, read_model, write_model
 from patchcore_fast.methods.module import FrozenMaps, MethodModule, score_images
 from patchcore_fast.methods.reading import Read, Reading
@@ -282,9 +283,12 @@ class Method(Predicting, ABC):
         backbone: Any = None,
         progress: bool | None = None,
     ) -> Self:
-        """A model from its file; arguments and errors as of `PatchCore.load`."""
+        """A model from its file, or from a folder of checkpoints, then without a threshold (`methods.checkpoint`).
+
+        Arguments and errors as of `PatchCore.load`.
+        """
         path = Path(path)
-        learned, tensors = read_model(path)
+        learned, tensors = (read_checkpoint if path.is_dir() else read_model)(path)
         settings = learned.settings
         if settings.method != cls.name:
             raise bank_error(path, f"a model of the method {settings.method}, and {cls.name} is wanted")
