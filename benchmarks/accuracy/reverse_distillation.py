@@ -71,7 +71,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for column, name in enumerate(names):
         for line, (key, text) in enumerate(shown.items()):
             axes = figure.add_subplot(len(shown), len(names), 1 + column + line * len(names))
-            for seed in range(result["options"]["seeds"]):
+            for seed in dict.fromkeys(r["seed"] for r in result["curves"] if r["set"] == name):
                 rows = [r for r in result["curves"] if r["set"] == name and r["seed"] == seed and key in r]
                 axes.plot([r["epoch"] for r in rows], [r[key] for r in rows], color=LINES[seed % len(LINES)],
                           marker="" if key == "loss" else "o", markersize=4, label=f"seed {seed}")  # fmt: skip
