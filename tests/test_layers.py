@@ -52,6 +52,7 @@ LAYER = {
     "doctor": 5,
     "experiments": 5,
     "export": 5,
+    "methods": 5,
     "demo": 5,
     "zeroshot": 5,
     "cli": 6,

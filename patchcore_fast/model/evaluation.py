@@ -12,12 +12,12 @@ import numpy as np
 
 from patchcore_fast import metrics
 from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.config.methods import MethodConfig
 from patchcore_fast.data import ImageRecord
 from patchcore_fast.errors import DataError
-from patchcore_fast.layered_bank import Bank
 from patchcore_fast.model.batches import Batch
 from patchcore_fast.model.results import Evaluation, Prediction
-from patchcore_fast.model.threshold import false_alarm_interval, held_out
+from patchcore_fast.model.threshold import Decided, false_alarm_interval, held_out
 
 _NAN = float("nan")
 
@@ -26,8 +26,8 @@ def evaluate_batches(
     batches: Iterable[Batch],
     predict: Callable[[Batch], Iterable[Prediction]],
     name: Callable[[Path], str],
-    bank: Bank,
-    config: PatchCoreConfig,
+    bank: Decided,
+    config: PatchCoreConfig | MethodConfig,
 ) -> Evaluation:
     """Predict every batch, then see `evaluate_predictions`. Of the settings, the selection is the bank's own."""
     clock = time.perf_counter()
@@ -38,7 +38,7 @@ def evaluate_batches(
         seen.append(replace(batch, images=batch.images[:0].clone()))  # only the truth is wanted; a view holds it all
     taken = time.perf_counter() - clock
     expected = None if bank.threshold is None else false_alarm_interval(held_out(bank), bank.threshold)
-    if bank.config:
+    if bank.config and isinstance(config, PatchCoreConfig):
         config = config.replace(selection=PatchCoreConfig.from_dict(bank.config).selection)
     return evaluate_predictions(predictions, seen, name, bank.threshold, expected, config, taken)
 
@@ -49,7 +49,7 @@ def evaluate_predictions(
     name: Callable[[Path], str],
     threshold: float | None,
     expected: tuple[float, float] | None,
-    config: PatchCoreConfig,
+    config: PatchCoreConfig | MethodConfig,
     seconds: float,
 ) -> Evaluation:
     """Build the Evaluation of predictions that came from `batches`, in the same order.

@@ -1,0 +1,191 @@
+"""PaDiM (Defard et al., "PaDiM: a Patch Distribution Modeling Framework", 2020): a Gaussian for each position."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from patchcore_fast.config.methods import PadimSettings
+from patchcore_fast.methods.base import Method, Read, Shapes, said
+from patchcore_fast.methods.held_out import Kept
+
+_NUMBERS = 1 << 22  # of covariances that are factored at a time
+
+
+class Padim(Method):
+    """Patch scores are Mahalanobis distances to the Gaussian of the training images at the same position.
+
+    Parts must lie alike in all images: where an object is turned or shifted, another position's Gaussian judges it.
+    Channels are those of all layers, brought to the largest map by repeating the nearest place (as anomalib does), and
+    `dim` of them drawn by the seed. Sums are kept in float64 around the first image, for each position dim + dim^2 of
+    them; beside them only features of the images that the threshold asks, at most 200. Arguments as of `Method`.
+    """
+
+    name, title, settings_type = "padim", "PaDiM", PadimSettings
+    settings: PadimSettings
+
+    def _fit(self, batches: Read, count: int | None, **options: Any) -> list[float]:
+        chosen = self._drawn()
+        sums, kept = _Sums(), Kept()
+        for batch in batches():
+            x = _joined(self.maps(batch.images), _by_layer(chosen, self._channels)).flatten(2).transpose(1, 2)
+            sums.add(x)
+            kept.add(x)
+        if not sums.count:
+            return []
+        positions, dim = sums.first.shape
+        mean = torch.empty(positions, dim, device=self.device)
+        factor = mean.new_empty(positions, dim, dim)
+        folds = list(kept.folds())
+        features = kept.features if folds else mean[None, :, :0]
+        scores = torch.zeros(features.shape[:2], dtype=torch.float64, device=self.device)
+        step = max(1, _NUMBERS // dim**2)
+        for low in range(0, positions, step):
+            part = slice(low, low + step)
+            block = sums.at(part)
+            mean[part], factor[part] = (t.float() for t in block.gaussians(self.settings.ridge))
+            for fold in folds:
+                x = features[fold][:, part].double()
+                without_mean, without = block.without(x).gaussians(self.settings.ridge)
+                scores[fold, part] = _distances(x.permute(1, 2, 0), without_mean, without).T
+        self._channels_drawn, self._mean, self._factor = chosen, mean, factor
+        height, width = self._grid
+        return self._image_scores(scores.view(-1, height, width)) if folds else []
+
+    def said(self) -> str:
+        """With the channels."""
+        rest = said(self.learned).partition(",")[2]
+        return f"{self.title}, {self._mean.shape[1]:,} of {sum(self._channels):,} channels,{rest}"
+
+    def _scorer(self) -> torch.nn.Module:
+        return _Gaussians(_by_layer(self._channels_drawn, self._channels), self._mean, self._factor, self._grid)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        rows, columns = torch.tril_indices(*self._factor.shape[1:])
+        return {"channels": self._channels_drawn, "mean": self._mean, "factor": self._factor[:, rows, columns]}
+
+    def _shapes(self, stored: dict[str, torch.Tensor]) -> Shapes:
+        height, width = self._grid
+        positions, dim = height * width, min(self.settings.dim, sum(self._channels))
+        return {"channels": (torch.int64, (dim,)), "mean": (torch.float32, (positions, dim)),
+                "factor": (torch.float32, (positions, dim * (dim + 1) // 2))}  # fmt: skip
+
+    def _restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        chosen, self._mean = tensors["channels"].cpu(), tensors["mean"]
+        if not bool((chosen.diff() > 0).all()) or int(chosen[0]) < 0 or int(chosen[-1]) >= sum(self._channels):
+            raise ValueError(f"channels must be ascending and below {sum(self._channels)}")
+        positions, dim = self._mean.shape
+        rows, columns = torch.tril_indices(dim, dim)
+        self._channels_drawn = chosen
+        self._factor = self._mean.new_zeros(positions, dim, dim)
+        self._factor[:, rows, columns] = tensors["factor"]
+
+    @property
+    def _channels(self) -> tuple[int, ...]:
+        return tuple(c for c, _, _ in self.map_shapes)
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """(h, w) of the largest map, of equals the first."""
+        return max(((h, w) for _, h, w in self.map_shapes), key=lambda s: s[0] * s[1])
+
+    def _drawn(self) -> torch.Tensor:
+        """The channels that count, ascending, [d] int64."""
+        generator = torch.Generator().manual_seed(self.config.selection.seed)
+        return torch.randperm(sum(self._channels), generator=generator)[: self.settings.dim].sort().values
+
+
+class _Gaussians(torch.nn.Module):
+    """The scorer: distances of drawn channels to the Gaussian of their position."""
+
+    mean: torch.Tensor
+    factor: torch.Tensor
+
+    def __init__(
+        self, chosen: list[torch.Tensor], mean: torch.Tensor, factor: torch.Tensor, grid: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.grid, self.layers = grid, len(chosen)
+        self.register_buffer("mean", mean)
+        self.register_buffer("factor", factor)
+        for i, numbers in enumerate(chosen):
+            self.register_buffer(f"chosen{i}", numbers.to(mean.device))
+
+    def forward(self, maps: list[torch.Tensor], _size: tuple[int, int]) -> torch.Tensor:
+        x = _joined(maps, [self.get_buffer(f"chosen{i}") for i in range(self.layers)])
+        found = _distances(x.flatten(2).permute(2, 1, 0), self.mean, self.factor)  # [P, B]
+        return found.T.reshape(-1, *self.grid)
+
+
+class _Sums:
+    """Count, sums [P, d] and sums of products [P, d, d] of features by position, float64, around the first image."""
+
+    count = 0
+    origin: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+
+    def add(self, x: torch.Tensor, sign: int = 1) -> None:
+        """Images [B, P, d] more; with sign -1 less. ValueError: numbers that are not finite."""
+        if not self.count and sign > 0:
+            self.origin = x[0].double()
+            self.first = torch.zeros_like(self.origin)
+            self.second = self.first[..., None].expand(-1, -1, x.shape[2]).clone()
+        moved = (x.double() - self.origin).transpose(0, 1)  # [P, B, d]
+        self.first += sign * moved.sum(1)
+        self.second.baddbmm_(moved.transpose(1, 2), moved, alpha=sign)
+        self.count += sign * len(x)
+        if not bool(torch.isfinite(self.first).all()):
+            raise ValueError("PaDiM.fit: features must be finite")
+
+    def at(self, positions: slice) -> _Sums:
+        """Those of some positions."""
+        found = _Sums()
+        found.count, found.origin = self.count, self.origin[positions]
+        found.first, found.second = self.first[positions], self.second[positions]
+        return found
+
+    def without(self, x: torch.Tensor) -> _Sums:
+        """Those without images [B, P, d] that are among them."""
+        found = self.at(slice(None))
+        found.first, found.second = found.first.clone(), found.second.clone()
+        found.add(x, -1)
+        return found
+
+    def gaussians(self, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means [P, d], and W [P, d, d] lower triangular: |W (x - mean)| is the distance by the covariance + ridge I.
+
+        The covariance has n - 1 below it, as the paper; one image has none.
+        """
+        shift = self.first / self.count
+        products = shift[:, :, None] * shift[:, None, :]
+        covariance = (self.second - self.count * products) / max(self.count - 1, 1)
+        covariance.diagonal(dim1=1, dim2=2).add_(ridge)
+        lower = torch.linalg.cholesky(covariance)
+        eye = torch.eye(lower.shape[1], dtype=lower.dtype, device=lower.device)
+        return self.origin + shift, torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
+
+
+def _distances(x: torch.Tensor, mean: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """[P, B] of features [P, d, B] by means [P, d] and W [P, d, d]."""
+    return (factor @ (x - mean[:, :, None])).square().sum(1).sqrt()
+
+
+def _joined(maps: list[torch.Tensor], chosen: list[torch.Tensor]) -> torch.Tensor:
+    """[B, d, h, w] of the largest map's grid: these channels of each layer, side by side."""
+    size = max((m.shape[2:] for m in maps), key=lambda s: s[0] * s[1])
+    parts = []
+    for m, numbers in zip(maps, chosen, strict=True):
+        if len(numbers):
+            part = m[:, numbers.to(m.device)]
+            parts.append(part if part.shape[2:] == size else F.interpolate(part, size=size, mode="nearest"))
+    return torch.cat(parts, dim=1)
+
+
+def _by_layer(chosen: torch.Tensor, channels: tuple[int, ...]) -> list[torch.Tensor]:
+    """Numbers among all channels as numbers within each layer."""
+    starts = torch.tensor([0, *channels]).cumsum(0).tolist()
+    return [chosen[(chosen >= low) & (chosen < high)] - low for low, high in pairwise(starts)]
