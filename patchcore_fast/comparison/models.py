@@ -7,6 +7,7 @@ from typing import Any
 
 from patchcore_fast.comparison.plan import BANKS, FOREIGN
 from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.config.methods import MethodConfig
 
 
 def make_model(method: str, settings: Mapping[str, Any]) -> Any:
@@ -25,4 +26,6 @@ def make_model(method: str, settings: Mapping[str, Any]) -> Any:
         from patchcore_fast.model import PatchCore
 
         return PatchCore(PatchCoreConfig.from_dict(settings), progress=False)
-    raise ValueError(f"make_model: no method {method!r}")
+    from patchcore_fast.methods import make_method
+
+    return make_method(method, MethodConfig.from_dict(settings), progress=False)

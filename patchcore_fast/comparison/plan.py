@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from patchcore_fast.config import PatchCoreConfig
-from patchcore_fast.config.base import Settings, nearest
+from patchcore_fast.config.base import nearest, settings_of
+from patchcore_fast.config.methods import METHODS, MethodConfig, settings_kind, three_layers
 from patchcore_fast.errors import DataError
 
 BANKS: Mapping[str, Mapping[str, Any]] = {"patchcore": {}, "elfs": {"sampler": "elfs"}}  # name -> settings of its own
-METHODS: Mapping[str, type[Settings]] = {}
 FOREIGN = "anomalib:"
 MOST_SEEDS = 100
 
@@ -113,10 +113,35 @@ def entries(
 
 def _settings(name: str, file: str | None, shared: Mapping[str, Any], epochs: int | None) -> dict[str, Any]:
     if name in METHODS:
-        raise NotImplementedError
+        return _trained(name, file, shared, epochs).to_dict()
+    if name.startswith(FOREIGN):
+        return _foreign(name, shared) | {"anomalib": {"epochs": epochs}}
     config = PatchCoreConfig() if file is None else PatchCoreConfig.from_toml(file)
-    found = config.replace(**BANKS.get(name, {}), **shared).to_dict()
-    return found | {"anomalib": {"epochs": epochs}} if name.startswith(FOREIGN) else found
+    return config.replace(**BANKS[name], **shared).to_dict()
+
+
+def _trained(name: str, file: str | None, shared: Mapping[str, Any], epochs: int | None) -> MethodConfig:
+    kind = settings_kind(name)
+    if file is None:
+        base, own = PatchCoreConfig(**shared), kind()
+    else:
+        found = MethodConfig.from_toml(file)
+        if found.method != name:
+            raise DataError(f"--config: {file} is of method {found.method!r}, and given for {name!r}")
+        base, own = found.base.replace(**shared), found.settings
+    if epochs is not None and "epochs" in {f.name for f in settings_of(kind)}:
+        own = own.replace(epochs=epochs)
+    return MethodConfig(name, base, own)
+
+
+def _foreign(name: str, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model of anomalib takes of ours; layers as our own methods of its kind have them."""
+    config = PatchCoreConfig(**shared)
+    if "layers" not in shared and plain(name) != plain(f"{FOREIGN}patchcore"):
+        config = config.replace(layers=three_layers(config.backbone))
+    return {
+        group: values for group, values in config.to_dict().items() if group in ("features", "selection", "running")
+    }
 
 
 def cells(sets: Sequence[Path], methods: Sequence[Entry], seeds: Sequence[int]) -> list[Cell]:

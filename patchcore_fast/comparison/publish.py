@@ -9,7 +9,7 @@ from patchcore_fast.comparison.plan import Cell, Entry
 from patchcore_fast.comparison.run import Done
 from patchcore_fast.comparison.table import lines_of
 from patchcore_fast.comparison.worker import TIMED
-from patchcore_fast.report.comparison import DRAWN, Line, plot_bars, plot_costs
+from patchcore_fast.report.comparison import DRAWN, plot_bars, plot_costs
 from patchcore_fast.report.page.comparison import write_comparison
 
 INDEX, COSTS_PNG, BARS_PNG = "index.html", "compare.png", "bars.png"
@@ -33,7 +33,11 @@ def publish(output: Path, name: str, cells: Sequence[Cell], done: Sequence[Done]
 def _summary(cells: Sequence[Cell], done: Sequence[Done]) -> str:
     methods, sets, seeds = (len({getattr(cell, part) for cell in cells}) for part in ("method", "set", "seed"))
     good = sum(each.error is None for each in done)
-    parts = [f"{methods} method{'s' * (methods > 1)}", f"{sets} set{'s' * (sets > 1)}", f"{seeds} seed{'s' * (seeds > 1)}"]
+    parts = [
+        f"{methods} method{'s' * (methods > 1)}",
+        f"{sets} set{'s' * (sets > 1)}",
+        f"{seeds} seed{'s' * (seeds > 1)}",
+    ]
     return f"{', '.join(parts)}: {good:,} of {len(cells):,} cells measured"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,9 +16,12 @@ from typing import Any
 
 from patchcore_fast.comparison.plan import FOREIGN, Cell, Entry
 from patchcore_fast.comparison.record import identity, read_record
+from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data.categories import files_digest, has_test
+from patchcore_fast.features import Backbone
 from patchcore_fast.names import printable
 
+log = logging.getLogger(__name__)
 MODULE = "patchcore_fast.comparison.worker"
 
 
@@ -80,9 +84,9 @@ def run(
 
 def start(job: Mapping[str, Any]) -> str:
     """Run a job in a new process; why it ended, "" where it ended well. Ctrl-C ends it too."""
-    with tempfile.TemporaryFile("w+", errors="replace") as log:
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
         # A session of its own: Ctrl-C of the terminal reaches this process, which ends that one.
-        child = subprocess.Popen([sys.executable, "-m", MODULE], stdin=subprocess.PIPE, stdout=log, stderr=log,
+        child = subprocess.Popen([sys.executable, "-m", MODULE], stdin=subprocess.PIPE, stdout=said, stderr=said,
                                  env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                                  start_new_session=True)  # fmt: skip
         try:
@@ -91,17 +95,19 @@ def start(job: Mapping[str, Any]) -> str:
             child.kill()
             child.wait()
             raise
-        log.seek(0)
-        return _ending(child.returncode, log.read())
+        said.seek(0)
+        text = said.read()
+        log.debug("%s, seed %s: %s", job["method"], job["settings"]["selection"]["seed"], text or "said nothing")
+        return _ending(child.returncode, text)
 
 
-def _ending(code: int, log: str) -> str:
+def _ending(code: int, said: str) -> str:
     if code == 0:
         return ""
     if code < 0:
         name = signal.Signals(-code).name
         return f"ended by {name}" + (": the machine may have run out of memory" if name == "SIGKILL" else "")
-    last = [line.strip() for line in log.splitlines() if line.strip()][-1:]
+    last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
     return printable(last[0]) if last else f"ended with code {code}"
 
 
@@ -112,9 +118,6 @@ class _Weights:
         self._known: dict[str, str] = {}
 
     def of(self, settings: Mapping[str, Any]) -> str:
-        from patchcore_fast.config import PatchCoreConfig
-        from patchcore_fast.features import Backbone
-
         config = PatchCoreConfig.from_dict({name: settings[name] for name in ("features", "selection")})
         f, seed = config.features, config.selection.seed
         key = json.dumps([settings["features"], seed if f.weights == "random" else None])

@@ -100,7 +100,11 @@ def write_table(
     columns += [part for column in COLUMNS for part in (column, f"{column}_std")] + ["error"]
     rows = []
     for line in lines:
-        row: dict[str, Any] = {"set": line.set or "mean", "method": line.method, "error": "; ".join(line.errors) or None}
+        row: dict[str, Any] = {
+            "set": line.set or "mean",
+            "method": line.method,
+            "error": "; ".join(line.errors) or None,
+        }
         row["status"] = "failed" if line.errors else "pending" if line.waiting else "done"
         row["seeds"] = max((v.count for v in line.values.values()), default=0) if line.set else None
         for column, value in line.values.items():

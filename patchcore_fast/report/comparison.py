@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from patchcore_fast.report.plots import LINES, new_figure, quiet, save_figure
+from patchcore_fast.report.plots import LINES, legend_below, new_figure, plain_numbers, quiet, save_figure
 from patchcore_fast.report.text import plot_label, plot_text
 
 # Of each column its heading, the decimals that are shown, and whether less is better.
@@ -23,7 +23,8 @@ COSTS = ("train_s", "image_ms", "peak_mib")
 METRICS = tuple(name for name in COLUMNS if name not in COSTS)
 DRAWN = ("image_auroc", "aupro")  # of the bars
 MARKERS = "osD^vPX*<>hp"
-COLUMNS_OF_LEGEND = 7
+LEGEND = 7  # columns, at most
+INK = "#1b2126"
 
 
 @dataclass(frozen=True)
@@ -101,21 +102,25 @@ def plot_costs(
         if line not in some:
             continue
         high = line.values[metric]
-        style = {"color": LINES[number % len(LINES)], "marker": MARKERS[number % len(MARKERS)], "markersize": 9,
-                 "capsize": 3, "linestyle": "none", "markeredgecolor": "white", "label": plot_label(line.method)}  # fmt: skip
+        style: dict[str, Any] = {
+            "color": LINES[number % len(LINES)], "marker": MARKERS[number % len(MARKERS)], "markersize": 9,
+            "capsize": 3, "linestyle": "none", "markeredgecolor": "white", "label": plot_label(line.method),
+        }  # fmt: skip
         for axes, cost in ((left, "train_s"), (right, "image_ms")):
             wide = line.values[cost]
             # An axis of logarithms: an error bar that would end at nought or below ends at half of the value.
             below = min(wide.spread or 0.0, wide.mean / 2)
             axes.errorbar([wide.mean], [high.mean], xerr=[[below], [wide.spread or 0.0]], yerr=high.spread or 0.0,
                           **style)  # fmt: skip
-    for axes, text in ((left, "seconds to train (log)"), (right, "ms an image (log)")):
-        _logarithmic(axes.xaxis, [x for line in some for x in (line.values["train_s" if axes is left else "image_ms"].mean,)])
+    for axes, cost, text in ((left, "train_s", "seconds to train (log)"), (right, "image_ms", "ms an image (log)")):
+        taken = [line.values[cost].mean for line in some]
+        axes.set_xscale("log")
+        axes.set_xlim(min(taken) / 1.8, max(taken) * 1.8)
+        plain_numbers(axes.xaxis, taken)
         axes.set_xlabel(text)
         quiet(axes)
     left.set_ylabel(COLUMNS[metric][0])
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), COLUMNS_OF_LEGEND), frameon=False, fontsize=9)
+    legend_below(figure, left, min(len(some), LEGEND))
     figure.suptitle(plot_text(title))
     save_figure(figure, path)
 
@@ -146,31 +151,17 @@ def plot_bars(lines: Sequence[Line], path: str | os.PathLike[str], *, title: str
             places = [(i + (number + 0.5) * wide - 0.4, v) for i, v in enumerate(found) if v is not None]
             if not places:
                 continue
-            x = [place for place, _ in places]
-            axes.bar(x, [v.mean - low for _, v in places], 0.92 * wide, bottom=low, color=LINES[number % len(LINES)],
-                     hatch="" if number < len(LINES) else "//", edgecolor="white", label=plot_label(method))  # fmt: skip
-            axes.errorbar(x, [v.mean for _, v in places], yerr=[v.spread or 0.0 for _, v in places], linestyle="none",
-                          color="#1b2126", elinewidth=1.2, capsize=2)  # fmt: skip
+            x, means = [place for place, _ in places], [v.mean for _, v in places]
+            hatch = "" if number < len(LINES) else "//"  # where colours begin again
+            axes.bar(x, [mean - low for mean in means], 0.92 * wide, bottom=low, color=LINES[number % len(LINES)],
+                     hatch=hatch, edgecolor="white", label=plot_label(method))  # fmt: skip
+            axes.errorbar(x, means, yerr=[v.spread or 0.0 for _, v in places], linestyle="none", color=INK,
+                          elinewidth=1.2, capsize=2)  # fmt: skip
         axes.set_ylim(low, None)
         axes.set_ylabel(COLUMNS[name][0])
         axes.set_xticks(range(len(sets)), ["mean" if part is None else plot_label(part, 24) for part in sets])
         quiet(axes)
         axes.grid(False, axis="x")
-    handles, labels = max((axes.get_legend_handles_labels() for axes in figure.axes), key=lambda pair: len(pair[1]))
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), COLUMNS_OF_LEGEND), frameon=False, fontsize=9)
+    legend_below(figure, max(figure.axes, key=lambda one: len(one.containers)), min(len(methods), LEGEND))
     figure.suptitle(plot_text(f"{title} (axes do not begin at 0)"))
     save_figure(figure, path)
-
-
-def _logarithmic(axis: Any, values: Sequence[float]) -> None:
-    """An axis of logarithms with ticks as people write them."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    axis.axes.set_xscale("log")
-    narrow = max(values) < 20 * min(values)
-    if narrow:  # of one method, or of much the same, room beside the points
-        axis.axes.set_xlim(min(values) / 1.8, max(values) * 1.8)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 10 else f"{v:g}"))
-    axis.set_minor_locator(NullLocator())
-    axis.set_minor_formatter(NullFormatter())

@@ -53,7 +53,9 @@ def write_comparison(
         "summary": escape(summary),
         "chips": _chips(head),
         "failed": _failed(lines),
-        "tables": "".join(_table(i, part, [line for line in lines if line.set == part]) for i, part in enumerate(names)),
+        "tables": "".join(
+            _table(i, part, [line for line in lines if line.set == part]) for i, part in enumerate(names)
+        ),
         "pictures": "".join(_picture(text, file) for text, file in pictures.items() if file.is_file())
         or '<p class="note">There is nothing to draw yet.</p>',
         "notes": f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>',
@@ -115,8 +117,11 @@ def _table(number: int, name: str | None, lines: Sequence[Line]) -> str:
             why = "; ".join(line.errors) or ("still to come" if name is not None else "no set")
             cells = f'<td class="wrong reason" colspan="{max(len(columns), 1)}">{escape(printable(why))}</td>'
         rows.append(f'<tr><th scope="row">{said}</th>{cells}</tr>')
-    table = (f'<table class="compared sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>')  # fmt: skip
-    return f'<section aria-labelledby="h-{number}"><h2 id="h-{number}">{title}</h2><div class="scroll">{table}</div></section>'
+    return (
+        f'<section aria-labelledby="h-{number}"><h2 id="h-{number}">{title}</h2><div class="scroll">'
+        f'<table class="compared sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        "</div></section>"
+    )
 
 
 def _cell(line: Line, column: str, leads: bool, columns: Sequence[str]) -> str:
