@@ -10,9 +10,10 @@ from patchcore_fast.cli.beforehand import check_bank, check_images, check_room, 
 from patchcore_fast.cli.budget import budget_text
 from patchcore_fast.cli.decision import given_threshold, verdicts
 from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training_set
+from patchcore_fast.cli.models import facts_of, is_method, load_model, scored_by
 from patchcore_fast.cli.options import check_loaded, chosen_config
 from patchcore_fast.cli.outputs import check_folder, check_outputs_differ, output_folder, writable_file
-from patchcore_fast.cli.pipeline import counted, fitted, load_bank
+from patchcore_fast.cli.pipeline import counted, fitted
 from patchcore_fast.cli.report import log_page
 from patchcore_fast.cli.sampling import report_table
 from patchcore_fast.cli.unusable import tell
@@ -21,7 +22,6 @@ from patchcore_fast.errors import DataError
 if TYPE_CHECKING:
     from patchcore_fast.config import PatchCoreConfig
     from patchcore_fast.data import ImageSet
-    from patchcore_fast.model import PatchCore
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -84,7 +84,7 @@ def _one(args: argparse.Namespace, config: PatchCoreConfig | None, json_file: Pa
         )
     _check_outputs(args, images)
     output = None if args.output is None else output_folder(args.output)
-    model = load_bank(args) if config is None else fitted(config, images, given_threshold(args))
+    model: Any = load_model(args) if config is None else fitted(config, images, given_threshold(args))
     result = model.evaluate(images, on_error="return")
     if config is not None and model.bank.size is not None:
         print(budget_text(model.bank.size))
@@ -92,9 +92,11 @@ def _one(args: argparse.Namespace, config: PatchCoreConfig | None, json_file: Pa
         print(table)
     name = Path(args.folder).resolve().name
     unread = [(r["path"], r["error"]) for r in [*result.unread, *result.images] if r["error"]]
-    row = {"scorer": model.config.scorer_name} | headline(result.metrics) | _shots(model)
+    if is_method(model):
+        print(f"{model.said()}.")
+    row = scored_by(model) | headline(result.metrics) | _shots(model)
     print(metrics_table({name: row}, corner="folder"))
-    print(verdicts(result.metrics, model.bank))
+    print(verdicts(result.metrics, facts_of(model)))
     if not any(r.label == 0 for r in images.test) or not any(r.label == 1 for r in images.test):
         print("AUROC needs normal (test/good) and anomalous test images; here is one class only.")
     if result.unread:
@@ -130,11 +132,11 @@ def _check_outputs(args: argparse.Namespace, images: ImageSet) -> None:
         check_folder(args.output, [*json_file, *read], [("DIR", args.folder)])
 
 
-def _shots(model: PatchCore) -> dict[str, str]:
+def _shots(model: Any) -> dict[str, str]:
     """A column for a bank that was made of few or of augmented images."""
     from patchcore_fast.model.fewshot import described
 
-    text = described(model.bank.config)
+    text = described(facts_of(model).config)
     return {} if text == "all" else {"shots": text}
 
 

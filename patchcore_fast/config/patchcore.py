@@ -187,6 +187,8 @@ class PatchCoreConfig:
         beneath = grouped(_preset(preset))
         try:
             values = read_toml(path)
+            if "method" in values:
+                raise ValueError(f"is of the method {values['method']!r}, and PatchCore has no method")
             if beside := [name for name in values if name not in GROUPS]:
                 home = GROUP_OF.get(beside[0])
                 raise ValueError(f"{beside[0]} belongs into [{home}]" if home else _unknown(beside))

@@ -6,7 +6,7 @@ import copy
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from patchcore_fast.bank_file import bank_error
-from patchcore_fast.config import PatchCoreConfig, RunningSettings, current
+from patchcore_fast.config import RESCORED, PatchCoreConfig, RunningSettings, current
 from patchcore_fast.config.base import Settings
 from patchcore_fast.config.methods import MethodConfig, MethodSettings
 from patchcore_fast.errors import DataError
-from patchcore_fast.features import FeatureSource
+from patchcore_fast.features import Backbone, FeatureSource
 from patchcore_fast.features.modules import as_source
 from patchcore_fast.kernels.surroundings import undisturbed
-from patchcore_fast.methods.file import Learned, read_model, write_model
+from patchcore_fast.methods.file import Learned, Shapes, check_tensors, read_model, write_model
 from patchcore_fast.methods.module import FrozenMaps, MethodModule, score_images
-from patchcore_fast.model.batches import Batch, Batches, batches_of
+from patchcore_fast.methods.reading import Read, Reading
+from patchcore_fast.model.batches import Batch, batches_of
 from patchcore_fast.model.evaluation import evaluate_batches
 from patchcore_fast.model.loading import built, check_weights, readers
 from patchcore_fast.model.passes import make_source, predictions_of
@@ -32,12 +33,6 @@ from patchcore_fast.model.threshold import false_alarm_threshold, with_threshold
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-RESCORED = ("image_score",)  # what a fitted model may be given anew, beside what decides and runs
-Read = Callable[
-    ..., Iterable[Batch]
-]  # (what="features") -> the training images once, under a progress bar of that name
-Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class Method(ABC):
@@ -138,7 +133,7 @@ class Method(ABC):
 
     def said(self) -> str:
         """The fitted model in a few words: "PaDiM, fitted on 34 images"."""
-        return said(self.learned)
+        return self.learned.said
 
     # --- the model ---------------------------------------------------------------------------------------------------
 
@@ -173,8 +168,11 @@ class Method(ABC):
     @undisturbed
     def map_shapes(self) -> list[tuple[int, int, int]]:
         """(C, h, w) of each map of the backbone."""
-        black = torch.zeros(1, 3, *self.described.input_size, device=self.device)
-        return [tuple(m.shape[1:]) for m in self.source(black)]
+        source, device = self.source, self.device
+        if isinstance(source, Backbone):  # a file may name any size: nothing is computed, and no memory taken
+            source, device = copy.deepcopy(source).to("meta"), torch.device("meta")
+        black = torch.zeros(1, 3, *self.described.input_size, device=device)
+        return [(m.shape[1], m.shape[2], m.shape[3]) for m in source(black)]
 
     def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
         """The backbone's maps [B, C, h, w] of images [B, 3, H, W]: without gradients, but one may compute such of them.
@@ -208,7 +206,7 @@ class Method(ABC):
         """
         clock, self.timings_ = time.perf_counter(), {}
         batches = batches_of(data, self.config, "train", self.config.selection.shots, on_error)
-        reading = _Reading(batches, self)
+        reading = Reading(batches, self._check_size, self.progress)
         scores = self._fit(reading, batches.count, **options)
         if not reading.used:
             raise DataError(f"{self.title}.fit: none of {len(reading.unread)} images can be read; "
@@ -249,11 +247,13 @@ class Method(ABC):
         return evaluate_batches(shown, self._predict, batches.name, learned, self.described)
 
     def rescore(self, **settings: Any) -> None:
-        """Score from now on with other settings of RESCORED. A change takes the threshold away, which it says nothing
-        of."""
+        """Score from now on with other settings of `config.RESCORED`, as far as the method uses them.
+
+        A change takes the threshold away: it was found with the scores of `fit`, and says nothing about others.
+        """
         learned, settings = self._fitted("rescore"), current(settings)
-        if unknown := sorted(set(settings) - set(RESCORED)):
-            raise ValueError(f"{self.title}.rescore: {', '.join(RESCORED)} is wanted, got {', '.join(unknown)}")
+        if unknown := sorted(set(settings) - set(RESCORED) & set(self.settings_type.uses)):
+            raise ValueError(f"{self.title}.rescore: means nothing to this method: {', '.join(unknown)}")
         before, self.config = self.config, MethodConfig(self.name, self.config.replace(**settings), self.settings).base
         if self.config != before:
             self._ready = None
@@ -312,7 +312,7 @@ class Method(ABC):
         model._source = built(path, lambda: given or make_source(model.config, model.device))
         check_weights(path, model.source, learned.weights, given is not None)
         try:
-            _check(tensors, model._shapes(tensors))
+            check_tensors(tensors, model._shapes(tensors))
             model._restore({name: t.to(model.device) for name, t in tensors.items()})
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise bank_error(path, f"is no {cls.title} of its settings ({error})") from error
@@ -344,45 +344,3 @@ class Method(ABC):
         if self._learned is None:
             raise ValueError(f"{self.title}.{name}: there is no model yet, call fit or load first")
         return self._learned
-
-
-class _Reading:
-    """Training images without those that cannot be read, as often as it is called.
-
-    used : images of the last pass.  unread : (file, why) of its others.
-    """
-
-    def __init__(self, batches: Batches, method: Method) -> None:
-        self._batches, self._method = batches, method
-        self.used, self.unread = 0, list[tuple[Path, str]]()
-
-    def __call__(self, what: str = "features") -> Iterator[Batch]:
-        used, unread = 0, list[tuple[Path, str]]()
-        for whole in self._batches.shown(what, self._method.progress):
-            unread += [(Path() if record is None else record.path, error)
-                       for record, error in zip(whole.records, whole.errors, strict=True)
-                       if error is not None]  # fmt: skip
-            batch = whole.only([i for i, error in enumerate(whole.errors) if error is None])
-            used += len(batch.images)
-            self.used, self.unread = used, unread
-            if len(batch.images):
-                self._method._check_size(batch.images)
-                yield batch
-
-
-def said(learned: Learned) -> str:
-    """A model in a few words, by what its file says without its backbone."""
-    images = "1 image" if learned.count == 1 else f"{learned.count:,} images"
-    return f"{learned.config['method']}, fitted on {images}"
-
-
-def _check(tensors: dict[str, torch.Tensor], wanted: Shapes) -> None:
-    """ValueError: other names, types or shapes."""
-    if missing := sorted(wanted.keys() - tensors.keys()):
-        raise ValueError(f"{missing[0]} is missing")
-    if foreign := sorted(tensors.keys() - wanted.keys()):
-        raise ValueError(f"it has no {foreign[0]!r}")
-    for name, (dtype, shape) in wanted.items():
-        found = tensors[name]
-        if found.dtype != dtype or tuple(found.shape) != shape:
-            raise ValueError(f"{name} must be {list(shape)} {dtype}, got {list(found.shape)} {found.dtype}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from patchcore_fast.errors import BankError
 from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.memory_bank import METHOD_FORMAT, installed_versions, is_finite, write_tensors
 
+Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of tensors by name
 FORMAT_VERSION = 1
 IMAGES = 1 << 20  # most training images
 _NAME, _DIMENSIONS = 300, 8  # characters of a tensor's name, and what it may have of dimensions
@@ -79,6 +81,11 @@ class Learned:
             )
 
     @property
+    def said(self) -> str:
+        """The model in a few words, by what its file says without its backbone: "padim, fitted on 34 images"."""
+        return f"{self.config['method']}, fitted on {'1 image' if self.count == 1 else f'{self.count:,} images'}"
+
+    @property
     def settings(self) -> MethodConfig:
         """The settings, checked. TypeError, ValueError: as `MethodConfig`."""
         return MethodConfig.from_dict(self.config)
@@ -118,6 +125,18 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Learned, dict[str, torch.T
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise bank_error(path, f"inconsistent model ({what})") from error
     return learned, tensors
+
+
+def check_tensors(tensors: Mapping[str, torch.Tensor], wanted: Shapes) -> None:
+    """ValueError: other names, types or shapes."""
+    if missing := sorted(wanted.keys() - tensors.keys()):
+        raise ValueError(f"{missing[0]} is missing")
+    if foreign := sorted(tensors.keys() - wanted.keys()):
+        raise ValueError(f"it has no {foreign[0]!r}")
+    for name, (dtype, shape) in wanted.items():
+        found = tensors[name]
+        if found.dtype != dtype or tuple(found.shape) != shape:
+            raise ValueError(f"{name} must be {list(shape)} {dtype}, got {list(found.shape)} {found.dtype}")
 
 
 def method_of(path: str | os.PathLike[str]) -> str | None:

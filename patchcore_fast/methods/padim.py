@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from patchcore_fast.config.methods import PadimSettings
-from patchcore_fast.methods.base import Method, Read, Shapes, said
+from patchcore_fast.methods.base import Method
+from patchcore_fast.methods.file import Shapes
 from patchcore_fast.methods.held_out import Kept
+from patchcore_fast.methods.reading import Read
 
 _NUMBERS = 1 << 22  # of covariances that are factored at a time
 
@@ -57,7 +59,7 @@ class Padim(Method):
 
     def said(self) -> str:
         """With the channels."""
-        rest = said(self.learned).partition(",")[2]
+        rest = self.learned.said.partition(",")[2]
         return f"{self.title}, {self._mean.shape[1]:,} of {sum(self._channels):,} channels,{rest}"
 
     def _scorer(self) -> torch.nn.Module:

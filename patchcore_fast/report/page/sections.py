@@ -106,6 +106,8 @@ def _cell(value: Any, text: str) -> str:
 def bank_section(record: Record) -> str:
     """The grid of patches with how often the bank knows each place, and the training images that gave most."""
     bank = record.facts["bank"]
+    if (model := record.facts["model"]) is not None:
+        return f"<p>{escape(model)}: a method without a memory bank.</p>"
     if bank is None:
         return '<p class="note">This evaluation did not write down its memory bank.</p>'
     kept = f"{bank['rows']:,} rows of {bank['dim']:,} numbers"
