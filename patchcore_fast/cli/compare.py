@@ -11,7 +11,7 @@ from patchcore_fast.cli.beforehand import check_images, check_room, need_pipelin
 from patchcore_fast.cli.options import add_group, given_settings
 from patchcore_fast.cli.outputs import output_folder
 from patchcore_fast.cli.process import PROGRAM, say
-from patchcore_fast.cli.unusable import CODE
+from patchcore_fast.cli.unusable import CODE, tell
 from patchcore_fast.comparison.plan import BANKS, METHODS, MOST_SEEDS, Cell, Entry, cells, checked_names, entries
 from patchcore_fast.errors import DataError
 from patchcore_fast.names import printable
@@ -77,7 +77,8 @@ def compare(args: argparse.Namespace) -> int:
     failed = sum(each.error is not None for each in done)
     if failed:
         say(f"{PROGRAM}: {failed:,} of {len(done):,} cells failed; the same command tries them again")
-    return CODE if failed or any(each.record.get("unread") for each in done) else 0
+    unread = dict.fromkeys(f"{each.cell.set}/{name}" for each in done for name in each.record.get("unread", ()))
+    return max(tell((name, name) for name in unread), CODE if failed else 0)
 
 
 def _files(given: Sequence[str]) -> dict[str, str]:
