@@ -162,4 +162,6 @@ def _said(row: CategoryResult) -> str:
 def _reason(error: Exception, folder: Path) -> str:
     """In one line; also of what is no user's business, for the others go on. Where the category lies is not told."""
     text = explain(error) or reason(error)
-    return text.removeprefix(f"{folder}: ").removeprefix(f"{folder.parent}{os.sep}")
+    for place in (f"{folder}: ", f"{folder.parent}: ", f"{folder.parent}{os.sep}"):
+        text = text.removeprefix(place)
+    return text

@@ -170,8 +170,8 @@ def named_settings(args: argparse.Namespace) -> set[str]:
     if getattr(args, "preset", None) is not None:
         named |= set(PRESETS[args.preset].settings)
     if getattr(args, "config", None) is not None:
-        for group in read_toml(args.config).values():
-            named |= set(group) if isinstance(group, dict) else set()
+        for name, group in read_toml(args.config).items():
+            named |= set(group) if name in GROUPS and isinstance(group, dict) else set()
     return named
 
 

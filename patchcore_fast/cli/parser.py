@@ -24,6 +24,7 @@ from patchcore_fast.cli.options import (
 )
 from patchcore_fast.cli.process import PROGRAM
 from patchcore_fast.cli.signals import add_signals
+from patchcore_fast.cli.tracking import add_tracking
 from patchcore_fast.config.base import nearest
 from patchcore_fast.config.running import device
 from patchcore_fast.config.selection import SAMPLERS
@@ -42,6 +43,11 @@ NOTES = {"features": "not together with --bank (but --weights)", "selection": "n
 def sides(text: str) -> tuple[int, ...]:
     """`1,3,5`."""
     return tuple(int(part) for part in text.split(","))
+
+
+def names(text: str) -> list[str]:
+    """`bolt,nut`."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 class _Version(argparse.Action):
@@ -122,6 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     extract = command("extract", ("extract", "extract"), "compute the features that fit chooses from, and keep them",
                       "extract bottles --output bottles.store")  # fmt: skip
+    extract.set_defaults(resumes=True)
     extract.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")
     extract.add_argument("--output", required=True, metavar="STORE",
                          help="folder to write; a run that was interrupted goes on there")  # fmt: skip
@@ -167,18 +174,19 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "folder",
         metavar="DIR",
-        help="train/good, test/<defect>, ground_truth/<defect>; or such folders, a category each",
+        help="train/good, test/<defect>, ground_truth/<defect>; or such folders, a category each; or a meta.json "
+        "(docs/ader.md)",
     )
     evaluate.add_argument("--bank", metavar="BANK", help="use this bank instead of fitting on train/good")
+    evaluate.add_argument("--classes", type=names, metavar="C,C", help="of many categories only these")
     evaluate.add_argument("--json", metavar="FILE", help="write all numbers here")
     evaluate.add_argument(
         "--output", metavar="DIR",
         help="folder for scores.csv, plots, and what report needs; of many categories also index.html, results.json "
              "and results.csv, and an interrupted run goes on where it was",
     )  # fmt: skip
-    evaluate.add_argument("--log", choices=("tensorboard", "wandb"),
-                          help="log metrics and figures below --output too (wandb: offline)")  # fmt: skip
     add_exclude(evaluate)
+    add_tracking(evaluate)
     add_config(evaluate)
     for group in FITTED:
         add_group(evaluate, group, note=NOTES.get(group))

@@ -13,6 +13,7 @@ from patchcore_fast.config.families import depth_of, family_of
 from patchcore_fast.config.patchcore import PatchCoreConfig
 from patchcore_fast.config.record import GROUP_OF, GROUPS, grouped
 from patchcore_fast.config.toml import read_toml, toml_text
+from patchcore_fast.config.tracking import TrackingSettings
 from patchcore_fast.errors import DataError
 from patchcore_fast.files import atomic_write
 
@@ -99,7 +100,7 @@ class SimpleNetSettings(MethodSettings):
     """
 
     group: ClassVar[str] = "simplenet"
-    uses: ClassVar[tuple[str, ...]] = (*COMMON, "patch_size")
+    uses: ClassVar[tuple[str, ...]] = (*COMMON, "patch_size", "fusion", "dim", "layer_dim", "feature_resize")
     epochs: int = setting(40, "rounds over the images", least=1, most=100_000, metavar="N")
     steps: int = setting(4, "passes of the discriminator an epoch", least=1, most=1_000, metavar="N")
     batch_size: int = setting(8, "images in a step", least=1, most=65_536, metavar="N")
@@ -295,6 +296,7 @@ class MethodConfig:
         beneath = {} if preset is None else _preset(preset)
         try:
             values = read_toml(path)
+            TrackingSettings.of_table(values.pop(TrackingSettings.group, {}))  # of the run, not of the model
             if "method" not in values and not beneath:
                 raise ValueError(f"says no method: method = one of {', '.join(METHODS)}")
             if beneath and values.setdefault("method", beneath["method"]) != beneath["method"]:

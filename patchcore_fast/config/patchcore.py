@@ -18,6 +18,7 @@ from patchcore_fast.config.scoring import ScoringSettings
 from patchcore_fast.config.search import SearchSettings
 from patchcore_fast.config.selection import SelectionSettings
 from patchcore_fast.config.toml import read_toml, toml_text
+from patchcore_fast.config.tracking import TrackingSettings
 from patchcore_fast.errors import DataError
 from patchcore_fast.files import atomic_write
 
@@ -177,6 +178,8 @@ class PatchCoreConfig:
     def from_toml(cls, path: str | os.PathLike[str], preset: str = "patchcore") -> PatchCoreConfig:
         """The settings of a TOML file, a table a group; what it leaves out is as in a preset of `PRESETS`.
 
+        A table [tracking] may be there too (`TrackingSettings.from_toml`).
+
         Raises
         ------
         DataError : no such file, no TOML, or a setting that is wrong; the message names file, group and setting.
@@ -187,6 +190,8 @@ class PatchCoreConfig:
         beneath = grouped(_preset(preset))
         try:
             values = read_toml(path)
+            # Of the run, not of the model: checked only.
+            TrackingSettings.of_table(values.pop(TrackingSettings.group, {}))
             if "method" in values:
                 raise ValueError(f"is of the method {values['method']!r}, and PatchCore has no method")
             if beside := [name for name in values if name not in GROUPS]:

@@ -252,8 +252,8 @@ class Method(ABC):
         A change takes the threshold away: it was found with the scores of `fit`, and says nothing about others.
         """
         learned, settings = self._fitted("rescore"), current(settings)
-        if unknown := sorted(set(settings) - set(RESCORED) & set(self.settings_type.uses)):
-            raise ValueError(f"{self.title}.rescore: means nothing to this method: {', '.join(unknown)}")
+        if unknown := sorted(set(settings) - set(RESCORED)):
+            raise ValueError(f"{self.title}.rescore: settings of the scoring are wanted, got {', '.join(unknown)}")
         before, self.config = self.config, MethodConfig(self.name, self.config.replace(**settings), self.settings).base
         if self.config != before:
             self._ready = None

@@ -6,9 +6,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from patchcore_fast.config.methods import PadimSettings
+from patchcore_fast.methods.aligned import joined, largest
 from patchcore_fast.methods.base import Method
 from patchcore_fast.methods.file import Shapes
 from patchcore_fast.methods.held_out import Kept
@@ -178,13 +178,8 @@ def _distances(x: torch.Tensor, mean: torch.Tensor, factor: torch.Tensor) -> tor
 
 def _joined(maps: list[torch.Tensor], chosen: list[torch.Tensor]) -> torch.Tensor:
     """[B, d, h, w] of the largest map's grid: these channels of each layer, side by side."""
-    size = max((m.shape[2:] for m in maps), key=lambda s: s[0] * s[1])
-    parts = []
-    for m, numbers in zip(maps, chosen, strict=True):
-        if len(numbers):
-            part = m[:, numbers.to(m.device)]
-            parts.append(part if part.shape[2:] == size else F.interpolate(part, size=size, mode="nearest"))
-    return torch.cat(parts, dim=1)
+    drawn = [m[:, numbers.to(m.device)] for m, numbers in zip(maps, chosen, strict=True) if len(numbers)]
+    return joined(drawn, largest(maps), "nearest")
 
 
 def _by_layer(chosen: torch.Tensor, channels: tuple[int, ...]) -> list[torch.Tensor]:

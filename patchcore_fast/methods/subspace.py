@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from patchcore_fast.config.methods import SubspaceSettings
 from patchcore_fast.features import Moments
-from patchcore_fast.features.fusion import align_layers
+from patchcore_fast.methods.aligned import joined, largest
 from patchcore_fast.methods.base import Method
 from patchcore_fast.methods.file import Shapes
 from patchcore_fast.methods.held_out import Kept
@@ -74,7 +75,7 @@ class Subspace(Method):
 
     def _fused(self, maps: list[torch.Tensor]) -> torch.Tensor:
         f = self.config.features
-        return align_layers(maps, f.patch_size, f.feature_resize)
+        return _fused(maps, f.patch_size, f.feature_resize)
 
     def _leading(self, moments: Moments) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean [C] and directions [C, k], float64."""
@@ -99,13 +100,19 @@ class _Residual(torch.nn.Module):
         self.register_buffer("directions", directions)
 
     def forward(self, maps: list[torch.Tensor], _size: tuple[int, int]) -> torch.Tensor:
-        return _residual(align_layers(maps, self.patch_size, self.mode), self.mean, self.directions)
+        return _residual(_fused(maps, self.patch_size, self.mode), self.mean, self.directions)
 
 
 def _residual(x: torch.Tensor, mean: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     """[B, h, w] of features [B, C, h, w]."""
     moved = x.movedim(1, -1) - mean
     return (moved - (moved @ directions) @ directions.T).square().sum(-1).sqrt()
+
+
+def _fused(maps: list[torch.Tensor], patch_size: int, mode: str) -> torch.Tensor:
+    """[B, C, h, w]: each map averaged over its neighbourhoods, all side by side on the largest grid."""
+    averaged = [F.avg_pool2d(m, patch_size, stride=1, padding=patch_size // 2) for m in maps]
+    return joined(averaged, largest(maps), mode)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:

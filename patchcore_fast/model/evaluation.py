@@ -83,7 +83,9 @@ def evaluate_predictions(
     masks = [item.mask for item in items]
     pairs = [(p.anomaly_map, m) for p, m in zip(predictions, masks, strict=True) if m is not None]
     maps = [m for m, _ in pairs]
-    _binary("pixel", maps, [m for _, m in pairs], values, curves)
+    pixels = _binary("pixel", maps, [m for _, m in pairs], values, curves)
+    values["pixel_iou_max"] = metrics.iou_of_f1(values["pixel_f1"])
+    values |= dict.fromkeys(metrics.ADER_PIXELS, _NAN) if pixels is None else metrics.ader_pixels(pixels)
     pro = metrics.pro_curve(maps, [m for _, m in pairs]) if maps else None
     values["aupro"] = _NAN if pro is None else metrics.aupro_of(*pro)
     if pro is not None:
@@ -102,7 +104,10 @@ def evaluate_predictions(
     return Evaluation(values, rows, curves, config.to_dict(), timings, predictions, unread, records)
 
 
-def _binary(kind: str, scores: Any, truth: Any, values: dict[str, float], curves: dict[str, Any]) -> None:
+def _binary(
+    kind: str, scores: Any, truth: Any, values: dict[str, float], curves: dict[str, Any]
+) -> metrics.BinaryCurve | None:
+    """Put the numbers and the curves of a kind into `values` and `curves`; the curve, None where it cannot be drawn."""
     curve = metrics.binary_curve(scores, truth) if len(scores) else None
     values[f"{kind}_auroc"] = _NAN if curve is None else curve.auroc
     values[f"{kind}_ap"] = _NAN if curve is None else curve.average_precision
@@ -112,6 +117,7 @@ def _binary(kind: str, scores: Any, truth: Any, values: dict[str, float], curves
         curves[f"{kind}_roc"] = dict(zip(("fpr", "tpr"), metrics.thin(curve.fpr, curve.tpr), strict=True))
         recall_precision = metrics.thin(curve.tpr[1:], curve.precision)
         curves[f"{kind}_pr"] = dict(zip(("recall", "precision"), recall_precision, strict=True))
+    return curve
 
 
 class _Item(NamedTuple):

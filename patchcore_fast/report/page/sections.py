@@ -18,6 +18,7 @@ NAMES = {
     "pixel_ap": ("pixel AP", "average precision of all pixels"),
     "pixel_f1": ("pixel best F1", "largest F1 over all thresholds: the threshold is chosen on these pixels"),
     "aupro": ("AUPRO", "per-region overlap up to 30 % false positives"),
+    "pixel_iou_max": ("pixel IoU-max", "largest intersection over union over all thresholds, where F1 is largest"),
 }
 STAGES = {"features": "fit: features", "selection": "fit: selection of the bank", "threshold": "fit: threshold",
           "predict": "evaluate: prediction", "metrics": "evaluate: metrics"}  # fmt: skip
