@@ -11,7 +11,7 @@ import inspect
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from patchcore_fast.model.results import Evaluation, Prediction
 
 # Models that can be told backbone and layers, and what else they then want: Padim knows its width for two networks.
 SAME = {"padim": {"n_features": 100}, "patchcore": {}, "stfpm": {}}
+# Those that scale their maps by normal images that they were not trained on, and train with one image a step.
+CALIBRATED, HELD_OUT = ("efficientad",), 10  # one of so many training images
 PARTS = ("evaluator", "visualizer", "post_processor")  # of a model: metrics, pictures and thresholds of theirs
 
 
@@ -67,26 +69,43 @@ class AnomalibModel:
         self.model = self._built(_kind(name))
 
     def fit(self, data: ImageSet, *, on_error: str = "raise") -> AnomalibModel:
-        """Train as anomalib does, by its own arguments for the trainer, for all epochs; without validation images."""
+        """Train as anomalib does, by its own arguments for the trainer, for all epochs."""
         given = dict(self.model.trainer_arguments)
         own = given.pop("max_epochs", None)
+        name = type(self.model).__name__
         if own is None and self.epochs is None:
-            raise ValueError(
-                f"anomalib's {type(self.model).__name__} has no number of epochs of its own: give --epochs"
-            )
+            raise ValueError(f"anomalib's {name} has no number of epochs of its own: give --epochs")
         epochs = own if own == 1 or self.epochs is None else self.epochs
         if own != 1:
             self.notes.append(f"trained for {epochs} epochs")
-        images = _Images(data, self.config, self._batch, on_error)
+        records = [r for r in data.train if r.label <= 0]
+        drawn = torch.Generator().manual_seed(self.config.seed % 2**63)
+        records = [records[i] for i in torch.randperm(len(records), generator=drawn).tolist()]
+        held = max(1, len(records) // HELD_OUT) if plain(name) in CALIBRATED else 0
+        step = 1 if held else self.config.running.batch_size
+        if held:
+            self.notes.append(f"scaled by {held} training images that it was not trained on; one image a step")
+        parts = [_Images(part, step, self.config, self._batch, on_error, drawn)
+                 for part in (records[held:], records[:held])]  # fmt: skip
+
+        class Data(self._lightning.LightningDataModule):  # type: ignore[name-defined,misc]
+            train_batch_size = step
+
+            def train_dataloader(self) -> Any:
+                return parts[0]
+
+            def val_dataloader(self) -> Any:
+                return parts[1]
+
         trainer = self._lightning.Trainer(**{
             **given, "max_epochs": epochs, "accelerator": "gpu" if self.device.type == "cuda" else "cpu", "devices": 1,
             "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
-            "limit_val_batches": 0, "num_sanity_val_steps": 0,
+            "limit_val_batches": 1.0 if held else 0, "check_val_every_n_epoch": epochs, "num_sanity_val_steps": 0,
         })  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer.fit(self.model, train_dataloaders=images)
-        self.unread_ = images.unread
+            trainer.fit(self.model, datamodule=Data())
+        self.unread_ = list(dict.fromkeys(u for part in parts for u in part.unread))
         self.model.to(self.device).eval()
         return self
 
@@ -184,29 +203,30 @@ def _give_weights(config: PatchCoreConfig) -> None:
 
 
 class _Images:
-    """Training images as batches of anomalib, in another order each epoch."""
+    """Normal images as batches of anomalib, in another order each time.
 
-    def __init__(self, data: ImageSet, config: PatchCoreConfig, kind: Any, on_error: str) -> None:
-        self.records: list[ImageRecord] = [r for r in data.train if r.label <= 0]
-        self.config, self.kind, self.on_error = config, kind, on_error
+    unread : (file, why) of those that could not be read, at each time.
+    """
+
+    def __init__(
+        self, records: Sequence[ImageRecord], step: int, config: PatchCoreConfig, kind: Any, on_error: str,
+        drawn: torch.Generator,
+    ) -> None:  # fmt: skip
+        self.records, self.step, self.config, self.kind, self.on_error = records, step, config, kind, on_error
         self.unread: list[tuple[Path, str]] = []
-        self._drawn = torch.Generator().manual_seed(config.seed % 2**63)
-        self._first = True
+        self._drawn = drawn
 
     def __len__(self) -> int:
-        return -(-len(self.records) // self.config.running.batch_size)
+        return -(-len(self.records) // self.step)
 
     def __iter__(self) -> Iterator[Any]:
-        f, r = self.config.features, self.config.running
+        f = self.config.features
         order = torch.randperm(len(self.records), generator=self._drawn).tolist()
-        records = [self.records[i] for i in order]
-        for item in make_loader(records, f.resize, f.crop, r.batch_size, r.workers, self.on_error, f.aspect):
-            good = [i for i, error in enumerate(item["error"]) if not error]
-            if self._first:
-                self.unread += [
-                    (records[int(item["index"][i])].path, error) for i, error in enumerate(item["error"]) if error
-                ]
+        records, workers = [self.records[i] for i in order], self.config.running.workers
+        for item in make_loader(records, f.resize, f.crop, self.step, workers, self.on_error, f.aspect):
+            bad = {i: error for i, error in enumerate(item["error"]) if error}
+            self.unread += [(records[int(item["index"][i])].path, error) for i, error in bad.items()]
+            good = [i for i in range(len(item["error"])) if i not in bad]
             if good:
-                images = item["image"][good]
-                yield self.kind(image=images, gt_label=torch.zeros(len(good), dtype=torch.long))
-        self._first = False
+                labels = torch.zeros(len(good), dtype=torch.long)
+                yield self.kind(image=item["image"][good], gt_label=labels)

@@ -15,7 +15,7 @@ from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import load_image
 from patchcore_fast.features import Backbone
 
-from ..pictures import quiet_scan
+from ..pictures import quiet_scan, write_photos
 from .conftest import SHARED
 
 CONFIG = PatchCoreConfig(**SHARED | {"backbone": "resnet18", "layers": (1, 2, 3)})
@@ -76,3 +76,20 @@ def test_what_differs_is_said(root: Path) -> None:
         AnomalibModel("stfpm", CONFIG, None).fit(quiet_scan(root / "bolt"))
     with pytest.raises(ValueError, match="has no nonsense"):
         AnomalibModel("nonsense", CONFIG, None)
+
+
+def test_efficient_ad_scales_its_maps_by_images_that_it_was_not_trained_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its teacher's weights, which come from the network."""
+    from anomalib.models import EfficientAd
+
+    write_photos(tmp_path / "datasets/imagenette", "a/0.png", "a/1.png", side=64)
+    monkeypatch.chdir(tmp_path)  # where anomalib looks for them
+    monkeypatch.setattr(EfficientAd, "prepare_pretrained_model", lambda self: None)
+    images = quiet_scan(root / "bolt")
+    model = AnomalibModel("efficient_ad", CONFIG.replace(image_size=256), 1).fit(images)
+    assert any("scaled by 1 training images" in note for note in model.notes)
+    assert all(float(q) != 0 for q in model.model.model.quantiles.values())
+    found = model.evaluate(images)
+    assert len(found.images) == 4 and found.predictions[0].anomaly_map.shape == (256, 256)
