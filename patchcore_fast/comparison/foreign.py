@@ -88,7 +88,7 @@ class AnomalibModel:
         parts = [_Images(part, step, self.config, self._batch, on_error, drawn)
                  for part in (records[held:], records[:held])]  # fmt: skip
 
-        class Data(self._lightning.LightningDataModule):  # type: ignore[name-defined,misc]
+        class Data(self._lightning.LightningDataModule):  # type: ignore[name-defined]
             train_batch_size = step
 
             def train_dataloader(self) -> Any:
