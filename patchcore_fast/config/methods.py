@@ -138,7 +138,9 @@ class ReverseDistillationSettings(MethodSettings):
     """
 
     group: ClassVar[str] = "rd"
-    uses: ClassVar[tuple[str, ...]] = (*COMMON, "scorer", "noise_scale", "noise_draws")
+    uses: ClassVar[tuple[str, ...]] = (  # maps of all layers are up-sampled before they are added, in one way
+        *(name for name in COMMON if name != "upsample"), "scorer", "noise_scale", "noise_draws",
+    )  # fmt: skip
     loss: str = setting("map", "cosine of whole maps, or of positions", choices=("map", "position"))
     epochs: int = setting(100, "rounds over the images", least=1, most=100_000, metavar="N")
     learning_rate: float = setting(0.005, "of Adam", parse=float, metavar="X")
@@ -184,6 +186,12 @@ class MethodPreset:
     differs: tuple[str, ...] = ()
 
 
+RD_DIFFERS = (
+    "A small backbone in place of WideResNet-50: blocks are those that the public code has for ResNet-18, and as its "
+    "maps have negative values, the decoder's do not end in a ReLU.",
+    "100 epochs, in the public code 200.",
+    "A tenth of the training images is held out for the threshold.",
+)
 METHOD_PRESETS: Mapping[str, MethodPreset] = MappingProxyType({
     "padim": MethodPreset(
         "padim", {"backbone": "resnet18", "image_size": 256, "crop": 224, "upsample": "bilinear"}, {"dim": 100},
@@ -193,11 +201,20 @@ METHOD_PRESETS: Mapping[str, MethodPreset] = MappingProxyType({
     "subspace": MethodPreset(
         "subspace", {"image_score": "top:0.01"}, {"variance": 0.99},
         "SubspaceAD, Lendering et al., CVPR 2026, on the default backbone",
-        ("A small CNN in place of DINOv2-giant, of which one concatenates layers and the paper averages them.",
-         "No turned copies of the few images.", "The residual's norm, in the paper its square."),
+        ("A small CNN whose layers stand side by side, in place of DINOv2-giant with the mean of seven layers.",
+         "No augmented copies of the few images, there 30 of each.", "The residual's norm, there its square.",
+         "The image score is the mean of the highest 1 % of the patches, there of the map's pixels."),
     ),
     "simplenet": MethodPreset("simplenet", {}, {}, "SimpleNet, Liu et al., CVPR 2023, on the default backbone"),
-    "rd": MethodPreset("rd", {}, {}, "Reverse distillation, Deng and Li, CVPR 2022, on the default backbone"),
+    "rd": MethodPreset(
+        "rd", {}, {}, "Reverse distillation, Deng and Li, CVPR 2022, on the default backbone", RD_DIFFERS,
+    ),
+    "rd-ader": MethodPreset(
+        "rd", {}, {"batch_size": 8, "weight_decay": 1e-4, "warmup": 5, "decay_at": 0.8},
+        "Reverse distillation as it is trained in pipelines made like ADer (zhangzjn/ADer), on the default backbone",
+        ("ADer's own configuration has a batch of 16 and no warm-up, gives Adam no weight decay, and clips gradients "
+         "at 5; with other batches it changes the learning rate in proportion.", RD_DIFFERS[0], RD_DIFFERS[-1]),
+    ),
 })  # fmt: skip
 
 
