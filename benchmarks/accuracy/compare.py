@@ -25,7 +25,7 @@ from patchcore_fast.report.comparison import COLUMNS, COSTS, Line, shown
 
 NAMES = "patchcore,elfs,padim,subspace,simplenet,rd"
 BY_SET = ("image_auroc", "pixel_ap", "aupro", "train_s")
-KEPT = ("error", "metrics", *COSTS, "train", "test", "anomalous", "notes")  # of a cell's record
+KEPT = ("error", "metrics", *COSTS, "train_cpu_s", "train", "test", "anomalous", "notes")  # of a cell's record
 
 
 def trained(name: str) -> bool:
@@ -64,8 +64,13 @@ def table(result: Mapping[str, Any]) -> str:
     whole = [line for line in lines if line.set is None] or lines
     columns = [c for c in COLUMNS if any(c in line.values for line in whole)]
     text = [_row(["method, seeds", *(COLUMNS[c][0] for c in columns)]), _row(["---"] * (len(columns) + 1))]
-    text += [_row([f"{line.method}, {seeds[line.method]}", *(shown(c, line.values.get(c)) for c in columns)])
-             for line in whole]  # fmt: skip
+    most = max((v.count for line in whole for v in line.values.values()), default=0)
+    for line in whole:
+        few = max((v.count for v in line.values.values()), default=0)
+        some = f" (of {few} sets)" if whole is not lines and few < most else ""
+        text.append(
+            _row([f"{line.method}, {seeds[line.method]}{some}", *(shown(c, line.values.get(c)) for c in columns)])
+        )
     if whole is not lines:
         text += ["", _row(["set", "method", *(COLUMNS[c][0] for c in BY_SET)]), _row(["---"] * (len(BY_SET) + 2))]
         text += [_row([line.set, line.method, *(shown(c, line.values.get(c)) for c in BY_SET)])

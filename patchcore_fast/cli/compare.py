@@ -27,6 +27,7 @@ SHARED = ("backbone", "layers", "weights", "image_size", "crop", "aspect")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
+    parser.set_defaults(resumes=True)
     parser.add_argument("folder", metavar="DIR", help="MVTec layout; or a folder of such folders, a set each")
     parser.add_argument("--output", required=True, metavar="OUT",
                         help="folder for index.html, results.json, results.csv, pictures; an interrupted run goes on "
@@ -63,11 +64,7 @@ def compare(args: argparse.Namespace) -> int:
                         "compare by")  # fmt: skip
     plan = cells(sets or [Path(args.folder)], methods, range(args.seeds))
     output = output_folder(args.output)
-    try:
-        done = _measured(plan, methods, output, Path(args.folder).resolve().name)
-    except KeyboardInterrupt:
-        say(f"\n{PROGRAM}: what is finished is kept in {output}: the same command goes on")
-        raise
+    done = _measured(plan, methods, output, Path(args.folder).resolve().name)
 
     from patchcore_fast.comparison.table import lines_of, text_of
 
