@@ -77,8 +77,8 @@ def measured(job: Mapping[str, Any]) -> dict[str, Any]:
     unread = [path.relative_to(images.root).as_posix() for path, _ in model.unread_]
     unread += [row["path"] for row in (*found.unread, *found.images) if row["error"]]
     return {
-        "metrics": {name: plain.get(name) for name in METRICS}, "train_s": taken, "train_cpu_s": worked, "image_ms": 1000 * each,
-        "peak_mib": memory.peak / MIB, "train": len(images.train), "test": len(found.images),
+        "metrics": {name: plain.get(name) for name in METRICS}, "train_s": taken, "train_cpu_s": worked,
+        "image_ms": 1000 * each, "peak_mib": memory.peak / MIB, "train": len(images.train), "test": len(found.images),
         "anomalous": sum(row["label"] == 1 for row in found.images), "unread": unread,
         "notes": list(getattr(model, "notes", ())), "environment": _environment(model),
     }  # fmt: skip
