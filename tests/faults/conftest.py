@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("timm", reason="the extra pipeline is not installed")
 
-from .place import build
+from .place import build, cells_here
 from .zygote import Zygote
 
 
@@ -24,6 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             count[item.originalname] += 1
             if count[item.originalname] % 4 != 1:
                 item.add_marker(pytest.mark.thorough)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def compared_here() -> Iterator[None]:
+    """See `cells_here`; other rooms have processes again."""
+    with pytest.MonkeyPatch.context() as patch:
+        cells_here(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="session")
