@@ -43,7 +43,7 @@ def handlers_as_they_were() -> Iterator[None]:
 
 
 # Rooms where one battery runs on every engine, every type and every shape.
-GRIDS = ("kernels/", "cuda/", "triton/", "compat/", "scores/", "model/test_numeric_modes.py")
+GRIDS = ("kernels/", "cuda/", "triton/", "ranks/", "compat/", "scores/", "model/test_numeric_modes.py")
 WHOLE = ("tests/triton/test_compiled.py",)  # one fixture compiles for minutes, so all of its tests run together or none
 
 
@@ -66,7 +66,9 @@ def thin(items: list[pytest.Item]) -> None:
     grids: defaultdict[tuple[Path, str], list[pytest.Function]] = defaultdict(list)
     for item in items:
         place = os.path.relpath(item.path, HERE)
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec") and place.startswith(GRIDS):
+        if not (isinstance(item, pytest.Function) and hasattr(item, "callspec") and place.startswith(GRIDS)):
+            continue
+        if item.get_closest_marker("thorough") is None:
             grids[item.path, item.originalname].append(item)
     for cells in grids.values():
         axes = [list(dict.fromkeys(ids)) for ids in zip(*(cell.callspec._idlist for cell in cells), strict=True)]
