@@ -14,6 +14,7 @@ from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import resized_size
 from patchcore_fast.errors import DataError
 from patchcore_fast.features import Backbone, FeatureExtractor, FeatureSource, Moments, TiledExtractor
+from patchcore_fast.features.vig import SHAPES, VisionGNN
 from patchcore_fast.model.batches import Batch
 from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.fewshot import Augmentation
@@ -30,16 +31,23 @@ def make_extractor(
 ) -> FeatureExtractor:
     """Backbone and fusion of the settings, over tiles where they say so; `source` in place of their backbone."""
     f, seed = config.features, config.selection.seed
-    if source is None:
-        source = Backbone(f.backbone, f.layers, f.weights, device, seed, norm=f.norm, image_size=f.seen_size)
+    source = source or make_source(config, device)
     options: dict[str, Any] = {
         "fusion": f.fusion, "patch_size": f.patch_size, "dim": f.dim, "layer_dim": f.layer_dim,
         "resize": f.feature_resize, "reduction": f.reduction, "precision": f.precision, "seed": seed,
         "metric": f.metric, "apart": config.selection.banks == "layer",
+        "graph": (f.graph_neighbours, f.graph_dilation),
     }  # fmt: skip
     if f.tile is None and f.input_size is not None:
         return FeatureExtractor(source, **options)
     return TiledExtractor(source, **options, tile=f.tile, overlap=f.overlap, batch=config.running.batch_size)
+
+
+def make_source(config: PatchCoreConfig, device: torch.device) -> FeatureSource:
+    """The backbone of the settings."""
+    f, seed = config.features, config.selection.seed
+    kind = VisionGNN if f.backbone in SHAPES else Backbone
+    return kind(f.backbone, f.layers, f.weights, device, seed, norm=f.norm, image_size=f.seen_size)
 
 
 def training_rows(
@@ -124,15 +132,22 @@ def predict_batch(
     features, grid = extractor(batch.images.to(device))
     scores, patches = scorer(features, len(batch.images))
     height, width = batch.images.shape[2:]
-    f, s = config.features, config.scoring
+    s = config.scoring
     laid = anomaly_map(patches.view(-1, *grid), extractor.covered((height, width)), s.sigma, s.upsample, s.border)
-    maps = laid[:, :height, :width].cpu().numpy()
+    yield from predictions_of(batch, scores, laid[:, :height, :width], threshold, config)
+
+
+def predictions_of(
+    batch: Batch, scores: torch.Tensor, maps: torch.Tensor, threshold: float | None, config: PatchCoreConfig
+) -> Iterator[Prediction]:
+    """A batch's predictions of its image scores [B] and score maps [B, H, W]."""
+    f, drawn = config.features, maps.cpu().numpy()
     for i, score in enumerate(scores.tolist()):
         record, original = batch.records[i], batch.sizes[i]
         path = None if record is None else record.path
         if batch.errors[i] is not None:
-            yield Prediction(path, math.nan, np.full_like(maps[i], np.nan), error=batch.errors[i])
+            yield Prediction(path, math.nan, np.full_like(drawn[i], np.nan), error=batch.errors[i])
             continue
         above = None if threshold is None else score > threshold
         resized = None if original is None else resized_size(original, f.resize, f.aspect)
-        yield Prediction(path, score, maps[i], above, original, resized)
+        yield Prediction(path, score, drawn[i], above, original, resized)
