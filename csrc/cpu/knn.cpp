@@ -1,5 +1,7 @@
 #include "knn.h"
 
+#include "neighbour.h"
+
 #include <algorithm>
 #include <stdexcept>
 
@@ -23,19 +25,6 @@ int64_t second_level_bytes() {
 #endif
     return bytes > 0 ? bytes : 1 << 20;
 }
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-struct Neighbour {
-    double squared;
-    int64_t row;
-    bool operator<(const Neighbour& o) const { return squared != o.squared ? squared < o.squared : row < o.row; }
-};
-
-struct Entry {
-    float value;
-    int32_t row;
-};
 
 struct ByValue {
     bool operator()(const Entry& a, const Entry& b) const { return a.value > b.value; }

@@ -1,6 +1,7 @@
 #include "prepared.h"
 
 #include "knn.h"
+#include "neighbour.h"
 
 #include <algorithm>
 #include <chrono>
@@ -17,20 +18,6 @@ constexpr int64_t kRoom = 32;             // places of a query beyond 2 k
 constexpr int64_t kDear = 48, kLonger = 16; // what a pair costs in float64 and along more directions, in ones of short rows
 constexpr int64_t kProbe = 16;            // a way is timed on this part of the queries
 constexpr int64_t kRarest = 1 << 10;      // calls between probes of a way that keeps losing
-
-struct Neighbour {
-    double squared;
-    int64_t row;
-    bool operator<(const Neighbour& o) const { return squared != o.squared ? squared < o.squared : row < o.row; }
-};
-
-struct Entry {
-    float value;
-    int32_t row;
-    bool operator<(const Entry& o) const { return value != o.value ? value > o.value : row < o.row; }
-};
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t cost(const Work& work) { return work.settled * kDear + work.longer * kLonger; }
 

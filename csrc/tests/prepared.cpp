@@ -9,12 +9,6 @@
 namespace battery {
 namespace {
 
-struct Found {
-    std::vector<double> squared;
-    std::vector<int64_t> rows;
-    bool operator==(const Found& o) const { return squared == o.squared && rows == o.rows; }
-};
-
 Found room_for(int64_t count) { return {std::vector<double>(size_t(count), -7), std::vector<int64_t>(size_t(count), -7)}; }
 
 Known known(const Matrix& x, const Frame& frame) {
