@@ -245,9 +245,7 @@ PYBIND11_MODULE(_native, m) {
              [](Prepared& p, const Rows& query, Look& look, int64_t k, const std::string& prune, int threads,
                 uintptr_t squared, uintptr_t rows) {
                  look.check(query);
-                 const Frame& frame = p.bank().frame;
-                 if (&look.frame.kernel() != &frame.kernel() || look.frame.dim() != frame.dim() ||
-                     look.frame.scale() != frame.scale())
+                 if (!(look.frame == p.bank().frame))
                      throw std::invalid_argument("the queries were not looked over in the frame of the bank");
                  if (k < 1 || k > p.bank().rows.rows)
                      throw std::invalid_argument("k must lie in 1..bank rows, got " + std::to_string(k));

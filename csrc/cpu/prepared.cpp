@@ -19,6 +19,18 @@ constexpr int64_t kDear = 48, kLonger = 16; // what a pair costs in float64 and 
 constexpr int64_t kProbe = 16;            // a way is timed on this part of the queries
 constexpr int64_t kRarest = 1 << 10;      // calls between probes of a way that keeps losing
 
+// Frobenius norm of V^T V - 1, of the first few columns of directions [dim][all].
+double skew(const double* directions, int64_t dim, int64_t all, int64_t few) {
+    double sum = 0;
+    for (int64_t i = 0; i < few; ++i)
+        for (int64_t j = 0; j <= i; ++j) {
+            double dot = i == j ? -1 : 0;
+            for (int64_t k = 0; k < dim; ++k) dot += directions[k * all + i] * directions[k * all + j];
+            sum += dot * dot * (i == j ? 1 : 2);
+        }
+    return std::sqrt(sum);
+}
+
 int64_t cost(const Work& work) { return work.settled * kDear + work.longer * kLonger; }
 
 double nanoseconds() {
@@ -79,8 +91,11 @@ struct Prepared::Worker {
 void Prepared::shorten(const double* directions, int64_t few, int64_t all, Slack of_few, Slack of_all, int threads,
                        const std::function<void()>& poll) {
     for (const Slack& slack : {of_few, of_all})
-        if (!(slack.share >= 0 && slack.share < 0.25 && slack.tiny >= 0))
+        if (!(slack.share < 0.25 && slack.tiny >= 0 && slack.tiny < 1))
             throw std::invalid_argument("short rows must be close to what they stand for");
+    const int64_t dim = bank_.rows.dim;
+    if (!(skew(directions, dim, all, few) <= of_few.share && skew(directions, dim, all, all) <= of_all.share))
+        throw std::invalid_argument("the directions are farther from orthonormal than their slack allows");
     const int64_t rows = bank_.rows.rows, step = 64;
     auto made = std::make_shared<ShortBank>(bank_.frame, directions, few, all, of_few, of_all, rows);
     Aligned<float> shorter(rows * (few + 1));
