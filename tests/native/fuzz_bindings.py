@@ -343,7 +343,8 @@ class Fuzz:
             ready.shorten(v, few, every, slack, slack, 1)
 
         for what, kwargs in {
-            "null": {"v": 0}, "odd": {"v": straight.address + 4}, "skew": {"v": skew.address}, "NaN": {"v": nans.address},
+            "null": {"v": 0}, "odd": {"v": straight.address + 4},
+            "skew": {"v": skew.address}, "NaN": {"v": nans.address},
             "none": {"few": 0}, "fewer than few": {"few": 3}, "more than columns": {"every": dim + 1},
             "a slack of NaN": {"slack": (math.nan, 0.0)}, "a negative one": {"slack": (-1.0, 0.0)},
         }.items():  # fmt: skip
@@ -359,7 +360,7 @@ class Fuzz:
 
         knn()
         for what, kwargs in {
-            "k = 0": {"k": 0}, "k = M + 1": {"k": n + 1}, "another way": {"way": "triangle"}, "no threads": {"threads": 0},
+            "k = 0": {"k": 0}, "k = M + 1": {"k": n + 1}, "no threads": {"threads": 0}, "another way": {"way": "all"},
             "null": {"s": 0}, "null rows": {"r": 0}, "odd": {"s": doubles.address + 4},
             "fewer rows than were looked over": {"rows": (*t[:2], n - 1, *t[3:])},
             "frames that differ in scale": {"of": look(t, scale=2.0)},
