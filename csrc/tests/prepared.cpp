@@ -90,9 +90,38 @@ void side_by_side() {
     std::printf("prepared: few pairs settled, 3 jobs side by side\n");
 }
 
+// Products along directions and squared differences, within their roundings of plain loops.
+void parts() {
+    const int64_t dim = 37, blocks = 3;
+    const std::vector<float> x = rows_of("mixed sizes", 4, dim, 7), y = rows_of("gaussian", 8 * blocks, dim, 8);
+    std::vector<double> rows(x.begin(), x.end()), directions(size_t(blocks * dim * 8));
+    for (int64_t j = 0; j < 8 * blocks; ++j)
+        for (int64_t i = 0; i < dim; ++i) directions[size_t((j / 8 * dim + i) * 8 + j % 8)] = double(y[size_t(j * dim + i)]);
+    for (const TileKernel* kernel : kernels()) {
+        std::vector<double> along(size_t(4 * blocks * 8), -7);
+        kernel->project(rows.data(), dim, directions.data(), blocks, along.data());
+        for (int64_t r = 0; r < 4; ++r)
+            for (int64_t j = 0; j < 8 * blocks; ++j) {
+                double sum = 0, size = 0;
+                for (int64_t i = 0; i < dim; ++i) {
+                    const double term = rows[size_t(r * dim + i)] * double(y[size_t(j * dim + i)]);
+                    sum += term;
+                    size += std::fabs(term);
+                }
+                CHECK(std::fabs(along[size_t(r * 8 * blocks + j)] - sum) <= 2 * double(dim) * 0x1p-53 * size,
+                      std::string(kernel->name) + ": products along directions");
+            }
+        const double found = double(kernel->apart(y.data(), y.data() + 32, 32));
+        const std::vector<double> a(y.begin(), y.begin() + 32), b(y.begin() + 32, y.begin() + 64);
+        const double true_sum = naive_squared(a.data(), b.data(), 32);
+        CHECK(std::fabs(found - true_sum) <= (32.0 / 16 + 6) * 0x1p-24 * true_sum, std::string(kernel->name) + ": apart");
+    }
+}
+
 } // namespace
 
 void prepared() {
+    parts();
     all_kinds();
     side_by_side();
 }
