@@ -11,7 +11,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,8 +37,9 @@ TENSORS = {
     "index_centres": ("F32",),
     "index_words": ("F32",),
 }
+Span = tuple[torch.dtype, list[int], int, int]  # type, shape and offsets of a tensor
 _NUMBER = re.compile(r"^(0|[1-9][0-9]?)\.")  # of a layer
-_TYPES = {
+TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8,
 }  # fmt: skip
@@ -105,12 +107,15 @@ def read_header(f: IO[bytes], path: Path) -> tuple[dict[str, str], dict[str, Any
     return metadata, header, 8 + length
 
 
-def read_tensors(f: IO[bytes], entries: Mapping[str, Any], start: int, path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(
+    f: IO[bytes], entries: Mapping[str, Any], start: int, path: Path, span: Callable[[str, Any], Span]
+) -> dict[str, torch.Tensor]:
     """Each tensor in memory of its own; nothing of it depends on the file afterwards.
 
     Parameters
     ----------
     f : the file, open.  entries : the header's, by name.  start : where the tensors' bytes begin.
+    span : name, entry -> what it says, checked; ValueError where such a file has no such tensor.
 
     Raises
     ------
@@ -119,7 +124,7 @@ def read_tensors(f: IO[bytes], entries: Mapping[str, Any], start: int, path: Pat
     spans = {}
     try:
         for name, entry in entries.items():
-            spans[name] = _span(name, entry)
+            spans[name] = span(name, entry)
         order = sorted(spans, key=lambda name: spans[name][2:])
         ends = [0, *(spans[name][3] for name in order)]
         body = os.fstat(f.fileno()).st_size - start
@@ -138,18 +143,84 @@ def read_tensors(f: IO[bytes], entries: Mapping[str, Any], start: int, path: Pat
     return found
 
 
-def _span(name: str, entry: Any) -> tuple[torch.dtype, list[int], int, int]:
-    """Type, shape and offsets of an entry. ValueError: it is none of a bank, or the numbers do not fit each other."""
+def read_file(
+    path: Path, check: Callable[[Path, dict[str, str]], int], span: Callable[[str, Any], Span]
+) -> tuple[dict[str, str], dict[str, torch.Tensor], int]:
+    """Metadata, tensors and format version of a file.
+
+    Parameters
+    ----------
+    check : path, metadata -> version of the format; BankError where it is another one.  span : see `read_tensors`.
+
+    Raises
+    ------
+    BankError : damaged, cut, changed, or of another format.  OSError, MemoryError, RuntimeError : see `told`.
+    """
+    with open(path, "rb") as f:
+        metadata, entries, start = read_header(f, path)
+        version = check(path, metadata)
+        tensors = read_tensors(f, entries, start, path, span)
+    if (version > 1 or "digest" in metadata) and metadata.get("digest") != digest(tensors, metadata):
+        raise bank_error(path, "its bytes are not those that were written: it was damaged or changed")
+    return metadata, tensors, version
+
+
+@contextmanager
+def told(path: Path, what: str = "bank") -> Iterator[None]:
+    """A missing file, and what the system says while one is read, as BankErrors."""
+    if not path.is_file():
+        raise BankError(f"{path}: no such {what} file")
+    try:
+        yield
+    except OSError as error:
+        raise bank_error(path, f"cannot be read ({error.strerror or error})") from error
+    except (MemoryError, RuntimeError) as error:  # torch's own word for no memory is a RuntimeError
+        size = path.stat().st_size if path.is_file() else 0
+        raise bank_error(path, f"cannot be taken into memory, it has {size:,} bytes ({error})") from error
+
+
+def version_of(path: Path, metadata: Mapping[str, str], what: str, newest: int) -> int:
+    """The version of the format, 1 to `newest`. BankError: no number, or newer."""
+    version = metadata.get("format_version", "")
+    if not re.fullmatch("[1-9][0-9]{0,5}", version):
+        raise bank_error(path, f"format version {version!r} is not a number")
+    if int(version) > newest:
+        raise BankError(
+            f"{path}: {what} format {version} is newer than {newest}, the newest this version reads; "
+            "update patchcore_fast"
+        )
+    return int(version)
+
+
+def bank_span(name: str, entry: Any) -> Span:
+    """An entry of a bank; see `span_of`."""
     plain = _NUMBER.sub("", name)
-    if plain not in TENSORS or not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if plain not in TENSORS:
+        raise ValueError(f"{name!r} is no tensor of a bank")
+    return span_of(name, entry, TENSORS[plain], 2)
+
+
+def span_of(name: str, entry: Any, kinds: Collection[str], most: int) -> Span:
+    """Type, shape and offsets of an entry.
+
+    Parameters
+    ----------
+    kinds : types that it may have, as safetensors names them.  most : dimensions.
+
+    Raises
+    ------
+    ValueError : it is none of safetensors, or the numbers do not fit each other.
+    """
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name!r} is no tensor of a bank")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if kind not in TENSORS[plain]:
-        raise ValueError(f"{name} must be {' or '.join(TENSORS[plain])}, got {kind!r}")
-    for numbers in (shape, offsets):
-        if not isinstance(numbers, list) or len(numbers) > 2 or not all(type(n) is int and n >= 0 for n in numbers):
-            raise ValueError(f"{name} must have a shape and offsets of at most two whole numbers, got {numbers!r}")
-    dtype = _TYPES[kind]
+    if kind not in kinds:
+        raise ValueError(f"{name} must be {' or '.join(kinds)}, got {kind!r}")
+    for numbers, count in ((shape, most), (offsets, 2)):
+        if not isinstance(numbers, list) or len(numbers) > count or not all(type(n) is int and n >= 0 for n in numbers):
+            said = "two" if most == 2 else str(most)
+            raise ValueError(f"{name} must have a shape and offsets of at most {said} whole numbers, got {numbers!r}")
+    dtype = TYPES[kind]
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} of {kind} {shape} cannot lie at {offsets}")
     return dtype, shape, offsets[0], offsets[1]

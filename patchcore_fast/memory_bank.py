@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,16 @@ from typing import Any
 
 import torch
 
-from patchcore_fast.bank_file import bank_error, digest, ordered_header, read_header, read_json, read_tensors
+from patchcore_fast.bank_file import (
+    bank_error,
+    bank_span,
+    digest,
+    ordered_header,
+    read_file,
+    read_json,
+    told,
+    version_of,
+)
 from patchcore_fast.bank_size import BankSize, size_of
 from patchcore_fast.config import SearchSettings, grouped, recorded
 from patchcore_fast.errors import BankError
@@ -32,6 +40,7 @@ except ImportError as error:
     raise ImportError('patchcore_fast.memory_bank needs safetensors: pip install "patchcore_fast[pipeline]"') from error
 
 FORMAT = "patchcore_fast.memory_bank"
+METHOD_FORMAT = "patchcore_fast.method"  # of the files of other methods, see `methods.file`
 # 4: no price; 3: no learnt reductions; 2: settings without groups; 1: no digest, faiss's bytes for its index
 FORMAT_VERSION = 5
 LAYERS = "layers"  # metadata of a file that has a bank for each layer; see `layered_bank`
@@ -106,7 +115,7 @@ class MemoryBank:
         self._check_places()
         for name in ("threshold", "radius"):
             value = getattr(self, name)
-            if value is not None and not _finite(value):
+            if value is not None and not is_finite(value):
                 raise ValueError(f"MemoryBank: {name} must be a finite number or None, got {value!r}")
         if self.radius is not None and self.radius < 0:
             raise ValueError(f"MemoryBank: radius must not be negative, got {self.radius!r}")
@@ -248,7 +257,7 @@ class MemoryBank:
 
     def facts(self) -> dict[str, Any]:
         """What a file says in JSON."""
-        facts = {name: getattr(self, name) for name in _FACTS} | {"versions": self.versions or _versions()}
+        facts = {name: getattr(self, name) for name in _FACTS} | {"versions": self.versions or installed_versions()}
         return facts if self.size is None else facts | {"size": self.size.to_dict()}
 
     @classmethod
@@ -274,13 +283,18 @@ def write_bank(
     path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], more: Mapping[str, str]
 ) -> None:
     """One file of tensors, facts and more metadata, with their digest; whole or not at all."""
-    tensors = {k: v.cpu().contiguous() for k, v in tensors.items()}
-    metadata = {
-        **more,
-        "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
-        "facts": json.dumps(facts, allow_nan=False),
-    }
+    write_tensors(path, tensors, {**more, "format": FORMAT, "format_version": str(FORMAT_VERSION)}, facts)
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    facts: Mapping[str, Any],
+) -> None:
+    """The same of any format, which `metadata` names with its version."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    metadata = {**metadata, "facts": json.dumps(facts, allow_nan=False)}
     content = safetensors.torch.save(tensors, metadata | {"digest": digest(tensors, metadata)})
     header, start = ordered_header(content)
     with atomic_write(path) as f:
@@ -291,21 +305,8 @@ def write_bank(
 @contextmanager
 def reading(path: Path) -> Iterator[tuple[dict[str, str], dict[str, torch.Tensor], int]]:
     """Metadata, tensors and format version of a bank file; what goes wrong inside the block is a BankError too."""
-    if not path.is_file():
-        raise BankError(f"{path}: no such bank file")
-    try:
-        with open(path, "rb") as f:
-            metadata, entries, start = read_header(f, path)
-            version = _check_format(path, metadata)
-            tensors = read_tensors(f, entries, start, path)
-        if (version > 1 or "digest" in metadata) and metadata.get("digest") != digest(tensors, metadata):
-            raise bank_error(path, "its bytes are not those that were written: it was damaged or changed")
-        yield metadata, tensors, version
-    except OSError as error:
-        raise bank_error(path, f"cannot be read ({error.strerror or error})") from error
-    except (MemoryError, RuntimeError) as error:  # torch's own word for no memory is a RuntimeError
-        size = path.stat().st_size if path.is_file() else 0
-        raise bank_error(path, f"cannot be taken into memory, it has {size:,} bytes ({error})") from error
+    with told(path):
+        yield read_file(path, _check_format, bank_span)
 
 
 def assembled(
@@ -348,27 +349,23 @@ def _stored_index(
 
 def _check_format(path: Path, metadata: dict[str, str]) -> int:
     """The version of the format, 1 to FORMAT_VERSION."""
-    if metadata.get("format") != FORMAT:
+    if (found := metadata.get("format")) == METHOD_FORMAT:
+        raise bank_error(path, f"a model of the method {metadata.get('method', '')}, and a memory bank is wanted")
+    if found != FORMAT:
         raise BankError(f"{path}: a safetensors file, but not a memory bank of patchcore_fast")
-    version = metadata.get("format_version", "")
-    if not re.fullmatch("[1-9][0-9]{0,5}", version):
-        raise bank_error(path, f"format version {version!r} is not a number")
-    if int(version) > FORMAT_VERSION:
-        raise BankError(
-            f"{path}: bank format {version} is newer than {FORMAT_VERSION}, the newest this version reads; "
-            "update patchcore_fast"
-        )
-    return int(version)
+    return version_of(path, metadata, "bank", FORMAT_VERSION)
 
 
-def _finite(value: object) -> bool:
+def is_finite(value: object) -> bool:
+    """A number, and none that is infinite or NaN."""
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
     except OverflowError:  # an integer beyond all floats
         return False
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Package -> version, of those that numbers may depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}

@@ -1,4 +1,5 @@
-"""How well scores tell anomalous from normal: AUROC, average precision, best F1 (scikit-learn) and AUPRO.
+"""How well scores tell anomalous from normal: AUROC, average precision, best F1 and IoU (scikit-learn), AUPRO, and
+ADer's pixel metrics at fixed shares of the maps' range (docs/ader.md).
 
 Scores may be arrays, tensors or lists of maps; larger means more anomalous. A metric that needs both classes
 is NaN when one is missing, and the reason goes to the log.
@@ -7,6 +8,7 @@ is NaN when one is missing, and the reason goes to the log.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,26 @@ except ImportError as error:
     ) from error
 
 logger = logging.getLogger("patchcore_fast")
+
+# What is compared between models and tracked over epochs; larger is better for all of them.
+HEADLINE = ("image_auroc", "image_ap", "image_f1", "pixel_auroc", "pixel_ap", "pixel_f1", "aupro", "pixel_iou_max")
+# Names in ADer (zhangzjn/ADer, util/metric.py); "m" is there the mean over the classes. docs/ader.md says what differs.
+ADER_NAMES = {
+    "image_auroc": "mAUROC_sp_max",
+    "image_ap": "mAP_sp_max",
+    "image_f1": "mF1_max_sp_max",
+    "pixel_auroc": "mAUROC_px",
+    "pixel_ap": "mAP_px",
+    "aupro": "mAUPRO_px",
+    "pixel_f1_21": "mF1_max_px",
+    "pixel_iou_21": "mIoU_max_px",
+    "pixel_f1_02_08": "mF1_px_0.2_0.8_0.1",
+    "pixel_recall_02_08": "mAcc_px_0.2_0.8_0.1",
+    "pixel_iou_02_08": "mIoU_px_0.2_0.8_0.1",
+}
+ADER_PIXELS = ("pixel_f1_21", "pixel_iou_21", "pixel_f1_02_08", "pixel_recall_02_08", "pixel_iou_02_08")
+SHARES_21 = np.arange(0.0, 1.0 + 1e-3, 0.05)  # as there, where 0.3 may be 0.30000000000000004
+SHARES_02_08 = np.arange(0.2, 0.8 + 1e-3, 0.1)
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,43 @@ class BinaryCurve:
             return float(np.nextafter(here, -np.inf)), float(f1[best - 1])
         # Halfway, so that > and >= agree and rounding a score does not change its side.
         return (here + float(self.thresholds[best + 1])) / 2, float(f1[best - 1])
+
+    def at_shares(self, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(F1, recall, IoU), [S] each, where a score counts as positive that lies above a share of the scores' range.
+
+        shares : [S] of (score - lowest) / (highest - lowest). Where all scores are equal, none lies above any.
+        """
+        high, low = self.thresholds[1], self.thresholds[-1]
+
+        def above(share: float) -> int:
+            """The last point of the curve whose threshold is above; 0, the point of no positive, where none is."""
+            if high == low:
+                return 0
+            return bisect_left(range(1, len(self.thresholds)), True,
+                               key=lambda i: (self.thresholds[i] - low) / (high - low) <= share)  # fmt: skip
+
+        last = [above(share) for share in shares]
+        hits, alarms = self.tpr[last] * self.positives, self.fpr[last] * self.negatives
+        union = self.positives + alarms
+        return 2 * hits / (union + hits), self.tpr[last], hits / union
+
+
+def iou_of_f1(f1: float) -> float:
+    """Intersection over union of a verdict with this F1: F1 / (2 - F1). It rises with F1, so both are largest at one
+    threshold."""
+    return f1 / (2 - f1)
+
+
+def ader_pixels(curve: BinaryCurve) -> dict[str, float]:
+    """ADer's pixel metrics with fixed thresholds, by our names (ADER_NAMES), of the curve of all pixels of a class.
+
+    Maps are scaled together, so that the lowest score of all is 0 and the highest 1. "..._21" is the largest value at
+    the 21 thresholds 0, 0.05, ..., 1; "..._02_08" the mean over 0.2, 0.3, ..., 0.8. One pixel with a far higher score
+    moves all of them. ADer adds 1e-8 to denominators, which moves a value by less than 2e-8.
+    """
+    f1, _, iou = curve.at_shares(SHARES_21)
+    found = [f1.max(), iou.max(), *(values.mean() for values in curve.at_shares(SHARES_02_08))]
+    return dict(zip(ADER_PIXELS, map(float, found), strict=True))
 
 
 def binary_curve(scores: Any, labels: Any) -> BinaryCurve | None:

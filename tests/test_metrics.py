@@ -178,3 +178,46 @@ def test_maps_in_any_form() -> None:
 def test_scores_that_are_none(bad: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="metrics: "):
         metrics.image_auroc(bad, Y)
+
+
+def _ader(maps: np.ndarray, masks: np.ndarray, shares: np.ndarray) -> list[tuple[float, float, float]]:
+    """(F1, recall, IoU) as ADer counts them: maps scaled together to [0, 1], then each threshold over all pixels."""
+    scaled = (maps - maps.min()) / (maps.max() - maps.min())
+    rows = []
+    for share in shares:
+        called = scaled > share
+        hits, either = np.logical_and(called, masks).sum(), np.logical_or(called, masks).sum()
+        rows.append((2 * hits / (called.sum() + masks.sum()), hits / masks.sum(), hits / either))
+    return rows
+
+
+@pytest.mark.parametrize("form", ["distinct", "tied", "one bright pixel", "one dark pixel", "reversed"])
+def test_aders_pixel_metrics_are_their_definition(form: str) -> None:
+    rng = np.random.default_rng(5)
+    masks = rng.random((3, 16, 16)) < 0.1
+    maps = masks + rng.normal(0, 0.5, masks.shape)
+    maps = {"tied": np.round(maps * 2), "reversed": -maps}.get(form, maps)  # tied: scores on the thresholds themselves
+    maps[0, 0, 0] = {"one bright pixel": 100.0, "one dark pixel": -100.0}.get(form, maps[0, 0, 0])
+    curve = metrics.binary_curve(maps, masks)
+    assert curve is not None
+    found = metrics.ader_pixels(curve)
+    grid = np.array(_ader(maps, masks, np.arange(0, 1 + 1e-3, 0.05)))
+    middle = np.array(_ader(maps, masks, np.arange(0.2, 0.8 + 1e-3, 0.1)))
+    assert len(grid) == 21 and len(middle) == 7
+    wanted = [grid[:, 0].max(), grid[:, 2].max(), *middle.mean(axis=0)]
+    assert list(found) == list(metrics.ADER_PIXELS)
+    assert list(found.values()) == pytest.approx(wanted, abs=1e-12)
+    exact = metrics.iou_of_f1(curve.best_f1[1])  # of all thresholds, so never below that of 21
+    assert exact == pytest.approx(max(row[2] for row in _ader(maps, masks, np.r_[-1.0, np.unique(
+        (maps - maps.min()) / (maps.max() - maps.min()))])), abs=1e-12)  # fmt: skip
+    assert exact >= found["pixel_iou_21"] == pytest.approx(metrics.iou_of_f1(found["pixel_f1_21"]), abs=1e-12)
+
+
+def test_aders_metrics_of_constant_maps_are_zero() -> None:
+    curve = metrics.binary_curve(np.ones((1, 4, 4)), np.eye(4)[None])
+    assert curve is not None and set(metrics.ader_pixels(curve).values()) == {0.0}
+
+
+def test_every_metric_that_is_compared_has_a_name() -> None:
+    assert set(metrics.ADER_PIXELS) < set(metrics.ADER_NAMES) < {*metrics.ADER_PIXELS, *metrics.HEADLINE}
+    assert len(set(metrics.ADER_NAMES.values())) == len(metrics.ADER_NAMES)

@@ -60,8 +60,9 @@ def need_log(backend: str) -> None:
 
 
 def check_images(folder: str) -> None:
-    """DataError: no folder."""
-    if not os.path.isdir(folder):
+    """DataError: no folder, and no list of images (a .json, or a class of one as FILE.json/CLASS)."""
+    lists = (folder, os.path.dirname(folder))
+    if not os.path.isdir(folder) and not any(os.path.isfile(name) and name.endswith(".json") for name in lists):
         raise DataError(f"{Path(folder)}: {'not a folder' if os.path.exists(folder) else 'no such folder'}")
 
 

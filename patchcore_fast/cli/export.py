@@ -26,12 +26,10 @@ def export(args: argparse.Namespace) -> None:
         need_onnx()
 
     from patchcore_fast.export import TOLERANCE, export_model, exported_size
-    from patchcore_fast.model import PatchCore
+    from patchcore_fast.methods import load_any
 
     given = getattr(args, "weights", None)
-    model = PatchCore.load(
-        args.bank, "cpu", weights=given, allow_download=args.allow_download, index="exact", progress=False
-    )
+    model = load_any(args.bank, "cpu", weights=given, allow_download=args.allow_download, index="exact", progress=False)
     images = None
     if args.images is not None:
         import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +50,15 @@ def load_bank(args: argparse.Namespace) -> PatchCore:
     """The bank of `args`; device, batch size and workers may differ from those of the fit."""
     from patchcore_fast.model import PatchCore
 
+    model: PatchCore = prepared(args, PatchCore.load)
+    return model
+
+
+def prepared(args: argparse.Namespace, load: Callable[..., Any]) -> Any:
+    """What `load` makes of the file `args.bank`, with the settings that were typed."""
     given = given_settings(args)
     share = given.pop("max_false_alarms", None)
-    model = PatchCore.load(
+    model = load(
         args.bank, given.pop("device", None), weights=given.pop("weights", None), allow_download=args.allow_download
     )
     model.rescore(**{name: given.pop(name) for name in SCORED if name in given})

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_bank, check_files, check_room, need_pipeline
 from patchcore_fast.cli.decision import given_threshold
+from patchcore_fast.cli.models import load_model, model_said
 from patchcore_fast.cli.outputs import check_folder, output_folder
-from patchcore_fast.cli.pipeline import counted, load_bank
+from patchcore_fast.cli.pipeline import counted
 from patchcore_fast.cli.process import PROGRAM, say
-from patchcore_fast.cli.sampling import bank_said
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 from patchcore_fast.names import printable
@@ -44,12 +44,12 @@ def predict(args: argparse.Namespace) -> int:
 
     from patchcore_fast.data import scan_images
 
-    model = load_bank(args)
+    model = load_model(args)
     records = scan_images(args.images)
     check_folder(args.output, [("the bank", args.bank), *(("image", r.path) for r in records)],
                  [("IMAGES", folder) for folder in args.images])  # fmt: skip
     output = output_folder(args.output)
-    print(bank_said(model.bank))
+    print(model_said(model))
     return write_predictions(output, records, model.iter_predict(records, on_error="return"), model.threshold)
 
 

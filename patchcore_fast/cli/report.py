@@ -1,4 +1,4 @@
-"""report: what evaluate wrote, as one HTML page; and evaluate's option --log."""
+"""report: what evaluate wrote, as one HTML page."""
 
 from __future__ import annotations
 
@@ -23,12 +23,3 @@ def report(args: argparse.Namespace) -> None:
     print(f"Open {path} in a browser ({path.stat().st_size / 1e6:.1f} MB, complete: it needs no other file).")
     if path.parent.resolve() != Path(args.folder).resolve():
         print(f"Single pictures stay in {args.folder}.")
-
-
-def log_page(backend: str, output: Path) -> None:
-    """Log an evaluation with its page, which is made for it."""
-    from patchcore_fast.report.page import write_report
-    from patchcore_fast.tracking import log_evaluation
-
-    page = write_report(output)
-    print(f"Logged for {backend}: {log_evaluation(backend, output)} (and the page: {page})")

@@ -27,24 +27,34 @@ def threshold(args: argparse.Namespace) -> None:
     need_pipeline()
 
     from patchcore_fast.layered_bank import load_bank
+    from patchcore_fast.methods.file import method_of, read_model, write_model
     from patchcore_fast.model.threshold import with_threshold
 
-    bank = load_bank(args.bank)
+    tensors: dict[str, Any] = {}
+    bank: Any
+    if method_of(args.bank) is None:
+        bank = load_bank(args.bank)
+    else:
+        bank, tensors = read_model(args.bank)
     if output is None:
         print(_choices(bank))
         return
     changed = with_threshold(bank, threshold=args.value, max_false_alarms=args.max_false_alarms)
-    changed.save(output)
+    if tensors:
+        write_model(output, changed, tensors)
+    else:
+        changed.save(output)
     before = "none" if bank.threshold is None else f"{bank.threshold:.6g}"
     print(f"Threshold {changed.threshold:.6g} (was {before}) in {Path(output)}: {expected(changed)}")
 
 
 def _choices(bank: Any) -> str:
+    from patchcore_fast.methods.file import Learned
     from patchcore_fast.model.threshold import false_alarm_interval, held_out, with_threshold
     from patchcore_fast.report import metrics_table
 
     now = "No threshold" if bank.threshold is None else f"Threshold in use {bank.threshold:.6g}"
-    lines = [bank_said(bank), f"{now}: {expected(bank)}"]
+    lines = [f"{bank.said}." if isinstance(bank, Learned) else bank_said(bank), f"{now}: {expected(bank)}"]
     scores = held_out(bank)
     if len(scores) > 1:
         rows = {}

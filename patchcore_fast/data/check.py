@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
-from patchcore_fast.data.folders import read_folder
 from patchcore_fast.data.images import opened, reason
 from patchcore_fast.data.marks import looks_drawn
+from patchcore_fast.data.sets import read_set, root_of
 from patchcore_fast.data.summary import Notes, ScanSummary
 from patchcore_fast.errors import DataError
 from patchcore_fast.progress import Progress, bar
@@ -21,8 +20,8 @@ def check_folder(root: str | os.PathLike[str], progress: Progress = None) -> Sca
     ------
     DataError : a folder that `scan` refuses for another reason.
     """
-    notes = Notes(Path(root))
-    found = read_folder(root, strict=False, notes=notes)
+    notes = Notes(root_of(root))
+    found = read_set(root, strict=False, notes=notes)
     records = [*found.train, *found.test]
     with bar(len(records), "images", progress) as shown:
         for record in records:

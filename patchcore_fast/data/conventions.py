@@ -74,6 +74,7 @@ _PHOTO = re.compile(r"(.+?)[ _.\-]+(?:rgb|image|img|photo|color|colour)", re.IGN
 
 IMAGE_FOLDERS = frozenset(("rgb", "image", "images", "img", "imgs", "photos"))  # say nothing of what they hold
 POINT_FOLDERS = frozenset(("xyz", "depth", "pcd", "pointcloud"))  # beside rgb: no photographs (MVTec 3D-AD, Eyecandies)
+META = "meta.json"  # a list of a data set, as ADer has it
 TRAIN = frozenset(("train", "training"))
 TEST = frozenset(("test", "testing", "test_public"))
 NORMAL = frozenset(("good", "ok", "normal", "defect_free", "defect-free", "no_defect", "non_defective", "healthy"))

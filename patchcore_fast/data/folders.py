@@ -1,4 +1,4 @@
-"""Which images a folder holds: MVTec layout (train, test, ground_truth) or just images."""
+"""Which images a folder holds: MVTec layout (train, test, ground_truth) or just images; `sets.scan` reads it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import logging
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from patchcore_fast.data.conventions import ANOMALOUS, IMAGE_FOLDERS, IMAGE_SUFFIXES, MASK_FOLDERS, is_litter, is_normal
+from patchcore_fast.data.conventions import (
+    ANOMALOUS,
+    IMAGE_FOLDERS,
+    IMAGE_SUFFIXES,
+    MASK_FOLDERS,
+    META,
+    is_litter,
+    is_normal,
+)
 from patchcore_fast.data.images import image_size, mask_files, reason
 from patchcore_fast.data.pairs import part_name, sort_files
 from patchcore_fast.data.sanity import Marks, check_headers, find_duplicates, marks_of
@@ -40,8 +48,8 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of a folder; layout is "mvtec" (train/, test/, ground_truth/) or "plain" (every image is for
-    training). summary : what was used, what was not, and why."""
+    """Images of a folder; layout is "mvtec" (train/, test/, ground_truth/), "plain" (every image is for
+    training) or "list" (a class of a meta.json). summary : what was used, what was not, and why."""
 
     root: Path
     train: list[ImageRecord] = field(default_factory=list)
@@ -53,24 +61,6 @@ class ImageSet:
     def reckoning(self) -> ScanSummary:
         """`summary` by its older name."""
         return self.summary
-
-
-def scan(root: str | os.PathLike[str]) -> ImageSet:
-    """Read what a folder holds (docs/data.md has all the layouts that are understood).
-
-    With a `train` or `test` folder inside it is taken as MVTec layout: train/good (or images directly in train),
-    test/<defect>, masks by `conventions.CONVENTIONS`. Masks and either part may be missing. Any other folder is plain:
-    every image below it, sorted by path, is a normal training image, but for those whose mask or folder says
-    otherwise. The set has a summary of it all; what may be a mistake is warned of (UserWarning), the whole goes to
-    the log. Headers of all images are read, masks of defects are decoded, files of equal size compared.
-
-    Raises
-    ------
-    DataError : no such folder, no images, or a mask whose size is not its image's.
-    """
-    found = read_folder(root)
-    warn_of_findings(found.summary)
-    return found
 
 
 def warn_of_findings(summary: ScanSummary) -> None:
@@ -85,7 +75,7 @@ def warn_of_findings(summary: ScanSummary) -> None:
 
 
 def read_folder(root: str | os.PathLike[str], strict: bool = True, notes: Notes | None = None) -> ImageSet:
-    """`scan` without its warnings. Unless `strict`, a mask of another size is a finding and not an error.
+    """What a folder holds (`sets.scan`). Unless `strict`, a mask of another size is a finding and not an error.
 
     notes : take the findings, for a caller who has more to add.
     """
@@ -97,7 +87,7 @@ def read_folder(root: str | os.PathLike[str], strict: bool = True, notes: Notes 
         parts = sorted(p for p in root.iterdir() if p.is_dir() and part_name(p.name))
     except OSError as error:
         raise DataError(f"{root}: cannot be opened ({error.strerror})") from error
-    found = _Reader(root, notes, strict)
+    found = Reader(root, notes, strict)
     train, test = found.mvtec(parts) if parts else (found.plain(), list[ImageRecord]())
     layout = "mvtec" if parts else "plain"
     find_duplicates([(r.path, part, r.label) for part, rs in (("train", train), ("test", test)) for r in rs], notes)
@@ -141,7 +131,7 @@ def scan_images(source: str | os.PathLike[str] | Iterable[Any]) -> list[ImageRec
     return records
 
 
-class _Reader:
+class Reader:
     """Files of a folder to records; what is not used is noted."""
 
     def __init__(self, root: Path, notes: Notes, strict: bool) -> None:
@@ -153,6 +143,8 @@ class _Reader:
         """Training and test records of a folder with the parts train, test or both."""
         files = [p for part in parts for p in walk(part, self.notes)]
         self.notes.extend("not used", walk(self.root, self.notes, shallow=True))
+        if (self.root / META).is_file():
+            self.notes.add("list", self.root / META)
         for folder in sorted(p for p in self.root.iterdir() if p.is_dir() and p not in parts and not is_litter(p.name)):
             if folder.name.casefold() in MASK_FOLDERS:
                 files += walk(folder, self.notes)
@@ -168,13 +160,26 @@ class _Reader:
         train = self._training(train)
         if not train and not test:
             raise DataError(f"{self.root}: train and test hold no images")
-        self.sizes = check_headers([*train, *test], self.notes)
-        records = [r for p in test if (r := self._test_record(p)) is not None]
+        self.look([*train, *test])
+        return self._normal(train), self.judged([(path, self._class(path)) for path in test])
+
+    def look(self, images: list[Path], mask_of: Mapping[Path, Path | None] | None = None) -> None:
+        """Read the headers of all images, before `judged`.
+
+        mask_of : where each image's mask is, of a list that says it.
+        """
+        self.sizes = check_headers(images, self.notes)
+        if mask_of is not None:
+            self.mask_of = {**mask_of}
+
+    def judged(self, named: list[tuple[Path, str]]) -> list[ImageRecord]:
+        """Test records of images and the names of their classes, "" for none."""
+        records = [r for path, name in named if (r := self._test_record(path, name)) is not None]
         if any(r.mask for r in records):
             noted = {r.path for r in records if r.path in self.mask_of}
             missing = [r.path for r in records if r.label == 1 and r.mask is None and r.path not in noted]
             self.notes.extend("mask missing", missing)
-        return self._normal(train), records
+        return records
 
     def plain(self) -> list[ImageRecord]:
         """Training records: all images but those that are marked as anomalous."""
@@ -235,8 +240,7 @@ class _Reader:
             records.append(ImageRecord(path, 0, "good"))
         return records
 
-    def _test_record(self, path: Path) -> ImageRecord | None:
-        name = self._class(path)
+    def _test_record(self, path: Path, name: str) -> ImageRecord | None:
         marks = self._marks(path, strict=self.strict and not is_normal(name))
         mask = self.mask_of.get(path)
         if is_normal(name):

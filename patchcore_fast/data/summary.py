@@ -63,6 +63,8 @@ KINDS = {
     "mask beside": Kind(False, "1 mask lies beside its image", "{n} masks lie beside their images"),
     "sizes": Kind(False, "images are of 1 size", "images are of {n} sizes"),
     "modes": Kind(False, "images are of 1 colour mode", "images are of {n} colour modes"),
+    "list": Kind(False, "a meta.json is there and is not used: folders named train and test go before it, unless it is "
+                 "given by its name", "{n} meta.json are there and are not used"),
     "link": Kind(False, "1 folder was seen already under another name", "{n} folders were seen already under other "
                  "names"),
     "written": Kind(False, "1 file was written by an earlier run", "{n} files were written by earlier runs"),
@@ -102,7 +104,7 @@ class Finding:
 class ScanSummary:
     """What a scan found in a folder.
 
-    folder : its name.  layout : "mvtec", "plain" or "images" (to be scored).
+    folder : its name, of a list the class.  layout : "mvtec", "plain", "list" or "images" (to be scored).
     images : part ("train", "test", "images") -> class -> count of the images used.
     masks : count of those used.
     findings : all else, warnings first.
@@ -155,7 +157,12 @@ class ScanSummary:
                 "findings": findings}  # fmt: skip
 
 
-LAYOUTS = {"mvtec": "MVTec layout", "plain": "a folder of normal images", "images": "images to be scored"}
+LAYOUTS = {
+    "mvtec": "MVTec layout",
+    "plain": "a folder of normal images",
+    "list": "listed in meta.json",
+    "images": "images to be scored",
+}
 PARTS = {"train": "training images", "test": "test images", "images": "images"}
 
 
@@ -187,10 +194,11 @@ class Notes:
             if kind in self._names
         )
 
-    def summary(self, layout: str, images: Mapping[str, Iterable[str]], masks: int) -> ScanSummary:
-        """The summary of all findings so far; `images` are the classes of the images used, by part."""
+    def summary(self, layout: str, images: Mapping[str, Iterable[str]], masks: int, name: str = "") -> ScanSummary:
+        """The summary of all findings so far; `images` are the classes of the images used, by part; `name` is of the
+        set where it is not the folder's."""
         counted = {part: dict(Counter(classes)) for part, classes in images.items()}
-        folder = relative_name(self.root.resolve().name or str(self.root), self.root)
+        folder = relative_name(name or self.root.resolve().name or str(self.root), self.root)
         return ScanSummary(folder, layout, {p: c for p, c in counted.items() if c}, masks, self.findings())
 
 

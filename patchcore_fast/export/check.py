@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from patchcore_fast.errors import BankError
+from patchcore_fast.methods.base import Method
 
 if TYPE_CHECKING:
     from patchcore_fast.model import PatchCore
@@ -45,7 +46,7 @@ def check_images(size: tuple[int, int], images: torch.Tensor | None = None) -> t
 
 
 def compare(
-    model: PatchCore, run: Callable[[bytes, torch.Tensor], list[Outputs]], content: bytes, images: torch.Tensor
+    model: PatchCore | Method, run: Callable[[bytes, torch.Tensor], list[Outputs]], content: bytes, images: torch.Tensor
 ) -> Difference:
     """Largest differences between a written model and the model with exact search, image by image and as one batch.
 
@@ -54,7 +55,8 @@ def compare(
     BankError : one is above TOLERANCE, or not a number.
     """
     exact = copy.copy(model)  # shares everything but the bank's index
-    exact._bank, exact._scorer = model.bank.with_index("exact"), None
+    if not isinstance(exact, Method):
+        exact._bank, exact._scorer = exact.bank.with_index("exact"), None
     expected = exact.predict(images)
     scores = np.array([p.score for p in expected], np.float64)
     maps = np.stack([p.anomaly_map for p in expected]).astype(np.float64)

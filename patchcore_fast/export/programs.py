@@ -16,6 +16,7 @@ from patchcore_fast.errors import BankError
 from patchcore_fast.export.check import Difference, check_images, compare, run_onnx, run_pt2
 from patchcore_fast.export.module import ExportedPatchCore
 from patchcore_fast.files import atomic_write
+from patchcore_fast.methods.base import Method
 
 if TYPE_CHECKING:
     from patchcore_fast.model import PatchCore
@@ -25,7 +26,9 @@ SUFFIXES = (".pt2", ".onnx")
 _ONNX_LIMIT = 2**31 - 1  # bytes of a protobuf message
 
 
-def export_model(model: PatchCore, path: str | os.PathLike[str], images: torch.Tensor | None = None) -> Difference:
+def export_model(
+    model: PatchCore | Method, path: str | os.PathLike[str], images: torch.Tensor | None = None
+) -> Difference:
     """Write a model to one file, after what was written has been run and compared with the model.
 
     The file takes images [B, 3, H, W] float32 in [0, 1], any B, H and W as the config's, and gives scores [B] and maps
@@ -34,8 +37,8 @@ def export_model(model: PatchCore, path: str | os.PathLike[str], images: torch.T
 
     Parameters
     ----------
-    model : fitted or loaded; see `ExportedPatchCore` for what cannot be exported. Its search is exact in the file,
-        whatever index the bank has.
+    model : fitted or loaded, of whatever method; see `ExportedPatchCore` for what cannot be exported. Its search is
+        exact in the file, whatever index the bank has.
     path : .pt2 or .onnx; the latter needs the extra `export`.
     images : [B, 3, H, W] to compare on; three seeded pictures when None.
 
@@ -53,7 +56,7 @@ def export_model(model: PatchCore, path: str | os.PathLike[str], images: torch.T
         raise ValueError(f"export: the file must end in {' or '.join(SUFFIXES)}, got {path.name!r}")
     onnx = _import_onnx() if path.suffix == ".onnx" else None
     size = exported_size(model.config)
-    module = ExportedPatchCore(model).eval()
+    module = model.module() if isinstance(model, Method) else ExportedPatchCore(model).eval()
     images = check_images(size, images)
     program = _program(module, size)
     content = _pt2_bytes(program, facts(model)) if onnx is None else _onnx_bytes(onnx, program, facts(model))
@@ -76,9 +79,11 @@ def exported_size(config: PatchCoreConfig) -> tuple[int, int]:
     return f.seen_size
 
 
-def facts(model: PatchCore) -> dict[str, Any]:
+def facts(model: PatchCore | Method) -> dict[str, Any]:
     """What a program must know that runs the file: sizes of the images, the threshold, and where it comes from."""
-    c, f, bank = model.config, model.config.features, model.bank
+    c, f = model.config, model.config.features
+    known = model.learned if isinstance(model, Method) else model.bank
+    what = {"method": model.name} if isinstance(model, Method) else {"bank_rows": len(model.bank)}
     return {
         "resize": None if f.resize is None else list(f.resize),
         "aspect": f.aspect,
@@ -86,15 +91,15 @@ def facts(model: PatchCore) -> dict[str, Any]:
         "tile": f.tile,
         "overlap": None if f.tile is None else f.overlap,
         "input_size": list(exported_size(c)),
-        "threshold": bank.threshold,
+        "threshold": known.threshold,
         "scorer": c.scorer_name,
-        "bank_rows": len(bank),
-        "config": bank.config,
-        "versions": bank.versions,
+        **what,
+        "config": known.config,
+        "versions": known.versions,
     }
 
 
-def _program(module: ExportedPatchCore, size: tuple[int, int]) -> torch.export.ExportedProgram:
+def _program(module: torch.nn.Module, size: tuple[int, int]) -> torch.export.ExportedProgram:
     example = torch.zeros(2, 3, *size)  # of 1 the batch would be taken for a constant
     with torch.no_grad():
         return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -48,38 +49,64 @@ class Moments:
             self._origin = rows[:_ROWS].double().mean(dim=0)
             self._sum = torch.zeros_like(self._origin)
             self._square = self._sum.new_zeros(rows.shape[1], rows.shape[1])
-        for part in rows.split(_ROWS):
-            x = part.double() - self._origin
-            self._sum += x.sum(dim=0)
-            self._square += x.T @ x
-        self.count += len(rows)
+        self._count(rows, 1)
         if not bool(torch.isfinite(self._sum).all()):
             raise ValueError("Moments.add: rows must be finite")
+
+    @undisturbed
+    def without(self, rows: torch.Tensor) -> Moments:
+        """Those of all rows but these [N, C], which were added before."""
+        found = copy.copy(self)
+        if self._origin is not None:
+            found._sum, found._square = self._sum.clone(), self._square.clone()
+            found._count(rows, -1)
+        return found
+
+    def _count(self, rows: torch.Tensor, sign: int) -> None:
+        for part in rows.split(_ROWS):
+            x = part.to(self._sum) - self._origin
+            self._sum += sign * x.sum(dim=0)
+            self._square += sign * (x.T @ x)
+        self.count += sign * len(rows)
+
+    @undisturbed
+    def spectrum(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean [C] of the rows, their variances [C] along the principal directions, descending, and these [C, C].
+
+        All float64. Of a direction's two signs the one is taken that makes its largest coefficient positive.
+
+        Raises
+        ------
+        ValueError : fewer than 2 rows.
+        """
+        if self._origin is None or self.count < 2:
+            raise ValueError(f"PCA: at least 2 rows are wanted, got {self.count}")
+        shift = self._sum / self.count
+        covariance = (self._square / self.count - torch.outer(shift, shift)).cpu()  # the CPU's eigh, on every device
+        values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+        values, vectors = values.flip(0), vectors.flip(1)
+        largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+        vectors = vectors * torch.where(largest < 0, -1.0, 1.0)
+        device = self._origin.device
+        return self._origin + shift, values.to(device), vectors.to(device)
 
     @undisturbed
     def reduction(self, dim: int | None, whiten: bool) -> LinearReduction:
         """PCA to the `dim` directions of largest variance, all when None; with `whiten` each is of variance 1.
 
-        Variances below LEAST of the largest count as that. Of a direction's two signs the one is taken that makes its
-        largest coefficient positive.
+        Variances below LEAST of the largest count as that; signs are those of `spectrum`.
 
         Raises
         ------
         ValueError : fewer than 2 rows, or `dim` is not in 1..C.
         """
-        if self._origin is None or self.count < 2:
-            raise ValueError(f"PCA: at least 2 rows are wanted, got {self.count}")
-        channels = len(self._origin)
+        mean, values, vectors = self.spectrum()
+        channels = len(mean)
         dim = channels if dim is None else dim
         if not 1 <= dim <= channels:
             raise ValueError(f"PCA: dim must lie in 1..{channels}, the channels there are, got {dim}")
-        shift = self._sum / self.count
-        covariance = (self._square / self.count - torch.outer(shift, shift)).cpu()  # the CPU's eigh, on every device
-        values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-        values, vectors = values.flip(0)[:dim], vectors.flip(1)[:, :dim]
-        largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
-        vectors = vectors * torch.where(largest < 0, -1.0, 1.0)
+        values, vectors = values[:dim], vectors[:, :dim]
         if whiten:
             least = max(float(values[0]) * LEAST, torch.finfo(torch.float32).tiny)
             vectors = vectors / values.clamp(min=least).sqrt()
-        return LinearReduction((self._origin + shift).float(), vectors.float().contiguous().to(self._origin.device))
+        return LinearReduction(mean.float(), vectors.float().contiguous())

@@ -13,6 +13,7 @@ import torch
 
 from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import ImageDataset, ImageRecord, ImageSet, make_loader, scan, scan_images
+from patchcore_fast.data.meta import list_of
 from patchcore_fast.errors import DataError
 from patchcore_fast.model.fewshot import draw_shots
 from patchcore_fast.progress import bar
@@ -144,7 +145,8 @@ def batches_of(
     """
     root = None
     if isinstance(data, str | os.PathLike):
-        data = scan_images(data) if part == "any" or not os.path.isdir(data) else scan(data)
+        whole = os.path.isdir(data) or list_of(data) is not None
+        data = scan(data) if whole and part != "any" else scan_images(data)
     if isinstance(data, ImageSet):
         root = data.root
         records = data.train if part == "train" else data.test

@@ -12,12 +12,12 @@ import numpy as np
 
 from patchcore_fast import metrics
 from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.config.methods import MethodConfig
 from patchcore_fast.data import ImageRecord
 from patchcore_fast.errors import DataError
-from patchcore_fast.layered_bank import Bank
 from patchcore_fast.model.batches import Batch
 from patchcore_fast.model.results import Evaluation, Prediction
-from patchcore_fast.model.threshold import false_alarm_interval, held_out
+from patchcore_fast.model.threshold import Decided, false_alarm_interval, held_out
 
 _NAN = float("nan")
 
@@ -26,8 +26,8 @@ def evaluate_batches(
     batches: Iterable[Batch],
     predict: Callable[[Batch], Iterable[Prediction]],
     name: Callable[[Path], str],
-    bank: Bank,
-    config: PatchCoreConfig,
+    bank: Decided,
+    config: PatchCoreConfig | MethodConfig,
 ) -> Evaluation:
     """Predict every batch, then see `evaluate_predictions`. Of the settings, the selection is the bank's own."""
     clock = time.perf_counter()
@@ -38,7 +38,7 @@ def evaluate_batches(
         seen.append(replace(batch, images=batch.images[:0].clone()))  # only the truth is wanted; a view holds it all
     taken = time.perf_counter() - clock
     expected = None if bank.threshold is None else false_alarm_interval(held_out(bank), bank.threshold)
-    if bank.config:
+    if bank.config and isinstance(config, PatchCoreConfig):
         config = config.replace(selection=PatchCoreConfig.from_dict(bank.config).selection)
     return evaluate_predictions(predictions, seen, name, bank.threshold, expected, config, taken)
 
@@ -49,7 +49,7 @@ def evaluate_predictions(
     name: Callable[[Path], str],
     threshold: float | None,
     expected: tuple[float, float] | None,
-    config: PatchCoreConfig,
+    config: PatchCoreConfig | MethodConfig,
     seconds: float,
 ) -> Evaluation:
     """Build the Evaluation of predictions that came from `batches`, in the same order.
@@ -83,7 +83,9 @@ def evaluate_predictions(
     masks = [item.mask for item in items]
     pairs = [(p.anomaly_map, m) for p, m in zip(predictions, masks, strict=True) if m is not None]
     maps = [m for m, _ in pairs]
-    _binary("pixel", maps, [m for _, m in pairs], values, curves)
+    pixels = _binary("pixel", maps, [m for _, m in pairs], values, curves)
+    values["pixel_iou_max"] = metrics.iou_of_f1(values["pixel_f1"])
+    values |= dict.fromkeys(metrics.ADER_PIXELS, _NAN) if pixels is None else metrics.ader_pixels(pixels)
     pro = metrics.pro_curve(maps, [m for _, m in pairs]) if maps else None
     values["aupro"] = _NAN if pro is None else metrics.aupro_of(*pro)
     if pro is not None:
@@ -102,7 +104,10 @@ def evaluate_predictions(
     return Evaluation(values, rows, curves, config.to_dict(), timings, predictions, unread, records)
 
 
-def _binary(kind: str, scores: Any, truth: Any, values: dict[str, float], curves: dict[str, Any]) -> None:
+def _binary(
+    kind: str, scores: Any, truth: Any, values: dict[str, float], curves: dict[str, Any]
+) -> metrics.BinaryCurve | None:
+    """Put the numbers and the curves of a kind into `values` and `curves`; the curve, None where it cannot be drawn."""
     curve = metrics.binary_curve(scores, truth) if len(scores) else None
     values[f"{kind}_auroc"] = _NAN if curve is None else curve.auroc
     values[f"{kind}_ap"] = _NAN if curve is None else curve.average_precision
@@ -112,6 +117,7 @@ def _binary(kind: str, scores: Any, truth: Any, values: dict[str, float], curves
         curves[f"{kind}_roc"] = dict(zip(("fpr", "tpr"), metrics.thin(curve.fpr, curve.tpr), strict=True))
         recall_precision = metrics.thin(curve.tpr[1:], curve.precision)
         curves[f"{kind}_pr"] = dict(zip(("recall", "precision"), recall_precision, strict=True))
+    return curve
 
 
 class _Item(NamedTuple):

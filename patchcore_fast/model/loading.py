@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,7 +12,7 @@ from patchcore_fast.bank_file import bank_error
 from patchcore_fast.config import PatchCoreConfig, RunningSettings, grouped
 from patchcore_fast.config.families import GIVEN
 from patchcore_fast.errors import BankError, DataError
-from patchcore_fast.features import FeatureExtractor, LinearReduction
+from patchcore_fast.features import FeatureExtractor, FeatureSource, LinearReduction
 from patchcore_fast.features.modules import as_source
 from patchcore_fast.features.weights import chosen_weights
 from patchcore_fast.layered_bank import Bank, LayeredBank
@@ -51,17 +51,46 @@ def stored_config(
         config = completed(bank.config)
         if isinstance(bank, LayeredBank) != (config.selection.banks == "layer"):
             raise ValueError(f"selection.banks is {config.selection.banks!r}, of which there are {len(bank.parts)}")
-        f = config.features
-        if f.backbone.startswith(GIVEN) and not given:
-            raise ValueError(
-                f"its backbone was an object, {f.backbone.removeprefix(GIVEN)}: give it with "
-                "PatchCore.load(path, backbone=...)"
-            )
-        here = {} if given else {"weights": chosen_weights(f.backbone, f.weights, weights, allow_download)}
-        here |= {} if index is None else {"index": index}
-        return config.replace(running=RunningSettings(), **here)
+        config = readers(config, weights, allow_download, given)
+        return config if index is None else config.replace(index=index)
     except (TypeError, ValueError) as error:
         raise bank_error(path, f"its settings cannot be used ({error})") from error
+
+
+def readers(config: PatchCoreConfig, weights: str | None, allow_download: bool, given: bool = False) -> PatchCoreConfig:
+    """Settings of a file with the reader's weights, and without what is on record only.
+
+    Raises
+    ------
+    ValueError : they want weights, a download or a backbone which were not given.
+    """
+    f = config.features
+    if f.backbone.startswith(GIVEN) and not given:
+        raise ValueError(
+            f"its backbone was an object, {f.backbone.removeprefix(GIVEN)}: give it with load(path, backbone=...)"
+        )
+    here = {} if given else {"weights": chosen_weights(f.backbone, f.weights, weights, allow_download)}
+    return config.replace(running=RunningSettings(), **here)
+
+
+_Made = TypeVar("_Made", FeatureExtractor, FeatureSource)
+
+
+def built(path: Path, make: Callable[[], _Made]) -> _Made:
+    """What `make` makes of a file's settings; BankError where it cannot, DataError for weights that cannot be read."""
+    try:
+        return make()
+    except DataError:
+        raise
+    except (ValueError, TypeError, LookupError, AssertionError, RuntimeError) as error:
+        raise bank_error(path, f"its backbone cannot be built ({error})") from error
+
+
+def check_weights(path: Path, source: FeatureSource, weights: str, given: bool) -> None:
+    """BankError: the backbone has other weights than a file says, "" where it says none.  given : as an object."""
+    if weights and source.fingerprint() != weights:
+        more = ", or with other layers or normalisation" if given else ""
+        raise BankError(f"{os.fspath(path)}: was made with other weights of {source.name} than are here{more}")
 
 
 def fitting_extractor(
@@ -78,16 +107,9 @@ def fitting_extractor(
     """
     f = config.features
     source = None if given is None else as_source(given, f.layers, f.seen_size, device)
-    try:
-        extractor = make_extractor(config, device, source)
-    except DataError:
-        raise
-    except (ValueError, TypeError, LookupError, AssertionError, RuntimeError) as error:
-        raise bank_error(path, f"its backbone cannot be built ({error})") from error
+    extractor = built(path, lambda: make_extractor(config, device, source))
     name, backbone = os.fspath(path), extractor.backbone
-    if bank.weights and backbone.fingerprint() != bank.weights:
-        more = "" if given is None else ", or with other layers or normalisation"
-        raise BankError(f"{name}: was made with other weights of {backbone.name} than are here{more}")
+    check_weights(path, backbone, bank.weights, given is not None)
     widths = backbone.channels if isinstance(bank, LayeredBank) else (extractor.dim,)
     if (found := tuple(part.width for part in bank.parts)) != tuple(widths):
         said = [" and ".join(map(str, numbers)) for numbers in (found, widths)]

@@ -31,9 +31,7 @@ def make_extractor(
 ) -> FeatureExtractor:
     """Backbone and fusion of the settings, over tiles where they say so; `source` in place of their backbone."""
     f, seed = config.features, config.selection.seed
-    if source is None:
-        kind = VisionGNN if f.backbone in SHAPES else Backbone
-        source = kind(f.backbone, f.layers, f.weights, device, seed, norm=f.norm, image_size=f.seen_size)
+    source = source or make_source(config, device)
     options: dict[str, Any] = {
         "fusion": f.fusion, "patch_size": f.patch_size, "dim": f.dim, "layer_dim": f.layer_dim,
         "resize": f.feature_resize, "reduction": f.reduction, "precision": f.precision, "seed": seed,
@@ -43,6 +41,13 @@ def make_extractor(
     if f.tile is None and f.input_size is not None:
         return FeatureExtractor(source, **options)
     return TiledExtractor(source, **options, tile=f.tile, overlap=f.overlap, batch=config.running.batch_size)
+
+
+def make_source(config: PatchCoreConfig, device: torch.device) -> FeatureSource:
+    """The backbone of the settings."""
+    f, seed = config.features, config.selection.seed
+    kind = VisionGNN if f.backbone in SHAPES else Backbone
+    return kind(f.backbone, f.layers, f.weights, device, seed, norm=f.norm, image_size=f.seen_size)
 
 
 def training_rows(
@@ -127,15 +132,22 @@ def predict_batch(
     features, grid = extractor(batch.images.to(device))
     scores, patches = scorer(features, len(batch.images))
     height, width = batch.images.shape[2:]
-    f, s = config.features, config.scoring
+    s = config.scoring
     laid = anomaly_map(patches.view(-1, *grid), extractor.covered((height, width)), s.sigma, s.upsample, s.border)
-    maps = laid[:, :height, :width].cpu().numpy()
+    yield from predictions_of(batch, scores, laid[:, :height, :width], threshold, config)
+
+
+def predictions_of(
+    batch: Batch, scores: torch.Tensor, maps: torch.Tensor, threshold: float | None, config: PatchCoreConfig
+) -> Iterator[Prediction]:
+    """A batch's predictions of its image scores [B] and score maps [B, H, W]."""
+    f, drawn = config.features, maps.cpu().numpy()
     for i, score in enumerate(scores.tolist()):
         record, original = batch.records[i], batch.sizes[i]
         path = None if record is None else record.path
         if batch.errors[i] is not None:
-            yield Prediction(path, math.nan, np.full_like(maps[i], np.nan), error=batch.errors[i])
+            yield Prediction(path, math.nan, np.full_like(drawn[i], np.nan), error=batch.errors[i])
             continue
         above = None if threshold is None else score > threshold
         resized = None if original is None else resized_size(original, f.resize, f.aspect)
-        yield Prediction(path, score, maps[i], above, original, resized)
+        yield Prediction(path, score, drawn[i], above, original, resized)

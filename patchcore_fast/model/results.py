@@ -57,11 +57,12 @@ class Evaluation:
     Attributes
     ----------
     metrics : image_auroc, image_ap, image_f1, image_f1_threshold, pixel_auroc, pixel_ap, pixel_f1,
-        pixel_f1_threshold, aupro (fractions, not percent); threshold (the bank's) and at that threshold the counts
-        true_positives, false_negatives, false_positives and true_negatives (positive is anomalous), accuracy, and the
-        interval expected_low to expected_high of the share of false alarms by the held-out training images; n_test
-        (images scored), n_unread (images that could not be), n_masks. What is not known is NaN, as a metric that
-        needs both classes is when only one is there.
+        pixel_f1_threshold, pixel_iou_max (at that threshold too), aupro (fractions, not percent); those of
+        `metrics.ADER_PIXELS`; threshold (the bank's) and at that threshold the counts true_positives, false_negatives,
+        false_positives and true_negatives (positive is anomalous), accuracy, and the interval expected_low to
+        expected_high of the share of false alarms by the held-out training images; n_test (images scored), n_unread
+        (images that could not be), n_masks. What is not known is NaN, as a metric that needs both classes is when only
+        one is there.
     images : one row per image that was scored, named as the columns of scores.csv (`report.scores_csv.COLUMNS`): path
         (relative to the set's root, or its name), label (0 normal, 1 anomalous, -1 unknown), defect_type ("" unless
         anomalous), score, is_anomalous (None without a threshold), error (None, or why its mask could not be used: its

@@ -6,19 +6,38 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import isfinite
 from numbers import Real
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from scipy import stats
 
 from patchcore_fast.config import recorded
-from patchcore_fast.layered_bank import Bank
 
 PART = 10  # at most one image in so many is held out at a time, so that the others still make nearly the same bank
 ASKED = 200  # images held out in all; more would cost time and hardly move the threshold
 SPREAD, WEIGHT = 0.08, 4  # standard deviation of log scores to expect beforehand, and the images that this counts as
 CLIP = 4.0  # robust standard deviations from the median beyond which a score counts as if it lay there
 LEVEL = 0.95  # of the interval of the false-alarm rate
+
+
+class Decided(Protocol):
+    """What has a threshold: a bank, or what another method learned."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Image score above which an image is anomalous."""
+
+    @property
+    def normal_scores(self) -> torch.Tensor | None:
+        """[n] float64 of held-out images."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Settings by group."""
+
+
+_D = TypeVar("_D", bound=Decided)
 
 
 def held_out_folds(images: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
@@ -74,7 +93,7 @@ def false_alarm_interval(scores: Sequence[float], threshold: float) -> tuple[flo
     return float(found.low), float(found.high)
 
 
-def with_threshold(bank: Bank, *, threshold: float | None = None, max_false_alarms: float | None = None) -> Bank:
+def with_threshold(bank: _D, *, threshold: float | None = None, max_false_alarms: float | None = None) -> _D:
     """The bank with another threshold: this one, or the one of a share of false alarms by its held-out scores.
 
     Raises
@@ -96,9 +115,10 @@ def with_threshold(bank: Bank, *, threshold: float | None = None, max_false_alar
             "with_threshold: the bank has no scores of held-out images (an older file, a single training image, or "
             "another scoring than the fit's): give a threshold instead"
         )
-    return replace(bank, threshold=found, config=bank.config | {"max_false_alarms": float(max_false_alarms)})
+    config = bank.config | {"max_false_alarms": float(max_false_alarms)}
+    return replace(bank, threshold=found, config=config)
 
 
-def held_out(bank: Bank) -> list[float]:
+def held_out(bank: Decided) -> list[float]:
     """The held-out scores of a bank, none where it has none."""
     return [] if bank.normal_scores is None else [float(s) for s in bank.normal_scores]

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from patchcore_fast.metrics import ADER_PIXELS, HEADLINE
 from patchcore_fast.report.page.index import write_index
 from patchcore_fast.report.scores_csv import write_scores_csv
 from patchcore_fast.report.tables import metrics_table, write_json
 from patchcore_fast.report.text import shorten
 
 JSON, CSV, INDEX, FORMAT, FORMAT_VERSION = "results.json", "results.csv", "index.html", "patchcore_fast.results", 1
-AVERAGED = ("image_auroc", "image_ap", "image_f1", "pixel_auroc", "pixel_ap", "pixel_f1", "aupro", "accuracy")
+AVERAGED = (*HEADLINE, *ADER_PIXELS, "accuracy")
 SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AUPRO",
-         "image_f1": "best F1"}  # fmt: skip
+         "pixel_iou_max": "IoU-max", "image_f1": "best F1"}  # fmt: skip
 COUNTS = ("threshold", "n_test", "n_unread", "n_masks")
 REASON = 60  # characters of a reason in the table on the screen
 

@@ -118,7 +118,7 @@ def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any, mod
     name : of the data, for the titles.
     images : the set that was evaluated.
     result : `model.Evaluation` of it, with its predictions. roc.png and pr.png need both kinds of images.
-    model : the fitted `PatchCore`, for provenance.png and what report.json says of the bank.
+    model : the fitted `PatchCore`, for provenance.png and what report.json says of the bank; or of another method.
 
     Returns
     -------
@@ -144,8 +144,9 @@ def write_evaluation(folder: Path, name: str, images: ImageSet, result: Any, mod
             with problems.attempt("scores.csv, column heatmap"):
                 named = [row | {"heatmap": picture} for row, picture in zip(result.images, heatmaps, strict=True)]
                 write_scores_csv(folder / "scores.csv", [*named, *result.unread], COLUMNS)
-        if model is not None and model.bank.positions is not None and model.bank.grid is not None:
-            _plot(problems, note, folder / "provenance.png", lambda p: _write_provenance(p, name, model.bank))
+        bank = getattr(model, "bank", None)  # other methods have none
+        if bank is not None and bank.positions is not None and bank.grid is not None:
+            _plot(problems, note, folder / "provenance.png", lambda p: _write_provenance(p, name, bank))
         with problems.attempt(FILE):
             note(FILE)
             write_record(folder, name, images, result, layers, (gallery.vmin, gallery.vmax), model)

@@ -35,14 +35,16 @@ def write_record(
     folder : exists.  name : of the data.  images : the set that was evaluated.
     result : `model.Evaluation` of it, with its predictions.
     layers : one for each test image, paths relative to `folder`.  limits : the scale of the heat layers.
-    model : the fitted `PatchCore`; without it the record has neither the bank nor the times of fitting.
+    model : the fitted `PatchCore`, or of another method, which has no bank; without it the record has neither that
+        nor the times of fitting.
     """
     intervals, defect_types = bootstrap(images, result)
     write_json(folder / FILE, {
         "format": FORMAT, "format_version": FORMAT_VERSION, "name": name,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "intervals": intervals, "defect_types": defect_types, "layers": list(layers), "scale": list(limits),
-        "bank": None if model is None else bank_facts(model), "data": images.summary.to_dict(),
+        "bank": bank_facts(model) if hasattr(model, "bank") else None,
+        "model": model.said() if hasattr(model, "said") else None, "data": images.summary.to_dict(),
         "seconds": ({} if model is None else dict(model.timings_)) | result.timings,
         "environment": _environment(model),
     })  # fmt: skip

@@ -16,6 +16,8 @@ import torch
 from patchcore_fast.cli import main
 from patchcore_fast.errors import BankError
 from patchcore_fast.export import TOLERANCE, ExportedPatchCore, export_model, module
+from patchcore_fast.export.programs import facts
+from patchcore_fast.methods import make_method
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.report.scores_csv import COLUMNS
 
@@ -186,3 +188,22 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         export_model(fitted(precision="bfloat16"), tmp_path / "model.pt2")
     with pytest.raises(ValueError, match=r"images must be \[B, 3, 64, 64\]"):
         export_model(fitted(), tmp_path / "model.pt2", torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [(name, suffix) if name == "subspace" and suffix == ".pt2" else
+     pytest.param(name, suffix, marks=pytest.mark.thorough)
+     for name in ("padim", "subspace") for suffix in (".pt2", ".onnx")],
+)  # fmt: skip
+def test_files_of_other_methods(name: str, suffix: str, tmp_path: Path) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    settings = PatchCoreConfig(backbone="test_efficientnet", layers=(1, 2), weights="random", image_size=32,
+                               device="cpu")  # fmt: skip
+    model = make_method(name, settings, progress=False).fit(images)
+    found = export_model(model, tmp_path / f"m{suffix}")  # which holds the file against the model
+    assert found.score <= TOLERANCE and found.map <= TOLERANCE and found.images == 3
+    about = facts(model)
+    assert about["method"] == name and about["threshold"] == model.threshold and "bank_rows" not in about

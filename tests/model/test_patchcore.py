@@ -111,6 +111,9 @@ def test_evaluate(model: PatchCore, folder: Path) -> None:
     assert result.metrics["pixel_ap"] == metrics.average_precision(maps, masks)
     assert result.metrics["aupro"] == metrics.aupro(maps, masks) > 0.5
     assert (result.metrics["pixel_f1_threshold"], result.metrics["pixel_f1"]) == metrics.best_f1(maps, masks)
+    assert result.metrics["pixel_iou_max"] == metrics.iou_of_f1(result.metrics["pixel_f1"])
+    curve = metrics.binary_curve(maps, masks)
+    assert curve is not None and metrics.ader_pixels(curve).items() <= result.metrics.items()
     assert result.metrics["threshold"] == model.threshold and result.metrics["accuracy"] == 1.0
     assert (result.metrics["n_test"], result.metrics["n_masks"]) == (8, 4)
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["metrics"]["image_auroc"] == 1.0
@@ -123,7 +126,8 @@ def test_evaluate_without_masks_or_normal_images(model: PatchCore, folder: Path)
     unmasked = [dataclasses.replace(r, mask=None) for r in found.test]
     result = model.evaluate(unmasked)
     assert result.metrics["image_auroc"] == 1.0 and np.isnan(result.metrics["pixel_auroc"])
-    assert np.isnan(result.metrics["aupro"]) and "pro" not in result.curves
+    assert all(np.isnan(result.metrics[name]) for name in ("aupro", "pixel_iou_max", *metrics.ADER_PIXELS))
+    assert "pro" not in result.curves
     assert result.to_dict()["metrics"]["aupro"] is None
     one_class = model.evaluate(found.test[:4])
     assert np.isnan(one_class.metrics["image_auroc"]) and one_class.metrics["accuracy"] == 1.0

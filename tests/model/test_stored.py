@@ -50,7 +50,7 @@ def same(one: Bank, other: Bank) -> bool:
         {},
         {"augment": "rotate", "precision": "bfloat16", "shots": 4},
         {"sampler": "elfs", "precision": "float16"},
-        {"metric": "cosine"},
+        pytest.param({"metric": "cosine"}, marks=pytest.mark.thorough),
         {"fusion": "graph", "dim": 24, "graph_dilation": 2},
         {"metric": "cosine", "banks": "layer"},
         pytest.param({"banks": "layer"}, marks=pytest.mark.thorough),

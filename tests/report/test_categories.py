@@ -44,7 +44,9 @@ def test_a_mean_is_of_those_that_have_the_number():
 
 def test_the_table_says_of_how_many_and_why_one_failed():
     lines = results_table(ROWS).split("\n")
-    assert " ".join(lines[0].split()) == "category image AUROC pixel AUROC pixel AP AUPRO best F1 images failed because"
+    assert " ".join(lines[0].split()) == (
+        "category image AUROC pixel AUROC pixel AP AUPRO IoU-max best F1 images failed because"
+    )
     assert lines[2].split()[:2] == ["bolt", "0.900"] and "no test images" in lines[4]
     assert lines[-2].split()[:3] == ["mean", "0.850", "0.500"]
     assert lines[-1] == "Means are not of all 4 categories: image AUROC of 2, pixel AUROC of 1."

@@ -179,6 +179,8 @@ def _summary(record: Record) -> str:
         name = recorded(config, "sampler", "")
         sampler = sampler_text(name, options if isinstance(options, dict) else {}) if name else ""
         parts.append(f"{backbone}, {sampler}{share}" if sampler else str(backbone))
+    if model := record.facts["model"]:
+        parts.append(model)
     if "zeroshot" in config:
         parts.append("images scored by each other, without training")
     if (scorer := recorded(config, "scorer", "distance")) != "distance":

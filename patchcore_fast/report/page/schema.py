@@ -214,6 +214,7 @@ FACTS = fields(
     )),
     intervals=fields(level=unit, resamples=count, metrics=dict_of(optional(list_of(number, 2)))),
     bank=optional(_bank),
+    model=optional(text),
     data=optional(fields(images=dict_of(dict_of(count)), masks=count,
                          findings=list_of(fields(text=text, warning=truth)))),
     seconds=dict_of(optional(number)),

@@ -18,6 +18,7 @@ NAMES = {
     "pixel_ap": ("pixel AP", "average precision of all pixels"),
     "pixel_f1": ("pixel best F1", "largest F1 over all thresholds: the threshold is chosen on these pixels"),
     "aupro": ("AUPRO", "per-region overlap up to 30 % false positives"),
+    "pixel_iou_max": ("pixel IoU-max", "largest intersection over union over all thresholds, where F1 is largest"),
 }
 STAGES = {"features": "fit: features", "selection": "fit: selection of the bank", "threshold": "fit: threshold",
           "predict": "evaluate: prediction", "metrics": "evaluate: metrics"}  # fmt: skip
@@ -106,6 +107,8 @@ def _cell(value: Any, text: str) -> str:
 def bank_section(record: Record) -> str:
     """The grid of patches with how often the bank knows each place, and the training images that gave most."""
     bank = record.facts["bank"]
+    if (model := record.facts["model"]) is not None:
+        return f"<p>{escape(model)}: a method without a memory bank.</p>"
     if bank is None:
         return '<p class="note">This evaluation did not write down its memory bank.</p>'
     kept = f"{bank['rows']:,} rows of {bank['dim']:,} numbers"
