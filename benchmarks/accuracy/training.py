@@ -55,7 +55,8 @@ def run(name: str, images: ImageSet, args: argparse.Namespace, seed: int, varied
     return {
         "set": name, "method": args.method, "seed": seed, "varied": varied, "train": model.learned.count,
         "held_out": 0 if scores is None else len(scores), "test": metrics["n_test"],
-        "settings": model.described.to_dict(), "features_s": model.timings_["features"], "train_s": sum(trained), "whole_s": seconds,
+        "settings": model.described.to_dict(), "features_s": model.timings_["features"], "train_s": sum(trained),
+        "whole_s": seconds,
         "last": {key: metrics[key] for key in (*MEASURED, "threshold", "true_positives", "false_negatives",
                                                "false_positives", "true_negatives") if key in metrics},
         "best": {key: {"value": value, "epoch": epoch} for key, (value, epoch) in best(model.curve_).items()},
