@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +32,19 @@ SCALES = (0.5, 1.0, 2.0)
 LISTS = ("curves", "rows")  # of a result: a record for each epoch, and for each scorer after the last one
 
 
-def measure(data: ImageSet, config: MethodConfig, every: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The curve of one training and a row for each scorer of its last epoch."""
+def measure(data: ImageSet, config: MethodConfig, every: int, told: Callable[[str, dict[str, Any]], None]) -> None:
+    """One training: each epoch of its curve is told, then each scorer of the last one."""
     model = ReverseDistillation(config.base.replace(scorer="noising"), config.settings, progress=None)
-    model.fit(data, test=data, evaluate_every=every)
-    curve = [dict(row) for row in model.curve_]
-    rows = [{"scorer": "distance", **_only(curve[-1])}]  # a training measures without noise
+    model.fit(data, test=data, evaluate_every=every, on_epoch=lambda row: told("curves", dict(row)))
+    told("rows", {"scorer": "distance", **_only(model.curve_[-1])})  # a training measures without noise
     for scale in SCALES:
         model = copy.copy(model)
         model.config, model._ready = model.config.replace(noise_scale=scale), None
-        rows.append({"scorer": f"noising, scale {scale:g}", **_only(model.evaluate(data).metrics)})
-    return curve, rows
+        told("rows", {"scorer": f"noising, scale {scale:g}", **_only(model.evaluate(data).metrics)})
 
 
-def _only(metrics: dict[str, Any]) -> dict[str, float]:
+def _only(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(metrics[name]) for name in METRICS if metrics.get(name) is not None}
-
-
-def trainings(folders: list[Path], config: MethodConfig, seeds: int, every: int) -> Iterator[dict[str, Any]]:
-    """What each training adds to LISTS."""
-    for folder in folders:
-        data = scan(folder)
-        for seed in range(seeds):
-            seeded = MethodConfig(config.method, config.base.replace(seed=seed), config.settings)
-            where = {"set": folder.resolve().name, "seed": seed}
-            found = measure(data, seeded, every)
-            yield {name: [where | row for row in rows] for name, rows in zip(LISTS, found, strict=True)}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -83,7 +71,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for column, name in enumerate(names):
         for line, (key, text) in enumerate(shown.items()):
             axes = figure.add_subplot(len(shown), len(names), 1 + column + line * len(names))
-            for seed in range(result["options"]["seeds"]):
+            for seed in dict.fromkeys(r["seed"] for r in result["curves"] if r["set"] == name):
                 rows = [r for r in result["curves"] if r["set"] == name and r["seed"] == seed and key in r]
                 axes.plot([r["epoch"] for r in rows], [r[key] for r in rows], color=LINES[seed % len(LINES)],
                           marker="" if key == "loss" else "o", markersize=4, label=f"seed {seed}")  # fmt: skip
@@ -99,7 +87,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train on each set by each seed, write after each training."""
+    """Train on each set by each seed, write after each epoch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="MVTec layout, with train/good")
     parser.add_argument("--epochs", type=int, default=20)
@@ -121,11 +109,17 @@ def main(argv: list[str] | None = None) -> None:
         "benchmark": "reverse_distillation", "environment": describe("cpu") | {"load": os.getloadavg()[0]},
         "options": options, "config": config.to_dict(), **{name: [] for name in LISTS},
     }  # fmt: skip
-    for found in trainings(args.folders, config, args.seeds, args.evaluate_every):
-        for name, rows in found.items():
-            result[name] += rows
+
+    def told(kind: str, row: dict[str, Any], where: dict[str, Any]) -> None:
+        result[kind].append(where | row)
         if args.json:
             records.write(args.json, result, schema=None, lines=LISTS)
+
+    for folder in args.folders:
+        data, name = scan(folder), folder.resolve().name
+        for seed in range(args.seeds):
+            seeded = MethodConfig("rd", config.base.replace(seed=seed), config.settings)
+            measure(data, seeded, args.evaluate_every, partial(told, where={"set": name, "seed": seed}))
     print(table(result))
     if args.plot is not None:
         plot(result, args.plot)

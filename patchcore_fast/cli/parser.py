@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from patchcore_fast.cli.bench_samplers import add_arguments as add_bench
 from patchcore_fast.cli.chaining import add_chain
+from patchcore_fast.cli.compare import add_arguments as add_compare
 from patchcore_fast.cli.exclusion import add_exclude
 from patchcore_fast.cli.grid import add_arguments as add_grid
 from patchcore_fast.cli.options import (
@@ -322,6 +323,10 @@ def build_parser() -> argparse.ArgumentParser:
                         help="keep the picks so far here, and go on from them if it is there; removed when all is "
                              "written (greedy and approximate)")  # fmt: skip
     add_rank_timeout(select)
+
+    several = command("compare", ("compare", "compare"), "measure several methods on the same images, side by side",
+                      "compare bottles --methods patchcore,elfs --output compared")  # fmt: skip
+    add_compare(several)
 
     trials = command("grid", ("grid", "grid"), "find out what a selection's settings do to accuracy",
                      "grid bottles --output trials --limit 24")  # fmt: skip
