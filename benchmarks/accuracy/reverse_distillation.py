@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,12 @@ def _only(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(metrics[name]) for name in METRICS if metrics.get(name) is not None}
 
 
-def table(result: dict[str, Any]) -> str:
-    """Markdown: the last epoch by every scorer, means over seeds and the range of image AUROC."""
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Markdown: the last epoch by every scorer, means over seeds; `found` are rows of one result or more."""
     lines = ["| set | scorer | " + " | ".join(METRICS.values()) + " | image AUROC by seed |",
              "|---|---|" + "---:|" * len(METRICS) + "---|"]  # fmt: skip
-    for name in dict.fromkeys(row["set"] for row in result["rows"]):
-        mine = [row for row in result["rows"] if row["set"] == name]
+    for name in dict.fromkeys(row["set"] for row in found):
+        mine = [row for row in found if row["set"] == name]
         for scorer in dict.fromkeys(row["scorer"] for row in mine):
             group = [row for row in mine if row["scorer"] == scorer]
             means = [f"{np.mean([row[metric] for row in group]):.3f}" for metric in METRICS]
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="MVTec layout, with train/good")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--evaluate-every", type=int, default=5, metavar="N", help="epochs between two measurements")
     parser.add_argument("--batch-size", type=int, default=ReverseDistillationSettings().batch_size)
     parser.add_argument("--image-size", type=int, default=256)
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
 
     for folder in args.folders:
         data, name = scan(folder), folder.resolve().name
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             seeded = MethodConfig("rd", config.base.replace(seed=seed), config.settings)
             measure(data, seeded, args.evaluate_every, partial(told, where={"set": name, "seed": seed}))
     print(table(result))
