@@ -50,6 +50,7 @@ LAYER = {
     "report": 4,
     "tracking": 5,
     "doctor": 5,
+    "comparison": 5,
     "experiments": 5,
     "export": 5,
     "methods": 5,

@@ -171,7 +171,8 @@ def test_wandb_takes_the_settings_of_the_run_and_the_model(out: Path, monkeypatc
     ]
     metadata = json.loads(kept.metadata)
     assert kept.name == "first_run-model" and [entry.path for entry in kept.manifest.contents] == ["model.safetensors"]
-    assert metadata["selection.ratio"] == 0.1 and metadata["image_auroc"] == scalars(read_record(out))["image_auroc"]
+    assert metadata["config"]["selection"]["ratio"] == 0.1 and len(metadata) == 2
+    assert metadata["metrics"]["image_auroc"] == scalars(read_record(out))["image_auroc"]
 
 
 def train(settings: TrackingSettings, folder: Path, first: int, epochs: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from patchcore_fast.report.plots import LINES, NEUTRAL, new_figure, quiet, save_figure
+from patchcore_fast.report.plots import LINES, NEUTRAL, legend_below, new_figure, plain_numbers, quiet, save_figure
 from patchcore_fast.report.text import plot_text
 
 Row = Mapping[str, Any]
@@ -64,9 +64,9 @@ def plot_against_time(
         axes.scatter([r["seconds"] for r in ringed], [r["choice"] for r in ringed], s=150, facecolor="none",
                      edgecolor="black", linewidth=1.3, zorder=4, label=f"best: {plot_text(str(best))}")  # fmt: skip
     axes.set_xscale("log")
-    _plain_numbers(axes.xaxis, [row["seconds"] for row in rows if row["name"] != "random"] or [1.0])
+    plain_numbers(axes.xaxis, [row["seconds"] for row in rows if row["name"] != "random"] or [1.0])
     axes.set(xlabel="seconds of the selection (log)", ylabel=CHOICE, title=plot_text(title))
-    _legend_below(figure, axes, 2)
+    legend_below(figure, axes, 2)
     quiet(axes)
     save_figure(figure, path)
 
@@ -97,11 +97,11 @@ def plot_against_size(
         if own:
             axes.plot(own, means, style, color=colour, linewidth=1.6, markersize=6, label=label)
     axes.set_xscale("log")
-    _plain_numbers(axes.xaxis, sizes)
+    plain_numbers(axes.xaxis, sizes)
     if len(sizes) <= MARKED:
         axes.set_xticks(sizes)
     axes.set(xlabel="rows of the bank (log)", ylabel=CHOICE, title=plot_text(title))
-    _legend_below(figure, axes, 2)
+    legend_below(figure, axes, 2)
     quiet(axes)
     save_figure(figure, path)
 
@@ -179,7 +179,7 @@ def plot_steps(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str 
     if shown:
         axes.plot(*zip(*shown, strict=True), "o", markersize=7, markerfacecolor="white", markeredgecolor=LINES[1],
                   markeredgewidth=1.6, linestyle="none", label="the folder's test images, for information")  # fmt: skip
-        _legend_below(figure, axes, 1)
+        legend_below(figure, axes, 1)
     axes.set_yticks(y, [plot_text(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlim=(low, None), xlabel=f"{CHOICE}; the axis begins at {low:.2f}", title=plot_text(title))
@@ -195,19 +195,3 @@ def row_of(rows: Sequence[Row], name: str) -> Row:
 def _height(place: int, values: Sequence[Any]) -> float:
     """Of the value with this number on an axis from 0 to 1; in the middle where there is one alone."""
     return place / (len(values) - 1) if len(values) > 1 else 0.5
-
-
-def _legend_below(figure: Any, axes: Any, columns: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-
-
-def _plain_numbers(axis: Any, values: Sequence[float]) -> None:
-    """Ticks of a logarithmic axis as people write them; enough of them where all values lie within one decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    narrow = max(values) < 20 * min(values)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 10 else f"{v:g}"))
-    axis.set_minor_locator(NullLocator())
-    axis.set_minor_formatter(NullFormatter())

@@ -72,6 +72,8 @@ COMMANDS = (
     Command("grid-steps", (*GRID, "--steps"), ("made",), folder=True, costly=True,
             moments=("decode", "network", "folder", *FILE), image="data/train/good/b.png", table="steps.csv",
             resumes=True),
+    Command("compare", ("compare", "data", "--methods", "patchcore", "--seeds", "1", "--output", "made", *ALONE),
+            ("made",), folder=True, costly=True, moments=("folder", *FILE), table="results.csv", resumes=True),
     Command("bench-samplers", ("bench-samplers", "f.npy", "--json", "made.json"), ("made.json",), moments=FILE),
     Command("report", ("report", "done", "--output", "made.html"), ("made.html",), moments=FILE),
     Command("export", ("export", "bank.safetensors", "--output", "made.pt2"), ("made.pt2",),

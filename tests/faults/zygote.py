@@ -55,7 +55,9 @@ def _warm() -> None:
     from patchcore_fast.cli import main
 
     from .commands import COMMANDS
+    from .place import cells_here
 
+    cells_here(setattr)
     tqdm.monitor_interval = 0  # no thread for bars that nobody sees
     scratch = tempfile.mkdtemp()
     for command in COMMANDS:
