@@ -45,6 +45,7 @@ class TrainedMethod(Method):
     Attributes
     ----------
     curve_ : of the last fit, a row for each epoch; see `methods.curves`.
+    timings_ : also "features", of reading the images and running the backbone, once.
     """
 
     passes = 1  # over the images in an epoch
@@ -153,7 +154,9 @@ class TrainedMethod(Method):
                 kept.add(self.maps(batch.images))
                 yield batch
 
+        clock = time.perf_counter()
         made = identity(self.described, weights, read())
+        self.timings_["features"] = time.perf_counter() - clock
         if not kept.count:
             return []
         about = About(self.described.to_dict(), weights, made, self.settings.epochs, kept.count)

@@ -17,6 +17,8 @@ from patchcore_fast.methods.simplenet import SimpleNet
 
 from ..pictures import write_mvtec
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 TINY = ["--backbone", "test_efficientnet", "--layers", "1,2", "--weights", "random", "--image-size", "64"]
 SHORT = ["--epochs", "2", "--steps", "1", *TINY]
 
@@ -51,9 +53,10 @@ def test_a_model_its_curve_and_what_to_do_next(weave, tmp_path, capsys, monkeypa
         assert main(command) == 130
     assert "the same command goes on from what is done" in capsys.readouterr().err
     assert not output.exists()
-    assert main(command) == 0
+    assert main([*command, "--log", "tensorboard"]) == 0
     said = capsys.readouterr().out
     folder = Path(f"{output}.training")
+    assert len(list((folder / "tensorboard/curves").glob("events*"))) == 1
     assert read_about(folder)["epoch"] == 2
     assert "Epoch 2 of 2: loss " in said and "Epoch 1 of 2" not in said and "went on after epoch 1" in said
     assert "fitted on 8 images" in said and "of 2 held-out training images lie above it" in said
@@ -77,11 +80,10 @@ def test_a_model_its_curve_and_what_to_do_next(weave, tmp_path, capsys, monkeypa
     assert (tmp_path / "tested/report.json").is_file()
 
 
-def test_several_categories_are_gone_on_with_and_tested(weave, tmp_path, capsys, monkeypatch):
+def test_several_categories_are_gone_on_with_and_tested(tmp_path, capsys, monkeypatch):
     root = tmp_path / "root"
     for name in ("bolt", "nut"):
-        (root / name).parent.mkdir(exist_ok=True)
-        (root / name).symlink_to(weave, target_is_directory=True)
+        write_mvtec(root / name, train=4, good=1, bad=1)
     output = tmp_path / "out"
     command = ["train", "simplenet", str(root), "--output", str(output), *SHORT]
     with monkeypatch.context() as patch:
