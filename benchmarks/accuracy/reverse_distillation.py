@@ -76,6 +76,7 @@ def plot(curves: Sequence[dict[str, Any]], path: Path) -> None:
                 rows = [r for r in curves if r["set"] == name and r["seed"] == seed and key in r]
                 axes.plot([r["epoch"] for r in rows], [r[key] for r in rows], color=LINES[seed % len(LINES)],
                           marker="" if key == "loss" else "o", markersize=4, label=f"seed {seed}")  # fmt: skip
+            axes.set_xlim(left=0)
             axes.set_ylabel(text)
             quiet(axes)
             if not line:
