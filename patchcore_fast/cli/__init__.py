@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             flush()
             return code
     except Terminated as e:
-        say(f"{PROGRAM}: ended by {e}; {WHOLE}")
+        say(f"{PROGRAM}: ended by {e}; {WHOLE}{_again(args)}")
         return e.code
     except KeyboardInterrupt:
-        say(f"\n{PROGRAM}: interrupted; {WHOLE}")
+        say(f"\n{PROGRAM}: interrupted; {WHOLE}{_again(args)}")
         return 130
     except Exception as e:
         if isinstance(e, BrokenPipeError) and _was_stdout(e):
@@ -89,6 +89,12 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     module, function = args.run
     return int(getattr(importlib.import_module(f"patchcore_fast.cli.{module}"), function)(args) or 0)
+
+
+def _again(args: argparse.Namespace | int | None) -> str:
+    """What to do after an end from outside, where the command keeps what it has done."""
+    kept = [getattr(args, name, None) for name in ("resumes", "store", "checkpoint")]
+    return "; the same command goes on from what is done" if any(kept) else ""
 
 
 def _was_stdout(error: BrokenPipeError) -> bool:

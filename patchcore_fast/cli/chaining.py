@@ -45,6 +45,7 @@ def add_chain(command: Callable[..., argparse.ArgumentParser]) -> None:
     train = command(
         "train-proxy", run, "train a small network on the groups and record how hard each image or patch is", example
     )
+    train.set_defaults(resumes=True)
     _common(train, "file of dynamics", "; an interrupted run goes on from FILE.training beside it")
     train.add_argument("--clusters", required=True, metavar="FILE", help="what cluster wrote")
     train.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the rows (default 10)")

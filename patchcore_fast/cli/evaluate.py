@@ -60,6 +60,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
     from patchcore_fast.cli.categories import evaluate_categories
 
+    args.resumes = True  # a run that was ended is gone on with
+
     return evaluate_categories(
         config, given_threshold(args), Path(args.folder), categories, Path(args.output), json_file
     )

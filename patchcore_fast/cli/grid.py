@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     # "--weights -1,0,1" is a value and no option: argparse asks this pattern, which knows single numbers only.
     parser._negative_number_matcher = re.compile(r"-[\d.][\d.,eE\s-]*")
+    parser.set_defaults(resumes=True)
     parser.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout")
     parser.add_argument("--output", required=True, metavar="OUT",
                         help="folder for tables, pictures, best.toml; an interrupted run goes on there")  # fmt: skip

@@ -121,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     extract = command("extract", ("extract", "extract"), "compute the features that fit chooses from, and keep them",
                       "extract bottles --output bottles.store")  # fmt: skip
+    extract.set_defaults(resumes=True)
     extract.add_argument("folder", metavar="DIR", help="normal images, or MVTec layout (train/good)")
     extract.add_argument("--output", required=True, metavar="STORE",
                          help="folder to write; a run that was interrupted goes on there")  # fmt: skip

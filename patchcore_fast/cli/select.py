@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+INDICES = (".npy", ".safetensors")  # suffixes of the file that fit --indices reads
 MEASURE_WORK = 2 * 10**11  # multiplications: seconds on two cores
 
 
@@ -64,6 +65,8 @@ def select(args: argparse.Namespace) -> None:
     output, numbers, checkpoint = (None if name is None else writable_file(name) for name in wanted)
     if output is None and numbers is None:
         raise DataError("one of the arguments --output --indices is required")
+    if numbers is not None and numbers.suffix not in INDICES and (numbers.is_file() or not numbers.exists()):
+        raise DataError(f"--indices must end in {' or '.join(INDICES)}, got {numbers.name}")
     if not stored and args.ratio is args.budget is args.count is None:
         raise DataError("one of the arguments --ratio --budget --count is required")
     outputs = {"--output": output, "--indices": numbers, "--checkpoint": checkpoint}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from patchcore_fast.config.budget import parse_budget
 from patchcore_fast.errors import DataError
 from patchcore_fast.files import atomic_write
+
+log = logging.getLogger(__name__)
 
 HEADER = 128  # bytes of a .npy file before its numbers
 PROJECTION = 128  # dimensions that distances are measured in
@@ -34,6 +37,8 @@ def rows_wanted(args: argparse.Namespace, n: int, row: int) -> int:
     if args.count is not None:
         if args.count < 1:
             raise DataError(f"--count must be at least 1, got {args.count}")
+        if args.count > n:
+            log.warning("--count %s: there are only %s rows, all are picked", f"{args.count:,}", f"{n:,}")
         return int(min(args.count, n))
     if args.ratio is not None:
         if not 0 < args.ratio < 1:

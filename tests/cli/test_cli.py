@@ -279,6 +279,28 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     assert files(tmp_path) == {"f.npy"}
 
 
+@pytest.mark.parametrize(
+    ("more", "goes_on"), [([], False), (["--checkpoint", "c"], True)], ids=["plain", "with a checkpoint"]
+)
+def test_an_interrupted_command_says_whether_it_goes_on(
+    more: list[str], goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("patchcore_fast.cli.select.select", stop)
+    assert main(["select", "f.npy", "--count", "3", "--output", "c.npy", *more]) == 130
+    assert capsys.readouterr().err.strip().endswith("goes on from what is done" if goes_on else "none is half-written")
+
+
+def test_a_count_above_the_rows_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).random((6, 3), dtype=np.float32))
+    args = ["select", str(tmp_path / "f.npy"), "--count", "9", "--no-projection", "--indices", str(tmp_path / "i.npy")]
+    assert main(args) == 0
+    assert "--count 9: there are only 6 rows, all are picked" in capsys.readouterr().err
+    assert sorted(np.load(tmp_path / "i.npy")) == list(range(6))
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)

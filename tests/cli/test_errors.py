@@ -104,6 +104,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     "select-method": (["select", "good.npy", *SELECT, "--method", "best"], "invalid choice"),
     "select-output": (["select", "good.npy", "--ratio", "0.5", "--output", "no/out"], "the folder no does not exist"),
     "select-indices": (["select", "good.npy", *SELECT, "--indices", "empty"], "empty: is a folder"),
+    "select-indices-name": (["select", "good.npy", *SELECT, "--indices", "picks.txt"],
+                            "--indices must end in .npy or .safetensors, got picks.txt"),
     "demo-foreign-folder": (["demo", "--output", "data"], "data: holds other files"),
     "demo-file": (["demo", "--output", "text.txt"], "text.txt: is a file"),
     "unknown-command": (["fly"], "invalid choice: 'fly'"),
