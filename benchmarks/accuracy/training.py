@@ -6,7 +6,8 @@ Each set is trained on once for each seed. The curve has metrics of the test ima
 `--evaluate-every` divides and at the last one; they decide nothing, and the result is the last epoch's. The best values
 stand beside it with their epochs: they are what a choice on the test images would have reported. `--vary noise 0.015 1`
 trains with each of these values of one of the method's settings. With `--checkpoint` a run that was stopped goes on.
-Seconds are of one run, on a machine that `environment.load` says how busy it was.
+Seconds are of one run: `features_s` of reading all training images and running the backbone once, `train_s` of all
+steps, on a machine that `environment.load` says how busy it was.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def run(name: str, images: ImageSet, args: argparse.Namespace, seed: int, varied
     return {
         "set": name, "method": args.method, "seed": seed, "varied": varied, "train": model.learned.count,
         "held_out": 0 if scores is None else len(scores), "test": metrics["n_test"],
-        "settings": model.described.to_dict(), "train_s": sum(trained), "whole_s": seconds,
+        "settings": model.described.to_dict(), "features_s": model.timings_["features"], "train_s": sum(trained),
+        "whole_s": seconds,
         "last": {key: metrics[key] for key in (*MEASURED, "threshold", "true_positives", "false_negatives",
                                                "false_positives", "true_negatives") if key in metrics},
         "best": {key: {"value": value, "epoch": epoch} for key, (value, epoch) in best(model.curve_).items()},

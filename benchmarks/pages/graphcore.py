@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import ROOT
-from benchmarks.accuracy.isometry import ANOTHER
+from benchmarks.accuracy.isometry import ANOTHER, FUSIONS
+from benchmarks.accuracy.sets import label
 from benchmarks.harness import records
 from benchmarks.pages.render import with_table
 from patchcore_fast.files import atomic_write
@@ -114,8 +115,8 @@ def _said(kind: tuple[str, str, str]) -> list[str]:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Left the cosines by layer, right what first picks cover of the turned image."""
-    figure = new_figure(10, 3.6, dpi=90)
+    """Left the cosines by layer, right what first picks cover of the turned image, by the first network."""
+    figure = new_figure(10, 3.4, dpi=80)
     left, right = figure.subplots(1, 2)
     kinds = _kinds(result["cosines"])
     for i, one in enumerate(kinds):
@@ -124,22 +125,22 @@ def draw(result: dict[str, Any], path: Path) -> None:
         colour = LINES[list(dict.fromkeys(k[0] for k in kinds)).index(one[0])]
         first = one[0] not in [k[0] for k in kinds[:i]]
         left.plot([i, i], [low, value], color=colour, linewidth=1.5)
-        left.plot(i, value, "o", color=colour, label=_said(one)[0] if first else None)
+        left.plot(i, value, "o", color=colour, label=label(_said(one)[0]) if first else None)
         left.plot(i, apart, "_", color="#5f6368", markersize=12, label="patches that do not match" if not i else None)
     left.set_xticks(range(len(kinds)), [k[2] for k in kinds], rotation=60, fontsize=8)
     left.set_ylabel("cosine: mean, down to 5 % quantile")
-    for i, one in enumerate(_kinds(result["radii"])):
+    for one in [k for k in _kinds(result["radii"]) if k[0] == kinds[0][0]]:
         mine = [r for r in result["radii"] if (r["network"], r["weights"], r["features"]) == one]
         for other, style in ((False, "-"), (True, ":")):
             ratios = np.mean([r["ratio"] for r in mine if (r["view"] == ANOTHER) == other], axis=0)
-            label = f"{one[0]}, {one[2]}" + (f": {ANOTHER}" if other else "")
-            right.plot(result["options"]["picks"], ratios, style, color=LINES[i % len(LINES)], label=label)
+            said = f"{label(one[0])}, {one[2]}: {ANOTHER if other else 'turned'}"
+            right.plot(result["options"]["picks"], ratios, style, color=LINES[FUSIONS.index(one[2])], label=said)
     right.set_xscale("log", base=2)
     right.set_xlabel("first picks from the image as it was")
-    right.set_ylabel("covering radius: turned over own")
-    for axes in (left, right):
+    right.set_ylabel("covering radius over own")
+    for axes, corner in ((left, "lower right"), (right, "upper left")):
         quiet(axes)
-        axes.legend(fontsize=6)
+        axes.legend(fontsize=7, loc=corner)
     save_figure(figure, path)
 
 

@@ -16,7 +16,7 @@ from patchcore_fast.cli.method_options import add_method_options, chosen_method
 from patchcore_fast.cli.options import add_download
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
 from patchcore_fast.cli.tracking import add_tracking, chosen_tracking
-from patchcore_fast.cli.training import Training
+from patchcore_fast.cli.training import KEPT, MODEL, Training
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.config.methods import METHODS
 from patchcore_fast.errors import DataError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from patchcore_fast.data import ImageSet
     from patchcore_fast.methods.base import Method
 
-MODEL, KEPT = "model.safetensors", "checkpoint"  # of each category, in its folder
 BESIDE = ".training"  # behind the name of the model: the folder of its checkpoints
 
 

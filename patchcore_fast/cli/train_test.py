@@ -12,10 +12,12 @@ from patchcore_fast.cli.categories import Fitting, each_category
 from patchcore_fast.cli.decision import given_threshold, verdicts
 from patchcore_fast.cli.evaluate import headline
 from patchcore_fast.cli.exclusion import refuse_exclude
+from patchcore_fast.cli.finished import digest_of
 from patchcore_fast.cli.method_options import typed_settings
 from patchcore_fast.cli.models import facts_of, scored_by
 from patchcore_fast.cli.options import flag
 from patchcore_fast.cli.outputs import check_folder, output_folder
+from patchcore_fast.cli.training import KEPT, MODEL
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
 
@@ -105,9 +107,6 @@ def _one(args: argparse.Namespace, threshold: float | None) -> int:
 
 def _each(args: argparse.Namespace, threshold: float | None, folders: list[Path]) -> int:
     """Every category by its model below --checkpoint, the output folder of their training."""
-    from patchcore_fast.cli.finished import digest_of
-    from patchcore_fast.cli.train import KEPT, MODEL
-
     if args.output is None:
         raise DataError(f"{args.folder} holds {len(folders):,} categories: give --output DIR")
     place = Path(args.checkpoint)

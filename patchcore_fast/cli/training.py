@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from patchcore_fast.config.tracking import TrackingSettings
     from patchcore_fast.data import ImageSet
 
+MODEL, KEPT = "model.safetensors", "checkpoint"  # of each of several categories, in its folder
 PICTURE = "curves.png"
 SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AUPRO"}
 

@@ -50,7 +50,7 @@ def load_any(path: str | os.PathLike[str], device: Any = None, **options: Any) -
     from patchcore_fast.model import PatchCore
 
     if (method := method_of(path)) is None and os.path.isdir(path):
-        method = read_about(Path(path))["config"].get("method", "")
+        method = str(read_about(Path(path))["config"].get("method", ""))
     if method is None:
         return PatchCore.load(path, device, **options)
     if method not in _CLASSES:

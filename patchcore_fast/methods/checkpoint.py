@@ -24,7 +24,7 @@ from patchcore_fast.errors import BankError, DataError
 from patchcore_fast.files import atomic_write
 from patchcore_fast.memory_bank import write_tensors
 from patchcore_fast.methods.curves import Row
-from patchcore_fast.methods.file import Learned
+from patchcore_fast.methods.file import Learned, check_finite
 
 JSON, FORMAT, FORMAT_VERSION = "checkpoint.json", "patchcore_fast.checkpoint", 1
 _FILE = re.compile(r"epoch-[0-9]{6,}-[0-9a-f]{8}\.safetensors")
@@ -178,7 +178,10 @@ def read_checkpoint(folder: Path) -> tuple[Learned, dict[str, torch.Tensor]]:
     found = read_about(folder)
     tensors = _below(_read_tensors(folder, found)[0], "modules.")
     try:
-        return Learned(None, None, found["config"], [], found["weights"], found["count"]), tensors
+        check_finite(tensors)
+        learned = Learned(None, None, found["config"], [], found["weights"], found["count"])
+        assert learned.settings  # they can be
+        return learned, tensors
     except (TypeError, ValueError) as error:
         raise _damaged(folder / JSON, error) from error
 

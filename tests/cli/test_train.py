@@ -17,6 +17,8 @@ from patchcore_fast.methods.simplenet import SimpleNet
 
 from ..pictures import write_mvtec
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 TINY = ["--backbone", "test_efficientnet", "--layers", "1,2", "--weights", "random", "--image-size", "64"]
 SHORT = ["--epochs", "2", "--steps", "1", *TINY]
 
@@ -77,11 +79,27 @@ def test_a_model_its_curve_and_what_to_do_next(weave, tmp_path, capsys, monkeypa
     assert (tmp_path / "tested/report.json").is_file()
 
 
-def test_several_categories_are_gone_on_with_and_tested(weave, tmp_path, capsys, monkeypatch):
+def test_the_curve_goes_to_tensorboard(weave, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    command = ["train", "simplenet", str(weave), "--output", str(tmp_path / "m.safetensors"), *SHORT]
+    command += ["--checkpoint", str(tmp_path / "c"), "--evaluate-every", "2", "--log", "tensorboard"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        assert main(command) == 130
+    assert main(command) == 0
+    found = EventAccumulator(str(tmp_path / "c/tensorboard/curves"))
+    found.Reload()
+    steps = {tag: [event.step for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    assert steps["loss"] == steps["learning_rate_adapter"] == [0, 1]
+    assert steps["image_auroc"] == steps["best/image_auroc"] == [1]
+
+
+def test_several_categories_are_gone_on_with_and_tested(tmp_path, capsys, monkeypatch):
     root = tmp_path / "root"
     for name in ("bolt", "nut"):
-        (root / name).parent.mkdir(exist_ok=True)
-        (root / name).symlink_to(weave, target_is_directory=True)
+        write_mvtec(root / name, train=4, good=1, bad=1)
     output = tmp_path / "out"
     command = ["train", "simplenet", str(root), "--output", str(output), *SHORT]
     with monkeypatch.context() as patch:
