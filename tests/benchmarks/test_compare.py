@@ -12,10 +12,8 @@ import pytest
 from benchmarks import ROOT
 from benchmarks.accuracy import compare
 from patchcore_fast.comparison import models
-from patchcore_fast.comparison import run as comparison
-from patchcore_fast.comparison.worker import work
 
-from ..comparison.conftest import Fake
+from ..compared import Fake, cells_here
 from ..pictures import write_mvtec
 
 COMMITTED = sorted(ROOT.glob("benchmarks/results/*/compare/*.json"))
@@ -25,16 +23,12 @@ COMMITTED = sorted(ROOT.glob("benchmarks/results/*/compare/*.json"))
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells of this process, of a method that takes no time; one fails."""
 
-    def start(job: Mapping[str, Any]) -> str:
-        work(job)
-        return ""
-
     def make(method: str, settings: Mapping[str, Any]) -> Any:
         if method == "rd":
             raise ValueError("no such thing")
         return Fake(method, settings)
 
-    monkeypatch.setattr(comparison, "start", start)
+    cells_here(monkeypatch.setattr)
     monkeypatch.setattr(models, "make_model", make)
 
 
