@@ -150,7 +150,7 @@ def _wandb(record: Record, settings: TrackingSettings, model_file: str | os.Path
     columns: list[Any] = ["path", "score", "is_anomalous", "label", "defect_type"]
     rows = [[image.get(column) for column in columns] for image in record.images]
     config = record.config | {"environment": record.facts["environment"]}
-    with _Wandb(settings, record.folder, record.name, config) as w:
+    with _Wandb(settings, record.folder, record.name, None, config) as w:
         logged: dict[str, Any] = {f"figures/{name}": wandb.Image(_picture(p)) for name, p in _figures(record).items()}
         logged["images"] = wandb.Table(columns=columns, data=rows)
         page = record.folder / "report.html"
@@ -158,7 +158,7 @@ def _wandb(record: Record, settings: TrackingSettings, model_file: str | os.Path
             logged["report"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
         w.run.log(scalars(record) | logged)
         if model_file is not None:
-            w.model(model_file, flat(record.config) | scalars(record))
+            w.model(model_file, {"config": record.config, "metrics": record.metrics})
     return w.folder
 
 
@@ -169,7 +169,7 @@ class CurveLogger:
             for epoch in range(epoch, epochs + 1):
                 ...
                 curves.log({"loss": loss, "learning_rate": rate}, epoch, last=epoch == epochs)
-            curves.model(file, {"method": "rd"})
+            curves.model(file, {"config": config.to_dict(), "metrics": metrics})
 
     This one, of no backend, drops everything. A block that ends with an error marks the run as failed (W&B).
     """
@@ -187,7 +187,10 @@ class CurveLogger:
             self._write({name: float(v) for name, v in values.items() if number(v) is not None}, step)
 
     def model(self, path: str | os.PathLike[str], metadata: Mapping[str, Any]) -> None:
-        """Keep a model file with what is to be known of it, where `log_model` asks for it."""
+        """Keep a model file with what is to be known of it, where `log_model` asks for it.
+
+        metadata : plain JSON, {"config": ..., "metrics": ...}; W&B takes at most 100 keys, not counting inner ones.
+        """
 
     def close(self, failed: bool = False) -> None:
         """End the run; once."""
@@ -231,7 +234,7 @@ def curve_logger(
     require(settings.log)
     given = dict(config or {})
     if settings.log == "wandb":
-        return _Wandb(settings, Path(folder), name, given)
+        return _Wandb(settings, Path(folder), name, settings.name or name, given)
     return _TensorBoard(settings, Path(folder) / "tensorboard" / "curves", given, first)
 
 
@@ -254,7 +257,9 @@ class _Wandb(CurveLogger):
     """A run of W&B: offline unless WANDB_MODE says otherwise; silent, without its console capture, git and hardware
     probes: what goes out is what the docstrings say."""
 
-    def __init__(self, settings: TrackingSettings, folder: Path, name: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self, settings: TrackingSettings, folder: Path, name: str, group: str | None, config: dict[str, Any]
+    ) -> None:
         super().__init__(settings)
         import wandb
 
@@ -263,7 +268,7 @@ class _Wandb(CurveLogger):
         self._alone = wandb.run is None
         mode: Any = os.environ.get("WANDB_MODE", "offline")
         self.run = wandb.init(project=settings.project, entity=settings.entity, name=settings.name or name,
-                              group=settings.name or name, tags=settings.tags or None, dir=str(folder), mode=mode,
+                              group=group, tags=settings.tags or None, dir=str(folder), mode=mode,
                               settings=quiet, config=config)  # fmt: skip
         self.folder = Path(str(self.run.dir)).parent
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
@@ -28,6 +29,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+HERE = Path(__file__).parent
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)
 
 
@@ -40,6 +42,8 @@ def handlers_as_they_were() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+# Rooms where one battery runs on every engine, every type and every shape.
+GRIDS = ("kernels/", "cuda/", "triton/", "ranks/", "compat/", "scores/", "model/test_numeric_modes.py")
 WHOLE = ("tests/triton/test_compiled.py",)  # one fixture compiles for minutes, so all of its tests run together or none
 
 
@@ -53,8 +57,31 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
+def thin(items: list[pytest.Item]) -> None:
+    """Of GRIDS of two parameters and more those cells are usual whose places add up to a multiple of three, or of two
+    where a parameter has two values: each value, and of three parameters each pair. The others are thorough, but not
+    where a card is asked for, which is fast and rarely there."""
+    if "cuda" in os.environ.get("PATCHCORE_FAST_TEST_ENGINES", ""):
+        return
+    grids: defaultdict[tuple[Path, str], list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        place = os.path.relpath(item.path, HERE)
+        if not (isinstance(item, pytest.Function) and hasattr(item, "callspec") and place.startswith(GRIDS)):
+            continue
+        if item.get_closest_marker("thorough") is None:
+            grids[item.path, item.originalname].append(item)
+    for cells in grids.values():
+        axes = [list(dict.fromkeys(ids)) for ids in zip(*(cell.callspec._idlist for cell in cells), strict=True)]
+        sizes = [len(axis) for axis in axes if len(axis) > 1]
+        for cell in cells if len(sizes) > 1 else ():
+            if sum(axis.index(name) for axis, name in zip(axes, cell.callspec._idlist, strict=True)) % min(3, *sizes):
+                cell.add_marker(pytest.mark.thorough)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Part by the name of a test, so that N runs with other I run all of them."""
+    thin(items)
 
     def drawn(item: pytest.Item) -> int:
         file = item.nodeid.partition("::")[0]

@@ -149,9 +149,12 @@ def test_other_backends_and_folders_are_refused(tmp_path: Path) -> None:
         log_evaluation("tensorboard", tmp_path)
 
 
-def test_wandb_takes_the_settings_of_the_run_and_the_model(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_takes_the_settings_of_the_run_and_the_model(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
     model = out.parent / "model.safetensors"
     model.write_bytes(b"a bank")
     settings = TrackingSettings("wandb", "line 3", "team", "first run", ("baseline", "a"), log_model=True)
@@ -171,7 +174,10 @@ def test_wandb_takes_the_settings_of_the_run_and_the_model(out: Path, monkeypatc
     ]
     metadata = json.loads(kept.metadata)
     assert kept.name == "first_run-model" and [entry.path for entry in kept.manifest.contents] == ["model.safetensors"]
-    assert metadata["selection.ratio"] == 0.1 and metadata["image_auroc"] == scalars(read_record(out))["image_auroc"]
+    assert metadata["config"]["selection"]["ratio"] == 0.1 and len(metadata) == 2
+    copies = [path.read_bytes() for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
+    assert b"a bank" in copies, "until it is synced, when the file itself may be gone"
+    assert metadata["metrics"]["image_auroc"] == scalars(read_record(out))["image_auroc"]
 
 
 def train(settings: TrackingSettings, folder: Path, first: int, epochs: int) -> None:

@@ -1,14 +1,14 @@
-"""evaluate on a folder of categories: each is fitted and measured alike, whatever becomes of others."""
+"""evaluate and train on a folder of categories: each is fitted and measured alike, whatever becomes of others."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from patchcore_fast.cli.explain import explain
 from patchcore_fast.cli.finished import forget, identity, keep, kept
@@ -21,11 +21,27 @@ from patchcore_fast.report.problems import Problems, reason
 
 if TYPE_CHECKING:
     from patchcore_fast.config import PatchCoreConfig
+    from patchcore_fast.data import ImageSet
     from patchcore_fast.model import PatchCore
     from patchcore_fast.report.categories import CategoryResult
 
 _log = logging.getLogger(__name__)
 PAGE = "report.html"
+
+
+class Fitting(NamedTuple):
+    """How each category gets its model.
+
+    config : settings of all, a `PatchCoreConfig` or a `MethodConfig`.
+    weights : fingerprint of the backbone's weights.
+    fit : (images, the category's output folder, which exists) -> the model.
+    files : what `fit` writes into that folder: without one of them a category counts as not finished.
+    """
+
+    config: Any
+    weights: str
+    fit: Callable[[ImageSet, Path], Any]
+    files: tuple[str, ...] = ()
 
 
 def evaluate_categories(
@@ -36,12 +52,32 @@ def evaluate_categories(
     output: Path,
     json_file: Path | None,
 ) -> int:
+    """PatchCore on every category, see `each_category`."""
+    from patchcore_fast.model import PatchCore
+
+    built = PatchCore(config)
+    weights = built.extractor.backbone.fingerprint()  # settings that no category could use end here
+
+    def fit(images: ImageSet, _: Path) -> PatchCore:
+        model = copy(built)  # one backbone for all; the bank is its own, and goes with it
+        return model.fit(images, on_error="return")
+
+    return each_category(Fitting(config, weights, fit), threshold, root, folders, output, json_file)
+
+
+def each_category(
+    fitting: Fitting,
+    threshold: float | None,
+    root: Path,
+    folders: Sequence[Path],
+    output: Path,
+    json_file: Path | None = None,
+) -> int:
     """Every category into its own folder below `output`; the table on the screen and the index are of all.
 
     What a run that was ended has finished is taken from there. A category that fails has the reason in its row, and
     the others go on; exit code 3 then, and where files could not be used.
     """
-    from patchcore_fast.model import PatchCore
     from patchcore_fast.report.categories import (
         CSV,
         INDEX,
@@ -55,10 +91,8 @@ def evaluate_categories(
 
     if json_file is not None:
         _check_json(json_file, folders, output)
-    model = PatchCore(config)
-    weights = model.extractor.backbone.fingerprint()  # settings that no category could use end here
     output_folder(output)
-    name, settings = root.resolve().name, config.to_dict()
+    name, settings = root.resolve().name, fitting.config.to_dict()
     rows = [CategoryResult(folder.name) for folder in folders]
     unread: list[tuple[str, str]] = []
     problems = Problems()
@@ -66,7 +100,7 @@ def evaluate_categories(
     for i, folder in enumerate(folders):
         clock = time.perf_counter()
         try:
-            rows[i], files, said = _category(model, threshold, weights, folder, output / folder.name, problems)
+            rows[i], files, said = _category(fitting, threshold, folder, output / folder.name, problems)
             unread += files
         except Exception as error:  # whatever it is, it is of this category
             rows[i] = CategoryResult(folder.name, error=_reason(error, folder))
@@ -102,17 +136,19 @@ def _check_json(json_file: Path, folders: Sequence[Path], output: Path) -> None:
 
 
 def _category(
-    built: PatchCore, threshold: float | None, weights: str, folder: Path, output: Path, problems: Problems
+    fitting: Fitting, threshold: float | None, folder: Path, output: Path, problems: Problems
 ) -> tuple[CategoryResult, list[tuple[str, str]], str]:
-    """Its row, the files that could not be used, and what to say of it; fitted with the backbone of `built`."""
+    """Its row, the files that could not be used, and what to say of it."""
     from patchcore_fast.data import scan
     from patchcore_fast.data.categories import files_digest
     from patchcore_fast.report.categories import CategoryResult
     from patchcore_fast.report.gallery import write_evaluation
     from patchcore_fast.report.page import write_report
 
-    made = identity(built.config, threshold, weights, files_digest(folder))
+    made = identity(fitting.config, threshold, fitting.weights, files_digest(folder))
     row, different = kept(output, made)
+    if gone := [name for name in fitting.files if not (output / name).is_file()]:
+        row, different = None, different or f"its {gone[0]} is not there"
     page = f"{folder.name}/{PAGE}"
     if row is not None:
         found = CategoryResult(folder.name, row["metrics"], row["seconds"], page=_there(output.parent, page))
@@ -130,8 +166,7 @@ def _category(
     check_folder(str(output), read, [("a category", folder)])
     output_folder(output)
     forget(output)
-    model = copy(built)  # one backbone for all; the bank is its own, and goes with it
-    model.fit(images, on_error="return")
+    model = fitting.fit(images, output)
     if threshold is not None:
         model.decide(threshold=threshold)
     result = model.evaluate(images, on_error="return")

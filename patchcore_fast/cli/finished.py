@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,16 @@ from patchcore_fast.config import flat
 
 if TYPE_CHECKING:
     from patchcore_fast.config import PatchCoreConfig
+    from patchcore_fast.config.methods import MethodConfig
 
 FILE, FORMAT, VERSION = "category.json", "patchcore_fast.category", 1
 NUMBERS = "metrics.json"  # of `evaluate`: another evaluation into the same folder changes it
 SAID = 3  # settings that differ, in a message
 
 
-def identity(config: PatchCoreConfig, threshold: float | None, weights: str, data: str) -> dict[str, Any]:
+def identity(
+    config: PatchCoreConfig | MethodConfig, threshold: float | None, weights: str, data: str
+) -> dict[str, Any]:
     """All that decides the numbers of a category: settings but those that change no result, backbone, files, version.
 
     Parameters
@@ -91,6 +94,11 @@ def _difference(before: Mapping[str, Any], made: Mapping[str, Any]) -> str:
     words = {"threshold": "another --threshold", "weights": "other weights", "data": "other files",
              "version": "another version of patchcore_fast"}  # fmt: skip
     return next((text for key, text in words.items() if before.get(key) != made[key]), "other settings")
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """Of the contents of several files."""
+    return hashlib.sha256("".join(_digest(path) for path in paths).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -81,7 +81,7 @@ def _typed_options(args: argparse.Namespace, sampler: str) -> dict[str, Any]:
         raise DataError(f"--sampler-option: {error}") from error
 
 
-class _Printing(argparse.Action):
+class Printing(argparse.Action):
     """Nothing else is wanted then: neither data nor an output."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
@@ -97,7 +97,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE.toml", help="settings from a file, before the preset's; options go before both"
     )
     parser.add_argument(
-        "--print-config", action=_Printing, nargs=0, default=False, help="print all settings as such a file and exit"
+        "--print-config", action=Printing, nargs=0, default=False, help="print all settings as such a file and exit"
     )
 
 

@@ -25,7 +25,9 @@ from patchcore_fast.cli.options import (
 from patchcore_fast.cli.process import PROGRAM
 from patchcore_fast.cli.signals import add_signals
 from patchcore_fast.cli.tracking import add_tracking
+from patchcore_fast.cli.train import add_arguments as add_train
 from patchcore_fast.config.base import nearest
+from patchcore_fast.config.methods import METHODS
 from patchcore_fast.config.running import device
 from patchcore_fast.config.selection import SAMPLERS
 
@@ -157,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     predict = command("predict", ("predict", "predict"), "score images and draw heat maps",
                       "predict bottles.safetensors photos --output out")  # fmt: skip
-    predict.add_argument("bank", metavar="BANK", help="file written by fit")
+    predict.add_argument("bank", metavar="BANK", help="file written by fit or train")
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")
     predict.add_argument("--output", required=True, metavar="DIR",
                          help=f"folder for scores.csv, sheet, heat maps (at most {DRAWN:,} pixels a side)")  # fmt: skip
@@ -177,7 +179,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="train/good, test/<defect>, ground_truth/<defect>; or such folders, a category each; or a meta.json "
         "(docs/ader.md)",
     )
-    evaluate.add_argument("--bank", metavar="BANK", help="use this bank instead of fitting on train/good")
+    evaluate.add_argument("--bank", metavar="BANK", help="use this bank, or model of train, and fit nothing")
     evaluate.add_argument("--classes", type=names, metavar="C,C", help="of many categories only these")
     evaluate.add_argument("--json", metavar="FILE", help="write all numbers here")
     evaluate.add_argument(
@@ -193,6 +195,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_threshold(evaluate)
     add_group(evaluate, "running")
     add_download(evaluate)
+
+    trained = command("train", ("train", "train"), f"train another method than PatchCore: {', '.join(METHODS)}",
+                      "train simplenet bottles --output bottles.safetensors")  # fmt: skip
+    add_train(trained)
 
     alone = command("zeroshot", ("zeroshot", "zeroshot"), "let unlabelled images score each other, without training",
                     "zeroshot photos --output out")  # fmt: skip
@@ -250,7 +256,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     export = command("export", ("export", "export"), "write the model as one file that runs without this package",
                      "export bottles.safetensors --output bottles.onnx")  # fmt: skip
-    export.add_argument("bank", metavar="BANK", help="file written by fit")
+    export.add_argument("bank", metavar="BANK", help="file written by fit or train")
     export.add_argument("--output", required=True, metavar="FILE", help="file to write, .pt2 (torch.export) or .onnx")
     export.add_argument("--images", metavar="IMAGES", help="compare on these (folder or file) instead of seeded ones")
     export.add_argument("--weights", default=argparse.SUPPRESS, metavar="W", help="where its weights are now")
@@ -258,7 +264,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     decide = command("threshold", ("threshold", "threshold"), "show or change the threshold of a bank",
                      "threshold bottles.safetensors 3.2")  # fmt: skip
-    decide.add_argument("bank", metavar="BANK", help="file written by fit")
+    decide.add_argument("bank", metavar="BANK", help="file written by fit or train")
     decide.add_argument("value", nargs="?", type=float, metavar="VALUE",
                         help="score above which an image is anomalous; without it: the choices")  # fmt: skip
     decide.add_argument("--max-false-alarms", type=float, metavar="S",

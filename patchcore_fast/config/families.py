@@ -1,7 +1,8 @@
 """What features are best made with, by the name of the backbone: one table that needs no timm (docs/backbones.md).
 
 Layers of a transformer without stages are block numbers from 0: after half and after three quarters of its depth. Its
-image side gives 32 x 32 patches. Tokens want no averaging over neighbours, and the final norm; stages have none.
+image side gives 32 x 32 patches. Tokens want no averaging over neighbours, and the final norm; stages have none. Vision
+GNN is not timm's (`features.vig`), of a fixed size and without a final norm.
 """
 
 from __future__ import annotations
@@ -42,9 +43,12 @@ FAMILIES = (
            "beit_base_patch16_224", False, True),
     Family("ViT: DINOv2, DINOv3, CLIP, DeiT, EVA", "(test_)?vit|deit|eva|flexivit|naflexvit",
            "vit_small_patch14_dinov2", False, False),
+    Family("Vision GNN", "vig_", "vig_s", False, True),
+    Family("Pyramid Vision GNN", "pvig_", "pvig_s", True, True),
 )  # fmt: skip
 # Blocks, by what is first found in a name; 12 where nothing is.
 DEPTHS = (
+    (r"^vig_(s|b)", 16),
     (r"^vitamin", 12), (r"^test_vit\d|^test_vit_relpos", 8), (r"^test_vit", 6), (r"_\d+x\d", 18), (r"^cait_m48", 48),
     (r"^cait_\w*36", 36), (r"^cait_", 24), (r"^xcit_\w+_24_", 24), (r"^xcit", 12), (r"_small_resnet", 8),
     (r"_xsmall_", 10), (r"wee_|little_", 14), (r"mediumd_", 20), (r"so150m", 18), (r"so400m", 27),
@@ -77,7 +81,10 @@ def defaults_of(backbone: str) -> FeatureDefaults:
     patch = re.search(r"patch(\d+)|_p(\d+)", name)
     side = native if family.native else min(GRID * int(patch[1] or patch[2]), 512) if patch else 512
     depth = depth_of(backbone)
-    return FeatureDefaults((depth // 2 - 1, 3 * depth // 4 - 1), side, 1, True)
+    layers = (depth // 2 - 1, 3 * depth // 4 - 1)
+    if name.startswith("vig_"):  # nodes of a grid, and no final norm
+        return FeatureDefaults(layers, native, 1, False)
+    return FeatureDefaults(layers, side, 1, True)
 
 
 def _architecture(backbone: str) -> str:

@@ -11,6 +11,7 @@ from patchcore_fast.config.base import Settings, setting
 from patchcore_fast.config.families import defaults_of
 
 SIDE = 16_384  # pixels of an image; what is right for everybody lies far inside of this and of all ranges
+FUSIONS = ("concat", "amazon", "interpolated", "graph")
 REDUCTIONS = ("project", "pool", "pca", "whiten")
 FITTED = ("pca", "whiten")  # those of them that are learnt from the training images
 LAYERS, NAME = 100, 4_096  # layers, and characters of a name or path
@@ -63,13 +64,16 @@ class FeatureSettings(Settings):
     tile, overlap : side of the square tiles that the backbone sees one by one, None for whole images, and the pixels
         that neighbours share; see `features.TiledExtractor`.
     fusion, patch_size, dim, layer_dim, feature_resize, reduction : see `features.FeatureExtractor`.
+    graph_neighbours, graph_dilation : of fusion="graph"; see `features.graph.nearest_nodes`.
     metric : "euclidean", or "cosine": rows of length 1, and scores that are cosine distances, 1 - cos.
     precision : of features and bank, "float32", "float16" or "bfloat16"; see `features.FeatureExtractor`. Distances
         are those of the rounded rows, exact as ever.
     """
 
     group: ClassVar[str] = "features"
-    backbone: str = setting("tf_efficientnet_lite0", "any timm model with feature maps", parse=str, metavar="NAME")
+    backbone: str = setting(
+        "tf_efficientnet_lite0", "any timm model with feature maps, vig_* or pvig_*", parse=str, metavar="NAME"
+    )
     layers: tuple[int, ...] | tuple[str, ...] = setting(
         None, "stages or blocks by number from 0, or modules by name, with commas (default by the backbone: 2,3)",
         parse=names, metavar="L,L",
@@ -92,9 +96,19 @@ class FeatureSettings(Settings):
     )
     overlap: int = setting(64, "of neighbouring tiles", least=0, most=SIDE, metavar="PX")
     fusion: str = setting(
-        "concat", 'how layers are put together; "amazon" pools to 1024, "interpolated" reduces to --dim',
-        choices=("concat", "amazon", "interpolated"),
-    )  # fmt: skip
+        "concat",
+        'how layers are put together; "amazon" pools to 1024, "interpolated" reduces to --dim, "graph" adds what the '
+        "nearest patches of the image have more",
+        choices=FUSIONS,
+    )
+    graph_neighbours: int = setting(
+        9,
+        'patches of the image that one is compared with by "graph", itself the first',
+        least=1,
+        most=1024,
+        metavar="K",
+    )
+    graph_dilation: int = setting(1, 'takes every D-th of the K * D nearest, by "graph"', least=1, most=64, metavar="D")
     patch_size: int = setting(
         None, "patch neighbourhood, odd (default by the backbone: 3, for tokens 1)", least=1, most=99, metavar="N"
     )
@@ -105,7 +119,7 @@ class FeatureSettings(Settings):
         metavar="yes|no",
     )
     dim: int | None = setting(
-        None, 'numbers a patch has after the fusions "amazon" and "interpolated", or after "pca" and "whiten"',
+        None, 'numbers a patch has after "amazon", "interpolated" and "graph", or after "pca" and "whiten"',
         least=1, most=65_536, metavar="N",
     )  # fmt: skip
     layer_dim: int = setting(1024, least=1, most=16_384)
@@ -135,15 +149,25 @@ class FeatureSettings(Settings):
         self._check_layers()
         self._check_sizes()
         if self.reduction in FITTED and self.fusion == "amazon":
-            self._wrong("reduction", f'{self.reduction} goes with fusion="concat" and "interpolated", not "amazon"')
+            self._wrong("reduction", f'{self.reduction} goes with every fusion, but not with "amazon"')
+        if self.fusion == "graph":
+            self._check_graph()
         if self.dim is not None and self.fusion == "concat" and self.reduction not in FITTED:
             self._wrong(
                 "dim",
-                'belongs to fusion="amazon" and "interpolated", or to reduction="pca" and "whiten"; "concat" keeps '
-                "every channel",
+                'belongs to fusion="amazon", "interpolated" and "graph", or to reduction="pca" and "whiten"; "concat" '
+                "keeps every channel",
             )
         if self.patch_size % 2 == 0:
             self._wrong("patch_size", f"must be odd, got {self.patch_size}")
+
+    def _check_graph(self) -> None:
+        if self.reduction == "pool":
+            self._wrong(
+                "reduction", 'pool averages neighbouring channels, fusion="graph" knows project, pca and whiten'
+            )
+        if self.tile is not None:
+            self._wrong("tile", 'has no part in fusion="graph", whose neighbours are looked for in the whole image')
 
     def _check_layers(self) -> None:
         if not isinstance(self.layers, tuple) or not self.layers:

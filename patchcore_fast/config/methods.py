@@ -12,10 +12,9 @@ from patchcore_fast.config.base import Settings, nearest, setting, settings_of
 from patchcore_fast.config.families import depth_of, family_of
 from patchcore_fast.config.patchcore import PatchCoreConfig
 from patchcore_fast.config.record import GROUP_OF, GROUPS, grouped
-from patchcore_fast.config.toml import read_toml, toml_text
+from patchcore_fast.config.toml import kept_toml, read_toml, toml_text
 from patchcore_fast.config.tracking import TrackingSettings
 from patchcore_fast.errors import DataError
-from patchcore_fast.files import atomic_write
 
 # Of PatchCore's settings what every method takes.
 COMMON = (
@@ -329,11 +328,7 @@ class MethodConfig:
     def to_toml(self, path: str | os.PathLike[str] | None = None) -> str:
         """The text of a file that `from_toml` reads; written whole where a path is given."""
         groups = self.to_dict()
-        text = f'method = "{groups.pop("method")}"\n\n{toml_text(groups)}'
-        if path is not None:
-            with atomic_write(path, "w", encoding="utf-8") as f:
-                f.write(text)
-        return text
+        return kept_toml(f'method = "{groups.pop("method")}"\n\n{toml_text(groups)}', path)
 
     @classmethod
     def preset(cls, name: str) -> MethodConfig:

@@ -17,10 +17,9 @@ from patchcore_fast.config.running import RunningSettings
 from patchcore_fast.config.scoring import ScoringSettings
 from patchcore_fast.config.search import SearchSettings
 from patchcore_fast.config.selection import SelectionSettings
-from patchcore_fast.config.toml import read_toml, toml_text
+from patchcore_fast.config.toml import kept_toml, read_toml, toml_text
 from patchcore_fast.config.tracking import TrackingSettings
 from patchcore_fast.errors import DataError
-from patchcore_fast.files import atomic_write
 
 SAID = 5  # unknown names in a message: a file may hold any number of them
 
@@ -193,7 +192,7 @@ class PatchCoreConfig:
             # Of the run, not of the model: checked only.
             TrackingSettings.of_table(values.pop(TrackingSettings.group, {}))
             if "method" in values:
-                raise ValueError(f"is of the method {values['method']!r}, and PatchCore has no method")
+                raise ValueError(f"is of the method {values['method']!r}, which patchcore-fast train takes")
             if beside := [name for name in values if name not in GROUPS]:
                 home = GROUP_OF.get(beside[0])
                 raise ValueError(f"{beside[0]} belongs into [{home}]" if home else _unknown(beside))
@@ -206,11 +205,7 @@ class PatchCoreConfig:
 
     def to_toml(self, path: str | os.PathLike[str] | None = None) -> str:
         """The text of a file that `from_toml` reads; written whole where a path is given."""
-        text = toml_text(self.to_dict())
-        if path is not None:
-            with atomic_write(path, "w", encoding="utf-8") as f:
-                f.write(text)
-        return text
+        return kept_toml(toml_text(self.to_dict()), path)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> PatchCoreConfig:

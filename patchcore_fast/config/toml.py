@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from patchcore_fast.files import atomic_write
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -55,3 +57,11 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
     return repr(value)
+
+
+def kept_toml(text: str, path: str | os.PathLike[str] | None) -> str:
+    """The text, written whole where a path is given."""
+    if path is not None:
+        with atomic_write(path, "w", encoding="utf-8") as f:
+            f.write(text)
+    return text

@@ -153,7 +153,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         raise DataError(f"{file}: is no JSON ({error})") from error
     wanted = 'wanted: {"train": {CLASS: [{"img_path": ...}, ...]}, "test": ...} (docs/ader.md)'
     if not isinstance(found, Mapping) or not any(part in found for part in PARTS):
-        raise DataError(f"{file}: is no list of a data set; {wanted}")
+        raise DataError(f"{file}: is no list of a data set; {wanted}. Move it away if it is something else")
     for part in PARTS:
         if not isinstance(found.get(part, {}), Mapping):
             raise DataError(f"{file}: {part} must hold lists of images by class, got a {type(found[part]).__name__}")

@@ -222,3 +222,5 @@ def _check(model: PatchCore) -> None:
         raise BankError(f'export: scorer must be "distance", got {c.scoring.scorer!r}')
     if c.features.precision != "float32":
         raise BankError(f'export: precision must be "float32", got {c.features.precision!r}')
+    if c.features.fusion == "graph":
+        raise BankError('export: fusion must not be "graph", whose neighbours the exact kernel finds')

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from patchcore_fast.config.features import FITTED, REDUCTIONS
+from patchcore_fast.config.features import FITTED, FUSIONS, REDUCTIONS
 from patchcore_fast.features.fusion import align_layers, channel_projection, reduce_channels
+from patchcore_fast.features.graph import graph_nodes
 from patchcore_fast.features.learned import LinearReduction, Moments
 from patchcore_fast.features.source import FeatureSource
 from patchcore_fast.inputs import PRECISIONS
@@ -36,16 +37,19 @@ class FeatureExtractor:
         layers together to `dim` by adaptive averaging (amazon-science/patchcore-inspection; its
         pretrain_embed_dimension and target_embed_dimension). "interpolated": as "concat", but aligned to the
         largest map wherever it comes in the network, and reduced to `dim` channels; see `features.fusion`.
+        "graph": as "interpolated", and beside each patch how far its nearest patches in the image go beyond it, which
+        doubles the channels, before they are reduced; see `features.graph`.
     patch_size : odd side of the neighbourhood.
-    dim : D for "amazon", 1024 when None; for "interpolated", every channel when None; for the reductions "pca" and
-        "whiten" too.
-    resize : "bilinear" or "nearest" for "concat" and "interpolated". anomalib took "nearest" before its release 1.0,
-        "bilinear" since.
-    reduction, seed : how "interpolated" gets to `dim`, "project" or "pool", and the seed of the projection. Or "pca" or
-        "whiten", of "concat" or "interpolated", which are learnt from rows (`learned`): until `learned` is set, rows
-        are given as they were before it, float32 and neither reduced nor of length 1.
+    dim : D for "amazon", 1024 when None; for "interpolated" and "graph", every channel when None; for the reductions
+        "pca" and "whiten" too.
+    resize : "bilinear" or "nearest" for all but "amazon". anomalib took "nearest" before its release 1.0, "bilinear"
+        since.
+    reduction, seed : how "interpolated" gets to `dim`, "project" or "pool", and the seed of the projection; "graph"
+        knows "project" of these. Or "pca" or "whiten", of all but "amazon", which are learnt from rows (`learned`):
+        until `learned` is set, rows are given as they were before it, float32 and neither reduced nor of length 1.
     metric : "euclidean", or "cosine": finished rows are divided by their length, so that half of a squared distance is
         1 - cos. Rows of zeros stay zeros: 1/2 from every other row.
+    graph : neighbours of a patch and their dilation, of "graph"; see `features.graph.nearest_nodes`.
     apart : the columns of each layer go into a bank of their own, so each layer's part of a row has length 1.
     precision : "float32"; or "float16" or "bfloat16": the backbone runs under torch.autocast with that type where the
         device computes in it (`Backbone.forward`), maps are fused in float32, and the finished rows are rounded to it
@@ -65,22 +69,26 @@ class FeatureExtractor:
         seed: int = 0,
         metric: str = "euclidean",
         apart: bool = False,
+        graph: tuple[int, int] = (9, 1),
     ) -> None:
         """Check the options; nothing is computed but the projection."""
-        if fusion not in ("concat", "amazon", "interpolated"):
-            raise ValueError(f'FeatureExtractor: fusion must be "concat", "amazon" or "interpolated", got {fusion!r}')
+        if fusion not in FUSIONS:
+            raise ValueError(f"FeatureExtractor: fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
         if resize not in ("bilinear", "nearest"):
             raise ValueError(f'FeatureExtractor: resize must be "bilinear" or "nearest", got {resize!r}')
         if patch_size < 1 or patch_size % 2 == 0:
             raise ValueError(f"FeatureExtractor: patch_size must be odd and positive, got {patch_size}")
         learns = reduction in FITTED
         if learns and fusion == "amazon":
-            raise ValueError(f'FeatureExtractor: reduction={reduction!r} goes with "concat" and "interpolated"')
+            raise ValueError(f'FeatureExtractor: reduction={reduction!r} goes with all fusions but "amazon"')
+        if reduction == "pool" and fusion == "graph":
+            raise ValueError('FeatureExtractor: reduction="pool" does not go with fusion="graph", "project" does')
         if metric not in ("euclidean", "cosine"):
             raise ValueError(f'FeatureExtractor: metric must be "euclidean" or "cosine", got {metric!r}')
         if fusion == "concat" and dim is not None and not learns:
             raise ValueError(
-                'FeatureExtractor: dim belongs to fusion="amazon" and "interpolated"; "concat" keeps every channel'
+                'FeatureExtractor: dim belongs to fusion="amazon", "interpolated" and "graph"; "concat" keeps every '
+                "channel"
             )
         if reduction not in REDUCTIONS:
             raise ValueError(f"FeatureExtractor: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
@@ -88,7 +96,8 @@ class FeatureExtractor:
             raise ValueError(f"FeatureExtractor: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.backbone, self.fusion, self.patch_size, self.resize = backbone, fusion, patch_size, resize
         self.layer_dim, self.reduction, self.dtype = layer_dim, reduction, PRECISIONS[precision]
-        channels = sum(backbone.channels)
+        self.graph = graph
+        channels = self.fused = sum(backbone.channels) * (2 if fusion == "graph" else 1)
         if fusion != "amazon" and dim is not None and not 1 <= dim <= channels:
             raise ValueError(
                 f'FeatureExtractor: fusion="{fusion}" reduces {channels} channels, dim must lie in 1..{channels}, '
@@ -98,7 +107,7 @@ class FeatureExtractor:
         self.learns, self.cosine = learns, metric == "cosine"
         self.units = list(backbone.channels) if apart else [self.dim]  # columns that have length 1 together
         self.learned: LinearReduction | None = None
-        projected = fusion == "interpolated" and reduction == "project" and self.dim < channels
+        projected = fusion in ("interpolated", "graph") and reduction == "project" and self.dim < channels
         self.projection = channel_projection(channels, self.dim, seed).to(backbone.mean.device) if projected else None
 
     @undisturbed
@@ -174,8 +183,11 @@ class FeatureExtractor:
     @undisturbed
     def fuse(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """[B, D, h, w] of the backbone's maps, before they become rows."""
-        if self.fusion == "interpolated":
+        if self.fusion in ("interpolated", "graph"):
             aligned = align_layers(maps, self.patch_size, self.resize)
+            if self.fusion == "graph":
+                images = [graph_nodes(x.flatten(1).T, *self.graph, self.projection) for x in aligned]
+                return torch.stack(images).transpose(1, 2).unflatten(2, aligned.shape[2:])
             return aligned if self.learns else reduce_channels(aligned, self.dim, self.reduction, self.projection)
         return self._concat(maps) if self.fusion == "concat" else self._amazon(maps)
 

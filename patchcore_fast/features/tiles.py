@@ -64,11 +64,16 @@ class TiledExtractor(FeatureExtractor):
         """Check that tiles and strides fit each other."""
         super().__init__(backbone, *options, **named)
         self.tile, self.batch, self.coarsest = tile, batch, math.lcm(*backbone.reductions)
-        self.stride = min(backbone.reductions) if self.fusion == "interpolated" else backbone.reductions[0]
+        aligned = self.fusion in ("interpolated", "graph")
+        self.stride = min(backbone.reductions) if aligned else backbone.reductions[0]
         self.fixed = backbone.fixed_size is not None
         self.step = 0
         if tile is None:
             return
+        if self.fusion == "graph":
+            raise ValueError(
+                'TiledExtractor: fusion="graph" looks for neighbours in the whole image, tile must be None'
+            )
         if tile % self.coarsest:
             near = tile // self.coarsest * self.coarsest
             hint = " or ".join(str(n) for n in (near, near + self.coarsest) if n)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.config.methods import settings_kind
@@ -39,12 +40,18 @@ def make_method(name: str, config: Any = None, settings: Any = None, **options: 
 
 
 def load_any(path: str | os.PathLike[str], device: Any = None, **options: Any) -> PatchCore | Method:
-    """The model of a file, a bank's or another method's; arguments and errors as of `PatchCore.load`."""
+    """The model of a file, a bank's or another method's, or of a folder of checkpoints (`Method.load`).
+
+    Arguments and errors as of `PatchCore.load`.
+    """
     from patchcore_fast.bank_file import bank_error
+    from patchcore_fast.methods.checkpoint import read_about
     from patchcore_fast.methods.file import method_of
     from patchcore_fast.model import PatchCore
 
-    if (method := method_of(path)) is None:
+    if (method := method_of(path)) is None and os.path.isdir(path):
+        method = str(read_about(Path(path))["config"].get("method", ""))
+    if method is None:
         return PatchCore.load(path, device, **options)
     if method not in _CLASSES:
         raise bank_error(path, f"a model of the method {method!r}, which this version does not know")

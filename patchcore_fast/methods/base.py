@@ -21,6 +21,7 @@ from patchcore_fast.errors import DataError
 from patchcore_fast.features import Backbone, FeatureSource
 from patchcore_fast.features.modules import as_source
 from patchcore_fast.kernels.surroundings import undisturbed
+from patchcore_fast.methods.checkpoint import read_checkpoint
 from patchcore_fast.methods.file import Learned, Shapes, check_tensors, read_model, write_model
 from patchcore_fast.methods.module import FrozenMaps, MethodModule, score_images
 from patchcore_fast.methods.reading import Read, Reading
@@ -28,6 +29,7 @@ from patchcore_fast.model.batches import Batch, batches_of
 from patchcore_fast.model.evaluation import evaluate_batches
 from patchcore_fast.model.loading import built, check_weights, readers
 from patchcore_fast.model.passes import make_source, predictions_of
+from patchcore_fast.model.predicting import Predicting
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.threshold import false_alarm_threshold, with_threshold
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Method(ABC):
+class Method(Predicting, ABC):
     """A method of anomaly detection on the maps of a frozen backbone.
 
     A subclass gives `name`, `title`, `settings_type`, `_fit`, `_scorer`, `_tensors`, `_shapes` and `_restore`.
@@ -51,7 +53,7 @@ class Method(ABC):
     ----------
     config, settings : as above, with what follows from the backbone.
     learned : facts of fit or load; ValueError before.
-    timings_ : seconds of the last fit: "fit", "threshold".
+    timings_ : seconds of the last fit: "fit", and what a method has beside.
     unread_ : (file, why) of each training image that the last fit left out; empty unless it was told to.
     report_ : what the last fit reports beside, empty here.
     """
@@ -224,20 +226,6 @@ class Method(ABC):
         )
         return self
 
-    def predict(self, data: Any, *, on_error: str = "raise") -> list[Prediction]:
-        """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part.
-
-        on_error : "raise" ends at the first file that cannot be read; "return" gives a `Prediction` with its `error`.
-        """
-        return list(self.iter_predict(data, on_error=on_error))
-
-    @undisturbed
-    def iter_predict(self, data: Any, *, on_error: str = "raise") -> Iterator[Prediction]:
-        """`predict` one image at a time, holding one batch in memory."""
-        self._fitted("predict")
-        for batch in batches_of(data, self.config, "any", on_error=on_error).shown("predict", self.progress):
-            yield from self._predict(batch)
-
     @undisturbed
     def evaluate(self, data: Any, *, on_error: str = "raise") -> Evaluation:
         """Compare predictions with the truth; arguments as of `PatchCore.evaluate`."""
@@ -295,9 +283,12 @@ class Method(ABC):
         backbone: Any = None,
         progress: bool | None = None,
     ) -> Self:
-        """A model from its file; arguments and errors as of `PatchCore.load`."""
+        """A model from its file, or from a folder of checkpoints, then without a threshold (`methods.checkpoint`).
+
+        Arguments and errors as of `PatchCore.load`.
+        """
         path = Path(path)
-        learned, tensors = read_model(path)
+        learned, tensors = (read_checkpoint if path.is_dir() else read_model)(path)
         settings = learned.settings
         if settings.method != cls.name:
             raise bank_error(path, f"a model of the method {settings.method}, and {cls.name} is wanted")

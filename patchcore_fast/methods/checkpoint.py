@@ -24,6 +24,7 @@ from patchcore_fast.errors import BankError, DataError
 from patchcore_fast.files import atomic_write
 from patchcore_fast.memory_bank import write_tensors
 from patchcore_fast.methods.curves import Row
+from patchcore_fast.methods.file import Learned, check_finite
 
 JSON, FORMAT, FORMAT_VERSION = "checkpoint.json", "patchcore_fast.checkpoint", 1
 _FILE = re.compile(r"epoch-[0-9]{6,}-[0-9a-f]{8}\.safetensors")
@@ -111,7 +112,7 @@ class Checkpoints:
     def restore(self, state: State) -> None:
         """Put a training into the state of the file. DataError: it does not fit."""
         assert self.found is not None
-        tensors, facts = self._tensors()
+        tensors, facts = _read_tensors(self.folder, self.found)
         try:
             for name, module in state.modules.items():
                 module.load_state_dict(_below(tensors, f"modules.{name}."))
@@ -121,10 +122,6 @@ class Checkpoints:
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise _damaged(self.folder / self.found["file"], error) from error
         state.epoch, state.curve = self.found["epoch"], list(self.found["curve"])
-
-    def modules(self) -> dict[str, torch.Tensor]:
-        """The tensors of the modules, "MODULE.TENSOR". DataError: the file is damaged."""
-        return _below(self._tensors()[0], "modules.")
 
     def write(self, state: State, about: About) -> None:
         """Keep a state; the one before is removed when this one is whole."""
@@ -170,21 +167,23 @@ class Checkpoints:
             f"and this is another one ({why}); give another folder for checkpoints, or remove this one"
         )
 
-    def _tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """DataError: damaged, or of another epoch than the JSON says."""
-        assert self.found is not None
-        path = self.folder / self.found["file"]
-        try:
-            with told(path, "checkpoint"):
-                metadata, tensors, _ = read_file(path, _check_format, _span)
-            facts = read_json(metadata["facts"])
-            if facts["epoch"] != self.found["epoch"] or facts["identity"] != self.found["identity"]:
-                raise ValueError(f"it is of another training than {JSON} says")
-        except BankError as error:
-            raise DataError(str(error)) from error
-        except (LookupError, TypeError, ValueError) as error:
-            raise _damaged(path, error) from error
-        return tensors, facts
+
+def read_checkpoint(folder: Path) -> tuple[Learned, dict[str, torch.Tensor]]:
+    """What a model's file would have, without threshold and names of images.
+
+    Raises
+    ------
+    DataError : there is no checkpoint, or a damaged one.
+    """
+    found = read_about(folder)
+    tensors = _below(_read_tensors(folder, found)[0], "modules.")
+    try:
+        check_finite(tensors)
+        learned = Learned(None, None, found["config"], [], found["weights"], found["count"])
+        assert learned.settings  # they can be
+        return learned, tensors
+    except (TypeError, ValueError) as error:
+        raise _damaged(folder / JSON, error) from error
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -206,6 +205,22 @@ def read_about(folder: Path) -> dict[str, Any]:
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise _damaged(path, f"{error} is missing" if isinstance(error, KeyError) else error) from error
     return found
+
+
+def _read_tensors(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and facts of the file that `checkpoint.json` names. DataError: damaged, or of something else."""
+    path = folder / about["file"]
+    try:
+        with told(path, "checkpoint"):
+            metadata, tensors, _ = read_file(path, _check_format, _span)
+        facts = read_json(metadata["facts"])
+        if facts["epoch"] != about["epoch"] or facts["identity"] != about["identity"]:
+            raise ValueError(f"it is of another training than {JSON} says")
+    except BankError as error:
+        raise DataError(str(error)) from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    return tensors, facts
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], groups: Any) -> None:

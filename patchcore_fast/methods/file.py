@@ -119,8 +119,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Learned, dict[str, torch.T
         learned = Learned(normal_scores=tensors.pop(_SCORES, None), **{name: facts[name] for name in _FACTS})
         if learned.settings.method != metadata["method"]:
             raise ValueError(f"of method {metadata['method']!r}, its settings of {learned.settings.method!r}")
-        if bad := [n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
-            raise ValueError(f"{bad[0]} has numbers that are not finite")
+        check_finite(tensors)
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise bank_error(path, f"inconsistent model ({what})") from error
@@ -137,6 +136,12 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], wanted: Shapes) -> None:
         found = tensors[name]
         if found.dtype != dtype or tuple(found.shape) != shape:
             raise ValueError(f"{name} must be {list(shape)} {dtype}, got {list(found.shape)} {found.dtype}")
+
+
+def check_finite(tensors: dict[str, torch.Tensor]) -> None:
+    """ValueError: numbers of a tensor are not finite."""
+    if bad := [n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
+        raise ValueError(f"{bad[0]} has numbers that are not finite")
 
 
 def method_of(path: str | os.PathLike[str]) -> str | None:

@@ -9,6 +9,11 @@ import torch
 from patchcore_fast.model.threshold import ASKED, held_out_folds
 
 
+def where_float64(x: torch.Tensor) -> torch.Tensor:
+    """The same on its device, or on the CPU where that has no float64."""
+    return x.cpu() if x.device.type == "mps" else x
+
+
 class Kept:
     """Features of evenly spread images, of all up to ASKED and of half as many to ASKED where there are more.
 
@@ -30,10 +35,13 @@ class Kept:
                     self._kept.append(one.clone())
             self.count += 1
 
-    @property
-    def features(self) -> torch.Tensor:
-        """Those of the kept images, [n, ...]."""
-        return torch.stack(self._kept)
+    def __len__(self) -> int:
+        """Images that are kept."""
+        return len(self._kept)
+
+    def take(self, numbers: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
+        """Features [n, ...] of some of the kept ones in float64, or a part of their first dimension."""
+        return torch.stack([self._kept[i][part] for i in numbers.tolist()]).double()
 
     def folds(self) -> Iterator[torch.Tensor]:
         """Which of the kept ones to hold out together; none where no other image would be left."""

@@ -11,7 +11,7 @@ from patchcore_fast.config.methods import PadimSettings
 from patchcore_fast.methods.aligned import joined, largest
 from patchcore_fast.methods.base import Method
 from patchcore_fast.methods.file import Shapes
-from patchcore_fast.methods.held_out import Kept
+from patchcore_fast.methods.held_out import Kept, where_float64
 from patchcore_fast.methods.reading import Read
 
 _NUMBERS = 1 << 22  # of covariances that are factored at a time
@@ -33,7 +33,8 @@ class Padim(Method):
         chosen = self._drawn()
         sums, kept = _Sums(), Kept()
         for batch in batches():
-            x = _joined(self.maps(batch.images), _by_layer(chosen, self._channels)).flatten(2).transpose(1, 2)
+            x = _joined(self.maps(batch.images), _by_layer(chosen, self._channels))
+            x = where_float64(x.flatten(2).transpose(1, 2))  # [B, P, d]
             sums.add(x)
             kept.add(x)
         if not sums.count:
@@ -42,17 +43,20 @@ class Padim(Method):
         mean = torch.empty(positions, dim, device=self.device)
         factor = mean.new_empty(positions, dim, dim)
         folds = list(kept.folds())
-        features = kept.features if folds else mean[None, :, :0]
-        scores = torch.zeros(features.shape[:2], dtype=torch.float64, device=self.device)
+        scores = sums.first.new_zeros(len(kept), positions)
         step = max(1, _NUMBERS // dim**2)
         for low in range(0, positions, step):
             part = slice(low, low + step)
             block = sums.at(part)
-            mean[part], factor[part] = (t.float() for t in block.gaussians(self.settings.ridge))
+            mean[part], lower = block.gaussians(self.settings.ridge)
+            eye = torch.eye(dim, dtype=lower.dtype, device=lower.device)
+            factor[part] = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
             for fold in folds:
-                x = features[fold][:, part].double()
-                without_mean, without = block.without(x).gaussians(self.settings.ridge)
-                scores[fold, part] = _distances(x.permute(1, 2, 0), without_mean, without).T
+                x = kept.take(fold, part)
+                others, lower = block.without(x).gaussians(self.settings.ridge)
+                moved = (x - others).permute(1, 2, 0)
+                found = torch.linalg.solve_triangular(lower, moved, upper=False)
+                scores[fold, part] = torch.linalg.vector_norm(found, dim=1).T
         self._channels_drawn, self._mean, self._factor = chosen, mean, factor
         height, width = self._grid
         return self._image_scores(scores.view(-1, height, width)) if folds else []
@@ -118,8 +122,8 @@ class _Gaussians(torch.nn.Module):
 
     def forward(self, maps: list[torch.Tensor], _size: tuple[int, int]) -> torch.Tensor:
         x = _joined(maps, [self.get_buffer(f"chosen{i}") for i in range(self.layers)])
-        found = _distances(x.flatten(2).permute(2, 1, 0), self.mean, self.factor)  # [P, B]
-        return found.T.reshape(-1, *self.grid)
+        moved = x.flatten(2).permute(2, 1, 0) - self.mean[:, :, None]  # [P, d, B]
+        return (self.factor @ moved).square().sum(1).sqrt().T.reshape(-1, *self.grid)
 
 
 class _Sums:
@@ -158,22 +162,18 @@ class _Sums:
         return found
 
     def gaussians(self, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means [P, d], and W [P, d, d] lower triangular: |W (x - mean)| is the distance by the covariance + ridge I.
+        """Means [P, d], and L [P, d, d] lower triangular, L L^T the covariances + ridge I.
 
-        The covariance has n - 1 below it, as the paper; one image has none.
+        These have n - 1 below them, as in the paper; of one image there is none.
         """
         shift = self.first / self.count
         products = shift[:, :, None] * shift[:, None, :]
         covariance = (self.second - self.count * products) / max(self.count - 1, 1)
         covariance.diagonal(dim1=1, dim2=2).add_(ridge)
-        lower = torch.linalg.cholesky(covariance)
-        eye = torch.eye(lower.shape[1], dtype=lower.dtype, device=lower.device)
-        return self.origin + shift, torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
-
-
-def _distances(x: torch.Tensor, mean: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """[P, B] of features [P, d, B] by means [P, d] and W [P, d, d]."""
-    return (factor @ (x - mean[:, :, None])).square().sum(1).sqrt()
+        try:
+            return self.origin + shift, torch.linalg.cholesky(covariance)
+        except torch.linalg.LinAlgError as error:
+            raise ValueError(f"PaDiM.fit: covariances are singular with ridge={ridge:g}, take a larger one") from error
 
 
 def _joined(maps: list[torch.Tensor], chosen: list[torch.Tensor]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from patchcore_fast.config.methods import SimpleNetSettings
 from patchcore_fast.features import FeatureExtractor
+from patchcore_fast.methods.kept_maps import KeptMaps
 from patchcore_fast.methods.training import Modules, TrainedMethod
 
 SLOPE = 0.2  # of the discriminator's LeakyReLU where its input is negative
@@ -51,6 +53,19 @@ class SimpleNet(TrainedMethod):
         x = rows_of(self._extractor.fuse(maps))
         noise = torch.randn(x.shape, generator=draws).mul_(self.settings.noise).to(x)
         return loss_of(modules["adapter"], modules["discriminator"], x, noise, self.settings.margin)
+
+    def _learn_beside(self, modules: Modules, kept: KeptMaps, trained: torch.Tensor) -> None:
+        """Nothing, but it tells of a training that came to nothing."""
+        last = self.curve_[-1]
+        if last["loss"] > 0.95 * 2 * self.settings.margin and max(last["normal_right"], last["noisy_right"]) < 0.05:
+            spread = rows_of(self._extractor.fuse(kept.take(trained[:8], self.device))).std(0).mean()
+            warnings.warn(
+                f"SimpleNet.fit: features and noisy ones could not be told apart, the loss is {last['loss']:.4g} of "
+                f"{2 * self.settings.margin:g}: noise is {self.settings.noise:g}, and channels have a standard "
+                f"deviation of {float(spread):.2g}; take a larger noise",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _scorer_of(self, modules: Modules) -> nn.Module:
         fusion = copy.copy(self._extractor)

@@ -12,7 +12,7 @@ from patchcore_fast.features import Moments
 from patchcore_fast.methods.aligned import joined, largest
 from patchcore_fast.methods.base import Method
 from patchcore_fast.methods.file import Shapes
-from patchcore_fast.methods.held_out import Kept
+from patchcore_fast.methods.held_out import Kept, where_float64
 from patchcore_fast.methods.reading import Read
 
 
@@ -31,21 +31,18 @@ class Subspace(Method):
     def _fit(self, batches: Read, count: int | None, **options: Any) -> list[float]:
         moments, kept = Moments(), Kept()
         for batch in batches():
-            x = self._fused(self.maps(batch.images))
+            x = where_float64(self._fused(self.maps(batch.images)))
             moments.add(_rows(x))
             kept.add(x)
         if not kept.count:
             return []
         learnt = self._leading(moments)
-        folds = list(kept.folds())
-        features = kept.features if folds else None
         scores: dict[int, float] = {}
-        for fold in folds:
-            assert features is not None
-            x = features[fold].double()
+        for fold in kept.folds():
+            x = kept.take(fold)
             found = _residual(x, *self._leading(moments.without(_rows(x))))
             scores |= dict(zip(fold.tolist(), self._image_scores(found), strict=True))
-        self._mean, self._directions = (t.float() for t in learnt)
+        self._mean, self._directions = (t.float().to(self.device) for t in learnt)
         return [scores[i] for i in sorted(scores)]
 
     def said(self) -> str:

@@ -45,6 +45,7 @@ class TrainedMethod(Method):
     Attributes
     ----------
     curve_ : of the last fit, a row for each epoch; see `methods.curves`.
+    timings_ : also "features", of reading the images and running the backbone, once.
     """
 
     passes = 1  # over the images in an epoch
@@ -88,7 +89,10 @@ class TrainedMethod(Method):
         return 1.0
 
     def _learn_beside(self, modules: Modules, kept: KeptMaps, trained: torch.Tensor) -> None:
-        """What else the model learns of the images `trained` [n] of those that are kept, after the last epoch."""
+        """What else the model learns of the images `trained` [n] of those that are kept, after the last epoch.
+
+        `curve_` is of this training by then.
+        """
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -153,7 +157,9 @@ class TrainedMethod(Method):
                 kept.add(self.maps(batch.images))
                 yield batch
 
+        clock = time.perf_counter()
         made = identity(self.described, weights, read())
+        self.timings_["features"] = time.perf_counter() - clock
         if not kept.count:
             return []
         about = About(self.described.to_dict(), weights, made, self.settings.epochs, kept.count)
@@ -176,8 +182,9 @@ class TrainedMethod(Method):
                     on_epoch(row)
         for module in state.modules.values():
             module.eval().requires_grad_(False)
+        self.curve_ = state.curve
         self._learn_beside(state.modules, kept, trained)
-        self._trained, self.curve_ = state.modules, state.curve
+        self._trained = state.modules
         return self._held_scores(kept, held)
 
     def _parts(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:

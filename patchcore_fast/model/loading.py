@@ -119,7 +119,7 @@ def fitting_extractor(
     if extractor.learns:
         first = bank.parts[0]  # a reduction goes with one bank alone
         mean, matrix = first.reduction_mean, first.reduction_matrix
-        if mean is None or matrix is None or len(mean) != sum(backbone.channels):
+        if mean is None or matrix is None or len(mean) != extractor.fused:
             raise BankError(f'{name}: lacks the reduction "{f.reduction}" that its settings name')
         extractor.learned = LinearReduction(mean, matrix).to(device)
     return extractor

@@ -14,6 +14,7 @@ from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import resized_size
 from patchcore_fast.errors import DataError
 from patchcore_fast.features import Backbone, FeatureExtractor, FeatureSource, Moments, TiledExtractor
+from patchcore_fast.features.vig import SHAPES, VisionGNN
 from patchcore_fast.model.batches import Batch
 from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.fewshot import Augmentation
@@ -35,6 +36,7 @@ def make_extractor(
         "fusion": f.fusion, "patch_size": f.patch_size, "dim": f.dim, "layer_dim": f.layer_dim,
         "resize": f.feature_resize, "reduction": f.reduction, "precision": f.precision, "seed": seed,
         "metric": f.metric, "apart": config.selection.banks == "layer",
+        "graph": (f.graph_neighbours, f.graph_dilation),
     }  # fmt: skip
     if f.tile is None and f.input_size is not None:
         return FeatureExtractor(source, **options)
@@ -44,7 +46,8 @@ def make_extractor(
 def make_source(config: PatchCoreConfig, device: torch.device) -> FeatureSource:
     """The backbone of the settings."""
     f, seed = config.features, config.selection.seed
-    return Backbone(f.backbone, f.layers, f.weights, device, seed, norm=f.norm, image_size=f.seen_size)
+    kind = VisionGNN if f.backbone in SHAPES else Backbone
+    return kind(f.backbone, f.layers, f.weights, device, seed, norm=f.norm, image_size=f.seen_size)
 
 
 def training_rows(

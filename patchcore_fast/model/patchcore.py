@@ -27,6 +27,7 @@ from patchcore_fast.model.layered import choose_layers, scorer_of
 from patchcore_fast.model.living import Growth, updated
 from patchcore_fast.model.loading import fitting_extractor, stored_config
 from patchcore_fast.model.passes import check_read, make_extractor, predict_batch, training_rows
+from patchcore_fast.model.predicting import Predicting
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.score import Score
 from patchcore_fast.model.selection import Selector
@@ -36,7 +37,7 @@ from patchcore_fast.model.training import Source, together
 from patchcore_fast.progress import bar
 
 
-class PatchCore:
+class PatchCore(Predicting):
     """PatchCore (Roth et al., CVPR 2022): a bank of normal patch features; what is far from it is anomalous.
 
     Parameters
@@ -271,21 +272,6 @@ class PatchCore:
         batches = batches_of(data, config, "train", config.selection.shots, on_error)
         rows, self.unread_ = self._rows(batches, augmentation)
         return rows
-
-    def predict(self, data: Any, *, on_error: str = "raise") -> list[Prediction]:
-        """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part.
-
-        on_error : "raise" ends at the first file that cannot be read; "return" gives a `Prediction` with its `error`.
-        """
-        return list(self.iter_predict(data, on_error=on_error))
-
-    @undisturbed
-    def iter_predict(self, data: Any, *, on_error: str = "raise") -> Iterator[Prediction]:
-        """`predict` one image at a time, holding one batch in memory."""
-        self._fitted("predict")
-        batches = batches_of(data, self.config, "any", on_error=on_error)
-        for batch in batches.shown("predict", self.progress):
-            yield from self._predict(batch)
 
     @undisturbed
     def evaluate(self, data: Any, *, on_error: str = "raise") -> Evaluation:

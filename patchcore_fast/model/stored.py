@@ -34,6 +34,8 @@ def fixed_settings(config: PatchCoreConfig) -> dict[str, Any]:
     values = config.to_dict()
     # Rows of length 1 have it as a whole or layer by layer: for one bank, or for a bank for each layer.
     names = (*SELECTION, "banks") if config.features.metric == "cosine" else SELECTION
+    if config.features.fusion != "graph":  # other stores say nothing of graphs, as those of earlier versions
+        values["features"] = {name: v for name, v in values["features"].items() if not name.startswith("graph_")}
     return {"features": values["features"], "selection": {name: values["selection"][name] for name in names}}
 
 

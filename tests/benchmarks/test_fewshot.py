@@ -31,12 +31,17 @@ def test_fewshot(folder: Path, tmp_path: Path, run: Callable[..., str]) -> None:
     result: dict[str, Any] = json.loads(out.read_text())
     assert result["benchmark"] == "fewshot" and result["environment"]["commit"]
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert len(result["cells"]) == 2 * 4 and len(result["means"]) == 2 * 4 and "rotate x 7" in text
+    assert len(result["cells"]) == 2 * 6 and len(result["means"]) == 2 * 6 and "rotate x 7" in text
     rows = {(c["shots"], c["arm"]): c["rows"] for c in result["cells"] if c["seed"] == 0}
     assert rows[2, "rotate x 3"] == pytest.approx(4 * rows[2, "none"], abs=4)
     assert rows[2, "rotate x 3, same rows"] == pytest.approx(rows[2, "none"], abs=1)
     # The script's arms are what fit does with the same draw.
-    for arm, changes in (("none", {}), ("rotate x 3", {"augment": "rotate"})):
+    changed: dict[str, dict[str, Any]] = {
+        "none": {},
+        "rotate x 3": {"augment": "rotate"},
+        "graph, rotate x 3": {"augment": "rotate", "fusion": "graph"},
+    }
+    for arm, changes in changed.items():
         config = PatchCoreConfig(weights="random", image_size=64, ratio=0.1, shots=2, seed=0, **changes, **NEAREST)
         found = PatchCore(config).fit(folder).evaluate(scan(folder))
         cell = next(c for c in result["cells"] if (c["seed"], c["shots"], c["arm"]) == (0, 2, arm))

@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,17 +28,21 @@ from benchmarks.pages import render
 ROW = {"family": "ours", "status": "ok", "message": "", "error": 0.0, "leading": 5, "k_timed": 5, "extra_bytes": 0,
        "peak_bytes": 0, "facts": {}, "median_s": 0.004, "min_s": 0.004, "max_s": 0.004, "runs": 3,
        "extrapolated_from": None}  # fmt: skip
-# $1 is --json, $2 the file; environment $GOOD holds a result, $HALF its first half.
-WELL = 'cp "$GOOD" "$2"; echo well'
+# $1 is --json, $2 the file; environment $GOOD holds a result, $HALF its first half. No outcome depends on how fast the
+# machine is: the runner's clock stands still until a stub adds to $CLOCK, and a stub that spoils its result waits until
+# the runner has taken the good one over.
+TAKEN = 'n=0; until [ -e "$2.taken" ] || [ $((n += 1)) -gt 6000 ]; do sleep 0.01; done'
+WRITTEN = 'cp "$GOOD" "$2.new"; mv "$2.new" "$2"'
+WELL = f"{WRITTEN}; echo well"
 FAULTS = {
-    "crash": 'cp "$GOOD" "$2"; kill -SEGV $$',
+    "crash": f"{WRITTEN}; kill -SEGV $$",
     "crash before": "exit 3",
-    "hang": 'cp "$GOOD" "$2"; exec sleep 60',
-    "hang at a signal": 'trap "" INT; cp "$GOOD" "$2"; sleep 60',
-    "killed while writing": 'cp "$GOOD" "$2"; sleep 0.04; cp "$HALF" "$2"; kill -KILL $$',
-    "nonsense": 'cp "$GOOD" "$2"; sleep 0.04; echo "{\\"schema\\": 2, \\"problems\\": [1]}" > "$2"',
-    "binary": 'cp "$GOOD" "$2"; sleep 0.04; head -c 3000 /dev/urandom > "$2"; head -c 3000 /dev/urandom',
-    "too much": 'cp "$GOOD" "$2"; sleep 0.04; head -c 1100000 /dev/zero > "$2"; head -c 900000 /dev/zero',
+    "hang": f'{WRITTEN}; echo 60 >> "$CLOCK"; exec sleep 300',
+    "hang at a signal": f'trap "" INT; {WRITTEN}; echo 60 >> "$CLOCK"; sleep 300',
+    "killed while writing": f'{WRITTEN}; {TAKEN}; cp "$HALF" "$2"; kill -KILL $$',
+    "nonsense": f'{WRITTEN}; {TAKEN}; echo "{{\\"schema\\": 2, \\"problems\\": [1]}}" > "$2"',
+    "binary": f'{WRITTEN}; {TAKEN}; head -c 3000 /dev/urandom > "$2"; head -c 3000 /dev/urandom',
+    "too much": f'{WRITTEN}; {TAKEN}; head -c 1100000 /dev/zero > "$2"; head -c 900000 /dev/zero',
 }
 ASKED = ("crash", "hang", "killed while writing", "nonsense")  # the others usually in one call only
 PLACE = {"device": "a card", "kind": "cuda", "commit": "abc1234", "date": "2026-11-29", "threads": 1, "python": "3",
@@ -59,15 +64,26 @@ def stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "half.json").write_text(json.dumps(result("kcenter"))[:500])
     monkeypatch.setenv("GOOD", str(tmp_path / "good.json"))
     monkeypatch.setenv("HALF", str(tmp_path / "half.json"))
+    monkeypatch.setenv("CLOCK", str(clock := tmp_path / "clock"))
+    clock.touch()
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: sum(map(float, clock.read_text().split()))))
+    collect = runner.Run._collect
+
+    def tell(run: runner.Run, part: Part, file: Path | None) -> str:
+        wrong = collect(run, part, file)
+        if file is not None and file.exists() and not wrong:
+            Path(f"{file}.taken").touch()
+        return wrong
+
+    monkeypatch.setattr(runner.Run, "_collect", tell)
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    monkeypatch.setattr(runner, "GRACE_S", 0.05)
     monkeypatch.setattr(runner, "_POLL_S", 0.01)
-    monkeypatch.setattr(runner, "_LEAST_S", 0.05)
 
     def stub(part: Part, script: str, most: float = 30.0) -> Part:
         if part.describes and script == WELL:
             script = f"echo '{json.dumps(PLACE)}'"
         if not part.into:
+            script = script.replace(TAKEN, ":")
             script = script.replace("$2", str(tmp_path / "elsewhere"))
         command = ("/bin/sh", "-c", script, "stub")
         return replace(part, command=command, instead=(), tiny=(), skip=lambda: None, most=most, environment={})
@@ -90,8 +106,8 @@ def test_every_part_fails_in_turn(
         parts = []
         for i, part in enumerate(CALLS[call]):
             bad = i % 2 == first
-            parts.append(stubs(part, FAULTS[fault] if bad else WELL, 0.15 if bad and "hang" in fault else 30.0))
-        assert not runner.run(parts, out, "cuda", 300.0)
+            parts.append(stubs(part, FAULTS[fault] if bad else WELL))
+        assert not runner.run(parts, out, "cuda", 3000.0)
         whole = json.loads((out / "gpu.json").read_text())
         assert [told["name"] for told in whole["parts"]] == [part.name for part in parts]
         for i, told in enumerate(whole["parts"]):
@@ -122,22 +138,21 @@ def test_every_part_fails_in_turn(
 
 def test_a_slow_machine_gets_as_far_as_it_gets(stubs: Any, tmp_path: Path) -> None:
     """The total is at its end before the parts are: those at the front are there, the others say why not."""
-    parts = [stubs(part, f"sleep 0.15; {WELL}", 0.4) for part in CALLS["A"] if not part.describes]
-    assert not runner.run(parts, tmp_path / "short", "cuda", 0.7)
+    timed = [part for part in CALLS["A"] if not part.describes]
+    parts = [stubs(part, f'echo 10 >> "$CLOCK"; {WELL}' if i < 2 else FAULTS["hang"]) for i, part in enumerate(timed)]
+    assert not runner.run(parts, tmp_path / "short", "cuda", 40.0)
     told = json.loads((tmp_path / "short" / "gpu.json").read_text())["parts"]
-    states = [part["status"] for part in told]
-    assert len(told) == len(parts) and states[0] == "ok" and states[-1] == "not run"
-    assert states == sorted(states, key=["ok", "ended", "not run"].index) and told[-1]["message"] == "no time was left"
+    assert [part["status"] for part in told] == ["ok", "ok", "ended", *["not run"] * (len(parts) - 3)]
+    assert len(parts) > 3 and told[-1]["message"] == "no time was left"
 
 
 def test_what_is_left_over_goes_to_the_next(stubs: Any, tmp_path: Path) -> None:
     """A part may take twice its time where those before it were quick, and not more; the sum is kept."""
     quick, slow = CALLS["A"][0], CALLS["A"][3]
-    parts = [stubs(quick, WELL, 1.0), stubs(slow, f"sleep 0.7; {WELL}", 0.5)]
-    assert runner.run(parts, tmp_path / "more", "cuda", 30.0)
-    begin = time.monotonic()
-    assert not runner.run([stubs(quick, WELL, 20.0), stubs(slow, "sleep 30", 0.2)], tmp_path / "less", "cuda", 30.0)
-    assert time.monotonic() - begin < 10
+    for seconds, well in ((45, True), (65, False)):
+        script = f'echo {seconds} >> "$CLOCK"; {WELL if well else "exec sleep 300"}'
+        parts = [stubs(quick, WELL, 30.0), stubs(slow, script, 30.0)]
+        assert runner.run(parts, tmp_path / str(seconds), "cuda", 300.0) == well
 
 
 def test_a_second_run_keeps_what_the_first_measured(stubs: Any, tmp_path: Path) -> None:

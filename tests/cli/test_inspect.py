@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +93,7 @@ def sizes(folder: Path) -> dict[str, tuple[int, int]]:
 def test_greedy_is_the_fit_and_has_no_distributions(
     data: Path, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begin = time.perf_counter()
     assert main(["inspect", str(data), "--output", str(tmp_path / "new" / "o"), *TINY]) == 0
-    assert time.perf_counter() - begin < 30
     out = capsys.readouterr()
     pictures = sizes(tmp_path / "new/o")
     assert set(pictures) == PICTURES and all(600 < w < 1800 and 400 < h < 1800 for w, h in pictures.values())

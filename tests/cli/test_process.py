@@ -96,7 +96,7 @@ def test_memory_on_the_command_line(
     assert err.startswith(f"patchcore-fast: error: {features}: out of memory") and err.count("\n") == 1
 
 
-USUAL = {("none", (1,)), ("wrong", (2,)), ("select", (0, 1, 2)), ("select", (1,))}
+USUAL = {("wrong", (2,)), ("select", (0, 1, 2))}  # tests/faults has a part of each command
 CLOSED = [pytest.param(arguments, closed, marks=[pytest.mark.thorough] * ((arguments, closed) not in USUAL))
           for arguments in ("select", "wrong", "none") for closed in ((1,), (2,), (0, 1, 2))]  # fmt: skip
 
@@ -115,8 +115,11 @@ def test_closed_streams(features: Path, closed: tuple[int, ...], arguments: str)
         assert output.stat().st_size == 128 + 25 * 4 * 4
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-@pytest.mark.parametrize("what", ["select", "wrong"])
+FULL = [pytest.param(stream, what, marks=[pytest.mark.thorough] * ((stream == "stdout") == (what == "wrong")))
+        for stream in ("stdout", "stderr") for what in ("select", "wrong")]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream, what", FULL)
 def test_full_streams(features: Path, stream: str, what: str) -> None:
     name = str(features) if what == "select" else "nowhere.npy"
     command = ["select", name, "--ratio", "0.5", "--output", str(features.parent / "o.npy")]
@@ -129,7 +132,9 @@ def test_full_streams(features: Path, stream: str, what: str) -> None:
         assert done.stderr == b"patchcore-fast: error: stdout: No space left on device: the disk is full\n"
 
 
-@pytest.mark.parametrize("name", [b"$HOME `a\xff\nb`.npy", "é画.npy".encode()])
+@pytest.mark.parametrize(
+    "name", [b"$HOME `a\xff\nb`.npy", pytest.param("é画.npy".encode(), marks=pytest.mark.thorough)]
+)
 def test_names_of_any_bytes_on_a_plain_terminal(features: Path, name: bytes) -> None:
     output = os.fsencode(features.parent) + b"/" + name
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C", "PYTHONUTF8": "0"}

@@ -184,7 +184,7 @@ def test_race_refuses_a_loop_that_cheats(monkeypatch: pytest.MonkeyPatch) -> Non
 TINY = PatchCoreConfig(backbone="test_resnet", layers=(1, 2), weights="random", image_size=64, ratio=0.1)
 
 
-def test_demo_from_end_to_end(tmp_path: Path) -> None:
+def test_demo_from_end_to_end(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     lines: list[str] = []
     out = tmp_path / "demo"
     summary = run_demo(out, quick=True, config=TINY, say=lines.append)
@@ -198,6 +198,7 @@ def test_demo_from_end_to_end(tmp_path: Path) -> None:
     # A second run replaces the first, and nothing else.
     (out / "mine.txt").write_text("keep")
     (out / "brick" / "stale.png").write_text("old")
+    request.getfixturevalue("no_drawing")
     run_demo(out, quick=True, config=TINY, say=lines.append)
     assert (out / "mine.txt").exists() and not (out / "brick" / "stale.png").exists()
     assert not list(out.rglob("*.part"))

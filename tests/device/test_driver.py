@@ -42,8 +42,8 @@ def features(name):
 @pytest.mark.parametrize(
     "name, ratio, passes, waits",
     [
-        ("gaussian", 0.01, 10, 4),
-        ("clustered", 0.01, 22, 6),
+        pytest.param("gaussian", 0.01, 10, 4, marks=pytest.mark.thorough),
+        pytest.param("clustered", 0.01, 22, 6, marks=pytest.mark.thorough),
         ("low-rank", 0.01, 32, 8),
         pytest.param("duplicates", 0.01, 140, 25, marks=pytest.mark.thorough),
         pytest.param("gaussian", 0.1, 60, 15, marks=pytest.mark.thorough),

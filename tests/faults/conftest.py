@@ -18,12 +18,12 @@ from .zygote import Zygote
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of each grid every fourth cell is usual, the others are thorough."""
+    """Of each grid every eighth cell is usual, the others are thorough."""
     count: Counter[str] = Counter()
     for item in items:
         if isinstance(item, pytest.Function) and item.path.parent.name == "faults" and hasattr(item, "callspec"):
             count[item.originalname] += 1
-            if count[item.originalname] % 4 != 1:
+            if count[item.originalname] % 8 != 1:
                 item.add_marker(pytest.mark.thorough)
 
 

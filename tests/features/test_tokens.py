@@ -16,6 +16,7 @@ from patchcore_fast.features.networks import outline, own_random_state
 
 # Name, what the plain model is built with, (height, width) of the images, layers.
 DYNAMIC = {"dynamic_img_size": True}
+STAGED = ("swin_tiny_patch4_window7_224", "hiera_tiny_224")  # the others are built with four blocks
 CASES: dict[str, tuple[dict[str, Any], tuple[int, int], tuple[int, ...]]] = {
     "vit_tiny_patch16_224": (DYNAMIC, (64, 96), (1, 3)),
     "vit_small_patch14_dinov2": (DYNAMIC, (70, 56), (0, 2)),
@@ -37,7 +38,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, int], tuple[int, ...]]] = {
 @functools.cache
 def _whole(name: str) -> torch.nn.Module:
     with own_random_state(3):
-        model = timm.create_model(name, **CASES[name][0]).eval()
+        model = timm.create_model(name, **CASES[name][0], **({} if name in STAGED else {"depth": 4})).eval()
         for parameter in model.parameters():  # layer scales and position embeddings that start at nothing hide errors
             parameter.data.add_(0.02 * torch.randn_like(parameter))
     return model

@@ -11,7 +11,7 @@ def numbers(count: int, batch: int, most: int) -> list[int]:
     kept = Kept(most)
     for part in torch.arange(count).float()[:, None].split(batch):
         kept.add(part)
-    held = [int(x) for x in kept.features[:, 0]]
+    held = [int(x) for x in kept.take(torch.arange(len(kept)))[:, 0]]
     folds = [held[i] for fold in kept.folds() for i in fold.tolist()]
     assert sorted(folds) == held or count == 1
     return held

@@ -62,6 +62,23 @@ def test_fewer_channels_than_wanted_are_all_taken_and_one_image_gives_no_thresho
     assert model.predict(images(1))[0].score < 1e-3  # it is the mean itself
 
 
+def test_a_ridge_that_rounding_swallows_is_told():
+    train = images(3) * 0 + torch.rand(3, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"covariances are singular with ridge=1e-25, take a larger one"):
+        make_method("padim", config(), PadimSettings(ridge=1e-25), progress=False).fit(train)
+
+
+def test_sums_without_images_are_those_of_the_others():
+    x = torch.randn(9, 4, 6, generator=torch.Generator().manual_seed(0)) + 20
+    whole, others = _Sums(), _Sums()
+    for part in x.split(2):
+        whole.add(part)
+    others.add(x[:6])
+    for found, wanted in zip(whole.without(x[6:]).gaussians(0.01), others.gaussians(0.01), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
+    assert whole.count == 9
+
+
 def test_what_is_held_does_not_grow_with_the_number_of_images():
     sums, sizes = _Sums(), set()
     for i in range(6):

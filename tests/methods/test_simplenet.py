@@ -91,3 +91,9 @@ def test_amazons_fusion_is_taken_and_interpolated_is_not():
     assert model.fit(images(2))._tensors()["adapter.weight"].shape == (24, 24)
     with pytest.raises(ValueError, match='fusion must be "concat" or "amazon"'):
         make_method("simplenet", config(fusion="interpolated"), SHORT)
+
+
+def test_noise_that_is_lost_in_the_features_is_told():
+    settings = SimpleNetSettings(epochs=20, steps=4, batch_size=4, noise=1e-6, rate=0.01)
+    with pytest.warns(UserWarning, match="noise is 1e-06, and channels have a standard deviation of .*larger noise"):
+        make_method("simplenet", config(), settings, progress=False).fit(images(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -233,3 +234,22 @@ def test_killed_it_goes_on(tmp_path):
     assert [row["loss"] for row in rows] == [row["loss"] for row in unbroken[-2:]]
     names = [next(p for p in (tmp_path / part).iterdir() if p.suffix == ".safetensors") for part in "cd"]
     assert names[0].read_bytes() == names[1].read_bytes()
+
+
+def test_a_folder_of_checkpoints_is_a_model_without_a_threshold(tmp_path):
+    trained = model().fit(images(9), checkpoint=tmp_path)
+    read = load_any(tmp_path, weights="random")
+    assert read.threshold is None and read.learned.count == 9
+    assert [p.score for p in read.predict(images(2, 1))] == [p.score for p in trained.predict(images(2, 1))]
+    with pytest.raises(DataError, match="no checkpoint of a training"):
+        load_any(tmp_path.parent)
+    values = json.loads((tmp_path / JSON).read_text())
+    for change, said in (
+        ({"method": ["simplenet"]}, "which this version does not know"),
+        ({"simplenet": {"epochs": "many"}}, "simplenet.epochs must be an integer"),
+        ({"features": values["config"]["features"] | {"layers": [1]}}, "is no SimpleNet of its settings"),
+    ):
+        (tmp_path / JSON).write_text(json.dumps(values | {"config": values["config"] | change}))
+        with pytest.raises(ValueError, match=said) as caught:
+            load_any(tmp_path, weights="random")
+        assert str(caught.value).startswith(str(tmp_path))

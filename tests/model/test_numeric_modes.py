@@ -14,6 +14,7 @@ pytest.importorskip("timm", reason="the extra pipeline is not installed")
 from patchcore_fast import scores, scoring
 from patchcore_fast.features import Backbone, FeatureExtractor, source
 from patchcore_fast.features.fusion import align_layers, channel_projection, reduce_channels
+from patchcore_fast.features.graph import graph_nodes
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.model.fewshot import rotate
@@ -61,6 +62,7 @@ ENTRIES: dict[str, Callable[[torch.Tensor, torch.Tensor], list[torch.Tensor]]] =
     "backbone": lambda x, images: MODEL.extractor.backbone(images),
     "new backbone": lambda x, images: Backbone("resnet10t", (1,), "random")(images),
     "fusion": lambda x, images: [reduce_channels(align_layers([images]), 2, "project", channel_projection(3, 2))],
+    "graph": lambda x, images: [graph_nodes(x, 5, 2, channel_projection(2 * x.shape[1], 4))],
     "rotate": lambda x, images: [rotate(images, 30.0)],
     "bank": lambda x, images: list(MemoryBank(x, torch.arange(300, device="cpu")).search(x[:40], 2)),
     "score_patches": lambda x, images: [scoring.score_patches(x, x[:90], 2), scoring.patch_scores(x.abs())],

@@ -22,6 +22,7 @@ VARIABLES = {
     "deepcore": "PATCHCORE_FAST_DEEPCORE_REPO",
     "softpatch": "PATCHCORE_FAST_SOFTPATCH_REPO",
     "goldener": "PATCHCORE_FAST_GOLDENER_REPO",
+    "vig": "PATCHCORE_FAST_VIG_REPO",
     "rd4ad": "PATCHCORE_FAST_RD4AD_REPO",  # a checkout of scripts, no package
     "util": "PATCHCORE_FAST_ADER_REPO",
 }

@@ -113,8 +113,8 @@ def test_more_candidates_than_are_settled_at_a_time(workers, device):
 @pytest.mark.parametrize("name", CASES)
 def test_awkward_rows(workers, name):
     x = CASES[name].contiguous() if name in ("overlapping", "off a word") else CASES[name]
-    for size in (1, 3, 4):
-        check_on(("device", partial(partial, on, "device", "")), workers, x, min(len(x), 60), parts(len(x), size))
+    size = (1, 3, 4)[list(CASES).index(name) % 3]
+    check_on(("device", partial(partial, on, "device", "")), workers, x, min(len(x), 60), parts(len(x), size))
 
 
 @settings(

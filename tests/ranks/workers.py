@@ -17,10 +17,11 @@ import torch.distributed as dist
 
 SIZES = (1, 2, 3, 4, 7)  # of the groups that there are: the first ranks of all
 _TIMEOUT = timedelta(seconds=60)
-# What ranks import is imported once, by the process that they fork from; it computes nothing, so there are no threads.
+# What ranks import is imported once, by the process that they fork from, the tests' own modules too, which bring the
+# package along; it computes nothing, so there are no threads.
 SLOW = [
-    "torch", "torch.distributed", "timm", "torchvision", "PIL.Image", "scipy.stats", "pytest",
-    "hypothesis.strategies",
+    "torch", "torch.distributed", "timm", "torchvision", "PIL.Image", "scipy.stats", "sklearn.metrics", "pytest",
+    "hypothesis.strategies", *(f"{__package__}.{path.stem}" for path in Path(__file__).parent.glob("test_*.py")),
 ]  # fmt: skip
 
 

@@ -175,6 +175,7 @@ def test_the_slider_fades_the_heat_and_the_box_hides_the_mask(web: Any) -> None:
 
 def test_the_gallery_by_keyboard(web: Any) -> None:
     from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
 
     names = [n for n, _, _ in cards(web)]
     assert len(every(web, "#cards button[tabindex='0']")) == 1, "one stop for the tab key"
@@ -196,7 +197,7 @@ def test_the_gallery_by_keyboard(web: Any) -> None:
     assert one(web, "#v-stage .mask").value_of_css_property("visibility") == "hidden"
     press(web, Keys.ARROW_LEFT, Keys.ESCAPE)
     assert one(web, "#viewer").get_attribute("open") is None
-    assert focused(web).startswith(names[1] + ","), "back where one was"
+    WebDriverWait(web, 20).until(lambda _: focused(web).startswith(names[1] + ","), "back where one was")
 
 
 def test_the_viewer_lays_the_layers_over_each_other(web: Any) -> None:
@@ -255,6 +256,6 @@ def test_without_scripts_the_tables_are_there(page: Path) -> None:
     try:
         web.get(page.as_uri())
         assert "need JavaScript" in one(web, "main").text
-        assert len(every(web, ".metrics tbody tr")) == 8 and not one(web, ".controls").is_displayed()
+        assert len(every(web, ".metrics tbody tr")) == 9 and not one(web, ".controls").is_displayed()
     finally:
         web.quit()

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from patchcore_fast.demo import write_texture
 from patchcore_fast.model import PatchCore, PatchCoreConfig
 from patchcore_fast.model.views import VIEWS, undone
 from patchcore_fast.samplers import ELFSCoresetSampler, RandomSampler, describe_sampler, elfs_options, make_sampler
 from patchcore_fast.scores import instability
 
+from ..pictures import write_mvtec
 from .test_elfs import WHERE, N, clean, contaminated
 
 
@@ -153,7 +153,7 @@ def test_reports_are_json_and_random_state_is_left_alone():
 
 
 def test_the_pipeline_hands_over_positions(tmp_path):
-    folder = write_texture("brick", tmp_path)
+    folder = write_mvtec(tmp_path / "weave", train=32)
     config = PatchCoreConfig(
         backbone="test_efficientnet", layers=(1, 2), weights="random", image_size=64, ratio=0.05, batch_size=8,
         sampler="elfs", prune_support="rule",

@@ -83,7 +83,7 @@ __global__ void outside_kernel(int* out, int how) {
     if (how == 4) out[0] = end[1 << 20];
 }
 
-void run_wrong(const std::string& name, int blocks, int threads, int how, uintptr_t out) {
+void run_global(const std::string& name, int blocks, int threads, int how, uintptr_t out) {
     const py::gil_scoped_release release;
     const auto go = [&](void (*kernel)(int*, int), const char* called) {
         check(launch(kernel, unsigned(blocks), unsigned(threads), sizeof(int), stream_t(), array<int>(out, 1), how)
@@ -100,7 +100,7 @@ void run_wrong(const std::string& name, int blocks, int threads, int how, uintpt
 } // namespace
 
 void bind_wrong_global(py::module_& m) {
-    m.def("test_global", &run_wrong, py::arg("name"), py::arg("blocks"), py::arg("threads"), py::arg("how"),
+    m.def("test_global", &run_global, py::arg("name"), py::arg("blocks"), py::arg("threads"), py::arg("how"),
           py::arg("out"), "Run one of the kernels of csrc/cuda/emulator/wrong_global.cu.");
     m.def("watch_global", &emulated::watch_global, py::arg("on"),
           "Whether kernels' accesses to global memory are watched; forgets the arrays. See csrc/cuda/emulator/global.h.");
