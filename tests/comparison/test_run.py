@@ -70,7 +70,7 @@ def test_what_is_finished_is_taken(root: Path, tmp_path: Path, started: list, fa
     assert [each.record for each in more if each.cell.seed < 2] == [each.record for each in first]
 
 
-@pytest.mark.parametrize("change", ["settings", "files", "weights", "damage", "version"])
+@pytest.mark.parametrize("change", ["settings", "files", "weights", "damage", "version", "threads"])
 def test_what_has_changed_is_measured_anew(
     root: Path, tmp_path: Path, started: list, fake: Callable[[Any], None], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +87,8 @@ def test_what_has_changed_is_measured_anew(
         file = tmp_path / "out/cells/bolt/padim-0.json"
         file.write_text(file.read_text().replace('"train": 3', '"train": "3"'))
         anew = ["padim"]
+    elif change == "threads":
+        monkeypatch.setattr(comparison, "get_num_threads", lambda: 99)
     else:
         monkeypatch.setattr("patchcore_fast.__version__", "99")
     started.clear()
@@ -131,7 +133,7 @@ def test_what_was_run_is_said(
     found = measured(root, tmp_path / "out", methods=entries(("patchcore", "simplenet"), {}, SHARED))
     text = "\n".join(notes([each.cell for each in found], found))
     said = ("seeds 0, 1 on all", "after their last epoch", "bolt: 3 training images, 4 test images, 2 of",
-            "simplenet: made up", "1 files could not be used: train/good/000.png", "Measured on cpu, ")  # fmt: skip
+            "simplenet: made up", "1 files could not be used: train/good/000.png", "Measured on cpu with ")  # fmt: skip
     for words in said:
         assert words in text
 
