@@ -4,6 +4,7 @@
 #include "cpu/isa.h"
 #include "cpu/kcenter.h"
 #include "cpu/knn.h"
+#include "cpu/prepared.h"
 #if PCF_HAVE_CUDA
 #include "bindings_cuda.h"
 #endif
@@ -54,27 +55,44 @@ struct Look {
     std::vector<float> w, rho;
     Extremes extremes{0, {0, 0}, 0};
 
+    Known known() && { return {matrix_from<Matrix>(rows), std::move(frame), std::move(w), std::move(rho), extremes.loss}; }
+    bool fits() const { return extremes.norm2 <= most_norm2(frame.kernel()); }
+
     // The engine trusts what was measured: these rows, none too long for the arithmetic of the tiles.
     void check(const Rows& given) const {
         if (given != rows || int64_t(w.size()) != std::get<2>(rows))
             throw std::invalid_argument("the rows are not those that were looked over, or the look is used up");
-        if (!(extremes.norm2 <= most_norm2(frame.kernel())))
+        if (!fits())
             throw std::invalid_argument("the rows are not finite, or too long for the instruction set");
     }
 };
 
-Look look_over(const Rows& rows, const std::string& isa, uintptr_t centre, double scale, int threads) {
+Look in_frame(const Rows& rows, std::vector<double> centre, Frame frame, int threads) {
     const Matrix x = matrix_of(rows);
-    const TileKernel& kernel = kernel_of(isa.empty() ? isa_choose() : isa_from_name(isa));
-    if (!(scale > 0 && scale < INFINITY)) throw std::invalid_argument("scale must be positive and finite");
-    const auto* c = array<const double>(centre, 0);
-    Look look{rows, c ? std::vector<double>(c, c + x.dim) : std::vector<double>(), Frame(kernel, c, scale, x.dim),
-              std::vector<float>(size_t(x.rows)), std::vector<float>(size_t(x.rows)), {0, {0, 0}, 0}};
+    if (x.dim != frame.dim()) throw std::invalid_argument("the rows do not have the columns of the frame");
+    Look look{rows, std::move(centre), std::move(frame), std::vector<float>(size_t(x.rows)),
+              std::vector<float>(size_t(x.rows)), {0, {0, 0}, 0}};
     const py::gil_scoped_release release;
     const FloatMode mode;
     Team team(at_least_one(threads), poll);
     look.extremes = measure(team, x, look.frame, {look.w.data(), look.rho.data()});
     return look;
+}
+
+Look look_over(const Rows& rows, const std::string& isa, uintptr_t centre, double scale, int threads) {
+    const int64_t dim = matrix_of(rows).dim;
+    const TileKernel& kernel = kernel_of(isa.empty() ? isa_choose() : isa_from_name(isa));
+    if (!(scale > 0 && scale < INFINITY)) throw std::invalid_argument("scale must be positive and finite");
+    const auto* c = array<const double>(centre, 0);
+    return in_frame(rows, c ? std::vector<double>(c, c + dim) : std::vector<double>(), Frame(kernel, c, scale, dim),
+                    threads);
+}
+
+Way way_of(const std::string& name) {
+    if (name == "auto") return Way::automatic;
+    if (name == "none") return Way::plain;
+    if (name == "partial") return Way::partial;
+    throw std::invalid_argument("prune must be auto, none or partial, got " + name);
 }
 
 } // namespace
@@ -96,6 +114,9 @@ PYBIND11_MODULE(_native, m) {
     py::class_<Look>(m, "Look", py::module_local(), "Rows looked over in a frame: norms and rounding errors.")
         .def(py::init(&look_over), py::arg("rows"), py::arg("isa"), py::arg("centre"), py::arg("scale"),
              py::arg("threads"))
+        .def_property_readonly("fits", &Look::fits)
+        .def_property_readonly("centre", [](const Look& l) { return l.centre; })
+        .def_property_readonly("scale", [](const Look& l) { return l.frame.scale(); })
         .def_property_readonly("largest_norm2", [](const Look& l) { return l.extremes.norm2; })
         .def_property_readonly("coarse", [](const Look& l) { return l.extremes.coarse; })
         .def_property_readonly("packs_float32", [](const Look& l) { return l.frame.kernel().bytes == 4; })
@@ -196,4 +217,44 @@ PYBIND11_MODULE(_native, m) {
                   array<double>(squared, places), array<int64_t>(rows, places));
           },
           py::call_guard<py::gil_scoped_release, FloatMode>());
+
+    py::class_<Prepared>(m, "Prepared", py::module_local(), "A bank measured and packed once; see csrc/cpu/prepared.h.")
+        .def(py::init([](const Rows& bank, Look& look) {
+                 look.check(bank);
+                 if (std::get<2>(bank) < 1 || std::get<2>(bank) > INT32_MAX)
+                     throw std::invalid_argument("a bank must have 1 to 2^31 - 1 rows");
+                 return std::make_unique<Prepared>(std::move(look).known());
+             }),
+             py::arg("bank"), py::arg("look"))
+        .def("shorten",
+             [](Prepared& p, uintptr_t directions, int64_t few, int64_t all, std::pair<double, double> of_few,
+                std::pair<double, double> of_all, int threads) {
+                 if (few < 1 || all < few || all > p.bank().rows.dim)
+                     throw std::invalid_argument("directions must be 1 <= few <= all <= columns");
+                 p.shorten(array<const double>(directions, 1), few, all, {of_few.first, of_few.second},
+                           {of_all.first, of_all.second}, at_least_one(threads), poll);
+             },
+             py::arg("directions"), py::arg("few"), py::arg("all"), py::arg("of_few"), py::arg("of_all"),
+             py::arg("threads"), py::call_guard<py::gil_scoped_release, FloatMode>())
+        .def("pack", [](Prepared& p, int threads) { p.pack(at_least_one(threads), poll); }, py::arg("threads"),
+             py::call_guard<py::gil_scoped_release, FloatMode>())
+        .def("look", [](const Prepared& p, const Rows& rows, int threads) { return in_frame(rows, {}, p.bank().frame, threads); },
+             py::arg("rows"), py::arg("threads"), "Queries looked over in the frame of the bank.")
+        .def_property_readonly("bytes", &Prepared::bytes)
+        .def("knn",
+             [](Prepared& p, const Rows& query, Look& look, int64_t k, const std::string& prune, int threads,
+                uintptr_t squared, uintptr_t rows) {
+                 look.check(query);
+                 if (!(look.frame == p.bank().frame))
+                     throw std::invalid_argument("the queries were not looked over in the frame of the bank");
+                 if (k < 1 || k > p.bank().rows.rows)
+                     throw std::invalid_argument("k must lie in 1..bank rows, got " + std::to_string(k));
+                 const int64_t places = std::get<2>(query) > 0 ? 1 : 0; // [Q][k]
+                 Known known = std::move(look).known();
+                 const Work work = p.knn(known, k, way_of(prune), at_least_one(threads), poll,
+                                         array<double>(squared, places), array<int64_t>(rows, places));
+                 return std::make_tuple(work.plain, work.partial, work.longer, work.settled);
+             },
+             py::arg("query"), py::arg("look"), py::arg("k"), py::arg("prune"), py::arg("threads"), py::arg("squared"),
+             py::arg("rows"), py::call_guard<py::gil_scoped_release, FloatMode>());
 }

@@ -216,6 +216,11 @@ class MemoryBank:
         """The rows as queries meet them: `features`, or [M, D + 1] with the price of each as its last number."""
         return with_price(self.features, self.support, recorded(self.config, "price", 0.0))
 
+    @cached_property
+    def exact(self) -> ExactSearch:
+        """Our own search of the rows as queries meet them."""
+        return ExactSearch(self.searched)
+
     @undisturbed
     def search(self, query: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Distances [Q, k] float32, ascending, and bank rows [Q, k] int64 of query [Q, D]'s neighbours: Euclidean ones,
@@ -224,7 +229,7 @@ class MemoryBank:
             raise ValueError(
                 f"MemoryBank.search: query must be [Q, {self.features.shape[1]}], got shape {tuple(query.shape)}"
             )
-        return (self.searcher or ExactSearch(self.searched)).search(widened(query, self.searched), k)
+        return (self.searcher or self.exact).search(widened(query, self.searched), k)
 
     def with_index(self, kind: str, seed: int = 0) -> MemoryBank:
         """The same bank with another search, made anew; `kind` and `seed` as `search.build_index` takes them."""

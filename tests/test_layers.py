@@ -70,6 +70,8 @@ KERNELS = {
     "backends/cuda_kernels": 3,
     "backends/triton_kernels": 3,
     "backends/native_backend": 2,
+    "backends/native_prepared": 2,
+    "backends/native_rows": 2,
     "backends/torch_backend": 2,
     "backends/base": 1,  # what backends share: a pass in steps, in tiles, on a device
     "backends/device": 1,
@@ -81,6 +83,7 @@ KERNELS = {
     "exact": 0,
     "processors": 0,
     "ranking": 0,
+    "short_rows": 0,
     "together": 0,
     "rounding": 0,
     "tuning": 0,

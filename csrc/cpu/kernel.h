@@ -36,6 +36,10 @@ struct TileKernel {
     // (x - centre) * scale; the scale is a power of two
     void (*subtract)(const float* x, const float* centre, float scale, int64_t dim, float* out);
     void (*widen_f16)(const uint16_t* x, int64_t dim, float* out);
+    // four rows [4][dim] times directions [blocks][dim][8] -> along [4][blocks * 8]
+    void (*project)(const double* rows, int64_t dim, const double* directions, int64_t blocks, double* along);
+    // sum of squared differences of n values, a multiple of 16; no more than n / 16 + 6 roundings a term
+    float (*apart)(const float* x, const float* y, int64_t n);
     void (*begin)(); // around the tiles that one thread computes: state of the unit
     void (*end)();
 };

@@ -1,5 +1,7 @@
 #include "knn.h"
 
+#include "neighbour.h"
+
 #include <algorithm>
 #include <stdexcept>
 
@@ -24,19 +26,6 @@ int64_t second_level_bytes() {
     return bytes > 0 ? bytes : 1 << 20;
 }
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-struct Neighbour {
-    double squared;
-    int64_t row;
-    bool operator<(const Neighbour& o) const { return squared != o.squared ? squared < o.squared : row < o.row; }
-};
-
-struct Entry {
-    float value;
-    int32_t row;
-};
-
 struct ByValue {
     bool operator()(const Entry& a, const Entry& b) const { return a.value > b.value; }
 };
@@ -54,9 +43,10 @@ struct Worker {
 class Search {
   public:
     Search(const Matrix& query, const Matrix& bank, const Frame& frame, const Measured& of_query,
-           const Measured& of_bank, const Loss& loss, int64_t k, int threads, std::function<void()> poll)
+           const Measured& of_bank, const Loss& loss, int64_t k, int threads, std::function<void()> poll,
+           const Points* packed)
         : query_(query), bank_(bank), frame_(frame), kernel_(frame.kernel()), of_query_(of_query), of_bank_(of_bank),
-          bound_(loss, kernel_.roundings, frame.depth(), frame.dim(), frame.scale()), k_(k), room_(2 * k + kSpare), lowest_(kernel_.lanes),
+          bound_(loss, kernel_.roundings, frame.depth(), frame.dim(), frame.scale()), k_(k), room_(2 * k + kSpare), packed_(packed), lowest_(kernel_.lanes),
           team_(threads, std::move(poll)) {
         const int64_t second_level = second_level_bytes();
         const int64_t row_bytes = frame.depth() * kernel_.bytes, per_group = kernel_.lanes;
@@ -67,7 +57,7 @@ class Search {
         // Small tasks keep all threads busy to the end.
         task_ = std::min(groups_in(3 * second_level / 8), std::max<int64_t>(1, queries_ / per_group / (4 * team_.size())));
         chunk_ = std::max<int64_t>(1, second_level / 8 / (row_bytes * kernel_.points));
-        bank_rows_ = std::min(bank.rows, std::max<int64_t>(1, kBankBytes / (row_bytes * kernel_.points)) * kernel_.points);
+        bank_rows_ = packed ? bank.rows : std::min(bank.rows, std::max<int64_t>(1, kBankBytes / (row_bytes * kernel_.points)) * kernel_.points);
         std::fill_n(lowest_.get(), kernel_.lanes, -FLT_MAX);
         entries_ = Aligned<Entry>(queries_ * room_);
         held_.resize(size_t(queries_));
@@ -79,7 +69,8 @@ class Search {
     }
 
     void run(double* squared, int64_t* rows) {
-        Points points(frame_, bank_rows_);
+        Points own(frame_, packed_ ? 0 : bank_rows_);
+        const Points& points = packed_ ? *packed_ : own;
         for (int64_t q = 0; q < query_.rows; q += queries_) {
             const int64_t count = std::min(queries_, query_.rows - q);
             std::fill(held_.begin(), held_.end(), 0);
@@ -87,7 +78,7 @@ class Search {
             std::fill(reach_.begin(), reach_.end(), std::numeric_limits<double>::infinity());
             for (auto& s : settled_) s.clear();
             for (int64_t b = 0; b < bank_.rows; b += bank_rows_) {
-                if (q == 0 || bank_rows_ < bank_.rows) fill(points, b, std::min(bank_rows_, bank_.rows - b));
+                if (!packed_ && (q == 0 || bank_rows_ < bank_.rows)) fill(own, b, std::min(bank_rows_, bank_.rows - b));
                 const int64_t step = task_ * kernel_.lanes;
                 const bool last = b + bank_rows_ >= bank_.rows;
                 team_.run(divide_up(count, step), [&](int64_t task, int worker) {
@@ -229,6 +220,7 @@ class Search {
     Measured of_query_, of_bank_;
     Bound bound_;
     int64_t k_, room_;
+    const Points* packed_;  // all bank rows, or null
     Aligned<float> lowest_; // [lanes] thresholds that every value reaches
     int64_t queries_, panel_, task_, chunk_, bank_rows_;
     Team team_;
@@ -244,8 +236,9 @@ class Search {
 } // namespace
 
 void knn(const Matrix& query, const Matrix& bank, const Frame& frame, const Measured& of_query, const Measured& of_bank,
-         const Loss& loss, int64_t k, int threads, std::function<void()> poll, double* squared, int64_t* rows) {
-    Search(query, bank, frame, of_query, of_bank, loss, k, threads, std::move(poll)).run(squared, rows);
+         const Loss& loss, int64_t k, int threads, std::function<void()> poll, double* squared, int64_t* rows,
+         const Points* packed) {
+    Search(query, bank, frame, of_query, of_bank, loss, k, threads, std::move(poll), packed).run(squared, rows);
 }
 
 } // namespace pcf

@@ -48,6 +48,9 @@ class Frame {
     Frame(const TileKernel& kernel, const double* centre, double scale, int64_t dim);
     // Row of x, padded with zeros to depth(). `spare` holds dim() values.
     void row(const Matrix& x, int64_t i, float* out, float* spare) const;
+    bool operator==(const Frame& o) const {
+        return kernel_ == o.kernel_ && dim_ == o.dim_ && scale_ == o.scale_ && centre_ == o.centre_;
+    }
     int64_t dim() const { return dim_; }
     int64_t depth() const { return depth_; }
     double scale() const { return scale_; }

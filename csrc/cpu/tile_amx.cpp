@@ -143,7 +143,8 @@ void widen_f16(const uint16_t* x, int64_t dim, float* out) {
 const TileKernel& amx_kernel() {
     // Each of the two products that an instruction adds to a sum is rounded once, and so is the sum.
     static const TileKernel kernel = {"amx", kLanes, kPoints, 32, 2, 2.0, 0.0, pack_lanes, pack_point, copy_point, tile, insert, measure,
-                                      squared_f32, squared_f64, subtract, widen_f16, begin, end};
+                                      squared_f32, squared_f64, subtract, widen_f16, project, apart,
+                                      begin, end};
     return kernel;
 }
 

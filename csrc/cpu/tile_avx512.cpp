@@ -47,7 +47,8 @@ void widen_f16(const uint16_t* x, int64_t dim, float* out) {
 
 const TileKernel& avx512_kernel() {
     static const TileKernel kernel = {"avx512f", kLanes, kPoints, 16, 4, 1.0, 0.0, pack_lanes, pack_point, copy_point, tile, insert, measure,
-                                      squared_f32, squared_f64, subtract, widen_f16, no_state, no_state};
+                                      squared_f32, squared_f64, subtract, widen_f16, project, apart,
+                                      no_state, no_state};
     return kernel;
 }
 

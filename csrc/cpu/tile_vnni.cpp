@@ -127,8 +127,8 @@ void widen_f16(const uint16_t* x, int64_t dim, float* out) {
 
 const TileKernel& vnni_kernel() {
     static const TileKernel kernel = {"avx512", kLanes, kPoints, 32, 2, 0.0, kLongest, pack_lanes, pack_point, copy_point, tile,
-                                      insert, measure, squared_f32, squared_f64, subtract, widen_f16, no_state,
-                                      no_state};
+                                      insert, measure, squared_f32, squared_f64, subtract, widen_f16, project, apart,
+                                      no_state, no_state};
     return kernel;
 }
 

@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
                               {"bounds", battery::bounds},
                               {"kcenter", battery::kcenter},
                               {"neighbours", battery::neighbours},
+                              {"prepared", battery::prepared},
                               {"team", battery::team}};
     battery::kernels();
     int ran = 0;
@@ -54,7 +55,7 @@ int main(int argc, char** argv) {
         ++ran;
     }
     if (ran == 0) {
-        std::printf("no such part: want tiles, bounds, kcenter, neighbours, team\n");
+        std::printf("no such part: want tiles, bounds, kcenter, neighbours, prepared, team\n");
         return 2;
     }
     if (battery::failures)

@@ -78,6 +78,13 @@ struct Look {
     Measured measured() { return {w.data(), rho.data()}; }
 };
 
+// What a search found.
+struct Found {
+    std::vector<double> squared;
+    std::vector<int64_t> rows;
+    bool operator==(const Found& o) const { return squared == o.squared && rows == o.rows; }
+};
+
 // A scale for the frame of a job: for kernels of integers the largest power of two that they allow, else 1.
 double scale_for(const TileKernel& kernel, const double* centre, const std::vector<Matrix>& matrices);
 
@@ -86,6 +93,7 @@ void tiles();
 void bounds();
 void kcenter();
 void neighbours();
+void prepared();
 void team();
 
 } // namespace battery

@@ -11,12 +11,6 @@
 namespace battery {
 namespace {
 
-struct Found {
-    std::vector<double> squared;
-    std::vector<int64_t> rows;
-    bool operator==(const Found& o) const { return squared == o.squared && rows == o.rows; }
-};
-
 Found brute_force(const std::vector<double>& query, const std::vector<double>& bank, int64_t dim, int64_t k) {
     Found found;
     const int64_t m = int64_t(bank.size()) / dim;

@@ -92,6 +92,45 @@ class ShardLeaves(Protocol):
         """Make every bound exact; returns how many were not."""
 
 
+@dataclass
+class Work:
+    """Pairs of a query and a bank row in the searches of a prepared bank, and how they were looked at."""
+
+    pairs: int = 0  # there were
+    full: int = 0  # in all columns
+    short: int = 0  # along a few directions
+    settled: int = 0  # in float64, of what short rows left
+
+
+class PreparedRows(Protocol):
+    """A bank [M, D] made ready for many searches."""
+
+    columns: int  # of its short rows, 0 where it has none
+    work: Work
+
+    @property
+    def nbytes(self) -> int:
+        """Held beside the bank."""
+
+    def knn(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As Backend.knn."""
+
+
+class AsItIs:
+    """A bank that nothing is made ready of: each search begins anew."""
+
+    nbytes = columns = 0
+
+    def __init__(self, bank: Tensor, search: Callable[[Tensor, Tensor, int, Budget], tuple[Tensor, Tensor]]) -> None:
+        self._bank, self._search, self.work = bank, search, Work()
+
+    def knn(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As Backend.knn."""
+        self.work.pairs += query.shape[0] * self._bank.shape[0]
+        self.work.full = self.work.pairs
+        return self._search(query, self._bank, k, Budget())
+
+
 @dataclass(frozen=True)
 class Backend:
     """One set of leaf kernels. `refuse` gives the reason why it cannot run on a device, or None if it can."""
@@ -110,3 +149,9 @@ class Backend:
     tailored: Callable[[torch.device], bool] = lambda device: True
     # What explain_backends() adds for a device that it does not refuse: "", or what does not run there as it should.
     remark: Callable[[torch.device], str] = lambda device: ""
+    # (bank [M, D], prune as `prepare` has it) -> the bank made ready; None: there is nothing to make, see `ready`.
+    prepare: Callable[[Tensor, str], PreparedRows] | None = None
+
+    def ready(self, bank: Tensor, prune: str) -> PreparedRows:
+        """A bank for many searches."""
+        return AsItIs(bank, self.knn) if self.prepare is None else self.prepare(bank, prune)

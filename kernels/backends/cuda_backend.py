@@ -15,7 +15,7 @@ from .cuda_kernels import library
 from .device.launch import on_device
 from .device.plan import MOST_NEIGHBOURS
 from .device.shard import shard_of
-from .native_backend import addressable
+from .native_rows import addressable
 from .torch_backend import TORCH
 
 _log = logging.getLogger("patchcore_fast.kernels")

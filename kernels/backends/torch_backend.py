@@ -16,7 +16,7 @@ from ..together import Together
 from ..tuning import Budget
 from .base import Backend, KCenterJob, KCenterLeaves, Settled, ShardLeaves
 from .stepwise import Stepwise
-from .tiled import TiledKCenter, search
+from .tiled import TiledKCenter, TiledPrepared, search
 from .tiled.resolve import settle
 
 _TILE = {"cpu": (2048, 1024), "cuda": (32768, 2048)}  # rows, picks: 8 MB and 256 MB of distances
@@ -202,4 +202,8 @@ def _knn(query: Tensor, bank: Tensor, k: int, budget: Budget) -> tuple[Tensor, T
     return search(lambda q, b: TorchKnn("knn", q, b, budget.memory_limit), query, bank, k)
 
 
-TORCH = Backend("torch", _refuse, _k_center, _shard, _knn, lambda: "library matrix products")
+def _prepare(bank: Tensor, prune: str) -> TiledPrepared:
+    return TiledPrepared(lambda q, b: TorchKnn("knn", q, b), bank, prune)
+
+
+TORCH = Backend("torch", _refuse, _k_center, _shard, _knn, lambda: "library matrix products", prepare=_prepare)

@@ -14,13 +14,14 @@ from ..exact import root
 from ..ranks import Ranks, anchors_over_ranks, knn_over_ranks
 from ..surroundings import undisturbed
 from ..tuning import Budget
+from .prepared import PreparedBank, prepare, search_prepared
 
-__all__ = ["knn", "knn_rarity"]
+__all__ = ["PreparedBank", "knn", "knn_rarity", "prepare"]
 
 
 def knn(
     query: Tensor,  # [Q, D]
-    bank: Tensor,  # [M, D]
+    bank: Tensor | PreparedBank,  # [M, D]
     k: int,
     *,
     backend: str = "auto",
@@ -37,7 +38,8 @@ def knn(
     Parameters
     ----------
     query : [Q, D] float16, bfloat16, float32 or float64; Q may be 0.
-    bank : [M, D], any of those types, on the same device.
+    bank : [M, D], any of those types, on the same device; or what `prepare` made of one, which has chosen its backend,
+        takes no other precision than the default, no memory_limit and no group, and is not for torch.compile.
     k : 1..M.
     backend : "auto" or a name from `explain_backends()`.
     precision : "float32": exact, by the arithmetic that suits the device ("ieee" and "tf32x3" name it). "tf32" and
@@ -69,7 +71,12 @@ def knn(
     """
     if group is not None:
         return _knn_over_ranks("knn", query, bank, k, group, backend, precision, memory_limit)
-    check_matrix("knn", "bank", bank, "M, D")
+    ready = bank if isinstance(bank, PreparedBank) else None
+    if ready is None:
+        check_matrix("knn", "bank", bank, "M, D")
+    else:
+        bank = ready.rows
+    assert isinstance(bank, Tensor)
     check_matrix("knn", "query", query, "Q, D", empty=True)
     if query.shape[1] != bank.shape[1]:
         raise ValueError(f"knn: query and bank must have equal width, got {query.shape[1]} and {bank.shape[1]}")
@@ -79,6 +86,10 @@ def knn(
     if not isinstance(backend, str):
         raise TypeError(f"knn: backend must be a string, got {type(backend).__name__}")
     budget = Budget.checked("knn", precision, memory_limit)
+    if ready is not None:
+        if budget != Budget() or backend not in ("auto", ready.backend):
+            raise ValueError("knn: backend, precision and memory_limit are not for a prepared bank: leave them out")
+        return search_prepared(query.detach().resolve_neg(), ready, k)
     query, bank = query.detach().resolve_neg(), bank.detach().resolve_neg()
     return torch.ops.patchcore_fast.knn(query, bank, k, backend, budget.precision, budget.memory_limit)
 

@@ -12,6 +12,7 @@ from math import isfinite
 import torch
 
 from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.kernels import PreparedBank
 from patchcore_fast.layered_bank import Bank, LayeredBank
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.collect import FeatureRows, Rows
@@ -116,23 +117,24 @@ class LayeredScorer:
         """Image scores [B] and patch scores [B, P] of rows [B * P, D], D the columns of all layers."""
         layers = []
         for scorer, part, (begin, end) in zip(self.scorers, self.bank.parts, self.bank.spans, strict=True):
-            search = _search_of(part)
-            layers.append(scorer(features[:, begin:end].contiguous(), part.features, search)[0])
+            layers.append(scorer(features[:, begin:end].contiguous(), *_rows_and_search(part))[0])
         patches = joined(torch.stack(layers, dim=1), self.bank.scales).view(images, -1)
         return image_score(patches, self.config.scoring.image_score), patches
 
 
-def _search_of(bank: MemoryBank) -> Search | None:
-    """None where the exact neighbours by distance are what is wanted."""
-    return None if bank.searcher is None and bank.searched is bank.features else bank.search
+def _rows_and_search(bank: MemoryBank) -> tuple[torch.Tensor | PreparedBank, Search | None]:
+    """What a scorer takes: the prepared rows, where the exact neighbours by distance are what is wanted."""
+    if bank.searcher is None and bank.searched is bank.features:
+        return bank.exact.prepared, None
+    return bank.features, bank.search
 
 
 def scorer_of(config: PatchCoreConfig, bank: Bank) -> Score:
     """From rows [B * P, D] and B to image scores [B] and patch scores [B, P]."""
     if isinstance(bank, LayeredBank):
         return LayeredScorer(config, bank)
-    scorer, search = ImageScorer(config, bank.features), _search_of(bank)
-    return lambda features, images: scorer(features, images, bank.features, search)
+    scorer = ImageScorer(config, bank.features)
+    return lambda features, images: scorer(features, images, *_rows_and_search(bank))
 
 
 def choose_layers(

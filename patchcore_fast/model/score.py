@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 import torch
 
 from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.kernels import PreparedBank, prepare
 from patchcore_fast.model.collect import Rows
 from patchcore_fast.scorers import make_scorer
-from patchcore_fast.scorers.influence import Search
+from patchcore_fast.scorers.influence import Search, rows_of
 from patchcore_fast.scoring import image_score
 from patchcore_fast.search import priced_search
 
@@ -28,7 +29,7 @@ class ImageScorer:
         )  # fmt: skip
 
     def patches(
-        self, features: torch.Tensor, bank: torch.Tensor, search: Search | None = None
+        self, features: torch.Tensor, bank: torch.Tensor | PreparedBank, search: Search | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores [Q] of rows [Q, D] and the bank row nearest to each; arguments as of the call."""
         scores, nearest = self._score(features, bank, search)
@@ -37,17 +38,18 @@ class ImageScorer:
         return scores, nearest
 
     def __call__(
-        self, features: torch.Tensor, images: int, bank: torch.Tensor, search: Search | None = None
+        self, features: torch.Tensor, images: int, bank: torch.Tensor | PreparedBank, search: Search | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Image scores [B] and patch scores [B, P] of rows [B * P, D].
 
-        bank : the rows to compare with, some of those this was made for.  search : in place of an exact one in them.
+        bank : the rows to compare with, some of those this was made for, prepared or not.  search : in place of
+            an exact one in them.
         """
         s = self.config.scoring
         scores, nearest = self.patches(features, bank, search)
         patches = scores.view(images, -1)
         images_scores = image_score(
-            patches, s.image_score, features=features, nearest=nearest, bank=bank, b=s.reweight_neighbours
+            patches, s.image_score, features=features, nearest=nearest, bank=rows_of(bank), b=s.reweight_neighbours
         )
         return images_scores, patches
 
@@ -67,4 +69,5 @@ def image_scores(
     scorer, starts = ImageScorer(config, bank), rows.starts.tolist()
     search = priced_search(bank, support, config.search.price)
     numbers = range(len(rows.grids)) if images is None else images
-    return [float(scorer(rows.read(starts[i], starts[i + 1]).to(device), 1, bank, search)[0]) for i in numbers]
+    ready = prepare(bank) if search is None else bank
+    return [float(scorer(rows.read(starts[i], starts[i + 1]).to(device), 1, ready, search)[0]) for i in numbers]

@@ -6,12 +6,21 @@ import torch
 from torch import Tensor
 
 from patchcore_fast.config import SCORERS as SCORERS
+from patchcore_fast.kernels import PreparedBank
 from patchcore_fast.kernels.checks import check_int, check_matrix
 from patchcore_fast.kernels.surroundings import undisturbed
-from patchcore_fast.scorers.influence import CHUNK_SIZE, Search, gradient, search_chunks, typical_influence
+from patchcore_fast.scorers.influence import (
+    CHUNK_SIZE,
+    Search,
+    gradient,
+    rows_of,
+    search_chunks,
+    typical_influence,
+)
 from patchcore_fast.scorers.noise import NoiseProposal
 from patchcore_fast.scoring import patch_scores
 
+Bank = Tensor | PreparedBank  # [M, D]
 # Of the mean typical influence: less counts as so much, or a dimension that is always flat would decide alone.
 LEAST = 0.1
 
@@ -19,9 +28,9 @@ LEAST = 0.1
 class Scorer:
     """Patch scores by the distance s(x), the mean over the k nearest bank rows: "distance". Subclasses look at more.
 
-    Calling it with rows [Q, D], a bank [M, D] and, for another search than `knn`, search(query, k), gives scores [Q]
-    float32 and the nearest bank row of each, [Q] int64. What a scorer knows of the bank it was made for stays as it
-    was: the bank of a call may lack rows.
+    Calling it with rows [Q, D], a bank [M, D], prepared or not, and, for another search than `knn`, search(query, k),
+    gives scores [Q] float32 and the nearest bank row of each, [Q] int64. What a scorer knows of the bank it was made
+    for stays as it was: the bank of a call may lack rows.
     """
 
     def __init__(self, k: int = 1, squared: bool = False) -> None:
@@ -29,7 +38,7 @@ class Scorer:
         self.k, self.squared = check_int("Scorer", "k", k, 1, 2**31 - 1), bool(squared)
 
     @undisturbed
-    def __call__(self, features: Tensor, bank: Tensor, search: Search | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, features: Tensor, bank: Bank, search: Search | None = None) -> tuple[Tensor, Tensor]:
         """Scores [Q] and nearest rows [Q]; TypeError and ValueError are those of `knn`."""
         scores = torch.empty(len(features), dtype=torch.float32, device=features.device)
         nearest = torch.empty(len(features), dtype=torch.int64, device=features.device)
@@ -41,7 +50,7 @@ class Scorer:
     def _chunk(self, rows: int) -> int:
         return max(1, rows)  # distances need no block of neighbours: the search makes its own tiles
 
-    def _scores(self, x: Tensor, bank: Tensor, dist: Tensor, near: Tensor, search: Search | None) -> Tensor:
+    def _scores(self, x: Tensor, bank: Bank, dist: Tensor, near: Tensor, search: Search | None) -> Tensor:
         return patch_scores(dist, self.squared)
 
 
@@ -66,13 +75,13 @@ class InfluenceScorer(Scorer):
     def _chunk(self, rows: int) -> int:
         return CHUNK_SIZE
 
-    def _scores(self, x: Tensor, bank: Tensor, dist: Tensor, near: Tensor, search: Search | None) -> Tensor:
+    def _scores(self, x: Tensor, bank: Bank, dist: Tensor, near: Tensor, search: Search | None) -> Tensor:
         scores = patch_scores(dist, self.squared)
         if self.weight is None:
             return scores
         if search is not None:  # its distances may have a price, of which no dimension is the reason
-            dist = torch.linalg.vector_norm(x[:, None].float() - bank[near].float(), dim=2)
-        return scores * (gradient(x, bank, dist, near).abs_().float() @ self.weight)
+            dist = torch.linalg.vector_norm(x[:, None].float() - rows_of(bank)[near].float(), dim=2)
+        return scores * (gradient(x, rows_of(bank), dist, near).abs_().float() @ self.weight)
 
 
 class NoisingScorer(Scorer):
@@ -88,8 +97,8 @@ class NoisingScorer(Scorer):
     def _chunk(self, rows: int) -> int:
         return CHUNK_SIZE
 
-    def _scores(self, x: Tensor, bank: Tensor, dist: Tensor, near: Tensor, search: Search | None) -> Tensor:
-        spread = self.proposal.spread(x, gradient(x, bank, dist, near))
+    def _scores(self, x: Tensor, bank: Bank, dist: Tensor, near: Tensor, search: Search | None) -> Tensor:
+        spread = self.proposal.spread(x, gradient(x, rows_of(bank), dist, near))
         total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         x = x.float()
         for z in self.proposal.table:

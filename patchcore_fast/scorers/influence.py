@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from patchcore_fast.kernels import knn
+from patchcore_fast.kernels import PreparedBank, knn
 from patchcore_fast.kernels.checks import check_int, check_matrix
 from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.search import Search as Search
@@ -79,8 +79,13 @@ def influence(
     return Influence(out, distances, rows)
 
 
+def rows_of(bank: Tensor | PreparedBank) -> Tensor:  # [M, D]
+    """The rows of a bank, prepared or not."""
+    return bank.rows if isinstance(bank, PreparedBank) else bank
+
+
 def search_chunks(
-    query: Tensor, bank: Tensor, k: int, chunk_size: int, search: Search | None
+    query: Tensor, bank: Tensor | PreparedBank, k: int, chunk_size: int, search: Search | None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """(slice of the query, its distances, its rows), chunk by chunk."""
     for lo in range(0, len(query), chunk_size):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Protocol
 
 import torch
 
 from patchcore_fast.config import INDEXES as INDEXES
-from patchcore_fast.kernels import knn
+from patchcore_fast.kernels import PreparedBank, knn, prepare
 from patchcore_fast.kernels.exact import paired_squared, root
 from patchcore_fast.kernels.surroundings import undisturbed
 
@@ -36,7 +37,7 @@ class SearchIndex(Protocol):
 
 
 class ExactSearch:
-    """`patchcore_fast.kernels.knn`: the neighbours of float64 brute force.
+    """`patchcore_fast.kernels.knn` in a prepared bank: the neighbours of float64 brute force.
 
     Parameters
     ----------
@@ -46,12 +47,17 @@ class ExactSearch:
     kind = "exact"
 
     def __init__(self, bank: torch.Tensor) -> None:
-        """Nothing is computed."""
+        """The bank is prepared at the first search."""
         self.bank = bank
+
+    @cached_property
+    def prepared(self) -> PreparedBank:
+        """The bank, measured and packed once."""
+        return prepare(self.bank)
 
     def search(self, query: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """See `SearchIndex.search`."""
-        return knn(query, self.bank, k)
+        return knn(query, self.prepared, k)
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """Empty: the rows are the index."""

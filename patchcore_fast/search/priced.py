@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from patchcore_fast.kernels import knn
+from patchcore_fast.kernels import knn, prepare
 
 Search = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]  # query [Q, D], k -> distances, rows [Q, k]
 
@@ -40,4 +40,7 @@ def widened(query: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
 def priced_search(bank: torch.Tensor, support: torch.Tensor | None, price: float) -> Search | None:
     """An exact search by priced distance in rows [M, D]; None where they have no price, and `knn` finds the same."""
     rows = with_price(bank, support, price)
-    return None if rows is bank else lambda query, k: knn(widened(query, rows), rows, k)
+    if rows is bank:
+        return None
+    ready = prepare(rows)
+    return lambda query, k: knn(widened(query, rows), ready, k)

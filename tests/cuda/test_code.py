@@ -5,7 +5,7 @@ import torch
 
 from patchcore_fast.kernels import k_center_greedy, knn
 from patchcore_fast.kernels.backends.cuda_kernels import library
-from patchcore_fast.kernels.backends.native_backend import describe
+from patchcore_fast.kernels.backends.native_rows import describe
 from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.kernels.knn.reference import knn_reference
 

@@ -6,7 +6,7 @@ import torch
 from patchcore_fast.kernels import knn
 from patchcore_fast.kernels.backends.cuda_kernels import knn as host
 from patchcore_fast.kernels.backends.device import knn as searching
-from patchcore_fast.kernels.backends.native_backend import describe
+from patchcore_fast.kernels.backends.native_rows import describe
 from patchcore_fast.kernels.tuning import Budget
 
 from ..kernels.cases import awkward, gaussian, integers

@@ -13,7 +13,7 @@ from patchcore_fast.kernels.backends.cuda_kernels import knn as host
 from patchcore_fast.kernels.backends.cuda_kernels.library import library
 from patchcore_fast.kernels.backends.device import knn as searching
 from patchcore_fast.kernels.backends.device import plan as plans_of
-from patchcore_fast.kernels.backends.native_backend import describe
+from patchcore_fast.kernels.backends.native_rows import describe
 from patchcore_fast.kernels.knn.reference import knn_reference
 from patchcore_fast.kernels.tuning import Budget
 

@@ -125,13 +125,33 @@ class Fuzz:
         k, q = rng.choice([1, min(m, 5), m]), query.tuple[2]
         of_bank, of_query = self.look(rng.choice(self.isas), bank, query)
         out, rows = Memory(q * k, np.float64, rng.randint(0, 7)), Memory(q * k, np.int64, rng.randint(0, 7))
-        self.native.knn(query.tuple, bank.tuple, of_query, of_bank, k, rng.randint(1, 3), out.address, rows.address)
+        if rng.random() < 0.5:
+            self.native.knn(query.tuple, bank.tuple, of_query, of_bank, k, rng.randint(1, 3), out.address, rows.address)
+        else:
+            ready = self.prepared(bank, of_bank)
+            way = rng.choice(["auto", "none", "partial"])
+            ready.knn(query.tuple, of_query, k, way, rng.randint(1, 3), out.address, rows.address)
         for i in range(q):
             distance = squared(bank.exact, query.exact[i])
             order = np.argsort(distance, kind="stable")[:k]
             part = slice(i * k, (i + 1) * k)
             assert rows.values[part].tolist() == order.tolist(), (query.tuple, bank.tuple, k)
             assert out.values[part].tolist() == distance[order].tolist(), (query.tuple, bank.tuple, k)
+
+    def prepared(self, bank: Rows, look: Any) -> Any:
+        """A bank made ready, with short rows along any directions."""
+        rng, dim = self.rng, bank.tuple[3]
+        ready = self.native.Prepared(bank.tuple, look)
+        if rng.random() < 0.5:
+            ready.pack(rng.randint(1, 3))
+        if rng.random() < 0.8:
+            every = rng.randint(1, dim)
+            along = Memory(dim * every, np.float64, rng.randint(0, 7))
+            draw = np.random.default_rng(rng.getrandbits(32))
+            along.values[:] = np.linalg.qr(draw.normal(size=(dim, every)))[0].ravel()
+            slack = 1e-5, 1e-40
+            ready.shorten(along.address, rng.randint(1, every), every, slack, slack, rng.randint(1, 3))
+        return ready
 
     def k_center(self) -> None:
         """Whole runs in which every row is a candidate, equal to plain greedy."""
@@ -308,6 +328,45 @@ class Fuzz:
         if len(self.isas) > 1:
             alien = look(other.tuple, isa=next(name for name in self.isas if name != isa))
             self.refused(lambda: knn(lb=alien), "knn: looks of two instruction sets")
+        self.wrong_prepared(look, other, numbers)
+
+    def wrong_prepared(self, look: Callable[..., Any], bank: Rows, numbers: Memory) -> None:
+        """The same for a bank made ready: rows [12, 5] and their looks."""
+        native, t, (n, dim) = self.native, bank.tuple, (12, 5)
+        ready, used = native.Prepared(t, look(t)), look(t)
+        native.Prepared(t, used)
+        self.refused(lambda: native.Prepared(t, used), "a look for the second time")
+        straight, skew, nans = (Memory(2 * dim, np.float64) for _ in range(3))
+        straight.values[:], skew.values[:] = np.eye(dim, 2).ravel(), 1.0
+
+        def shorten(v: int = straight.address, few: int = 1, every: int = 2, slack: Any = (1e-6, 1e-40)) -> None:
+            ready.shorten(v, few, every, slack, slack, 1)
+
+        for what, kwargs in {
+            "null": {"v": 0}, "odd": {"v": straight.address + 4},
+            "skew": {"v": skew.address}, "NaN": {"v": nans.address},
+            "none": {"few": 0}, "fewer than few": {"few": 3}, "more than columns": {"every": dim + 1},
+            "a slack of NaN": {"slack": (math.nan, 0.0)}, "a negative one": {"slack": (-1.0, 0.0)},
+        }.items():  # fmt: skip
+            self.refused(lambda kwargs=kwargs: shorten(**kwargs), f"shorten: {what}")
+        shorten()
+        doubles, a = Memory(n, np.float64), numbers.address
+        centre = Memory(dim, np.float64)
+        centre.values[:] = 1.0
+
+        def knn(of: Any = None, k: int = 1, way: str = "auto", threads: int = 1, s: int = doubles.address,
+                r: int = a, rows: Any = t) -> None:  # fmt: skip
+            ready.knn(rows, of or ready.look(t, 1), k, way, threads, s, r)
+
+        knn()
+        for what, kwargs in {
+            "k = 0": {"k": 0}, "k = M + 1": {"k": n + 1}, "no threads": {"threads": 0}, "another way": {"way": "all"},
+            "null": {"s": 0}, "null rows": {"r": 0}, "odd": {"s": doubles.address + 4},
+            "fewer rows than were looked over": {"rows": (*t[:2], n - 1, *t[3:])},
+            "frames that differ in scale": {"of": look(t, scale=2.0)},
+            "frames that differ in centre": {"of": look(t, centre=centre.address)},
+        }.items():  # fmt: skip
+            self.refused(lambda kwargs=kwargs: knn(**kwargs), f"prepared knn: {what}")
 
     def run(self, seconds: float) -> None:
         """Rounds until the time is up; at least one of everything."""

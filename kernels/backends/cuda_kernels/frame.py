@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..device.frame import DeviceFrame, Rows, decide_frame
 from ..device.precision import Arithmetic, halves
-from ..native_backend import describe
+from ..native_rows import describe
 from .library import library, ordinal, stream, takes_halves
 from .precision import PERMITTED
 

@@ -11,7 +11,7 @@ from ..device.kcenter import DeviceKCenter, aligned
 from ..device.launch import processors
 from ..device.memory import free_memory
 from ..device.precision import Arithmetic
-from ..native_backend import describe
+from ..native_rows import describe
 from .frame import choose_frame, multiplied_as_they_are, pack
 from .library import capability, describe_array, library, ordinal, stream
 from .precision import choose_arithmetic, in_place

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...tuning import Budget
 from ..device.knn import DeviceSearch, Piece, Shapes, search
 from ..device.plan import CROWDED, Needs, Plan
-from ..native_backend import addressable, describe
+from ..native_rows import addressable, describe
 from ..torch_backend import TORCH
 from .frame import choose_frame, multiplied_as_they_are
 from .library import capability, describe_array, library, load_search, ordinal, stream

@@ -2,6 +2,7 @@
 
 from .base import KCenterTiles, KnnTiles
 from .kcenter import TiledKCenter
+from .prepared import TiledPrepared
 from .search import search
 
-__all__ = ["KCenterTiles", "KnnTiles", "TiledKCenter", "search"]
+__all__ = ["KCenterTiles", "KnnTiles", "TiledKCenter", "TiledPrepared", "search"]

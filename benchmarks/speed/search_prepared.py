@@ -1,0 +1,179 @@
+"""Exact search in a prepared bank beside today's search and faiss's brute force, on real features and on Gaussian rows.
+
+    python -m benchmarks.speed.search_prepared SET --json benchmarks/results/DEVICE/search_prepared.json
+    python -m benchmarks.speed.search_prepared SET --backbone vit_small_patch14_dinov2 --weights FILE --json FILE
+
+SET is a folder in MVTec layout. Patches of training images give banks of several sizes (random rows, as pipelines
+without a coreset have them), patches of test images are the queries; `--gaussian M N D` adds rows where nothing can be
+left out. Before any time is shown neighbours and distances of each method are compared: ours bit for bit with one
+another, and on some queries with float64 brute force; faiss's distances to 10^-3. Methods take turns, ours with each of
+the instruction sets that `--isas` names; medians are shown. A prepared bank is searched until its way is settled before
+it is timed. The share is that of products: in full, along short rows by their length, and settled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import records
+from benchmarks.harness.environment import describe
+from patchcore_fast.data import make_loader, scan
+from patchcore_fast.kernels import knn, prepare
+from patchcore_fast.kernels.knn.reference import knn_reference
+from patchcore_fast.model import PatchCore, PatchCoreConfig
+
+CHECKED = 4  # queries against float64 brute force
+WARM = 4  # turns before times count: by then short rows are made and both ways timed
+VARIABLE = "PATCHCORE_FAST_ISA"
+Search = Callable[[], tuple[Tensor, Tensor]]
+
+
+def features(model: PatchCore, images: list[Any], rows: int) -> Tensor:
+    """At least so many patches, if there are."""
+    found: list[Tensor] = []
+    for batch in make_loader(images, model.config.resize, None, 4):
+        found.append(model.extractor(batch["image"])[0].cpu())
+        if sum(map(len, found)) >= rows:
+            break
+    return torch.cat(found)
+
+
+def faiss_search(bank: Tensor, query: Tensor, k: int) -> Search:
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.IndexFlatL2(bank.shape[1])
+    index.add(bank.numpy())
+
+    def search() -> tuple[Tensor, Tensor]:
+        squared, rows = index.search(query.numpy(), k)
+        return torch.from_numpy(squared).clamp_min(0).sqrt(), torch.from_numpy(rows)
+
+    return search
+
+
+def check(found: dict[str, tuple[Tensor, Tensor]], query: Tensor, bank: Tensor, k: int) -> None:
+    """SystemExit where a method does not give the neighbours."""
+    want = knn_reference(query[:CHECKED], bank, k)
+    first = next(f for name, f in found.items() if name != "faiss")
+    for name, (distance, rows) in found.items():
+        if name == "faiss":
+            good = torch.allclose(distance, first[0], rtol=1e-3, atol=1e-3 * float(first[0].mean()))
+        else:
+            good = torch.equal(distance, first[0]) and torch.equal(rows, first[1])
+            good = good and torch.equal(distance[:CHECKED], want[0]) and torch.equal(rows[:CHECKED], want[1])
+        if not good:
+            raise SystemExit(f"{name}: not the neighbours of brute force; no times are shown")
+
+
+def measure(name: str, bank: Tensor, query: Tensor, k: int, isas: list[str], rounds: int) -> dict[str, Any]:
+    """Check, then time in turns."""
+    methods: dict[str, tuple[str, Search]] = {"faiss": ("auto", faiss_search(bank, query, k))}
+    prepared, took = {}, {}
+    for isa in isas:
+        os.environ[VARIABLE] = isa
+        start = time.perf_counter()
+        prepare(bank, prune="partial")  # all of it at once; the searches below make it as they need it
+        took[f"prepared {isa}"] = time.perf_counter() - start
+        ready = prepared[f"prepared {isa}"] = prepare(bank)
+        methods[f"knn {isa}"] = isa, lambda: knn(query, bank, k)
+        methods[f"prepared {isa}"] = isa, lambda ready=ready: knn(query, ready, k)
+    seconds: dict[str, list[float]] = {m: [] for m in methods}
+    work: dict[str, Any] = {}
+    for turn in range(-WARM, rounds):
+        found = {}
+        for m, (isa, search) in methods.items():
+            os.environ[VARIABLE] = isa
+            before = vars(prepared[m].work).copy() if m in prepared else {}
+            start = time.perf_counter()
+            found[m] = search()
+            if turn >= 0:
+                seconds[m].append(time.perf_counter() - start)
+            if before:
+                work[m] = {what: count - before[what] for what, count in vars(prepared[m].work).items()}
+        if turn == -WARM:
+            check(found, query, bank, k)
+    base = statistics.median(seconds["faiss"])
+    rows = []
+    for m, s in seconds.items():
+        row: dict[str, Any] = {"method": m, "median_s": statistics.median(s), "runs_s": s,
+                               "times_faster": base / statistics.median(s)}  # fmt: skip
+        if m in prepared:
+            w, columns = work[m], prepared[m].columns
+            row |= {
+                "prepare_s": took[m],
+                "bytes_of_bank": prepared[m].nbytes / bank.nbytes,
+                "work": w,
+                "columns": columns,
+                "share": (w["full"] + w["settled"] + w["short"] * columns / bank.shape[1]) / w["pairs"],
+            }
+        rows.append(row)
+    return {"rows_of": name, "bank": list(bank.shape), "queries": len(query), "k": k, "rows": rows}
+
+
+def show(p: dict[str, Any]) -> None:
+    """A Markdown table."""
+    print(f"\n**{p['rows_of']}, {p['queries']:,} queries in {p['bank'][0]:,} x {p['bank'][1]}, k = {p['k']}**\n")
+    print("| method | time | times faster than faiss | share of products | prepare |\n|---|---:|---:|---:|---:|")
+    for r in p["rows"]:
+        share = f"{r['share']:.1%}" if "share" in r else "100 %"
+        took = records.seconds(r["prepare_s"]) if "prepare_s" in r else ""
+        print(f"| {r['method']} | {records.seconds(r['median_s'])} | {r['times_faster']:.2f} | {share} | {took} |",
+              flush=True)  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--backbone", default=PatchCoreConfig().features.backbone)
+    parser.add_argument("--weights", default="auto")
+    parser.add_argument(
+        "--columns", type=int, nargs="+", help="of each row, from the first on: all, or those of a block"
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--queries", type=int, default=1024)
+    parser.add_argument("--neighbours", type=int, nargs="+", default=[1, 9])
+    parser.add_argument("--gaussian", type=int, nargs=3, metavar=("M", "N", "D"))
+    parser.add_argument("--isas", nargs="+", default=["avx2", "auto"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    load = os.getloadavg()[0]
+    result: dict[str, Any] = {"benchmark": "search_prepared", "environment": describe("cpu"), "load_before": load,
+                              "options": vars(args) | {"folder": args.folder and args.folder.name, "json": None,
+                                                       "weights": Path(args.weights).name}, "problems": []}  # fmt: skip
+    print(f"{torch.get_num_threads()} threads; load of the machine before: {load:.1f}")
+    cases: list[tuple[str, Tensor, Tensor]] = []
+    if args.folder:
+        model = PatchCore(PatchCoreConfig(backbone=args.backbone, weights=args.weights, device="cpu"), progress=False)
+        images = scan(args.folder)
+        train, query = features(model, images.train, max(args.sizes)), features(model, images.test, args.queries)
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+        for columns in args.columns or [train.shape[1]]:
+            few = query[: args.queries, :columns].contiguous()
+            cases += [(args.folder.name, train[order[:size], :columns].contiguous(), few) for size in args.sizes]
+    if args.gaussian:
+        m, n, d = args.gaussian
+        draw = torch.Generator().manual_seed(0)
+        cases.append(("gaussian", torch.randn(m, d, generator=draw), torch.randn(n, d, generator=draw)))
+    asked = os.environ.get(VARIABLE)
+    for name, bank, query in cases:
+        for k in args.neighbours:
+            result["problems"].append(measure(name, bank, query, k, args.isas, args.rounds))
+            show(result["problems"][-1])
+    os.environ.pop(VARIABLE) if asked is None else os.environ.update({VARIABLE: asked})
+    if args.json:
+        records.write(args.json, result, schema=None)
+
+
+if __name__ == "__main__":
+    main()
