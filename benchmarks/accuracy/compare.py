@@ -1,8 +1,8 @@
 """PatchCore beside the other methods: accuracy, seconds to train, ms an image, memory, as `patchcore-fast compare` has it.
 
-    python -m benchmarks.accuracy.compare DATA... --output FOLDER --json benchmarks/results/DEVICE/compare/compare.json
+    python -m benchmarks.accuracy.compare DATA... --output FOLDER --json benchmarks/results/DEVICE/compare/compare.json --page docs/compare.md
 
-DATA are folders in MVTec AD's layout; the result is the table of docs/compare.md. Each cell (set, method, seed) is
+DATA are folders in MVTec AD's layout; --page puts the tables into docs/compare.md. Each cell (set, method, seed) is
 measured in a process of its own and kept in FOLDER, so that the same command goes on where it was ended; the JSON is
 written after each. Methods that are trained by steps can have fewer seeds (--trained-seeds) and a number of epochs of
 their own (--epochs rd=20); results are those of the last epoch.
@@ -17,12 +17,15 @@ from typing import Any
 
 from benchmarks.harness import records
 from benchmarks.harness.environment import describe
+from benchmarks.pages.render import with_table
 from patchcore_fast.comparison.plan import METHODS, Cell, Entry, cells, checked_names, entries
 from patchcore_fast.comparison.run import Done, run
 from patchcore_fast.comparison.table import lines_of
 from patchcore_fast.config.base import settings_of
+from patchcore_fast.files import atomic_write
 from patchcore_fast.report.comparison import COLUMNS, COSTS, Line, shown
 
+MARKS = ("<!-- compare:begin -->", "<!-- compare:end -->")
 NAMES = "patchcore,elfs,padim,subspace,simplenet,rd"
 BY_SET = ("image_auroc", "pixel_ap", "aupro", "train_s")
 KEPT = ("error", "metrics", *COSTS, "train_cpu_s", "train", "test", "anomalous", "notes")  # of a cell's record
@@ -95,6 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", default="auto", help="of the backbone")
     parser.add_argument("--image-size", type=int, default=256, metavar="PX", help="default %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--page", type=Path, metavar="FILE.md", help="put the tables between its marks")
     args = parser.parse_args(argv)
     epochs = dict(args.epochs)
     shared = {"weights": args.weights, "image_size": args.image_size, "device": "cpu"}
@@ -113,6 +117,19 @@ def main(argv: list[str] | None = None) -> None:
         if args.json:
             records.write(args.json, result, schema=None, lines=["rows"])
     print(table(result))
+    if args.page:
+        text = with_table(args.page.read_text(encoding="utf-8"), said(result), MARKS)
+        with atomic_write(args.page, "w", encoding="utf-8") as f:
+            f.write(text)
+
+
+def said(result: Mapping[str, Any]) -> str:
+    """What stands between the marks of the page."""
+    place, asked = result["environment"], result["options"]
+    trainings = ", ".join(f"{name} {number}" for name, number in asked["epochs"].items())
+    epochs = f"; epochs: {trainings}, others their own" if trainings else ""
+    made = f"torch {place['torch']}; commit {place['commit']}, {place['date']}{epochs}"
+    return f"{place['device']}; {place['threads']} threads; {made}.\n\n{table(result)}"
 
 
 def _epochs(text: str) -> tuple[str, int]:

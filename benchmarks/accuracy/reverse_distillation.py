@@ -14,7 +14,7 @@ import argparse
 import copy
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,17 @@ def measure(data: ImageSet, config: MethodConfig, every: int, told: Callable[[st
 
 def _only(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(metrics[name]) for name in METRICS if metrics.get(name) is not None}
+
+
+def together(paths: Iterable[str | Path]) -> dict[str, list[dict[str, Any]]]:
+    """LISTS of several results, in which a set has its size of images in its name."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS}
+    for path in paths:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        size = result["options"]["image_size"]
+        for name in LISTS:
+            found[name] += [row | {"set": f"{row['set']}, {size} px"} for row in result[name]]
+    return found
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
@@ -120,10 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.json:
             records.write(args.json, result, schema=None, lines=LISTS)
 
-    for path in args.shown:
-        for name, rows in json.loads(Path(path).read_text(encoding="utf-8")).items():
-            if name in LISTS:
-                result[name] += rows
+    result |= together(args.shown)
     for folder in args.folders:
         data, name = scan(folder), folder.resolve().name
         for seed in args.seeds:

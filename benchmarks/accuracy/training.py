@@ -7,7 +7,7 @@ Each set is trained on once for each seed. The curve has metrics of the test ima
 stand beside it with their epochs: they are what a choice on the test images would have reported. `--vary noise 0.015 1`
 trains with each of these values of one of the method's settings. With `--checkpoint` a run that was stopped goes on.
 Seconds are of one run: `features_s` of reading all training images and running the backbone once, `train_s` of all
-steps, on a machine that `environment.load` says how busy it was.
+steps, `whole_s` of the process that ended it, on a machine that `environment.load` says how busy it was.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ def notes(cells: Sequence[Cell], done: Sequence[Done]) -> list[str]:
         if files:
             found.append(f"{name}: {len(files):,} files could not be used: {', '.join(files)}")
     places = dict.fromkeys(
-        f"{e['device']}, {e['threads']} threads, torch {e['torch']}, patchcore_fast {e['patchcore_fast']}"
+        f"{e['device']} with {e['threads']} thread{'s' * (e['threads'] > 1)}, torch {e['torch']}, patchcore_fast "
+        f"{e['patchcore_fast']}"
         for e in (each.record["environment"] for each in good)
     )
     return found + [f"Measured on {'; '.join(places)}."] * bool(places)

@@ -14,17 +14,21 @@ from patchcore_fast.report.tables import to_json, write_json
 FORMAT, VERSION = "patchcore_fast.comparison_cell", 1
 
 
-def identity(method: str, settings: Mapping[str, Any], weights: str, data: str, foreign: str | None) -> dict[str, Any]:
+def identity(
+    method: str, settings: Mapping[str, Any], weights: str, data: str, threads: int, foreign: str | None
+) -> dict[str, Any]:
     """All that decides the numbers of a cell. Settings of the running too: seconds and memory hang on them.
 
     Parameters
     ----------
     weights : fingerprint of the backbone.  data : `data.categories.files_digest`.  foreign : version of anomalib.
+    threads : of torch; sums of more threads are rounded otherwise, and a long training may end elsewhere.
     """
     from patchcore_fast import __version__
 
     made: dict[str, Any] = json.loads(to_json({"version": __version__, "method": method, "settings": settings,
-                                               "weights": weights, "data": data, "foreign": foreign}))  # fmt: skip
+                                               "weights": weights, "data": data, "threads": threads,
+                                               "foreign": foreign}))  # fmt: skip
     return made
 
 

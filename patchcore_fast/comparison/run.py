@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import get_num_threads
+
 from patchcore_fast.comparison.plan import FOREIGN, Cell, Entry
 from patchcore_fast.comparison.record import identity, read_record
 from patchcore_fast.config import PatchCoreConfig
@@ -65,7 +67,7 @@ def run(
             data[cell.folder] = files_digest(cell.folder)
         settings = by_name[cell.method].seeded(cell.seed)
         foreign = _foreign_version() if cell.method.startswith(FOREIGN) else None
-        made = identity(cell.method, settings, weights.of(settings), data[cell.folder], foreign)
+        made = identity(cell.method, settings, weights.of(settings), data[cell.folder], get_num_threads(), foreign)
         file = output / cell.file
         found = read_record(file, made)
         if found is not None and found["error"] is None:

@@ -141,9 +141,10 @@ def plot_bars(lines: Sequence[Line], path: str | os.PathLike[str], *, title: str
         raise ValueError(f"plot_bars: no line has any of {', '.join(DRAWN)}")
     sets, methods = (list(dict.fromkeys(getattr(line, part) for line in lines)) for part in ("set", "method"))
     known = {(line.set, line.method): line.values for line in lines}
-    figure = new_figure(max(6.4, 1.2 + 0.3 * len(sets) * (len(methods) + 1)), 2.9 * len(metrics) + 0.6)
+    rows, columns = (1, len(metrics)) if len(sets) == 1 else (len(metrics), 1)
+    figure = new_figure(max(9.6, 1.2 + 0.3 * len(sets) * (len(methods) + 1)), 2.9 * rows + 0.6)
     wide = 0.8 / len(methods)
-    for name, axes in zip(metrics, np.atleast_1d(figure.subplots(len(metrics), 1, sharex=True)), strict=True):
+    for name, axes in zip(metrics, figure.subplots(rows, columns, sharex=True, squeeze=False).flat, strict=True):
         lows = [values[name].mean - (values[name].spread or 0) for values in known.values() if name in values]
         low = max(0.0, min(lows) - 0.15 * max(1 - min(lows), 1e-3))
         for number, method in enumerate(methods):
@@ -155,8 +156,8 @@ def plot_bars(lines: Sequence[Line], path: str | os.PathLike[str], *, title: str
             hatch = "" if number < len(LINES) else "//"  # where colours begin again
             axes.bar(x, [mean - low for mean in means], 0.92 * wide, bottom=low, color=LINES[number % len(LINES)],
                      hatch=hatch, edgecolor="white", label=plot_label(method))  # fmt: skip
-            axes.errorbar(x, means, yerr=[v.spread or 0.0 for _, v in places], linestyle="none", color=INK,
-                          elinewidth=1.2, capsize=2)  # fmt: skip
+            spread = [np.nan if v.spread is None else v.spread for _, v in places]  # of one seed there is none to draw
+            axes.errorbar(x, means, yerr=spread, linestyle="none", color=INK, elinewidth=1.2, capsize=2)
         axes.set_ylim(low, None)
         axes.set_ylabel(COLUMNS[name][0])
         axes.set_xticks(range(len(sets)), ["mean" if part is None else plot_label(part, 24) for part in sets])

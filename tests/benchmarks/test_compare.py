@@ -12,10 +12,8 @@ import pytest
 from benchmarks import ROOT
 from benchmarks.accuracy import compare
 from patchcore_fast.comparison import models
-from patchcore_fast.comparison import run as comparison
-from patchcore_fast.comparison.worker import work
 
-from ..comparison.conftest import Fake
+from ..compared import Fake, cells_here
 from ..pictures import write_mvtec
 
 COMMITTED = sorted(ROOT.glob("benchmarks/results/*/compare/*.json"))
@@ -25,16 +23,12 @@ COMMITTED = sorted(ROOT.glob("benchmarks/results/*/compare/*.json"))
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells of this process, of a method that takes no time; one fails."""
 
-    def start(job: Mapping[str, Any]) -> str:
-        work(job)
-        return ""
-
     def make(method: str, settings: Mapping[str, Any]) -> Any:
         if method == "rd":
             raise ValueError("no such thing")
         return Fake(method, settings)
 
-    monkeypatch.setattr(comparison, "start", start)
+    cells_here(monkeypatch.setattr)
     monkeypatch.setattr(models, "make_model", make)
 
 
@@ -43,10 +37,13 @@ def test_result_and_table(tmp_path: Path, here: None, run: Callable[..., str]) -
         write_mvtec(tmp_path / name, train=1, good=1, bad=1)
     asked = [tmp_path / "bolt", tmp_path / "nut", "--output", tmp_path / "out", "--methods", "patchcore,simplenet,rd",
              "--seeds", 2, "--trained-seeds", 1, "--epochs", "simplenet=3", "--weights", "random", "--image-size", 64,
-             "--json", tmp_path / "r.json"]  # fmt: skip
+             "--json", tmp_path / "r.json", "--page", tmp_path / "page.md"]  # fmt: skip
+    (tmp_path / "page.md").write_text("\n".join(["# Page", *compare.MARKS, "the rest"]))
     said = run(compare, *asked)
     result = json.loads((tmp_path / "r.json").read_text())
     assert compare.table(result) in said
+    page = (tmp_path / "page.md").read_text()
+    assert compare.said(result) in page and page.endswith("the rest") and "epochs: simplenet 3, others" in page
     assert [(r["set"], r["method"], r["seed"]) for r in result["rows"]] == [
         ("bolt", "patchcore", 0), ("bolt", "patchcore", 1), ("nut", "patchcore", 0), ("nut", "patchcore", 1),
         ("bolt", "simplenet", 0), ("bolt", "rd", 0), ("nut", "simplenet", 0), ("nut", "rd", 0),
@@ -60,4 +57,4 @@ def test_result_and_table(tmp_path: Path, here: None, run: Callable[..., str]) -
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
 def test_the_page_shows_the_committed_result(path: Path) -> None:
     page = (ROOT / "docs/compare.md").read_text(encoding="utf-8")
-    assert compare.table(json.loads(path.read_text())) in page, path
+    assert compare.said(json.loads(path.read_text())) in page, path

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import ROOT
 from benchmarks.accuracy import training
 
 from ..pictures import write_mvtec
@@ -26,3 +27,12 @@ def test_the_last_epoch_stands_beside_the_best_one(tmp_path: Path, run: Callable
     top = found["best"]["image_auroc"]
     assert top["value"] == max(row["image_auroc"] for row in found["curve"]) and top["epoch"] in (1, 2)
     assert str(tmp_path) not in json.dumps(result)
+
+
+def test_the_page_has_the_committed_results() -> None:
+    page = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    found = sorted((ROOT / "benchmarks/results").glob("*/training/*.json"))
+    assert found
+    for path in found:
+        head, line, *rows = training.table(json.loads(path.read_text(encoding="utf-8"))).split("\n")
+        assert f"{head}\n{line}\n" in page and all(row in page for row in rows), path.name

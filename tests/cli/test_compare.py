@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from patchcore_fast.cli import main
-from patchcore_fast.comparison import models, run, worker
+from patchcore_fast.comparison import models
 
-from ..comparison.conftest import Fake
+from ..compared import Fake, cells_here
 from ..evaluated import files, rows_of
 from ..pictures import write_mvtec
 
@@ -31,13 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
     """The jobs, done in this process by a method that takes no time."""
     found: list[Mapping[str, Any]] = []
-
-    def start(job: Mapping[str, Any]) -> str:
-        found.append(job)
-        worker.work(job)
-        return ""
-
-    monkeypatch.setattr(run, "start", start)
+    cells_here(monkeypatch.setattr, found)
     monkeypatch.setattr(models, "make_model", Fake)
     return found
 

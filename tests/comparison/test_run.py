@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from patchcore_fast.methods.padim import Padim
 from patchcore_fast.model import PatchCore
 from patchcore_fast.report.comparison import COSTS, METRICS
 
+from ..compared import Fake
 from ..pictures import quiet_scan
-from .conftest import SHARED, Fake
+from .conftest import SHARED
 
 METHODS = entries(("patchcore", "padim"), {}, SHARED)
 
@@ -38,9 +39,14 @@ def measured(root: Path, output: Path, sets: tuple[str, ...] = ("bolt", "nut"), 
     return list(run(cells([root / name for name in sets], methods, range(seeds)), methods, output))
 
 
+def asked(started: list[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
+    """(set, method, seed) of the jobs."""
+    return [(Path(job["folder"]).name, job["method"], job["settings"]["selection"]["seed"]) for job in started]
+
+
 def test_a_cell_is_what_the_method_gives_by_itself(root: Path, tmp_path: Path, started: list) -> None:
     found = measured(root, tmp_path / "out", ("bolt",), METHODS, 1)
-    assert started == [("bolt", e.name, 0) for e in METHODS] and all(each.error is None for each in found)
+    assert asked(started) == [("bolt", e.name, 0) for e in METHODS] and all(each.error is None for each in found)
     images = quiet_scan(root / "bolt")
     models = PatchCore(PatchCoreConfig(**SHARED), progress=False), Padim(PatchCoreConfig(**SHARED), progress=False)
     for each, model in zip(found, models, strict=True):
@@ -60,11 +66,11 @@ def test_what_is_finished_is_taken(root: Path, tmp_path: Path, started: list, fa
     assert len(started) == 8 and all(each.kept for each in again)
     assert [each.record for each in again] == [each.record for each in first]
     more = measured(root, tmp_path / "out", seeds=3)
-    assert started[8:] == [(s, m, 2) for s in ("bolt", "nut") for m in ("patchcore", "padim")]
+    assert asked(started)[8:] == [(s, m, 2) for s in ("bolt", "nut") for m in ("patchcore", "padim")]
     assert [each.record for each in more if each.cell.seed < 2] == [each.record for each in first]
 
 
-@pytest.mark.parametrize("change", ["settings", "files", "weights", "damage", "version"])
+@pytest.mark.parametrize("change", ["settings", "files", "weights", "damage", "version", "threads"])
 def test_what_has_changed_is_measured_anew(
     root: Path, tmp_path: Path, started: list, fake: Callable[[Any], None], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,11 +87,13 @@ def test_what_has_changed_is_measured_anew(
         file = tmp_path / "out/cells/bolt/padim-0.json"
         file.write_text(file.read_text().replace('"train": 3', '"train": "3"'))
         anew = ["padim"]
+    elif change == "threads":
+        monkeypatch.setattr(comparison, "get_num_threads", lambda: 99)
     else:
         monkeypatch.setattr("patchcore_fast.__version__", "99")
     started.clear()
     found = measured(tmp_path, tmp_path / "out", ("bolt",), methods, 1)
-    assert [method for _, method, _ in started] == anew and all(each.error is None for each in found)
+    assert [method for _, method, _ in asked(started)] == anew and all(each.error is None for each in found)
 
 
 def test_one_that_fails_is_told_and_tried_again(
@@ -105,7 +113,7 @@ def test_one_that_fails_is_told_and_tried_again(
     fake(Fake)
     started.clear()
     assert all(each.error is None for each in measured(root, tmp_path / "out", seeds=1))
-    assert started == [("bolt", "padim", 0), ("nut", "padim", 0)]
+    assert asked(started) == [("bolt", "padim", 0), ("nut", "padim", 0)]
 
 
 def test_a_set_without_test_images_starts_nothing(
@@ -115,7 +123,7 @@ def test_a_set_without_test_images_starts_nothing(
     shutil.rmtree(tmp_path / "root/bolt/test")
     found = measured(tmp_path / "root", tmp_path / "out", seeds=1)
     assert [each.error for each in found] == ["no test images"] * 2 + [None] * 2
-    assert [name for name, *_ in started] == ["nut", "nut"]
+    assert [name for name, *_ in asked(started)] == ["nut", "nut"]
 
 
 def test_what_was_run_is_said(
@@ -125,7 +133,7 @@ def test_what_was_run_is_said(
     found = measured(root, tmp_path / "out", methods=entries(("patchcore", "simplenet"), {}, SHARED))
     text = "\n".join(notes([each.cell for each in found], found))
     said = ("seeds 0, 1 on all", "after their last epoch", "bolt: 3 training images, 4 test images, 2 of",
-            "simplenet: made up", "1 files could not be used: train/good/000.png", "Measured on cpu, ")  # fmt: skip
+            "simplenet: made up", "1 files could not be used: train/good/000.png", "Measured on cpu with ")  # fmt: skip
     for words in said:
         assert words in text
 

@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("timm", reason="the extra pipeline is not installed")
 
-from .place import build, cells_here
+from ..compared import cells_here
+from .place import build
 from .zygote import Zygote
 
 

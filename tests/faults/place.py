@@ -10,9 +10,8 @@ import os
 import shutil
 import stat
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -40,17 +39,6 @@ def write_images(root: Path) -> None:
             Image.fromarray(mask).save(root / "ground_truth/spot/f_mask.png")
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(root / f"{name}.png")
-
-
-def cells_here(put: Callable[[Any, str, Any], None]) -> None:
-    """Let compare measure in the process that it runs in: one of its own for each cell is seconds of imports."""
-    from patchcore_fast.comparison import run, worker
-
-    def start(job: Mapping[str, Any]) -> str:
-        worker.work(job)
-        return ""
-
-    put(run, "start", start)
 
 
 def build(root: Path) -> Path:

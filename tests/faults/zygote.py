@@ -54,8 +54,8 @@ def _warm() -> None:
 
     from patchcore_fast.cli import main
 
+    from ..compared import cells_here
     from .commands import COMMANDS
-    from .place import cells_here
 
     cells_here(setattr)
     tqdm.monitor_interval = 0  # no thread for bars that nobody sees
