@@ -16,7 +16,8 @@ constexpr int64_t kChunkBytes = 256 << 10; // packed short rows that meet all pa
 constexpr int64_t kSampleRows = 256, kSampleShare = 16; // bank rows that give the first bound: a sixteenth, or these
 constexpr int64_t kRoom = 32;             // places of a query beyond 2 k
 constexpr int64_t kDear = 48, kLonger = 16; // what a pair costs in float64 and along more directions, in ones of short rows
-constexpr int64_t kProbe = 16;            // a way is timed on this part of the queries
+// A way is timed on a sixteenth of the queries, or so many: fewer do not show what reading the bank costs.
+constexpr int64_t kProbe = 16, kProbeLeast = 1024;
 constexpr int64_t kRarest = 1 << 10;      // calls between probes of a way that keeps losing
 
 // Frobenius norm of V^T V - 1, of the first few columns of directions [dim][all].
@@ -164,7 +165,7 @@ Work Prepared::knn(Known& query, int64_t k, Way way, int threads, const std::fun
         meter = shared;
     }
     const int64_t lanes = bank_.frame.kernel().lanes;
-    const int64_t probe = std::max(divide_up(total, kProbe * lanes), int64_t(threads)) * lanes;
+    const int64_t probe = std::max(divide_up(total, kProbe * lanes) * lanes, kProbeLeast);
     int64_t from = 0;
     const auto some = [&](bool by_short, int64_t count) {
         count = std::min(count, total - from);

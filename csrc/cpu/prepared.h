@@ -56,7 +56,7 @@ class Prepared {
     struct Worker;
     struct Meter { // for numbers of neighbours of one size
         double cost[2] = {0, 0}; // nanoseconds a pair, plainly and along short rows; 0: not known
-        int64_t calls = 0, due = 0, interval = 1;
+        int64_t calls = 0, due = 8, interval = 8;
     };
     void plain(Job& job, int64_t from, int64_t count);
     void partial(Job& job, int64_t from, int64_t count);
