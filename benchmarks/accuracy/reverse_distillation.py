@@ -88,6 +88,8 @@ def plot(curves: Sequence[dict[str, Any]], path: Path) -> None:
                 axes.plot([r["epoch"] for r in rows], [r[key] for r in rows], color=LINES[seed % len(LINES)],
                           marker="" if key == "loss" else "o", markersize=4, label=f"seed {seed}")  # fmt: skip
             axes.set_xlim(left=0)
+            if key != "loss":
+                axes.set_ylim(0.5, 1.01)  # one scale for all sets
             axes.set_ylabel(text)
             quiet(axes)
             if not line:
