@@ -100,7 +100,7 @@ def _sanitized(tool: str, backend: str) -> tuple[str, ...]:
 _COMMAND_LINE = "import sys; from patchcore_fast.cli import main; sys.exit(main())"  # also where nothing is installed
 _BATTERY = _split(
     "tests/kernels/test_additive.py tests/kernels/test_kcenter.py tests/kernels/test_kcenter_behaviour.py "
-    "tests/kernels/test_knn.py tests/kernels/test_on_a_gpu.py"
+    "tests/kernels/test_knn.py tests/kernels/test_on_a_gpu.py tests/kernels/test_prepared.py"
 )
 _ENGINES = "PATCHCORE_FAST_TEST_ENGINES"  # tests/kernels/engines.py: these or a failure, never the emulator
 _NVCC = "--ignore=tests/cuda/test_table.py"  # reads machine code, no card needed

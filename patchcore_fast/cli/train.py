@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_images, check_room, need_pipeline
-from patchcore_fast.cli.categories import Fitting, each_category
 from patchcore_fast.cli.decision import expected, given_threshold
 from patchcore_fast.cli.exclusion import add_exclude, check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.extract import check_apart
@@ -143,6 +142,7 @@ def _each(
     folders: list[Path],
 ) -> int:
     """A model for each category, all measured."""
+    from patchcore_fast.cli.categories import Fitting, each_category
     from patchcore_fast.methods import make_method
 
     refuse_exclude(args, f"goes with one category; {args.folder} holds {len(folders):,}")

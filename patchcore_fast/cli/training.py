@@ -6,8 +6,6 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchcore_fast.report.problems import Problems
-
 if TYPE_CHECKING:
     from patchcore_fast.config.methods import MethodConfig
     from patchcore_fast.config.tracking import TrackingSettings
@@ -32,6 +30,8 @@ class Training:
         self, config: MethodConfig, evaluate_every: int | None, tracking: TrackingSettings, built: Any = None
     ) -> None:
         self.config, self.every, self.tracking, self.built = config, evaluate_every, tracking, built
+        from patchcore_fast.report.problems import Problems  # here: it loads numpy, and the parser imports this file
+
         self.curve: list[Any] = []  # of all epochs
         self.first = 0  # the epoch that this run began with, 0 where all were there
         self.problems = Problems()  # of the picture

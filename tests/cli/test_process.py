@@ -214,12 +214,12 @@ def select_to(features: Path, output: str, indices: str | None = None) -> int:
 def test_outputs_onto_what_is_no_file(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(features.parent)
     os.symlink("there", "link")
-    Path("private").write_bytes(b"old")
-    os.chmod("private", 0o600)
+    Path("private.npy").write_bytes(b"old")
+    os.chmod("private.npy", 0o600)
     assert select_to(features, "/dev/null", "/dev/null") == 0
-    assert select_to(features, "link", "private") == 0
+    assert select_to(features, "link", "private.npy") == 0
     assert os.path.islink("link") and np.load("there").shape == (25, 4)
-    assert os.stat("private").st_mode & 0o777 == 0o600 and np.load("private").shape == (25,)
+    assert os.stat("private.npy").st_mode & 0o777 == 0o600 and np.load("private.npy").shape == (25,)
 
 
 def test_a_pipe_whose_reader_left_is_named(features: Path, capsys: pytest.CaptureFixture[str]) -> None:
