@@ -148,7 +148,7 @@ def _category(
     made = identity(fitting.config, threshold, fitting.weights, files_digest(folder))
     row, different = kept(output, made)
     if gone := [name for name in fitting.files if not (output / name).is_file()]:
-        row, different = None, different or f"its {gone[0]} is not there"
+        row, different = None, different or (f"its {gone[0]} is not there" if row is not None else "")
     page = f"{folder.name}/{PAGE}"
     if row is not None:
         found = CategoryResult(folder.name, row["metrics"], row["seconds"], page=_there(output.parent, page))

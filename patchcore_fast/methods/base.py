@@ -135,7 +135,7 @@ class Method(Predicting, ABC):
 
     def said(self) -> str:
         """The fitted model in a few words: "PaDiM, fitted on 34 images"."""
-        return self.learned.said
+        return f"{self.title},{self.learned.said.partition(',')[2]}"
 
     # --- the model ---------------------------------------------------------------------------------------------------
 

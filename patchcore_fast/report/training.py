@@ -47,4 +47,6 @@ def plot_training(
         axes.set(xlabel="epoch", title="test images")
         axes.legend(frameon=False, fontsize=8, title="last epoch (ring: best)")
         quiet(axes)
+    for axes in figure.axes:
+        axes.xaxis.get_major_locator().set_params(integer=True)  # epochs
     save_figure(figure, path)

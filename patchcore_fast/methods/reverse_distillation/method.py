@@ -69,7 +69,7 @@ class ReverseDistillation(TrainedMethod):
 
     def _scorer_of(self, modules: Modules) -> nn.Module:
         noise = None
-        if self._noising and self._normal is not None:
+        if self._noising and self._normal is not None and modules is self._trained:  # not of an earlier fit
             scoring = self.config.scoring
             noise = LayerNoise(self._normal, scoring.noise_scale, scoring.noise_draws, self.config.selection.seed)
         return _Distances(modules["student"], noise)
@@ -86,6 +86,10 @@ class ReverseDistillation(TrainedMethod):
 
     def _shapes(self, stored: dict[str, Tensor]) -> Shapes:
         channels = self._layout.channels  # looked at before: tensors of no memory follow
+        if self._noising and "normal.0" not in stored:
+            raise ValueError(
+                'normal.0 is missing: "noising" needs normal features, checkpoints have none; take the model file'
+            )
         found = super()._shapes(stored)
         for i, width in enumerate(channels if self._noising else ()):
             rows = stored[f"normal.{i}"].shape[0] if f"normal.{i}" in stored else 1
@@ -93,7 +97,8 @@ class ReverseDistillation(TrainedMethod):
         return found
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        normal = [rows for name, rows in sorted(tensors.items()) if name.startswith("normal.")]
+        count = sum(name.startswith("normal.") for name in tensors)
+        normal = [tensors[f"normal.{i}"] for i in range(count)]  # by number: as text 10 is before 2
         super()._restore({name: t for name, t in tensors.items() if not name.startswith("normal.")})
         self._normal = normal or None
 

@@ -99,8 +99,8 @@ def render(record: Record, images: int = IMAGES) -> str:
         "metrics": metrics_section(record),
         "histogram": _histogram(record, threshold),
         "threshold_note": {
-            "bank": "The dashed line starts at the bank's threshold." + _expected(record),
-            "f1": "The bank has no threshold: the dashed line starts where F1 is largest on these very test images.",
+            "bank": "The dashed line starts at the model's threshold." + _expected(record),
+            "f1": "The model has no threshold: the dashed line starts where F1 is largest on these very test images.",
             "none": "There is no threshold: the dashed line starts at the median score.",
         }[source],
         "curves": _curves(record),
@@ -220,7 +220,7 @@ def _curves(record: Record) -> str:
         legend = [(k, f"{k}s {fixed(m.get(f'{k}_auroc'))}") for k, *_ in roc]
         point = _operating_point(record)
         if point is not None:
-            legend.append(("marker", "at the bank's threshold"))
+            legend.append(("marker", "at the model's threshold"))
         chart = curves_chart(roc, "false positive rate", "true positive rate",
                              "ROC curves, area: " + ", ".join(text for _, text in legend[: len(roc)]),
                              diagonal=True, marker=point)  # fmt: skip

@@ -13,7 +13,7 @@ NAMES = {
     "image_auroc": ("image AUROC", "area under the ROC curve of image scores"),
     "image_ap": ("image AP", "average precision of image scores"),
     "image_f1": ("image best F1", "largest F1 over all thresholds: the threshold is chosen on these images"),
-    "accuracy": ("accuracy at the threshold", "share of right verdicts at the bank's own threshold"),
+    "accuracy": ("accuracy at the threshold", "share of right verdicts at the model's own threshold"),
     "pixel_auroc": ("pixel AUROC", "area under the ROC curve of all pixels"),
     "pixel_ap": ("pixel AP", "average precision of all pixels"),
     "pixel_f1": ("pixel best F1", "largest F1 over all thresholds: the threshold is chosen on these pixels"),
@@ -94,7 +94,7 @@ def defect_types_section(record: Record) -> str:
     head = "".join(f'<th scope="col" aria-sort="none"><button type="button">{text}</button></th>' for text in headings)
     return ('<div class="scroll" tabindex="0" role="region" aria-label="Table of defect types">'
             f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-            '<p class="note">Each type against all normal test images. "Found": score above the bank\'s threshold. '
+            '<p class="note">Each type against all normal test images. "Found": score above the model\'s threshold. '
             "Pixel numbers of a type come from binned scores; pixel AP may be off by 0.001. Types of fewer than 5 "
             "images get no interval.</p>")  # fmt: skip
 

@@ -12,6 +12,7 @@ from patchcore_fast.methods import load_any, make_method
 from patchcore_fast.methods.reverse_distillation import ReverseDistillation
 from patchcore_fast.methods.reverse_distillation.loss import distance, summed
 from patchcore_fast.methods.reverse_distillation.noise import LayerNoise
+from patchcore_fast.methods.training import TrainedMethod
 
 from ..tiny import config, images
 
@@ -85,6 +86,13 @@ def test_a_file_of_noising_needs_its_features(noisy, tmp_path, monkeypatch):
     noisy.save(tmp_path / "rd.safetensors")
     with pytest.raises(BankError, match=r"normal\.0 is missing"):
         load_any(tmp_path / "rd.safetensors", progress=False)
+
+
+def test_features_of_more_than_ten_layers_come_back_in_their_order(noisy, monkeypatch):
+    monkeypatch.setattr(noisy, "_normal", None)
+    rows = [torch.full((1, 2), float(i)) for i in range(11)]
+    noisy._restore(TrainedMethod._tensors(noisy) | {f"normal.{i}": r for i, r in enumerate(rows)})
+    assert [float(r[0, 0]) for r in noisy._normal] == list(range(11))
 
 
 def test_the_module_is_the_model(model):
