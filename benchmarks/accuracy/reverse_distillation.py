@@ -66,7 +66,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     for name in dict.fromkeys(row["set"] for row in found):
         mine = [row for row in found if row["set"] == name]
         for scorer in dict.fromkeys(row["scorer"] for row in mine):
-            group = [row for row in mine if row["scorer"] == scorer]
+            group = sorted((row for row in mine if row["scorer"] == scorer), key=lambda row: row["seed"])
             means = [f"{np.mean([row[metric] for row in group]):.3f}" for metric in METRICS]
             seeds = ", ".join(f"{row['image_auroc']:.3f}" for row in group)
             lines.append(f"| {name} | {scorer} | {' | '.join(means)} | {seeds} |")
