@@ -3,9 +3,9 @@
     python -m benchmarks.accuracy.compare DATA... --output FOLDER --json benchmarks/results/DEVICE/compare/compare.json --page docs/compare.md
 
 DATA are folders in MVTec AD's layout; --page puts the tables into docs/compare.md. Each cell (set, method, seed) is
-measured in a process of its own and kept in FOLDER, so that the same command goes on where it was ended; the JSON is
-written after each. Methods that are trained by steps can have fewer seeds (--trained-seeds) and a number of epochs of
-their own (--epochs rd=20); results are those of the last epoch.
+measured in a process of its own and kept in FOLDER/COMMIT, so that the same command goes on where it was ended, and
+never with cells of other code; the JSON is written after each. Methods that are trained by steps can have fewer seeds
+(--trained-seeds) and a number of epochs of their own (--epochs rd=20); results are those of the last epoch.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -104,15 +104,17 @@ def main(argv: list[str] | None = None) -> None:
     shared = {"weights": args.weights, "image_size": args.image_size, "device": "cpu"}
     names = checked_names(args.methods)
     methods = [entry for name in names for entry in entries((name,), {}, shared, epochs.get(name))]
-    args.output.mkdir(parents=True, exist_ok=True)
+    environment = describe("cpu")
+    output = args.output / str(environment["commit"])  # cells know the version, which commits share
+    output.mkdir(parents=True, exist_ok=True)
     asked = {"methods": list(names), "seeds": args.seeds, "trained_seeds": args.trained_seeds or args.seeds,
              "epochs": epochs, "weights": Path(args.weights).name, "image_size": args.image_size}  # fmt: skip
     result: dict[str, Any] = {
-        "benchmark": "compare", "environment": describe("cpu"), "options": asked,
+        "benchmark": "compare", "environment": environment, "options": asked,
         "methods": {entry.name: entry.settings for entry in methods}, "rows": [],
     }  # fmt: skip
     wanted = plan(args.folders, methods, args.seeds, args.trained_seeds or args.seeds)
-    for each in run(wanted, methods, args.output, lambda cell: print(f"{cell.said} ...", flush=True)):
+    for each in run(wanted, methods, output, lambda cell: print(f"{cell.said} ...", flush=True)):
         result["rows"].append(row(each))
         if args.json:
             records.write(args.json, result, schema=None, lines=["rows"])

@@ -24,7 +24,8 @@ from benchmarks.harness.environment import describe
 from patchcore_fast.config.methods import MethodConfig, default_config
 from patchcore_fast.data import ImageSet, scan
 from patchcore_fast.methods import make_method
-from patchcore_fast.methods.curves import MEASURED, best
+from patchcore_fast.methods.curves import best
+from patchcore_fast.metrics import HEADLINE
 
 METHODS = ("rd", "simplenet")
 
@@ -57,7 +58,7 @@ def run(name: str, images: ImageSet, args: argparse.Namespace, seed: int, varied
         "held_out": 0 if scores is None else len(scores), "test": metrics["n_test"],
         "settings": model.described.to_dict(), "features_s": model.timings_["features"], "train_s": sum(trained),
         "whole_s": seconds,
-        "last": {key: metrics[key] for key in (*MEASURED, "threshold", "true_positives", "false_negatives",
+        "last": {key: metrics[key] for key in (*HEADLINE, "threshold", "true_positives", "false_negatives",
                                                "false_positives", "true_negatives") if key in metrics},
         "best": {key: {"value": value, "epoch": epoch} for key, (value, epoch) in best(model.curve_).items()},
         "curve": model.curve_,

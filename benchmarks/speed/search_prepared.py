@@ -2,11 +2,13 @@
 
     python -m benchmarks.speed.search_prepared SET --json benchmarks/results/DEVICE/search_prepared.json
     python -m benchmarks.speed.search_prepared SET --backbone vit_small_patch14_dinov2 --weights FILE --json FILE
+    python -m benchmarks.speed.search_prepared --shown FILE FILE --page docs/search.md
 
 SET is a folder in MVTec layout. Patches of training images give banks of several sizes (random rows, as pipelines
 without a coreset have them), patches of test images are the queries; `--gaussian M N D` adds rows where nothing can be
-left out. Before any time is shown neighbours and distances of each method are compared: ours bit for bit with one
-another, and on some queries with float64 brute force; faiss's distances to 10^-3. Methods take turns, ours with each of
+left out. In every turn neighbours and distances of each method are compared, so that those of a prepared bank are once
+it has its short rows: ours bit for bit with one another, and on some queries with float64 brute force; faiss's
+distances to 10^-3. Where they differ no times are shown. Methods take turns, ours with each of
 the instruction sets that `--isas` names; medians are shown. A prepared bank is searched until its way is settled before
 it is timed. The share is that of products: in full, along short rows by their length, and settled.
 """
@@ -14,10 +16,11 @@ it is timed. The share is that of products: in full, along short rows by their l
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,9 @@ from torch import Tensor
 
 from benchmarks.harness import records
 from benchmarks.harness.environment import describe
+from benchmarks.pages.render import with_table
 from patchcore_fast.data import make_loader, scan
+from patchcore_fast.files import atomic_write
 from patchcore_fast.kernels import knn, prepare
 from patchcore_fast.kernels.knn.reference import knn_reference
 from patchcore_fast.model import PatchCore, PatchCoreConfig
@@ -34,6 +39,8 @@ from patchcore_fast.model import PatchCore, PatchCoreConfig
 CHECKED = 4  # queries against float64 brute force
 WARM = 4  # turns before times count: by then short rows are made and both ways timed
 VARIABLE = "PATCHCORE_FAST_ISA"
+MARKS = ("<!-- search_prepared:begin -->", "<!-- search_prepared:end -->")
+NAMED = {"avx2": "AVX2", "auto": "all"}  # instruction sets, on the page
 Search = Callable[[], tuple[Tensor, Tensor]]
 
 
@@ -61,9 +68,8 @@ def faiss_search(bank: Tensor, query: Tensor, k: int) -> Search:
     return search
 
 
-def check(found: dict[str, tuple[Tensor, Tensor]], query: Tensor, bank: Tensor, k: int) -> None:
-    """SystemExit where a method does not give the neighbours."""
-    want = knn_reference(query[:CHECKED], bank, k)
+def check(found: dict[str, tuple[Tensor, Tensor]], want: tuple[Tensor, Tensor]) -> None:
+    """SystemExit where a method does not give the neighbours. want : of the first queries, by brute force."""
     first = next(f for name, f in found.items() if name != "faiss")
     for name, (distance, rows) in found.items():
         if name == "faiss":
@@ -87,6 +93,7 @@ def measure(name: str, bank: Tensor, query: Tensor, k: int, isas: list[str], rou
         ready = prepared[f"prepared {isa}"] = prepare(bank)
         methods[f"knn {isa}"] = isa, lambda: knn(query, bank, k)
         methods[f"prepared {isa}"] = isa, lambda ready=ready: knn(query, ready, k)
+    want = knn_reference(query[:CHECKED], bank, k)
     seconds: dict[str, list[float]] = {m: [] for m in methods}
     work: dict[str, list[dict[str, int]]] = {m: [] for m in prepared}
     for turn in range(-WARM, rounds):
@@ -96,12 +103,12 @@ def measure(name: str, bank: Tensor, query: Tensor, k: int, isas: list[str], rou
             before = vars(prepared[m].work).copy() if m in prepared else {}
             start = time.perf_counter()
             found[m] = search()
+            taken = time.perf_counter() - start
             if turn >= 0:
-                seconds[m].append(time.perf_counter() - start)
+                seconds[m].append(taken)
             if before:
                 work[m].append({what: count - before[what] for what, count in vars(prepared[m].work).items()})
-        if turn == -WARM:
-            check(found, query, bank, k)
+        check(found, want)
     base = statistics.median(seconds["faiss"])
     rows = []
     for m, s in seconds.items():
@@ -133,6 +140,39 @@ def show(p: dict[str, Any]) -> None:
               flush=True)  # fmt: skip
 
 
+def page(results: Sequence[Mapping[str, Any]]) -> str:
+    """What stands between the marks of docs/search.md: a line for each problem of the results."""
+    places = dict.fromkeys(f"{r['environment']['device']}; commit {r['environment']['commit']}, "
+                           f"{r['environment']['date']}" for r in results)  # fmt: skip
+    loads = ", ".join(f"{r['load_before']:.1f}" for r in results)
+    isas = list(dict.fromkeys(isa for r in results for isa in r["options"]["isas"]))
+    heads = [f"{what}, {NAMED.get(isa, isa)}" for isa in isas for what in ("`knn`", "prepared", "share")]
+    lines = [f"{'; '.join(places)}; load of the machine before: {loads}.", "",
+             f"| queries x rows x columns, k | faiss | {' | '.join(heads)} |",
+             f"|---|{'---:|' * (len(heads) + 1)}"]  # fmt: skip
+    for result in results:
+        tokens = "tokens of " if result["options"]["weights"] != "auto" else ""
+        of = f"{tokens}{result['options']['backbone']}"
+        for p in result["problems"]:
+            rows = {r["method"]: r for r in p["rows"]}
+            cells = [records.seconds(rows["faiss"]["median_s"])]
+            for isa in isas:
+                for method in (f"knn {isa}", f"prepared {isa}"):
+                    cells.append(f"{records.seconds(rows[method]['median_s'])} ({rows[method]['times_faster']:.2g})")
+                cells.append(f"{100 * rows[f'prepared {isa}']['share']:.0f} %")
+            size = f"{p['queries']:,} x {p['bank'][0]:,} x {p['bank'][1]:,}, {p['k']}"
+            lines.append(f"| {p['rows_of'] if p['rows_of'] == 'gaussian' else of}, {size} | {' | '.join(cells)} |")
+    prepared = [(p["bank"], r) for result in results for p in result["problems"] for r in p["rows"] if "share" in r]
+    largest = max(bank for bank, _ in prepared)
+    told = {}
+    for bank, r in prepared:
+        if bank == largest:  # with each number of neighbours the same was prepared
+            size = f"{r['bytes_of_bank']:.2f} times the bank's bytes"
+            told.setdefault(NAMED.get(isa := r["method"].split()[1], isa), f"{records.seconds(r['prepare_s'])}, {size}")
+    said = "; ".join(f"{isa}: {what}" for isa, what in told.items())
+    return "\n".join([*lines, "", f"Preparing {largest[0]:,} x {largest[1]} at once: {said}."])
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
@@ -148,11 +188,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--isas", nargs="+", default=["avx2", "auto"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--shown", type=Path, nargs="+", metavar="RESULT", help="measure nothing, put these on --page")
+    parser.add_argument("--page", type=Path, metavar="FILE.md")
     args = parser.parse_args(argv)
+    if args.shown:
+        found = page([json.loads(file.read_text(encoding="utf-8")) for file in args.shown])
+        if args.page is None:
+            return print(found)
+        text = with_table(args.page.read_text(encoding="utf-8"), found, MARKS)
+        with atomic_write(args.page, "w", encoding="utf-8") as f:
+            f.write(text)
+        return None
     load = os.getloadavg()[0]
+    options = {name: value for name, value in vars(args).items() if name not in ("json", "shown", "page")}
+    options |= {"folder": args.folder and args.folder.name, "weights": Path(args.weights).name}
     result: dict[str, Any] = {"benchmark": "search_prepared", "environment": describe("cpu"), "load_before": load,
-                              "options": vars(args) | {"folder": args.folder and args.folder.name, "json": None,
-                                                       "weights": Path(args.weights).name}, "problems": []}  # fmt: skip
+                              "options": options, "problems": []}  # fmt: skip
     print(f"{torch.get_num_threads()} threads; load of the machine before: {load:.1f}")
     cases: list[tuple[str, Tensor, Tensor]] = []
     if args.folder:

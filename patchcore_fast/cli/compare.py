@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from patchcore_fast.comparison.run import Done
 
-DEFAULT = ",".join((*BANKS, *(name for name in ("padim", "subspace") if name in METHODS)))
+DEFAULT = ",".join((*BANKS, "padim", "subspace"))  # what has no long training
 SHARED = ("backbone", "layers", "weights", "image_size", "crop", "aspect")
 
 

@@ -54,7 +54,10 @@ def _choices(bank: Any) -> str:
     from patchcore_fast.report import metrics_table
 
     now = "No threshold" if bank.threshold is None else f"Threshold in use {bank.threshold:.6g}"
-    lines = [f"{bank.said}." if isinstance(bank, Learned) else bank_said(bank), f"{now}: {expected(bank)}"]
+    lines = [
+        f"{bank.config['method']}, {bank.fitted_on}." if isinstance(bank, Learned) else bank_said(bank),
+        f"{now}: {expected(bank)}",
+    ]
     scores = held_out(bank)
     if len(scores) > 1:
         rows = {}

@@ -107,6 +107,8 @@ def _one(args: argparse.Namespace, threshold: float | None) -> int:
 
 def _each(args: argparse.Namespace, threshold: float | None, folders: list[Path]) -> int:
     """Every category by its model below --checkpoint, the output folder of their training."""
+    from patchcore_fast.methods.checkpoint import JSON
+
     if args.output is None:
         raise DataError(f"{args.folder} holds {len(folders):,} categories: give --output DIR")
     place = Path(args.checkpoint)
@@ -124,5 +126,7 @@ def _each(args: argparse.Namespace, threshold: float | None, folders: list[Path]
     def fit(_: ImageSet, output: Path) -> Any:
         return _loaded(args, models[output.name], threshold)
 
-    weights = digest_of([path for path in models.values() if path.is_file()])
+    # Of a folder of checkpoints what says how far its training is.
+    files = [path / JSON if path.is_dir() else path for path in models.values()]
+    weights = digest_of([path for path in files if path.is_file()])
     return each_category(Fitting(config, weights, fit), threshold, Path(args.folder), folders, Path(args.output))

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import get_num_threads
+from torch import device, get_num_threads
 
 from patchcore_fast.comparison.plan import FOREIGN, Cell, Entry
 from patchcore_fast.comparison.record import identity, read_record
 from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data.categories import files_digest, has_test
-from patchcore_fast.features import Backbone
+from patchcore_fast.model.passes import make_source
 from patchcore_fast.names import printable
 
 log = logging.getLogger(__name__)
@@ -124,8 +124,7 @@ class _Weights:
         f, seed = config.features, config.selection.seed
         key = json.dumps([settings["features"], seed if f.weights == "random" else None])
         if key not in self._known:
-            made = Backbone(f.backbone, f.layers, f.weights, "cpu", seed, norm=f.norm, image_size=f.seen_size)
-            self._known[key] = made.fingerprint()
+            self._known[key] = make_source(config, device("cpu")).fingerprint()
         return self._known[key]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Method(Predicting, ABC):
+class Method(Predicting):
     """A method of anomaly detection on the maps of a frozen backbone.
 
     A subclass gives `name`, `title`, `settings_type`, `_fit`, `_scorer`, `_tensors`, `_shapes` and `_restore`.
@@ -135,7 +135,7 @@ class Method(Predicting, ABC):
 
     def said(self) -> str:
         """The fitted model in a few words: "PaDiM, fitted on 34 images"."""
-        return f"{self.title},{self.learned.said.partition(',')[2]}"
+        return f"{self.title}, {self.learned.fitted_on}"
 
     # --- the model ---------------------------------------------------------------------------------------------------
 

@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from patchcore_fast.files import atomic_write
+from patchcore_fast.metrics import HEADLINE
 
 CSV = "curves.csv"
-# Of a model on test images, the larger the better; a row has those that are known.
-MEASURED = ("image_auroc", "image_ap", "image_f1", "pixel_auroc", "pixel_ap", "pixel_f1", "pixel_iou_max", "aupro")
-
 Row = Mapping[str, float]  # "epoch" (the first is 1), "loss", "rate", "seconds", and what else is known
 
 
@@ -29,7 +27,7 @@ def write_curves(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
 def best(rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
     """Metric -> its best value and the first epoch that had it, of the metrics that there are."""
     found = {}
-    for name in MEASURED:
+    for name in HEADLINE:
         values = [(row[name], -int(row["epoch"])) for row in rows if math.isfinite(row.get(name, math.nan))]
         if values:
             value, epoch = max(values)
@@ -38,5 +36,5 @@ def best(rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, float]:
-    """Those of MEASURED that are numbers."""
-    return {name: float(v) for name in MEASURED if (v := values.get(name)) is not None and math.isfinite(v)}
+    """Those of HEADLINE that are numbers."""
+    return {name: float(v) for name in HEADLINE if (v := values.get(name)) is not None and math.isfinite(v)}

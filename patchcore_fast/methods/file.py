@@ -81,9 +81,9 @@ class Learned:
             )
 
     @property
-    def said(self) -> str:
-        """The model in a few words, by what its file says without its backbone: "padim, fitted on 34 images"."""
-        return f"{self.config['method']}, fitted on {'1 image' if self.count == 1 else f'{self.count:,} images'}"
+    def fitted_on(self) -> str:
+        """ "fitted on 34 images"."""
+        return f"fitted on {'1 image' if self.count == 1 else f'{self.count:,} images'}"
 
     @property
     def settings(self) -> MethodConfig:

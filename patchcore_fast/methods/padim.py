@@ -63,8 +63,7 @@ class Padim(Method):
 
     def said(self) -> str:
         """With the channels."""
-        rest = self.learned.said.partition(",")[2]
-        return f"{self.title}, {self._mean.shape[1]:,} of {sum(self._channels):,} channels,{rest}"
+        return f"{self.title}, {self._mean.shape[1]:,} of {sum(self._channels):,} channels, {self.learned.fitted_on}"
 
     def _scorer(self) -> torch.nn.Module:
         return _Gaussians(_by_layer(self._channels_drawn, self._channels), self._mean, self._factor, self._grid)

@@ -33,8 +33,8 @@ class SimpleNet(TrainedMethod):
     def __init__(self, *args: Any, **named: Any) -> None:
         """As `Method`. ValueError: also, a fusion that it does not take."""
         super().__init__(*args, **named)
-        if self.config.features.fusion == "interpolated":
-            raise ValueError('SimpleNet: fusion must be "concat" or "amazon", got "interpolated"')
+        if (fusion := self.config.features.fusion) not in ("concat", "amazon"):
+            raise ValueError(f'SimpleNet: fusion must be "concat" or "amazon", got {fusion!r}')
         self.passes = self.settings.steps
 
     def _modules(self) -> Modules:

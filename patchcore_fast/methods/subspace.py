@@ -48,7 +48,7 @@ class Subspace(Method):
     def said(self) -> str:
         """With the directions."""
         channels, kept = self._directions.shape
-        return f"{self.title}, {kept:,} of {channels:,} directions,{self.learned.said.partition(',')[2]}"
+        return f"{self.title}, {kept:,} of {channels:,} directions, {self.learned.fitted_on}"
 
     def _scorer(self) -> torch.nn.Module:
         f = self.config.features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from patchcore_fast.model.batches import Batch, batches_of
 from patchcore_fast.model.results import Prediction
 
 
-class Predicting:
+class Predicting(ABC):
     """A model that predicts a batch by `_predict` once `_fitted` lets it."""
 
     config: PatchCoreConfig
@@ -32,8 +33,10 @@ class Predicting:
         for batch in batches.shown("predict", self.progress):
             yield from self._predict(batch)
 
+    @abstractmethod
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
-        raise NotImplementedError
+        """A prediction for each image."""
 
+    @abstractmethod
     def _fitted(self, name: str) -> Any:
-        raise NotImplementedError
+        """What fit or load made. ValueError: neither was called; `name` says for what it was wanted."""

@@ -123,6 +123,14 @@ def test_several_categories_are_gone_on_with_and_tested(tmp_path, capsys, monkey
     assert main([*tested, "--output", str(tmp_path / "tested")]) == 0
     again = json.loads((tmp_path / "tested/results.json").read_text())
     assert [c["metrics"]["image_auroc"] for c in again["categories"]] == values
+    (output / "nut/model.safetensors").unlink()  # as of a training that has not ended: its checkpoint is tested
+    about = output / "nut/checkpoint/checkpoint.json"
+    for kept in (0, 2, 0):
+        capsys.readouterr()
+        assert main([*tested, "--output", str(tmp_path / "tested")]) == 0
+        assert capsys.readouterr().out.count("taken from") == kept
+        if kept:
+            about.write_text(about.read_text() + "\n")  # the training went on
 
 
 def test_a_method_of_one_pass_by_a_file_of_settings(weave, tmp_path, capsys):

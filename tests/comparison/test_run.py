@@ -22,6 +22,7 @@ from patchcore_fast.comparison.record import read_record
 from patchcore_fast.comparison.run import Done, run, start
 from patchcore_fast.comparison.table import lines_of
 from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.features.source import FeatureSource
 from patchcore_fast.methods.padim import Padim
 from patchcore_fast.model import PatchCore
 from patchcore_fast.report.comparison import COSTS, METRICS
@@ -82,7 +83,7 @@ def test_what_has_changed_is_measured_anew(
     elif change == "files":
         os.utime(data / "train/good/000.png", ns=(1, 1))
     elif change == "weights":
-        monkeypatch.setattr(comparison.Backbone, "fingerprint", lambda _: "others")
+        monkeypatch.setattr(FeatureSource, "fingerprint", lambda _: "others")
     elif change == "damage":
         file = tmp_path / "out/cells/bolt/padim-0.json"
         file.write_text(file.read_text().replace('"train": 3', '"train": "3"'))
@@ -145,6 +146,14 @@ def test_a_process_of_its_own(tmp_path: Path) -> None:
     found = read_record(tmp_path / "cell.json", {"a": 1})
     assert found is not None and "no such folder" in found["error"]
     assert read_record(tmp_path / "cell.json", {"a": 2}) is None
+
+
+def test_any_backbone_of_ours_has_a_fingerprint() -> None:
+    shared = {"backbone": "vig_ti", "layers": (1,), "weights": "random", "image_size": 224}
+    found = [
+        comparison._Weights().of(entry.seeded(seed)) for seed in (0, 1) for entry in entries(("padim",), {}, shared)
+    ]
+    assert len(set(found)) == 2 and all(found)
 
 
 def test_how_a_process_ended() -> None:

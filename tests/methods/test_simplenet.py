@@ -87,11 +87,12 @@ def test_the_published_sizes():
     assert rows_of(torch.arange(12.0).view(1, 3, 2, 2)).tolist() == [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]
 
 
-def test_amazons_fusion_is_taken_and_interpolated_is_not():
+def test_amazons_fusion_is_taken_and_others_are_not():
     model = make_method("simplenet", config(fusion="amazon", dim=24, layer_dim=48), SHORT, progress=False)
     assert model.fit(images(2))._tensors()["adapter.weight"].shape == (24, 24)
-    with pytest.raises(ValueError, match='fusion must be "concat" or "amazon"'):
-        make_method("simplenet", config(fusion="interpolated"), SHORT)
+    for fusion in ("interpolated", "graph"):
+        with pytest.raises(ValueError, match='fusion must be "concat" or "amazon"'):
+            make_method("simplenet", config(fusion=fusion), SHORT)
 
 
 def test_noise_that_is_lost_in_the_features_is_told():

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SCORERS = ("distance", "noising")
 DECAY = 0.1  # of the learning rate, where it has a step
+SIDE = 256  # pixels of an image that tells whether maps are signed, at most
 
 
 class ReverseDistillation(TrainedMethod):
@@ -108,8 +109,13 @@ class ReverseDistillation(TrainedMethod):
 
     @cached_property
     def _layout(self) -> Layout:
-        """Whether maps have negative values a random image tells: one that ends in a ReLU has none for any."""
-        image = torch.rand(1, 3, *self.described.input_size, generator=torch.Generator().manual_seed(0), device="cpu")
+        """Whether maps have negative values a random image tells: one that ends in a ReLU has none for any.
+
+        A file may name any size of images: of a large one a small image tells it too.
+        """
+        sides = zip(self.described.input_size, self.source.multiple, strict=True)
+        size = self.source.fixed_size or tuple(min(side, -(-SIDE // m) * m) for side, m in sides)
+        image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0), device="cpu")
         signed = any(bool((m < 0).any()) for m in self.maps(image))
         return layout_of(self.map_shapes, signed=signed)
 

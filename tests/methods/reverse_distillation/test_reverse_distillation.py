@@ -88,6 +88,14 @@ def test_a_file_of_noising_needs_its_features(noisy, tmp_path, monkeypatch):
         load_any(tmp_path / "rd.safetensors", progress=False)
 
 
+def test_whether_maps_are_signed_a_small_image_tells(monkeypatch):
+    large = make_method("rd", config(**LAYERS, image_size=2048), ReverseDistillationSettings(), progress=False)
+    seen, maps = [], ReverseDistillation.maps
+    monkeypatch.setattr(ReverseDistillation, "maps", lambda self, x: seen.append(tuple(x.shape[2:])) or maps(self, x))
+    assert large._layout.ratios == (2, 2)
+    assert seen == [(256, 256)]
+
+
 def test_features_of_more_than_ten_layers_come_back_in_their_order(noisy, monkeypatch):
     monkeypatch.setattr(noisy, "_normal", None)
     rows = [torch.full((1, 2), float(i)) for i in range(11)]
