@@ -6,9 +6,7 @@ so a child is as good as a process that was started anew.
 
 from __future__ import annotations
 
-import atexit
 import gc
-import io
 import json
 import os
 import resource
@@ -24,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..programs import leave, stream
 from .run import LIMIT, Result
 
 
@@ -82,7 +81,8 @@ def child(
     """
     os.chdir(root)
     os.environ["TMPDIR"] = tempfile.tempdir = os.path.join(root, "tmp")
-    sys.stdout, sys.stderr = _stream(1, out, encoding, errors), _stream(2, err, encoding, "backslashreplace")
+    sys.stdout = stream(1, _end(out), encoding, errors)
+    sys.stderr = stream(2, _end(err), encoding, "backslashreplace")
     for name, size in limits.items():
         which = getattr(resource, name)
         if name == "RLIMIT_AS":
@@ -102,33 +102,13 @@ def child(
         leave(main(argv))
 
 
-def leave(code: int) -> None:
-    """As Python ends: exit functions, the last flush, 120 where that fails. Taking all modules apart would be slow."""
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except (OSError, ValueError) as error:
-            with suppress(OSError):
-                os.write(2, f"Exception ignored in: {stream}\n{error!r}\n".encode())
-            code = 120
-    os._exit(code)
-
-
-def _stream(fd: int, what: str, encoding: str, errors: str) -> Any:
-    if what == "closed":
-        os.close(fd)
-        return None
+def _end(what: str) -> str | int | None:
+    """Where a stream leads to."""
     if what == "gone":
         reader, writer = os.pipe()
         os.close(reader)
-    else:
-        writer = os.open("/dev/full" if what == "full" else what, os.O_WRONLY)
-    os.dup2(writer, fd)
-    os.close(writer)
-    return io.TextIOWrapper(os.fdopen(os.dup(fd) if fd > 2 else fd, "wb", closefd=False), encoding, errors,
-                            line_buffering=fd == 2)  # fmt: skip
+        return writer
+    return {"closed": None, "full": "/dev/full"}.get(what, what)
 
 
 class Zygote:
