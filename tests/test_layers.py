@@ -199,7 +199,13 @@ def test_import_prints_nothing_and_loads_nothing_heavy():
     assert done.stdout == "[]\n" and done.stderr == ""
 
 
-def test_kernels_import_prints_nothing():
-    code = "import patchcore_fast.kernels, patchcore_fast.samplers"
+def test_what_imports_print_and_load():
+    """One after the other in one process: import, and which of these packages are there then."""
+    code = (
+        "import sys; loaded = lambda *names: print(sorted({*names} & set(sys.modules)), flush=True)\n"
+        "import patchcore_fast.kernels, patchcore_fast.samplers; loaded('triton')\n"
+        "import patchcore_fast.compat.anomalib; loaded('anomalib', 'sklearn', 'scipy')\n"
+        "from patchcore_fast import doctor; doctor.collect(); loaded('triton')\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "" and done.stderr == ""
+    assert done.stdout == "[]\n" * 3 and done.stderr == ""

@@ -18,9 +18,9 @@ before = peak()
 print(peak() - before)
 """
 MB = 2**20
-# N x k would be 1.2 GB and more, N x M 4 GB. What is held grows with k; the results are 20 bytes a neighbour.
+# N x k would be 0.5 GB and more, N x M 4 GB. What is held grows with k; the results are 20 bytes a neighbour.
 CASES = {
-    "k-center": (500_000, 16, "float32", "k_center_greedy(x, 1000, backend={0!r})", 64 * 500_000),
+    "k-center": (250_000, 16, "float32", "k_center_greedy(x, 500, backend={0!r})", 64 * 250_000),
     "k-center of wide rows": (300_000, 128, "float32", "k_center_greedy(x, 1000, backend={0!r})", 64 * 300_000),
     "k-center of float16": (300_000, 128, "float16", "k_center_greedy(x, 1000, backend={0!r})", 64 * 300_000),
     "k-NN": (200_000, 16, "float32", "knn(x, x[:5000], 5, backend={0!r})", 200_000 * 5 * 12),
