@@ -37,17 +37,17 @@ MAIN = "import sys; from patchcore_fast.cli import main; sys.exit(main())"
 class Program:
     """What `python -c code arguments` does.
 
-    out, err : a file to write; None for a closed stream. Without them `ended` has what was written.
+    out, err : see `stream`. Without them `ended` has what was written.
     ignored : a signal that is ignored from the start, as nohup hands it down.
     """
 
     def __init__(
         self, code: str, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None,
-        out: str | None = "", err: str | None = "", ignored: int | None = None,
+        out: str = "", err: str = "", ignored: int | None = None,
     ) -> None:  # fmt: skip
         self._folder = tempfile.TemporaryDirectory()
         self.out, self.err = (Path(self._folder.name, name) for name in ("out", "err"))
-        streams = [str(own) if asked == "" else asked for own, asked in ((self.out, out), (self.err, err))]
+        streams = [out or str(self.out), err or str(self.err)]
         given = (code, [*map(os.fspath, arguments)], str(cwd or Path.cwd()), dict(env or os.environ), streams, ignored)
         self._process = CONTEXT.Process(target=_run, args=given, daemon=True)
         self._process.start()
@@ -86,7 +86,7 @@ def run(code: str, *arguments: object, **more: Any) -> CompletedProcess[str]:
 
 
 def _run(
-    code: str, arguments: list[str], cwd: str, env: dict[str, str], streams: list[str | None], ignored: int | None
+    code: str, arguments: list[str], cwd: str, env: dict[str, str], streams: list[str], ignored: int | None
 ) -> None:
     """In the child."""
     os.chdir(cwd)
@@ -111,12 +111,16 @@ def _run(
     leave(status)
 
 
-def stream(number: int, to: str | int | None, encoding: str = "utf-8", errors: str = "strict") -> Any:
-    """What Python makes of a standard stream that leads to a file or another descriptor, or is closed."""
-    if to is None:
+def stream(number: int, to: str, encoding: str, errors: str) -> io.TextIOWrapper | None:
+    """What Python makes of a standard stream that leads to a file, is "closed", or whose device is "full" or reader "gone"."""
+    if to == "closed":
         os.close(number)
         return None
-    writer = to if isinstance(to, int) else os.open(to, os.O_WRONLY | os.O_CREAT)
+    if to == "gone":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open("/dev/full" if to == "full" else to, os.O_WRONLY | os.O_CREAT)
     os.dup2(writer, number)
     os.close(writer)
     return io.TextIOWrapper(os.fdopen(number, "wb", closefd=False), encoding, errors, line_buffering=number == 2)

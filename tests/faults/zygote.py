@@ -75,14 +75,13 @@ def child(
 ) -> None:  # fmt: skip
     """Never returns: leaves as the console script does.
 
-    out, err : a file to write, or "closed", "gone" (a pipe without a reader), "full" (a device).
+    out, err : see `stream`.
     limits : name of a resource -> bytes; of the address space, beyond what is in use.
     strike : moment, number and the signal that this process sends to itself there.
     """
     os.chdir(root)
     os.environ["TMPDIR"] = tempfile.tempdir = os.path.join(root, "tmp")
-    sys.stdout = stream(1, _end(out), encoding, errors)
-    sys.stderr = stream(2, _end(err), encoding, "backslashreplace")
+    sys.stdout, sys.stderr = stream(1, out, encoding, errors), stream(2, err, encoding, "backslashreplace")
     for name, size in limits.items():
         which = getattr(resource, name)
         if name == "RLIMIT_AS":
@@ -100,15 +99,6 @@ def child(
     number = strike["signal"]
     with Strike(strike["moment"], strike["number"], lambda _: os.kill(os.getpid(), number)).active():
         leave(main(argv))
-
-
-def _end(what: str) -> str | int | None:
-    """Where a stream leads to."""
-    if what == "gone":
-        reader, writer = os.pipe()
-        os.close(reader)
-        return writer
-    return {"closed": None, "full": "/dev/full"}.get(what, what)
 
 
 class Zygote:
