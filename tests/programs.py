@@ -112,7 +112,10 @@ def _run(
 
 
 def stream(number: int, to: str, encoding: str, errors: str) -> io.TextIOWrapper | None:
-    """What Python makes of a standard stream that leads to a file, is "closed", or whose device is "full" or reader "gone"."""
+    """What Python makes of a standard stream.
+
+    to : a file to write, or "closed", "gone" (a pipe without a reader), "full" (a device).
+    """
     if to == "closed":
         os.close(number)
         return None
