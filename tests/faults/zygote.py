@@ -1,7 +1,7 @@
 """Processes of their own for faults that this one would not survive, without an import of torch for each.
 
-A server imports the program once, runs every command to warm it, and forks for each request. It has a single thread,
-so a child is as good as a process that was started anew.
+A server imports the program once, and forks for each request; before the first one for a command it runs that to warm
+it. It has a single thread, so a child is as good as a process that was started anew.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,41 +34,45 @@ def serve(template: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     os.chdir(template)
-    _warm()
-    assert len(os.listdir("/proc/self/task")) == 1, "the server has threads: children of a fork would lack them"
-    gc.collect()
-    gc.freeze()  # children would copy every page that the collector writes to
+    from tqdm import tqdm
+
+    from ..compared import cells_here
+
+    cells_here(setattr)
+    tqdm.monitor_interval = 0  # no thread for bars that nobody sees
     print("ready", file=answer, flush=True)
     for line in sys.stdin:
+        request = json.loads(line)
+        _warm(request["argv"][0])
         pid = os.fork()
         if pid == 0:
             os.setpgid(0, 0)
             answer.close()
             os.dup2(null, 0)
-            child(**json.loads(line))
+            child(**request)
         print(pid, file=answer, flush=True)
         print(os.waitpid(pid, 0)[1], file=answer, flush=True)
 
 
-def _warm() -> None:
-    from tqdm import tqdm
-
+@cache
+def _warm(word: str) -> None:
+    """By all of the commands that begin so."""
     from patchcore_fast.cli import main
 
-    from ..compared import cells_here
     from .commands import COMMANDS
 
-    cells_here(setattr)
-    tqdm.monitor_interval = 0  # no thread for bars that nobody sees
     scratch = tempfile.mkdtemp()
-    for command in COMMANDS:
+    for command in (command for command in COMMANDS if command.argv[0] == word):
         argv = [part if part not in command.outputs else os.path.join(scratch, part) for part in command.argv]
         with open(os.devnull, "w") as null:
             sys.stdout = sys.stderr = null
             with suppress(Exception):
                 main(argv)
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-    subprocess.run(["rm", "-rf", scratch], check=True)
+    shutil.rmtree(scratch)
+    assert len(os.listdir("/proc/self/task")) == 1, "the server has threads: children of a fork would lack them"
+    gc.collect()
+    gc.freeze()  # children would copy every page that the collector writes to
 
 
 def child(
@@ -145,7 +151,7 @@ class Zygote:
             assert self._server.stdin is not None
             self._server.stdin.write(json.dumps(request).encode() + b"\n")
             self._server.stdin.flush()
-            pid = int(self._line(LIMIT) or 0)
+            pid = int(self._line(4 * LIMIT) or 0)  # it may have to warm the command
             assert pid > 1, "the server of forked runs does not answer"
             if kill is not None:
                 time.sleep(kill[0])
