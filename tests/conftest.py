@@ -71,11 +71,19 @@ def thin(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("thorough") is None:
             grids[item.path, item.originalname].append(item)
     for cells in grids.values():
-        axes = [list(dict.fromkeys(ids)) for ids in zip(*(cell.callspec._idlist for cell in cells), strict=True)]
-        sizes = [len(axis) for axis in axes if len(axis) > 1]
-        for cell in cells if len(sizes) > 1 else ():
-            if sum(axis.index(name) for axis, name in zip(axes, cell.callspec._idlist, strict=True)) % min(3, *sizes):
+        values = [[tuple(id(cell.callspec.params[name]) for name in axis) for cell in cells] for axis in axes(cells[0])]
+        places = [[list(dict.fromkeys(axis)).index(value) for value in axis] for axis in values]
+        sizes = [max(axis) + 1 for axis in places if max(axis)]
+        for cell, *here in zip(cells, *places, strict=True) if len(sizes) > 1 else ():
+            if sum(here) % min(3, *sizes):
                 cell.add_marker(pytest.mark.thorough)
+
+
+def axes(cell: pytest.Function) -> list[list[str]]:
+    """Names of parameters: those of one @parametrize vary together, any other (of a fixture) by itself."""
+    marked = [mark.args[0] for mark in cell.iter_markers("parametrize")]
+    found = [[name.strip() for name in names.split(",")] if isinstance(names, str) else [*names] for names in marked]
+    return found + [[name] for name in cell.callspec.params if not any(name in axis for axis in found)]
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked

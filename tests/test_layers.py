@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import pytest
 from .imports import arrows, circle, names, rooms, sources
 
 ROOT = Path(__file__).parent.parent / "patchcore_fast"
-ARROWS = arrows(ROOT)  # file -> files that it imports
 # A file may import what stands as high as it does, or lower: here the rooms of the package, then those of the engine.
 LAYER = {
     "__init__": 0,
@@ -104,6 +104,12 @@ ONLY = {
 }
 
 
+@cache
+def found_arrows() -> dict[str, set[str]]:
+    """File -> files that it imports."""
+    return arrows(ROOT)
+
+
 def floor(path: str, table: dict[str, int]) -> int:
     """How high a file stands: the number of its own entry, else of the innermost folder that has one."""
     parts = path.removesuffix(".py").split("/")
@@ -115,7 +121,7 @@ def floor(path: str, table: dict[str, int]) -> int:
 
 @pytest.mark.parametrize(("folder", "table"), [("", LAYER), ("kernels/", KERNELS)], ids=["package", "engine"])
 def test_every_room_has_a_floor_and_imports_go_down(folder, table):
-    inside = {path.removeprefix(folder): reached for path, reached in ARROWS.items() if path.startswith(folder)}
+    inside = {path.removeprefix(folder): reached for path, reached in found_arrows().items() if path.startswith(folder)}
     for path, reached in inside.items():
         for other in (p.removeprefix(folder) for p in reached if p.startswith(folder)):
             assert floor(other, table) <= floor(path, table), f"{folder}{path} imports {folder}{other}"
@@ -124,15 +130,16 @@ def test_every_room_has_a_floor_and_imports_go_down(folder, table):
 
 
 def test_no_files_import_each_other_in_a_circle():
-    assert not (found := circle(ARROWS)), " -> ".join(found)
+    assert not (found := circle(found_arrows())), " -> ".join(found)
 
 
-@pytest.mark.parametrize("folder", ["", *sorted({f"{folder}/" for p in ARROWS if (folder := p.rpartition("/")[0])})])
-def test_no_rooms_of_a_folder_import_each_other_in_a_circle(folder):
-    found = circle(rooms(ARROWS, folder))
-    ties = [f"{p} -> {q}" for a, b in pairwise(found) for p in ARROWS for q in ARROWS[p]
-            if f"{p}/".startswith(f"{a}/") and f"{q}/".startswith(f"{b}/")]  # fmt: skip
-    assert not found, "\n".join([" -> ".join(found), *ties])
+def test_no_rooms_of_a_folder_import_each_other_in_a_circle():
+    files = found_arrows()
+    for folder in ["", *sorted({f"{folder}/" for p in files if (folder := p.rpartition("/")[0])})]:
+        found = circle(rooms(files, folder))
+        ties = [f"{p} -> {q}" for a, b in pairwise(found) for p in files for q in files[p]
+                if f"{p}/".startswith(f"{a}/") and f"{q}/".startswith(f"{b}/")]  # fmt: skip
+        assert not found, "\n".join([folder, " -> ".join(found), *ties])
 
 
 @pytest.mark.parametrize(
@@ -158,15 +165,15 @@ def test_the_finder_finds_what_closes_a_circle(tmp_path, last, ring):
     assert set(circle(rooms(found, ""))) == {"a", "c.py"}  # the leaf closes a circle of rooms, if none of files
 
 
-@pytest.mark.parametrize("path", sources(ROOT), ids=lambda p: str(p.relative_to(ROOT)))
-def test_packages_are_imported_where_they_may_be(path):
-    place, taken = path.relative_to(ROOT).as_posix(), names(path, ROOT)
-    if place.startswith("kernels/"):
-        outside = {n.split(".")[0] for n in taken} - set(sys.stdlib_module_names) - {"patchcore_fast"}
-        assert outside <= {"torch", "numpy", "triton"}, f"{path} imports {outside}"
-    for package, allowed in ONLY.items():
-        if any(n == package or n.startswith(package + ".") for n in taken):
-            assert place.startswith(allowed), f"{path} imports {package}"
+def test_packages_are_imported_where_they_may_be():
+    for path in sources(ROOT):
+        place, taken = path.relative_to(ROOT).as_posix(), names(path, ROOT)
+        if place.startswith("kernels/"):
+            outside = {n.split(".")[0] for n in taken} - set(sys.stdlib_module_names) - {"patchcore_fast"}
+            assert outside <= {"torch", "numpy", "triton"}, f"{path} imports {outside}"
+        for package, allowed in ONLY.items():
+            if any(n == package or n.startswith(package + ".") for n in taken):
+                assert place.startswith(allowed), f"{path} imports {package}"
 
 
 def test_gpu_backends_know_nothing_of_each_other_and_what_they_share_nothing_of_them():
@@ -176,13 +183,13 @@ def test_gpu_backends_know_nothing_of_each_other_and_what_they_share_nothing_of_
         "cuda_kernels": ("triton_kernels",),
     }
     for folder, others in strangers.items():
-        inside = {p: reached for p, reached in ARROWS.items() if p.startswith(f"kernels/backends/{folder}/")}
+        inside = {p: reached for p, reached in found_arrows().items() if p.startswith(f"kernels/backends/{folder}/")}
         ties = [(p, q) for p in inside for q in inside[p] if q.removeprefix("kernels/backends/").startswith(others)]
         assert inside and not ties, ties
 
 
 def test_references_import_torch_and_the_canonical_distance_only():
-    references = [reached for path, reached in ARROWS.items() if path.endswith("/reference.py")]
+    references = [reached for path, reached in found_arrows().items() if path.endswith("/reference.py")]
     assert references == [{"kernels/exact.py"}] * 2
 
 
@@ -192,7 +199,13 @@ def test_import_prints_nothing_and_loads_nothing_heavy():
     assert done.stdout == "[]\n" and done.stderr == ""
 
 
-def test_kernels_import_prints_nothing():
-    code = "import patchcore_fast.kernels, patchcore_fast.samplers"
+def test_what_imports_print_and_load():
+    """One after the other in one process: import, and which of these packages are there then."""
+    code = (
+        "import sys; loaded = lambda *names: print(sorted({*names} & set(sys.modules)), flush=True)\n"
+        "import patchcore_fast.kernels, patchcore_fast.samplers; loaded('triton')\n"
+        "import patchcore_fast.compat.anomalib; loaded('anomalib', 'sklearn', 'scipy')\n"
+        "from patchcore_fast import doctor; doctor.collect(); loaded('triton')\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "" and done.stderr == ""
+    assert done.stdout == "[]\n" * 3 and done.stderr == ""

@@ -146,15 +146,21 @@ def measure(path: Path, arch: int) -> list[Facts]:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{path.name} for sm_{arch}: {done.stderr[-2000:]}")
-        machine, usage = (
-            subprocess.run([tool("cuobjdump"), what, cubin], capture_output=True, text=True, check=True).stdout
-            for what in ("-sass", "-res-usage")
-        )
+        return facts_of(Path(cubin), path.stem, arch)
+
+
+def facts_of(compiled: Path, stem: str, arch: int) -> list[Facts]:
+    """What a file holds for one architecture that nvcc made of `stem`.cu, be it an object of the build; may be none."""
+    machine, usage = (
+        subprocess.run([tool("cuobjdump"), what, "-arch", f"sm_{arch}", str(compiled)], capture_output=True, text=True,
+                       check=True).stdout
+        for what in ("-sass", "-res-usage")
+    )  # fmt: skip
     bodies = dict(re.findall(r"Function : (\S+)\n(.*?)(?=\n\s*Function : |\Z)", machine, re.DOTALL))
     found = []
     for mangled, registers, stack, _, _ in _USAGE.findall(usage):
         counts = {n: len(re.findall(rf"\b{p}", bodies.get(mangled, ""))) for n, p in COUNTS.items()}
-        found.append(Facts(f"{path.stem}.{readable(mangled)}", arch, int(registers), int(stack), counts))
+        found.append(Facts(f"{stem}.{readable(mangled)}", arch, int(registers), int(stack), counts))
     return sorted(found, key=lambda f: f.kernel)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.accuracy import price, price_rules, sets
 from benchmarks.speed import price as cost
-from patchcore_fast.model import PatchCoreConfig
+from patchcore_fast.model import PatchCoreConfig, pricing
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,8 +73,10 @@ def test_a_rule_has_to_hold_clean_sets() -> None:
     assert price.within(rows, ["a", "b", "c"]) == (1, 0.0) and price.within(rows, ["a", "c"]) == (3, 0.25)
 
 
-def test_cost(textures: list[Path], tmp_path: Path, run: Callable[..., str]) -> None:
-    said = run(cost, textures[0], "--ratio", 0.1, "--repeat", 2, "--weights", "random", "--json", tmp_path / "c.json")
+def test_cost(textures: list[Path], tmp_path: Path, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pricing, "ENOUGH", 1500)  # of the rows of three images, every second
+    options = ["--ratio", 0.1, "--shots", 3, "--repeat", 1, "--weights", "random"]
+    said = run(cost, textures[0], *options, "--json", tmp_path / "c.json")
     rows = json.loads((tmp_path / "c.json").read_text())["rows"]
     assert cost.table(rows) in said and [(r["every"], r["right"]) for r in rows] == [(1, True), (2, True)]
     assert rows[0]["share_cpu"] > 0 and rows[0]["share_clock"] > 0

@@ -9,6 +9,8 @@ import pytest
 from benchmarks import ROOT
 from benchmarks.speed import ranks
 
+from ..programs import CONTEXT
+
 
 def made_up(n, k, size, passes, share, fitted=True):
     run = {"n": n, "k": k, "d": 128, "ranks": size, "passes": passes, "share_of_distances": share, "fitted": fitted,
@@ -30,7 +32,8 @@ def test_the_model_finds_costs_and_predicts():
         assert run["predicted_s"] == pytest.approx(run["median_s"], rel=0.01)
 
 
-def test_a_quick_run(tmp_path, capsys):
+def test_a_quick_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ranks.multiprocessing, "get_context", lambda kind: CONTEXT)
     ranks.main(["--quick", "--repeat", "1", "--json", str(tmp_path / "ranks.json")])
     said = capsys.readouterr().out
     assert said.count("of one process") == 3 and said.count("did not know it") == 1

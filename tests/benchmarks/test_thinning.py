@@ -48,15 +48,15 @@ def test_banks_are_of_one_size(textures: list[Path], tmp_path: Path, run: Callab
     options = [
         "--image-size", 64, "--map-size", 32, "--sigma", 1, "--weights", "random", "--banks", 0.05, "--rows", 400,
     ]  # fmt: skip
-    said = run(thinning, *textures, *options, "--json", tmp_path / "r.json")
+    said = run(thinning, *textures, *options, "--seeds", 0, 2, "--json", tmp_path / "r.json")
     result = json.loads((tmp_path / "r.json").read_text())
     rows = result["rows"]
     assert thinning.table(rows) in said and result["environment"]["commit"]
     assert not any(str(tmp_path.parent) in str(value) for value in result["options"].values())
     for name in ("brick", "grass"):
         own = [row for row in rows if row["set"] == name]
-        assert [(row["seed"], row["arm"]) for row in own] == [(s, arm) for s in (0, 1, 2) for arm in thinning.ARMS] * 2
-        assert [row["bank"] for row in own] == [own[0]["patches"] // 20] * 9 + [400] * 9
+        assert [(row["seed"], row["arm"]) for row in own] == [(s, arm) for s in (0, 2) for arm in thinning.ARMS] * 2
+        assert [row["bank"] for row in own] == [own[0]["patches"] // 20] * 6 + [400] * 6
         assert all(0 <= row["image_auroc"] <= 1 and row["select_s"] > 0 for row in own)
 
 

@@ -7,9 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -22,6 +19,7 @@ from patchcore_fast.model import PatchCore, passes
 
 from ..evaluated import TINY, files, rows_of
 from ..pictures import write_mvtec
+from ..programs import MAIN, Program
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -228,14 +226,11 @@ def test_a_damaged_record_is_made_anew_with_a_word(place, capsys):
 
 def test_killed_in_the_middle_it_goes_on_where_it_was(place, asked):
     shutil.rmtree(place / "out")
-    command = [sys.executable, "-m", "patchcore_fast", "evaluate", str(place / "root"), "--output", str(place / "out")]
-    process = subprocess.Popen([*command, *TINY], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    first, deadline = place / "out/bolt/category.json", time.monotonic() + 120
-    while not first.exists():
-        assert process.poll() is None and time.monotonic() < deadline, "it ended before it was killed"
-        time.sleep(0.01)
+    process = Program(MAIN, "evaluate", place / "root", "--output", place / "out", *TINY)
+    first = place / "out/bolt/category.json"
+    process.wait_for(first)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.ended()
     before = first.read_bytes()
     assert json.loads((place / "out/results.json").read_text())["categories"][2]["status"] == "pending"
     assert run(place) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from patchcore_fast.written import LIST
 
 from ..evaluated import TINY, files, rows_of
 from ..pictures import write_mvtec
+from ..programs import MAIN, Program, run
 
 
 def test_help_is_light() -> None:
@@ -267,15 +267,13 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
         "base.Sampler.select = select\n"
         "sys.exit(main())"
     )
-    args = ["select", "f.npy", "--ratio", "0.9", "--output", "c.npy"]
-    job = subprocess.Popen([sys.executable, "-c", code, *args], cwd=tmp_path, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    assert job.stdout is not None and job.stdout.readline() == "selecting\n"
+    job = Program(code, "select", "f.npy", "--ratio", "0.9", "--output", "c.npy", cwd=tmp_path)
+    job.wait_for(job.out, "selecting\n")
     time.sleep(0.3)
     job.send_signal(signal.SIGINT)
-    _, err = job.communicate(timeout=120)
-    assert job.returncode == 130
-    assert err.strip() == "patchcore-fast: interrupted; files are written whole, none is half-written"
+    done = job.ended()
+    assert done.returncode == 130
+    assert done.stderr.strip() == "patchcore-fast: interrupted; files are written whole, none is half-written"
     assert files(tmp_path) == {"f.npy"}
 
 
@@ -302,11 +300,7 @@ def test_a_count_above_the_rows_is_told(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    read, write = os.pipe()
-    os.close(read)
-    code = "import sys; from patchcore_fast.cli import main; sys.exit(main(['doctor']))"
-    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
-    os.close(write)
+    done = run(MAIN, "doctor", out="gone")
     assert done.returncode == 141 and done.stderr == ""
 
 

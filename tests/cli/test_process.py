@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,18 +22,13 @@ from patchcore_fast.cli.explain import explain
 from patchcore_fast.cli.process import Terminated, signals, start_logging
 from patchcore_fast.errors import DataError
 
-BUFFERED = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-RUN = "import sys; from patchcore_fast.cli import main; sys.exit(main(sys.argv[1:]))"
+from ..programs import MAIN, Program, run
 
 
 @pytest.fixture
 def features(tmp_path: Path) -> Path:
     np.save(tmp_path / "f.npy", np.random.default_rng(0).random((50, 4), dtype=np.float32))
     return tmp_path / "f.npy"
-
-
-def run(*args: str, **more: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-c", RUN, *args], capture_output=True, check=False, timeout=100, **more)  # type: ignore[call-overload, no-any-return]
 
 
 def raised(action: object) -> BaseException:
@@ -107,7 +101,7 @@ def test_closed_streams(features: Path, closed: tuple[int, ...], arguments: str)
     name = str(features) if arguments == "select" else "nowhere.npy"
     command = [] if arguments == "none" else ["select", name, "--ratio", "0.5", "--output", str(output)]
     shell = " ".join(["exec", '"$0" -c "$1" "${@:2}"', *(f"{n}>&-" for n in closed)])
-    done = subprocess.run(["bash", "-c", shell, sys.executable, RUN, *command], capture_output=True, check=False)
+    done = subprocess.run(["bash", "-c", shell, sys.executable, MAIN, *command], capture_output=True, check=False)
     assert done.returncode == (0 if arguments == "select" else 2)
     assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
     if arguments == "select":
@@ -123,13 +117,10 @@ FULL = [pytest.param(stream, what, marks=[pytest.mark.thorough] * ((stream == "s
 def test_full_streams(features: Path, stream: str, what: str) -> None:
     name = str(features) if what == "select" else "nowhere.npy"
     command = ["select", name, "--ratio", "0.5", "--output", str(features.parent / "o.npy")]
-    pipe = subprocess.PIPE
-    with open("/dev/full", "wb") as full:
-        out, err = (full, pipe) if stream == "stdout" else (pipe, full)
-        done = subprocess.run([sys.executable, "-c", RUN, *command], stdout=out, stderr=err, check=False, env=BUFFERED)
+    done = run(MAIN, *command, **{stream.removeprefix("std"): "full"})
     assert done.returncode == (0 if (stream, what) == ("stderr", "select") else 2)
     if (stream, what) == ("stdout", "select"):
-        assert done.stderr == b"patchcore-fast: error: stdout: No space left on device: the disk is full\n"
+        assert done.stderr == "patchcore-fast: error: stdout: No space left on device: the disk is full\n"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +129,7 @@ def test_full_streams(features: Path, stream: str, what: str) -> None:
 def test_names_of_any_bytes_on_a_plain_terminal(features: Path, name: bytes) -> None:
     output = os.fsencode(features.parent) + b"/" + name
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C", "PYTHONUTF8": "0"}
-    command = [sys.executable.encode(), b"-c", RUN.encode(), b"select", os.fsencode(features), b"--ratio", b"0.5"]
+    command = [sys.executable.encode(), b"-c", MAIN.encode(), b"select", os.fsencode(features), b"--ratio", b"0.5"]
     command += [b"--output"]
     done = subprocess.run([*command, output], capture_output=True, check=False, env=environment)
     assert done.returncode == 0 and os.path.exists(output), done.stderr
@@ -169,26 +160,20 @@ TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
     ("number", "code", "ignored"), [(TERM, 143, False), (HUP, 129, False), (INT, 130, False), (HUP, 143, True)]
 )
 def test_signals(tmp_path: Path, number: signal.Signals, code: int, ignored: bool) -> None:
-    shell = "trap '' HUP; exec \"$@\"" if ignored else 'exec "$@"'
-    command = ["bash", "-c", shell, "-", sys.executable, "-c", SLOW]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # A suite under nohup hands down that hangups are ignored.
-    heard = lambda: signal.signal(HUP, signal.SIG_DFL)  # noqa: E731
-    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=heard, **pipes) as process:
-        assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.readline() == b"in\n"
+    process = Program(SLOW, cwd=tmp_path, ignored=HUP if ignored else None)
+    process.wait_for(process.out, "in\n")
+    process.send_signal(number)
+    if ignored:
+        time.sleep(0.2)
+        number = signal.SIGTERM
         process.send_signal(number)
-        if ignored:
-            time.sleep(0.2)
-            number = signal.SIGTERM
-            process.send_signal(number)
-        if code != 130:
-            time.sleep(0.1)
-            process.send_signal(number)  # as timeout(1) does, which sends two
-        assert process.wait(30) == code
-        assert (tmp_path / "clean").exists()
-        (line,) = [line for line in process.stderr.read().splitlines() if line]
-    assert line.endswith(b"files are written whole, none is half-written")
+    if code != 130:
+        time.sleep(0.1)
+        process.send_signal(number)  # as timeout(1) does, which sends two
+    done = process.ended(30)
+    assert done.returncode == code and (tmp_path / "clean").exists()
+    (line,) = [line for line in done.stderr.splitlines() if line]
+    assert line.endswith("files are written whole, none is half-written")
 
 
 def test_a_forked_child_ends_without_clean_up(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +13,8 @@ from patchcore_fast.kernels import knn
 from patchcore_fast.samplers import GreedyCoresetSampler
 from patchcore_fast.samplers.projection import project, random_projection
 
-from ..ranks.test_command import SELECT, step
+from ..programs import run
+from ..ranks.test_command import step
 
 
 @pytest.fixture
@@ -65,9 +64,8 @@ def test_over_ranks(place):
     _, radius = middle([])
     wanted = picks("--ratio", "0.5", "--radius", str(radius))
     arguments = ["x.npy", "--ratio", "0.5", "--radius", str(radius), "--output", "o3.npy", "--indices", "i3.npy"]
-    ranks = step([*SELECT, *arguments], 2, place)
-    said = [process.communicate(timeout=200) for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], said
+    done = [process.ended(200) for process in step(["select", *arguments], 2, place)]
+    assert [each.returncode for each in done] == [0, 0], done
     assert np.load("i3.npy").tolist() == wanted.tolist()
 
 
@@ -82,7 +80,7 @@ def test_it_goes_on_from_a_checkpoint(place):
         "def write(self):\n    real(self)\n    done.append(1)\n    len(done) == 2 and os.kill(os.getpid(), 9)\n"
         "checkpoint.Checkpoint.write = write\nfrom patchcore_fast.cli import main\nsys.exit(main())"
     )
-    killed = subprocess.run([sys.executable, "-c", program, "select", *arguments], cwd=place, timeout=120, check=False)
+    killed = run(program, "select", *arguments, cwd=place)
     assert killed.returncode == -signal.SIGKILL and (place / "c.npz").exists()
     assert main(["select", *arguments[:4], "1.5", *arguments[5:]]) == 2  # another radius: another selection
     assert main(["select", *arguments]) == 0

@@ -1,9 +1,6 @@
 """Where the CUDA backend runs, and why not elsewhere."""
 
 import contextlib
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +13,7 @@ from patchcore_fast.kernels.backends.cuda_kernels.precision import choose_arithm
 from patchcore_fast.kernels.backends.device import layout
 
 from ..kernels.cases import gaussian
+from ..programs import run
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 NUMBERS = {name: value for name, value in vars(layout).items() if name.isupper()}
@@ -200,7 +198,7 @@ def test_a_module_with_cuda_is_loaded_without_a_driver():
 from patchcore_fast.kernels import explain_backends
 print(sum(s.backend == "cuda" for s in explain_backends()))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
+    done = run(code)
     assert done.returncode == 0 and int(done.stdout) >= 2, done.stderr
 
 

@@ -1,18 +1,17 @@
 """Processes of their own for faults that this one would not survive, without an import of torch for each.
 
-A server imports the program once, runs every command to warm it, and forks for each request. It has a single thread,
-so a child is as good as a process that was started anew.
+A server imports the program once, and forks for each request; before the first one for a command it runs that to warm
+it. It has a single thread, so a child is as good as a process that was started anew.
 """
 
 from __future__ import annotations
 
-import atexit
 import gc
-import io
 import json
 import os
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +20,11 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..programs import leave, stream
 from .run import LIMIT, Result
 
 
@@ -33,41 +34,45 @@ def serve(template: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     os.chdir(template)
-    _warm()
-    assert len(os.listdir("/proc/self/task")) == 1, "the server has threads: children of a fork would lack them"
-    gc.collect()
-    gc.freeze()  # children would copy every page that the collector writes to
+    from tqdm import tqdm
+
+    from ..compared import cells_here
+
+    cells_here(setattr)
+    tqdm.monitor_interval = 0  # no thread for bars that nobody sees
     print("ready", file=answer, flush=True)
     for line in sys.stdin:
+        request = json.loads(line)
+        _warm(request["argv"][0])
         pid = os.fork()
         if pid == 0:
             os.setpgid(0, 0)
             answer.close()
             os.dup2(null, 0)
-            child(**json.loads(line))
+            child(**request)
         print(pid, file=answer, flush=True)
         print(os.waitpid(pid, 0)[1], file=answer, flush=True)
 
 
-def _warm() -> None:
-    from tqdm import tqdm
-
+@cache
+def _warm(word: str) -> None:
+    """By all of the commands that begin so."""
     from patchcore_fast.cli import main
 
-    from ..compared import cells_here
     from .commands import COMMANDS
 
-    cells_here(setattr)
-    tqdm.monitor_interval = 0  # no thread for bars that nobody sees
     scratch = tempfile.mkdtemp()
-    for command in COMMANDS:
+    for command in (command for command in COMMANDS if command.argv[0] == word):
         argv = [part if part not in command.outputs else os.path.join(scratch, part) for part in command.argv]
         with open(os.devnull, "w") as null:
             sys.stdout = sys.stderr = null
             with suppress(Exception):
                 main(argv)
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-    subprocess.run(["rm", "-rf", scratch], check=True)
+    shutil.rmtree(scratch)
+    assert len(os.listdir("/proc/self/task")) == 1, "the server has threads: children of a fork would lack them"
+    gc.collect()
+    gc.freeze()  # children would copy every page that the collector writes to
 
 
 def child(
@@ -76,13 +81,13 @@ def child(
 ) -> None:  # fmt: skip
     """Never returns: leaves as the console script does.
 
-    out, err : a file to write, or "closed", "gone" (a pipe without a reader), "full" (a device).
+    out, err : see `stream`.
     limits : name of a resource -> bytes; of the address space, beyond what is in use.
     strike : moment, number and the signal that this process sends to itself there.
     """
     os.chdir(root)
     os.environ["TMPDIR"] = tempfile.tempdir = os.path.join(root, "tmp")
-    sys.stdout, sys.stderr = _stream(1, out, encoding, errors), _stream(2, err, encoding, "backslashreplace")
+    sys.stdout, sys.stderr = stream(1, out, encoding, errors), stream(2, err, encoding, "backslashreplace")
     for name, size in limits.items():
         which = getattr(resource, name)
         if name == "RLIMIT_AS":
@@ -100,35 +105,6 @@ def child(
     number = strike["signal"]
     with Strike(strike["moment"], strike["number"], lambda _: os.kill(os.getpid(), number)).active():
         leave(main(argv))
-
-
-def leave(code: int) -> None:
-    """As Python ends: exit functions, the last flush, 120 where that fails. Taking all modules apart would be slow."""
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except (OSError, ValueError) as error:
-            with suppress(OSError):
-                os.write(2, f"Exception ignored in: {stream}\n{error!r}\n".encode())
-            code = 120
-    os._exit(code)
-
-
-def _stream(fd: int, what: str, encoding: str, errors: str) -> Any:
-    if what == "closed":
-        os.close(fd)
-        return None
-    if what == "gone":
-        reader, writer = os.pipe()
-        os.close(reader)
-    else:
-        writer = os.open("/dev/full" if what == "full" else what, os.O_WRONLY)
-    os.dup2(writer, fd)
-    os.close(writer)
-    return io.TextIOWrapper(os.fdopen(os.dup(fd) if fd > 2 else fd, "wb", closefd=False), encoding, errors,
-                            line_buffering=fd == 2)  # fmt: skip
 
 
 class Zygote:
@@ -175,7 +151,7 @@ class Zygote:
             assert self._server.stdin is not None
             self._server.stdin.write(json.dumps(request).encode() + b"\n")
             self._server.stdin.flush()
-            pid = int(self._line(LIMIT) or 0)
+            pid = int(self._line(4 * LIMIT) or 0)  # it may have to warm the command
             assert pid > 1, "the server of forked runs does not answer"
             if kill is not None:
                 time.sleep(kill[0])

@@ -125,7 +125,7 @@ def test_no_queries(engine):
     assert distance.shape == (0, 2) and rows.shape == (0, 2)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)  # others in each run
 @given(data=st.data())
 def test_any_bank_equals_brute_force(data):
     d = data.draw(st.integers(1, 5))

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from patchcore_fast.model import PatchCore, room, stored
 from patchcore_fast.model.batches import batches_of
 
 from ..evaluated import TINY, tiny_config
+from ..programs import run
 from .conftest import CELLS, shards
 
 FACTS = ("config", "threshold", "images", "grid", "patches", "weights")
@@ -116,8 +115,7 @@ def test_it_goes_on_after_kill_9(folder, made, tmp_path):
         "PatchCore(tiny_config(), progress=False).extract(sys.argv[1], sys.argv[2], on_error='return')"
     )
     place = tmp_path / "store"
-    done = subprocess.run([sys.executable, "-c", program, str(folder), str(place)], timeout=120, check=False,
-                          cwd=Path(__file__).parents[2])  # fmt: skip
+    done = run(program, folder, place)
     assert done.returncode == -signal.SIGKILL and len(shards(place)) == 2
     with pytest.raises(DataError, match="is not finished"):
         FeatureStore(place)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from patchcore_fast.model.batches import Batches, at_once, batches_of
 
 from ..evaluated import tiny_config
 from ..pictures import texture
+from ..programs import run
 
 NATIVE = {"image_size": "native", "tile": 32, "overlap": 8}
 
@@ -234,6 +233,7 @@ def test_a_large_image_takes_the_memory_of_its_pixels(
     side = texture(np.random.default_rng(0), 500)
     Image.fromarray(np.tile(side, (tall // 500, wide // 500, 1))).save(tmp_path / "large.png", compress_level=1)
     args = [tmp_path / "b.st", mixed / "test/good/0.png", tmp_path / "large.png"]
-    done = subprocess.run([sys.executable, "-c", _LARGE, *map(str, args)], capture_output=True, text=True, check=True)
+    done = run(_LARGE, *args)
+    assert done.returncode == 0, done.stderr
     shape, grown = done.stdout.rsplit(maxsplit=1)
     assert shape == f"({tall}, {wide})" and int(grown) < most

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,6 +16,7 @@ from patchcore_fast.kernels import k_center_greedy
 from patchcore_fast.samplers import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
 
 from ..kernels.cases import gaussian, integers
+from ..programs import Program, run
 from .selections import own, parts
 
 KINDS = {"greedy": GreedyCoresetSampler, "approximate": ApproximateGreedyCoresetSampler}
@@ -91,18 +90,15 @@ def test_killed_at_any_moment(tmp_path):
         "Greedy.checkpoint_seconds = 0.0\nfrom patchcore_fast.cli import main\nsys.exit(main())"
     )
     outputs = ["--output", "o.npy", "--indices", "i.npy", "--checkpoint", "c.npz"]
-    command = [sys.executable, "-c", program, "select", "x.npy", "--ratio", "0.5", *outputs]
+    command = [program, "select", "x.npy", "--ratio", "0.5", *outputs]
     dice, path = random.Random(5), tmp_path / "c.npz"
     for _ in range(3):
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-        end = time.monotonic() + 60
-        while not path.exists() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.02)
+        process = Program(*command, cwd=tmp_path)
+        process.wait_for(path)
         time.sleep(dice.random() * 0.3)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
-    assert not path.exists()
+        process.ended()
+    assert run(*command, cwd=tmp_path).returncode == 0 and not path.exists()
     arguments = ["--ratio", "0.5", "--output", str(tmp_path / "o2.npy"), "--indices", str(tmp_path / "i2.npy")]
     assert main(["select", str(tmp_path / "x.npy"), *arguments]) == 0
     assert (tmp_path / "i.npy").read_bytes() == (tmp_path / "i2.npy").read_bytes()

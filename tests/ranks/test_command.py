@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,7 @@ from patchcore_fast.cli.together import meeting_place, rank_here
 from patchcore_fast.errors import DataError
 
 from ..kernels.cases import gaussian, integers
-
-SELECT = [sys.executable, "-m", "patchcore_fast", "select"]
+from ..programs import MAIN, Program
 
 
 def free_port() -> int:
@@ -37,14 +35,10 @@ def slurm(rank, size, port):
     }  # fmt: skip
 
 
-def step(command, size, folder):
+def step(arguments, size, folder, code=MAIN):
     """Processes of a step, as srun starts them."""
     port = free_port()
-    return [
-        subprocess.Popen(command, cwd=folder, env=slurm(rank, size, port), text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for rank in range(size)
-    ]  # fmt: skip
+    return [Program(code, *arguments, cwd=folder, env=slurm(rank, size, port)) for rank in range(size)]
 
 
 @pytest.mark.parametrize(
@@ -61,10 +55,9 @@ def test_the_files_of_one_process(tmp_path, options):
     x = integers(1500, 150).numpy().astype(np.float16)
     np.save(tmp_path / "x.npy", x)
     arguments = ["x.npy", *options, "--output", "o.npy", "--indices", "i.npy"]
-    processes = step([*SELECT, *arguments], 3, tmp_path)
-    said = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], said
-    assert " on 3 ranks." in said[0][0] and said[1][0] == said[2][0] == ""
+    first, *others = [process.ended() for process in step(["select", *arguments], 3, tmp_path)]
+    assert first.returncode == 0 and " on 3 ranks." in first.stdout, first
+    assert [(other.returncode, other.stdout) for other in others] == [(0, "")] * 2, others
     where = [str(tmp_path / name) for name in ("x.npy", "a.npy", "b.npy")]
     assert main(["select", where[0], *options, "--output", where[1], "--indices", where[2]]) == 0
     assert (tmp_path / "o.npy").read_bytes() == (tmp_path / "a.npy").read_bytes()
@@ -161,23 +154,19 @@ def test_a_rank_dies_and_the_step_is_started_again(tmp_path):
         "from patchcore_fast.cli import main\nsys.exit(main())"
     )
     outputs = ["--output", "o.npy", "--indices", "i.npy", "--checkpoint", "c.npz", "--rank-timeout", "20"]
-    command = [sys.executable, "-c", program, "select", "x.npy", "--ratio", "0.5", *outputs]
+    command = ["select", "x.npy", "--ratio", "0.5", *outputs]
     (tmp_path / "wait").touch()
-    processes = step(command, 3, tmp_path)
-    end = time.monotonic() + 100
-    while not (tmp_path / "c.npz").exists() and time.monotonic() < end:
-        time.sleep(0.01)
+    processes = step(command, 3, tmp_path, program)
+    processes[1].wait_for(tmp_path / "c.npz")
     processes[1].send_signal(signal.SIGKILL)
-    said = [process.communicate(timeout=60)[1] for process in processes]
+    said = [process.ended(60) for process in processes]
     (tmp_path / "wait").unlink()
     for rank in (0, 2):
-        assert processes[rank].returncode == 2
-        assert "rank 1 of 3 has died or cannot be reached" in said[rank], said
-        assert " of 1500 picks were made" in said[rank] and "Traceback" not in said[rank]
+        assert said[rank].returncode == 2 and "rank 1 of 3 has died or cannot be reached" in said[rank].stderr, said
+        assert " of 1500 picks were made" in said[rank].stderr and "Traceback" not in said[rank].stderr
     assert not (tmp_path / "o.npy").exists() and (tmp_path / "c.npz").exists()
-    again = step(command, 2, tmp_path)  # the node of the dead one is gone
-    said = [process.communicate(timeout=120) for process in again]
-    assert [process.returncode for process in again] == [0, 0], said
+    again = [process.ended() for process in step(command, 2, tmp_path, program)]  # the node of the dead one is gone
+    assert [done.returncode for done in again] == [0, 0], again
     where = [str(tmp_path / name) for name in ("x.npy", "a.npy", "b.npy")]
     assert main(["select", where[0], "--ratio", "0.5", "--output", where[1], "--indices", where[2]]) == 0
     assert (tmp_path / "i.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()

@@ -15,7 +15,6 @@ from ..pictures import write_mvtec
 from .test_command import free_port, step
 from .test_fit import same
 
-FIT = [sys.executable, "-m", "patchcore_fast", "fit"]
 SMALL = [*TINY, "--batch-size", "2"]
 
 
@@ -27,13 +26,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ended(processes) -> tuple[list[int], list[tuple[str, str]]]:
-    said = [process.communicate(timeout=300) for process in processes]
-    return [process.returncode for process in processes], said
+    done = [process.ended(300) for process in processes]
+    return [each.returncode for each in done], [(each.stdout, each.stderr) for each in done]
 
 
 def test_a_step_of_slurm(folder, tmp_path, threads):
     threads(1)
-    codes, said = ended(step([*FIT, str(folder), "--output", "b.safetensors", "--store", "s", *SMALL], 2, tmp_path))
+    codes, said = ended(step(["fit", str(folder), "--output", "b.safetensors", "--store", "s", *SMALL], 2, tmp_path))
     assert codes == [3, 0], said  # 3: an image was left out
     assert "Fitted on 4 images" in said[0][0] and "1 file could not be used" in said[0][1]
     assert said[1] == ("", "")
@@ -48,7 +47,7 @@ def test_from_a_store(folder, tmp_path, threads):
     assert main(["fit", str(folder), "--store", str(tmp_path / "s"), "--output", str(tmp_path / "a.safetensors"),
                  *SMALL]) == 3  # fmt: skip
     alone = MemoryBank.load(tmp_path / "a.safetensors")
-    codes, said = ended(step([*FIT, "--features", "s", "--output", "c.safetensors", "--ratio", "0.1"], 2, tmp_path))
+    codes, said = ended(step(["fit", "--features", "s", "--output", "c.safetensors", "--ratio", "0.1"], 2, tmp_path))
     assert codes == [3, 0], said
     again = MemoryBank.load(tmp_path / "c.safetensors")
     assert (again.indices == alone.indices).all() and again.threshold == alone.threshold
@@ -73,5 +72,5 @@ def test_torchrun(folder, tmp_path, threads):
 
 
 def test_an_error_is_said_once_by_each(folder, tmp_path):
-    codes, said = ended(step([*FIT, str(folder / "no"), "--output", "b.safetensors", *SMALL], 2, tmp_path))
+    codes, said = ended(step(["fit", str(folder / "no"), "--output", "b.safetensors", *SMALL], 2, tmp_path))
     assert codes == [2, 2] and all("no such folder" in err and "Traceback" not in err for _, err in said)

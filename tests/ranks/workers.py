@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 import tempfile
 import traceback
@@ -15,14 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..programs import CONTEXT
+
 SIZES = (1, 2, 3, 4, 7)  # of the groups that there are: the first ranks of all
 _TIMEOUT = timedelta(seconds=60)
-# What ranks import is imported once, by the process that they fork from, the tests' own modules too, which bring the
-# package along; it computes nothing, so there are no threads.
-SLOW = [
-    "torch", "torch.distributed", "timm", "torchvision", "PIL.Image", "scipy.stats", "sklearn.metrics", "pytest",
-    "hypothesis.strategies", *(f"{__package__}.{path.stem}" for path in Path(__file__).parent.glob("test_*.py")),
-]  # fmt: skip
 
 
 def _send(pipe: Connection, what: Any) -> None:
@@ -56,14 +51,12 @@ class Workers:
     """`size` processes."""
 
     def __init__(self, size: int, sizes: tuple[int, ...] = SIZES, timeout: timedelta = _TIMEOUT) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(SLOW)
         self._folder = tempfile.TemporaryDirectory()
         store = str(Path(self._folder.name, "store"))
         self.pipes, self.processes = [], []
         for rank in range(size):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, size, store, there, sizes, timeout), daemon=True)
+            here, there = CONTEXT.Pipe()
+            process = CONTEXT.Process(target=_serve, args=(rank, size, store, there, sizes, timeout), daemon=True)
             process.start()
             there.close()
             self.pipes.append(here)

@@ -20,6 +20,10 @@ DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="no Chromium with chromedriver on PATH")
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
+# For what the width of the page cannot change.
+of_any_width = pytest.mark.parametrize(
+    "driver", [DESKTOP, pytest.param(PHONE, marks=pytest.mark.thorough)], ids=["desktop", "phone"], indirect=True
+)
 
 
 def browser(size: tuple[int, int], script: bool = True) -> Any:
@@ -118,6 +122,7 @@ def test_it_fits_and_asks_for_nothing(web: Any) -> None:
     assert small == [], "large enough for a finger"
 
 
+@of_any_width
 def test_every_control_has_a_name(web: Any) -> None:
     assert every(web, "h1") and one(web, "html").get_attribute("lang") == "en"
     kinds = "button, select, input, svg[role=img]"
@@ -129,6 +134,7 @@ def test_every_control_has_a_name(web: Any) -> None:
     assert one(web, "#viewer").accessible_name.endswith(".png")
 
 
+@of_any_width
 def test_sorting_and_filtering(web: Any) -> None:
     found = cards(web)
     assert len(found) == 9 and [s for _, s, _ in found] == sorted((s for _, s, _ in found), reverse=True)
@@ -153,6 +159,7 @@ def test_sorting_and_filtering(web: Any) -> None:
     assert cards(web) == [] and one(web, "#count").text == "0 of 9 images."
 
 
+@of_any_width
 def test_the_slider_fades_the_heat_and_the_box_hides_the_mask(web: Any) -> None:
     def seen() -> tuple[float, str]:
         return web.execute_script(
@@ -219,6 +226,7 @@ def test_the_viewer_lays_the_layers_over_each_other(web: Any) -> None:
     assert one(web, "#viewer").get_attribute("open") is None
 
 
+@of_any_width
 def test_the_threshold_moves_counts_line_and_verdicts(web: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -239,6 +247,7 @@ def test_the_threshold_moves_counts_line_and_verdicts(web: Any) -> None:
     assert float(one(web, "#threshold-line").get_attribute("x1")) == pytest.approx(line, abs=0.1)
 
 
+@of_any_width
 def test_the_table_of_defect_types_sorts(web: Any) -> None:
     def first() -> list[str]:
         return [row.text for row in every(web, "table.sortable tbody th")]

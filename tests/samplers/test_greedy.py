@@ -1,6 +1,5 @@
 """Greedy and approximate greedy: the peers' starts, loops and means, in memory that does not grow."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +11,7 @@ from patchcore_fast.kernels.kcenter.reference import k_center_greedy_reference
 from patchcore_fast.samplers import ApproximateGreedyCoresetSampler, GreedyCoresetSampler
 from patchcore_fast.samplers.measures import farthest_from_mean, mean_distance
 
+from ..programs import run
 from .test_base import features
 
 
@@ -136,10 +136,9 @@ def test_memory_does_not_grow_with_the_rows(name):
     call, bytes_a_row = LOOPS[name]
     extra = []
     for n in (60_000, 240_000):
-        out = subprocess.run(
-            [sys.executable, "-c", MEMORY.format(call=call, n=n)], capture_output=True, text=True, check=True
-        )
-        extra.append([float(v) - bytes_a_row * n / 2**20 for v in out.stdout.split()])
+        done = run(MEMORY.format(call=call, n=n))
+        assert done.returncode == 0, done.stderr
+        extra.append([float(v) - bytes_a_row * n / 2**20 for v in done.stdout.split()])
     few, many = extra
     # A copy of the added rows in float64 would be 176 MB, in float32 88.
     assert many[1] - few[1] < 24 and many[0] - few[0] < (120 if name == "settled" else 48), extra

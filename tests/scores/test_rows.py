@@ -1,14 +1,13 @@
 """What holds for every score: chunks, seeds, what features may be, progress, memory, and bad input."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 from patchcore_fast.scores import difficulty, instability, k_means, noise_instability, rarity, representativeness
 from patchcore_fast.scores.rows import moments, read_rows
+
+from ..programs import run
 
 
 def rand(n=700, d=20, seed=0, dtype=torch.float32):
@@ -105,8 +104,8 @@ before = peak()
 all_of(x)
 print(peak() - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 60, done.stdout
+    done = run(code)
+    assert float(done.stdout) < 60, done
 
 
 NAN = torch.full((30, 4), 1.0)

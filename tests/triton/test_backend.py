@@ -82,7 +82,7 @@ def test_without_a_device(monkeypatch):
     assert refusal(CUDA) == "torch finds no CUDA device"
 
 
-@pytest.mark.parametrize("interpret", ["0", "1"])
+@pytest.mark.parametrize("interpret", [pytest.param("0", marks=pytest.mark.thorough), "1"])
 def test_triton_is_imported_by_the_first_call_that_runs_on_it(interpret):
     # A call that it refuses, explain_backends and `auto` on the CPU do without.
     code = """
