@@ -139,4 +139,4 @@ class _Scorer(nn.Module):
     def forward(self, maps: list[torch.Tensor], _size: tuple[int, int]) -> torch.Tensor:
         x = self._fusion.fuse(maps)
         found = self.discriminator(self.adapter(rows_of(x)))
-        return F.softplus(-found).reshape(len(x), *x.shape[2:])
+        return F.softplus(-found).reshape(x.shape[0], *x.shape[2:])  # len() would be a constant in torch.export

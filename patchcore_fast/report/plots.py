@@ -194,7 +194,7 @@ def plot_histogram(
                   for kind, word in ((labels, "found"), (~labels, "false alarms")) if kind.any()]  # fmt: skip
         title += f"\n{', '.join(counts)}"
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set(title=plot_text(title), xlabel="image score (distance to the nearest normal patch)", ylabel="images")
+    axes.set(title=plot_text(title), xlabel="image score", ylabel="images")
     axes.legend(frameon=False)
     quiet(axes)
     save_figure(figure, path)
