@@ -102,7 +102,8 @@ def fit(args: argparse.Namespace) -> int:
     if rank:
         return 0
     model.save(output)
-    print(_bank_text(model, len(images.train) - len(model.unread_), args.verbose))
+    drawn = min(len(images.train), config.selection.shots or len(images.train))
+    print(_bank_text(model, drawn - len(model.unread_), args.verbose))
     say_saved(output, args.folder, bool(images.test))
     return tell(model.unread_)
 
