@@ -9,7 +9,7 @@ from patchcore_fast.comparison.plan import Cell, Entry
 from patchcore_fast.comparison.run import Done
 from patchcore_fast.comparison.table import lines_of
 from patchcore_fast.comparison.worker import TIMED
-from patchcore_fast.report.comparison import DRAWN, plot_sets, plot_costs
+from patchcore_fast.report.comparison import DRAWN, plot_costs, plot_sets
 from patchcore_fast.report.page.comparison import write_comparison
 
 INDEX, COSTS_PNG, SETS_PNG = "index.html", "compare.png", "sets.png"

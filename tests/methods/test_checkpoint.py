@@ -98,7 +98,10 @@ def test_a_training_at_its_end_is_replaced_with_a_word(folder, caplog):
     ):
         caplog.clear()
         assert not Checkpoints(folder).usable(about)
-        assert f"{folder}: had a training that was at its end, but of something else ({why}); it is replaced" in caplog.text
+        assert (
+            f"{folder}: had a training that was at its end, but of something else ({why}); it is replaced"
+            in caplog.text
+        )
 
 
 def test_tensors_that_are_damaged_missing_or_of_another_training(folder, tmp_path_factory):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from patchcore_fast.report.comparison import COLUMNS, Line, Value, best, plot_sets, plot_costs, shown
+from patchcore_fast.report.comparison import COLUMNS, Line, Value, best, plot_costs, plot_sets, shown
 from patchcore_fast.report.page.build import policy_digest
 from patchcore_fast.report.page.comparison import MEANINGS, write_comparison
 
