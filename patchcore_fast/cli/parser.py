@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     parser.set_defaults(run=None)
 
-    def command(name: str, run: tuple[str, str], text: str, example: str) -> argparse.ArgumentParser:
+    def command(name: str, run: tuple[str, str], text: str, example: str) -> _Parser:
         sub = commands.add_parser(
             name,
             help=text,
