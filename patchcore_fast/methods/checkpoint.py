@@ -162,6 +162,7 @@ class Checkpoints:
         assert self.found is not None
         old, new = (flat({k: v for k, v in c.items() if k != "running"}) for c in (self.found["config"], config))
         names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+        names = ["method"] if "method" in names else names  # whose settings are others anyway
         if names:
             told = ", ".join(f"{n} {old.get(n)!r} there and {new.get(n)!r} here" for n in names[:_SAID])
             return told + (f", and {len(names) - _SAID} more" if len(names) > _SAID else "")

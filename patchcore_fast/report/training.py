@@ -49,4 +49,6 @@ def plot_training(
         quiet(axes)
     for axes in figure.axes:
         axes.xaxis.get_major_locator().set_params(integer=True)  # epochs
+        if len(epochs) == 1:
+            axes.set_xticks(epochs)
     save_figure(figure, path)
