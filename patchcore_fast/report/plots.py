@@ -49,6 +49,7 @@ def quiet(axes: Any) -> None:
 def legend_below(figure: Any, axes: Any, columns: int) -> None:
     """The legend of some axes, under the whole figure."""
     handles, labels = axes.get_legend_handles_labels()
+    handles = [h[0] if isinstance(h, tuple) else h for h in handles]  # of a point with whiskers the point
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
