@@ -110,6 +110,16 @@ def check_folder(output: str, files: Iterable[Named] = (), folders: Iterable[Nam
             raise DataError(f"--output {output}: writes its pictures where {name} {os.fspath(path)} is")
 
 
+def say_saved(output: Path, folder: str, has_test: bool) -> None:
+    """The model of a folder is in its file: what to do next."""
+    print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
+    if has_test:
+        print(f"Next, its accuracy:   patchcore-fast evaluate {folder} --bank {output} --output report")
+    else:
+        print(f"{folder} has no test images, so there is nothing to measure accuracy on.")
+    print(f"Next, heat maps:      patchcore-fast predict {output} IMAGES --output out")
+
+
 def _identities(path: str | os.PathLike[str]) -> list[tuple[object, ...]]:
     """What a path shares with every other path of its file: the place after all links, and the inode (hard links)."""
     keys: list[tuple[object, ...]] = []

@@ -63,11 +63,24 @@ class _Version(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names what was perhaps meant where a choice or an option is unknown; a command tells of its own options."""
+    """Names what was perhaps meant where a choice or an option is unknown; a command tells of its own options.
+
+    mixed : options may stand between positional arguments also where the first of these may be missing.
+    """
+
+    mixed = False
+    _within = False  # a call of argparse's own, for the options or for the rest
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        found, left = super().parse_known_args(args, namespace)
-        if left and self.prog != PROGRAM:
+        if self.mixed and not self._within:
+            self._within = True
+            try:
+                found, left = self.parse_known_intermixed_args(args, namespace)
+            finally:
+                self._within = False
+        else:
+            found, left = super().parse_known_args(args, namespace)
+        if left and self.prog != PROGRAM and not self._within:
             near = nearest(left[0].split("=")[0], self._option_string_actions)
             self.error(f"unrecognized arguments: {' '.join(left)}{near}")
         return found, left
@@ -89,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     parser.set_defaults(run=None)
 
-    def command(name: str, run: tuple[str, str], text: str, example: str) -> argparse.ArgumentParser:
+    def command(name: str, run: tuple[str, str], text: str, example: str) -> _Parser:
         sub = commands.add_parser(
             name,
             help=text,
@@ -198,6 +211,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     trained = command("train", ("train", "train"), f"train another method than PatchCore: {', '.join(METHODS)}",
                       "train simplenet bottles --output bottles.safetensors")  # fmt: skip
+    trained.mixed = True
     add_train(trained)
 
     alone = command("zeroshot", ("zeroshot", "zeroshot"), "let unlabelled images score each other, without training",

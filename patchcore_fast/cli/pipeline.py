@@ -14,7 +14,7 @@ from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training
 from patchcore_fast.cli.extract import check_apart, quiet_rank, stored_settings
 from patchcore_fast.cli.indices import check_indices, picked
 from patchcore_fast.cli.options import SCORED, chosen_config, given_settings
-from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
+from patchcore_fast.cli.outputs import check_outputs_differ, say_saved, writable_file
 from patchcore_fast.cli.sampling import report_table, sampler_said
 from patchcore_fast.cli.together import joined
 from patchcore_fast.cli.unusable import tell
@@ -102,13 +102,9 @@ def fit(args: argparse.Namespace) -> int:
     if rank:
         return 0
     model.save(output)
-    print(_bank_text(model, len(images.train) - len(model.unread_), args.verbose))
-    print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
-    if images.test:
-        print(f"Next, its accuracy:   patchcore-fast evaluate {args.folder} --bank {output} --output report")
-    else:
-        print(f"{args.folder} has no test images, so there is nothing to measure accuracy on.")
-    print(f"Next, heat maps:      patchcore-fast predict {output} IMAGES --output out")
+    drawn = min(len(images.train), config.selection.shots or len(images.train))
+    print(_bank_text(model, drawn - len(model.unread_), args.verbose))
+    say_saved(output, args.folder, bool(images.test))
     return tell(model.unread_)
 
 

@@ -13,7 +13,7 @@ from patchcore_fast.cli.extract import check_apart
 from patchcore_fast.cli.grid import listed
 from patchcore_fast.cli.method_options import add_method_options, chosen_method
 from patchcore_fast.cli.options import add_download
-from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
+from patchcore_fast.cli.outputs import check_outputs_differ, say_saved, writable_file
 from patchcore_fast.cli.tracking import add_tracking, chosen_tracking
 from patchcore_fast.cli.training import KEPT, MODEL, Training
 from patchcore_fast.cli.unusable import tell
@@ -125,12 +125,7 @@ def _one(
     print(_threshold(model))
     if text := training.text():
         print(text)
-    print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
-    if images.test:
-        print(f"Next, its accuracy:   patchcore-fast evaluate {args.folder} --bank {output} --output report")
-    else:
-        print(f"{args.folder} has no test images, so there is nothing to measure accuracy on.")
-    print(f"Next, heat maps:      patchcore-fast predict {output} IMAGES --output out")
+    say_saved(output, args.folder, bool(images.test))
     return tell(model.unread_, training.problems)
 
 

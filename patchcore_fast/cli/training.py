@@ -77,7 +77,8 @@ class Training:
         from patchcore_fast.methods.curves import best
 
         last, epochs = self.curve[-1], len(self.curve)
-        said = f"Loss {self.curve[0]['loss']:.4g} after the first epoch, {last['loss']:.4g} after all {epochs}"
+        said = f"Loss {self.curve[0]['loss']:.4g} after the first epoch"
+        said += f", {last['loss']:.4g} after all {epochs}" if epochs > 1 else ""
         if self.first == 0:
             said += "; all of them were there, nothing was trained again"
         elif self.first > 1:

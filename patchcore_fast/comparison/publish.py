@@ -9,14 +9,14 @@ from patchcore_fast.comparison.plan import Cell, Entry
 from patchcore_fast.comparison.run import Done
 from patchcore_fast.comparison.table import lines_of
 from patchcore_fast.comparison.worker import TIMED
-from patchcore_fast.report.comparison import DRAWN, plot_bars, plot_costs
+from patchcore_fast.report.comparison import DRAWN, plot_costs, plot_sets
 from patchcore_fast.report.page.comparison import write_comparison
 
-INDEX, COSTS_PNG, BARS_PNG = "index.html", "compare.png", "bars.png"
+INDEX, COSTS_PNG, SETS_PNG = "index.html", "compare.png", "sets.png"
 
 
 def publish(output: Path, name: str, cells: Sequence[Cell], done: Sequence[Done], methods: Sequence[Entry]) -> None:
-    """Write compare.png, bars.png and index.html, each whole; a picture for which there are no numbers is left out."""
+    """Write compare.png, sets.png and index.html, each whole; a picture for which there are no numbers is left out."""
     lines = lines_of(cells, done)
     head = [line for line in lines if line.set is None] or lines
     pictures = {}
@@ -24,8 +24,8 @@ def publish(output: Path, name: str, cells: Sequence[Cell], done: Sequence[Done]
         plot_costs(head, output / COSTS_PNG, title=f"{name}: accuracy against cost")
         pictures["Image AUROC against what it costs; whiskers are standard deviations over seeds"] = output / COSTS_PNG
     if any(metric in line.values for line in lines for metric in DRAWN):
-        plot_bars(lines, output / BARS_PNG, title=name)
-        pictures["Image AUROC and AUPRO by set; whiskers are standard deviations over seeds"] = output / BARS_PNG
+        plot_sets(lines, output / SETS_PNG, title=name)
+        pictures["Image AUROC and AUPRO by set; whiskers are standard deviations over seeds"] = output / SETS_PNG
     write_comparison(output / INDEX, name, _summary(cells, done), lines, notes(cells, done), 
                      {entry.name: entry.settings for entry in methods}, pictures)  # fmt: skip
 

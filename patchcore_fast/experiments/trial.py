@@ -17,7 +17,7 @@ from patchcore_fast.experiments.measured import measured
 from patchcore_fast.experiments.signals import Signals, memory_of
 from patchcore_fast.kernels import knn
 from patchcore_fast.memory import available_memory
-from patchcore_fast.metrics import binary_curve
+from patchcore_fast.metrics import binary_curve, iou_of_f1
 from patchcore_fast.model.pricing import support_of
 from patchcore_fast.model.score import ImageScorer
 from patchcore_fast.samplers import make_sampler
@@ -102,14 +102,11 @@ def accuracy(
     whole = binary_curve(torch.cat(scores).numpy()[labelled], part.labels[labelled])
     pixels = np.concatenate(maps)[part.known]
     curve = binary_curve(pixels, part.masks[part.known]) if len(pixels) else None
-    iou = None
-    if curve is not None:
-        hits, alarms = curve.tpr * curve.positives, curve.fpr * curve.negatives
-        iou = float((hits / (curve.positives + alarms)).max())
     return {
         "auroc": None if whole is None else whole.auroc, "ap": None if whole is None else whole.average_precision,
         "pixel_auroc": None if curve is None else curve.auroc,
-        "pixel_ap": None if curve is None else curve.average_precision, "iou": iou,
+        "pixel_ap": None if curve is None else curve.average_precision,
+        "iou": None if curve is None else iou_of_f1(curve.best_f1[1]),
     }  # fmt: skip
 
 

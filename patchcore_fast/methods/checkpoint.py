@@ -8,6 +8,7 @@ last: whenever the process is killed, the JSON names a file that is there.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from patchcore_fast.memory_bank import write_tensors
 from patchcore_fast.methods.curves import Row
 from patchcore_fast.methods.file import Learned, check_finite
 
+log = logging.getLogger(__name__)
 JSON, FORMAT, FORMAT_VERSION = "checkpoint.json", "patchcore_fast.checkpoint", 1
 _FILE = re.compile(r"epoch-[0-9]{6,}-[0-9a-f]{8}\.safetensors")
 _SAID = 3  # settings that differ, in a message
@@ -96,7 +98,8 @@ class Checkpoints:
             raise self._refused(why)
 
     def usable(self, about: About) -> bool:
-        """Whether there is a checkpoint to go on from; not one of a training that has ended and was of something else.
+        """Whether there is a checkpoint to go on from; of one of something else, whose training has ended, the log says
+        that it is replaced.
 
         Raises
         ------
@@ -105,8 +108,12 @@ class Checkpoints:
         if self.found is None:
             return False
         same = all(self.found[name] == getattr(about, name) for name in ("identity", "weights", "epochs", "count"))
-        if self._goes_on() and not same:
-            raise self._refused(self._difference(_plain(about.config), about.weights) or "other training images")
+        if not same:
+            why = self._difference(_plain(about.config), about.weights) or "other training images"
+            if self._goes_on():
+                raise self._refused(why)
+            log.warning("%s: had a training that was at its end, but of something else (%s); it is replaced",
+                        self.folder, why)  # fmt: skip
         return same
 
     def restore(self, state: State) -> None:
@@ -155,6 +162,7 @@ class Checkpoints:
         assert self.found is not None
         old, new = (flat({k: v for k, v in c.items() if k != "running"}) for c in (self.found["config"], config))
         names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+        names = ["method"] if "method" in names else names  # whose settings are others anyway
         if names:
             told = ", ".join(f"{n} {old.get(n)!r} there and {new.get(n)!r} here" for n in names[:_SAID])
             return told + (f", and {len(names) - _SAID} more" if len(names) > _SAID else "")
@@ -189,6 +197,8 @@ def read_checkpoint(folder: Path) -> tuple[Learned, dict[str, torch.Tensor]]:
 def read_about(folder: Path) -> dict[str, Any]:
     """What `checkpoint.json` says, with the types that it must have. DataError: none, or a damaged one."""
     path = folder / JSON
+    if not path.exists():
+        raise DataError(f"{folder}: no checkpoint of a training, there is no {JSON}")
     try:
         found = read_json(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict) or found.get("format") != FORMAT:

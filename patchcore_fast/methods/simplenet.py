@@ -17,6 +17,7 @@ from patchcore_fast.methods.kept_maps import KeptMaps
 from patchcore_fast.methods.training import Modules, TrainedMethod
 
 SLOPE = 0.2  # of the discriminator's LeakyReLU where its input is negative
+LOST = 1 / 20  # noise below this share of the features' standard deviation is told of beforehand
 
 
 class SimpleNet(TrainedMethod):
@@ -54,15 +55,25 @@ class SimpleNet(TrainedMethod):
         noise = torch.randn(x.shape, generator=draws).mul_(self.settings.noise).to(x)
         return loss_of(modules["adapter"], modules["discriminator"], x, noise, self.settings.margin)
 
+    def _look_before(self, kept: KeptMaps, trained: torch.Tensor) -> None:
+        """Noise that may be lost in the features is told before the epochs that it would cost."""
+        spread = float(rows_of(self._extractor.fuse(kept.take(trained[:8], self.device))).std(0).mean())
+        if self.settings.noise < LOST * spread:
+            warnings.warn(
+                f"SimpleNet.fit: noise is {self.settings.noise:g}, and channels have a standard deviation of "
+                f"{spread:.2g}: features and noisy ones may be too alike to be told apart; if the loss stays near "
+                f"{2 * self.settings.margin:g}, take a larger noise",
+                UserWarning,
+                stacklevel=2,
+            )
+
     def _learn_beside(self, modules: Modules, kept: KeptMaps, trained: torch.Tensor) -> None:
         """Nothing, but it tells of a training that came to nothing."""
         last = self.curve_[-1]
         if last["loss"] > 0.95 * 2 * self.settings.margin and max(last["normal_right"], last["noisy_right"]) < 0.05:
-            spread = rows_of(self._extractor.fuse(kept.take(trained[:8], self.device))).std(0).mean()
             warnings.warn(
                 f"SimpleNet.fit: features and noisy ones could not be told apart, the loss is {last['loss']:.4g} of "
-                f"{2 * self.settings.margin:g}: noise is {self.settings.noise:g}, and channels have a standard "
-                f"deviation of {float(spread):.2g}; take a larger noise",
+                f"{2 * self.settings.margin:g}; take a larger noise than {self.settings.noise:g}",
                 UserWarning,
                 stacklevel=2,
             )
@@ -128,4 +139,4 @@ class _Scorer(nn.Module):
     def forward(self, maps: list[torch.Tensor], _size: tuple[int, int]) -> torch.Tensor:
         x = self._fusion.fuse(maps)
         found = self.discriminator(self.adapter(rows_of(x)))
-        return F.softplus(-found).reshape(len(x), *x.shape[2:])
+        return F.softplus(-found).reshape(x.shape[0], *x.shape[2:])  # len() would be a constant in torch.export

@@ -88,6 +88,9 @@ class TrainedMethod(Method):
         """Factor of the learning rates after so many epochs, which may be a part of one."""
         return 1.0
 
+    def _look_before(self, kept: KeptMaps, trained: torch.Tensor) -> None:
+        """What there is to say of the images `trained` [n] before the first epoch."""
+
     def _learn_beside(self, modules: Modules, kept: KeptMaps, trained: torch.Tensor) -> None:
         """What else the model learns of the images `trained` [n] of those that are kept, after the last epoch.
 
@@ -167,6 +170,8 @@ class TrainedMethod(Method):
         state = self._new_state()
         if saved is not None and saved.usable(about):
             saved.restore(state)
+        else:
+            self._look_before(kept, trained)
         run = _Run(self, state, kept, trained)
         with bar(about.epochs * run.steps, "training", self.progress) as shown:
             shown.at(state.epoch * run.steps, about.epochs * run.steps)

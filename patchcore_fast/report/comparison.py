@@ -21,10 +21,9 @@ COLUMNS: Mapping[str, tuple[str, int, bool]] = {
 }  # fmt: skip
 COSTS = ("train_s", "image_ms", "peak_mib")
 METRICS = tuple(name for name in COLUMNS if name not in COSTS)
-DRAWN = ("image_auroc", "aupro")  # of the bars
+DRAWN = ("image_auroc", "aupro")  # by set
 MARKERS = "osD^vPX*<>hp"
 LEGEND = 7  # columns, at most
-INK = "#1b2126"
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,7 @@ def plot_costs(
         if line not in some:
             continue
         high = line.values[metric]
-        style: dict[str, Any] = {
-            "color": LINES[number % len(LINES)], "marker": MARKERS[number % len(MARKERS)], "markersize": 9,
-            "capsize": 3, "linestyle": "none", "markeredgecolor": "white", "label": plot_label(line.method),
-        }  # fmt: skip
+        style = _mark(number, line.method)
         for axes, cost in ((left, "train_s"), (right, "image_ms")):
             wide = line.values[cost]
             # An axis of logarithms: an error bar that would end at nought or below ends at half of the value.
@@ -125,8 +121,8 @@ def plot_costs(
     save_figure(figure, path)
 
 
-def plot_bars(lines: Sequence[Line], path: str | os.PathLike[str], *, title: str = "Methods") -> None:
-    """Bars by set, a colour a method, for each of DRAWN; the whiskers are the spread over seeds.
+def plot_sets(lines: Sequence[Line], path: str | os.PathLike[str], *, title: str = "Methods") -> None:
+    """Points by set, a colour and a mark a method, for each of DRAWN; the whiskers are the spread over seeds.
 
     Parameters
     ----------
@@ -138,31 +134,35 @@ def plot_bars(lines: Sequence[Line], path: str | os.PathLike[str], *, title: str
     """
     metrics = [name for name in DRAWN if any(name in line.values for line in lines)]
     if not metrics:
-        raise ValueError(f"plot_bars: no line has any of {', '.join(DRAWN)}")
+        raise ValueError(f"plot_sets: no line has any of {', '.join(DRAWN)}")
     sets, methods = (list(dict.fromkeys(getattr(line, part) for line in lines)) for part in ("set", "method"))
     known = {(line.set, line.method): line.values for line in lines}
     rows, columns = (1, len(metrics)) if len(sets) == 1 else (len(metrics), 1)
     figure = new_figure(max(9.6, 1.2 + 0.3 * len(sets) * (len(methods) + 1)), 2.9 * rows + 0.6)
     wide = 0.8 / len(methods)
     for name, axes in zip(metrics, figure.subplots(rows, columns, sharex=True, squeeze=False).flat, strict=True):
-        lows = [values[name].mean - (values[name].spread or 0) for values in known.values() if name in values]
-        low = max(0.0, min(lows) - 0.15 * max(1 - min(lows), 1e-3))
         for number, method in enumerate(methods):
             found = [known.get((part, method), {}).get(name) for part in sets]
             places = [(i + (number + 0.5) * wide - 0.4, v) for i, v in enumerate(found) if v is not None]
             if not places:
                 continue
-            x, means = [place for place, _ in places], [v.mean for _, v in places]
-            hatch = "" if number < len(LINES) else "//"  # where colours begin again
-            axes.bar(x, [mean - low for mean in means], 0.92 * wide, bottom=low, color=LINES[number % len(LINES)],
-                     hatch=hatch, edgecolor="white", label=plot_label(method))  # fmt: skip
             spread = [np.nan if v.spread is None else v.spread for _, v in places]  # of one seed there is none to draw
-            axes.errorbar(x, means, yerr=spread, linestyle="none", color=INK, elinewidth=1.2, capsize=2)
-        axes.set_ylim(low, None)
+            axes.errorbar([x for x, _ in places], [v.mean for _, v in places], yerr=spread, **_mark(number, method))
+        for between in range(1, len(sets)):
+            axes.axvline(between - 0.5, color="#c9cdd1", linewidth=1)
+        axes.set_xlim(-0.5, len(sets) - 0.5)
         axes.set_ylabel(COLUMNS[name][0])
         axes.set_xticks(range(len(sets)), ["mean" if part is None else plot_label(part, 24) for part in sets])
         quiet(axes)
         axes.grid(False, axis="x")
     legend_below(figure, max(figure.axes, key=lambda one: len(one.containers)), min(len(methods), LEGEND))
-    figure.suptitle(plot_text(f"{title} (axes do not begin at 0)"))
+    figure.suptitle(plot_text(title))
     save_figure(figure, path)
+
+
+def _mark(number: int, method: str) -> dict[str, Any]:
+    """How a method is drawn in all pictures."""
+    return {
+        "color": LINES[number % len(LINES)], "marker": MARKERS[number % len(MARKERS)], "markersize": 9,
+        "capsize": 3, "linestyle": "none", "markeredgecolor": "white", "label": plot_label(method),
+    }  # fmt: skip

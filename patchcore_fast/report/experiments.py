@@ -153,7 +153,7 @@ def plot_parallel(
 
 
 def plot_steps(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str = "Step by step") -> None:
-    """Bars of the AUROC of each step, as far as they differ from the worst; what the test images say as open circles.
+    """A point for the AUROC of each step, with its number; what the test images say as open circles.
 
     Steps with several sizes or seeds are averaged, and a line spans them. Parameters, errors : as `plot_against_time`.
     """
@@ -164,25 +164,21 @@ def plot_steps(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str 
                and None not in (row["test_auroc"], row["test_pixel_auroc"])] for name in names]  # fmt: skip
     figure = new_figure(7.6, 1.6 + 0.42 * len(names))
     axes = figure.add_subplot()
-    y = np.arange(len(names))
-    means = np.array([np.mean(values) for values in own])
-    everything = [v for values in (*own, *tested) for v in values]
-    low = max(0.0, min(everything) - 0.15 * max(max(everything) - min(everything), 1e-3))
-    colours = [LINES[0] if row_of(rows, name)["sampler"] == "composite" else NEUTRAL for name in names]
-    axes.barh(y, means - low, left=low, height=0.62, color=colours)
-    for place, values, mean in zip(y, own, means, strict=True):
-        if len(values) > 1:
-            axes.plot([min(values), max(values)], [place, place], color="black", linewidth=1.2)
-        axes.annotate(f"{mean:.3f}", (low, place), (4, 0), textcoords="offset points", va="center", fontsize=8,
-                      color="white")  # fmt: skip
+    y = range(len(names))
+    for place, name, values in zip(y, names, own, strict=True):
+        colour = LINES[0] if row_of(rows, name)["sampler"] == "composite" else NEUTRAL
+        mean = float(np.mean(values))
+        axes.plot([min(values), max(values)], [place, place], color=colour, linewidth=1.2)
+        axes.plot(mean, place, "o", markersize=9, color=colour)
+        axes.annotate(f"{mean:.3f}", (mean, place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
     shown = [(np.mean(values), place) for place, values in zip(y, tested, strict=True) if values]
     if shown:
-        axes.plot(*zip(*shown, strict=True), "o", markersize=7, markerfacecolor="white", markeredgecolor=LINES[1],
+        axes.plot(*zip(*shown, strict=True), "o", markersize=7, markerfacecolor="none", markeredgecolor=LINES[1],
                   markeredgewidth=1.6, linestyle="none", label="the folder's test images, for information")  # fmt: skip
         legend_below(figure, axes, 1)
     axes.set_yticks(y, [plot_text(name) for name in names])
-    axes.invert_yaxis()
-    axes.set(xlim=(low, None), xlabel=f"{CHOICE}; the axis begins at {low:.2f}", title=plot_text(title))
+    axes.set_ylim(len(names) - 0.5, -0.8)  # the first on top, with room for its number
+    axes.set(xlabel=CHOICE, title=plot_text(title))
     quiet(axes)
     save_figure(figure, path)
 

@@ -49,6 +49,7 @@ def quiet(axes: Any) -> None:
 def legend_below(figure: Any, axes: Any, columns: int) -> None:
     """The legend of some axes, under the whole figure."""
     handles, labels = axes.get_legend_handles_labels()
+    handles = [h[0] if isinstance(h, tuple) else h for h in handles]  # of a point with whiskers the point
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
@@ -194,7 +195,7 @@ def plot_histogram(
                   for kind, word in ((labels, "found"), (~labels, "false alarms")) if kind.any()]  # fmt: skip
         title += f"\n{', '.join(counts)}"
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set(title=plot_text(title), xlabel="image score (distance to the nearest normal patch)", ylabel="images")
+    axes.set(title=plot_text(title), xlabel="image score", ylabel="images")
     axes.legend(frameon=False)
     quiet(axes)
     save_figure(figure, path)

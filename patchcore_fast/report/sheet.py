@@ -144,6 +144,6 @@ def _colour_bar(figure: Any, axes: Any, vmin: float, vmax: float) -> None:
 
     colours = ListedColormap(colormaps[COLOURS](np.linspace(0.25, 1, 256)))
     bar = figure.colorbar(ScalarMappable(Normalize(vmin, vmax), colours), cax=axes)
-    bar.set_label("anomaly map: distance to normal patches", fontsize=9)
+    bar.set_label("anomaly map: the higher, the less normal", fontsize=9)
     bar.ax.tick_params(labelsize=8.5)
     bar.outline.set_visible(False)

@@ -46,7 +46,7 @@ def test_tables_pictures_and_a_page(
     (tmp_path / "a.toml").write_text('method = "simplenet"\n[simplenet]\nsteps = 9\n')
     assert main([*typed, "--config", f"simplenet={tmp_path / 'a.toml'}"]) == 0
     out = capsys.readouterr().out
-    assert {"results.json", "results.csv", "compare.png", "bars.png", "index.html"} <= files(made)
+    assert {"results.json", "results.csv", "compare.png", "sets.png", "index.html"} <= files(made)
     assert len(asked) == 8 and asked[2]["settings"]["simplenet"]["epochs"] == 3
     assert asked[2]["settings"]["simplenet"]["steps"] == 9 and asked[3]["settings"]["selection"]["seed"] == 1
     assert "[8/8] nut, simplenet, seed 1: image AUROC 0.100, trained in" in out

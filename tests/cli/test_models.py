@@ -47,6 +47,7 @@ def test_predict_evaluate_and_report_take_it_and_say_what_it_is(padim, weave, tm
     assert run(capsys, "report", tmp_path / "eval")[0] == 0
     page = (tmp_path / "eval/report.html").read_text()
     assert f"{SAID}: a method without a memory bank." in page and "padim.dim" in page
+    assert ">The model</h2>" in page and "Where the bank comes from" not in page
 
 
 def test_typed_settings_go_before_the_file_s_or_are_refused(padim, weave, tmp_path, capsys):

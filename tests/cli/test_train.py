@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from patchcore_fast.cli import main
+from patchcore_fast.cli.parser import build_parser
 from patchcore_fast.methods import load_any
 from patchcore_fast.methods.checkpoint import read_about
 from patchcore_fast.methods.simplenet import SimpleNet
@@ -173,6 +174,12 @@ def test_what_is_refused_before_anything_is_imported(argv, said, weave, tmp_path
     monkeypatch.chdir(tmp_path)
     assert said in refused(capsys, *(str(weave) if part == "DIR" else part for part in argv))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["rd DIR --epochs 3", "rd --epochs 3 DIR", "--epochs 3 rd DIR"])
+def test_options_may_stand_between_method_and_folder(words):
+    args = build_parser().parse_args(["train", *words.split(), "--output", "m"])
+    assert (args.method, args.folder, args.epochs) == ("rd", "DIR", 3)
 
 
 def test_wrong_arguments_are_told_without_torch(weave):

@@ -186,6 +186,8 @@ def test_a_second_run_counts_the_same(place: Path, data: Path, tmp_path: Path, c
         assert len(rows_of(photos / out / "scores.csv")) == 6
     assert main(["fit", str(photos), "--output", str(tmp_path / "b.safetensors"), *TINY]) == 0
     assert "Fitted on 6 images" in capsys.readouterr().out, "heat maps are no training images either"
+    assert main(["fit", str(photos), "--output", str(tmp_path / "b.safetensors"), "--shots", "2", *TINY]) == 0
+    assert "Fitted on 2 images" in capsys.readouterr().out
 
 
 def test_what_is_out_of_date_goes_and_nothing_else(place: Path, data: Path, tmp_path: Path) -> None:

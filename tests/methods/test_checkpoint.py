@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_all_that_changes_in_a_training_comes_back(folder):
+def test_all_that_changes_in_a_training_comes_back(folder, caplog):
     found, right = state(rate=0.7), trained(3)
     there = Checkpoints(folder)
     assert there.usable(ABOUT)
+    assert not caplog.records
     there.restore(found)
     mine, wanted = tensors(found), tensors(right)
     assert mine.keys() == wanted.keys() and all(torch.equal(mine[name], wanted[name]) for name in wanted)
@@ -86,6 +88,25 @@ def test_no_json(folder, text):
         read_about(folder)
 
 
+def test_a_training_at_its_end_is_replaced_with_a_word(folder, caplog):
+    ended = trained(3)
+    ended.epoch, ended.curve = ABOUT.epochs, [{"epoch": i + 1, "loss": 0.1} for i in range(ABOUT.epochs)]
+    Checkpoints(folder).write(ended, ABOUT)
+    for about, why in (
+        (
+            replace(ABOUT, config={"method": "rd", "rd": {"epochs": 5}}, identity="f"),
+            "method 'simplenet' there and 'rd' here",
+        ),
+        (replace(ABOUT, identity="f"), "other training images"),
+    ):
+        caplog.clear()
+        assert not Checkpoints(folder).usable(about)
+        assert (
+            f"{folder}: had a training that was at its end, but of something else ({why}); it is replaced"
+            in caplog.text
+        )
+
+
 def test_tensors_that_are_damaged_missing_or_of_another_training(folder, tmp_path_factory):
     file = next(folder.glob("*.safetensors"))
     content = file.read_bytes()
@@ -115,6 +136,9 @@ def test_tensors_of_other_networks_do_not_fit(folder):
 
 
 def test_a_file_where_the_folder_is_wanted(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read_about(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: no checkpoint of a training, there is no {JSON}"
     (tmp_path / "f").touch()
     with pytest.raises(DataError, match="is a file, a folder for checkpoints is wanted"):
         Checkpoints(tmp_path / "f")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -95,7 +97,15 @@ def test_amazons_fusion_is_taken_and_others_are_not():
             make_method("simplenet", config(fusion=fusion), SHORT)
 
 
-def test_noise_that_is_lost_in_the_features_is_told():
+def test_noise_that_is_lost_in_the_features_is_told_before_and_after():
     settings = SimpleNetSettings(epochs=20, steps=4, batch_size=4, noise=1e-6, rate=0.01)
-    with pytest.warns(UserWarning, match="noise is 1e-06, and channels have a standard deviation of .*larger noise"):
+    with pytest.warns(UserWarning) as told:
         make_method("simplenet", config(), settings, progress=False).fit(images(4))
+    before, after = (str(warning.message) for warning in told)
+    assert "noise is 1e-06, and channels have a standard deviation of 0." in before and "may be too alike" in before
+    assert "could not be told apart, the loss is" in after and "take a larger noise than 1e-06" in after
+
+
+def test_noise_of_the_size_of_the_features_is_not_spoken_of(recwarn):
+    make_method("simplenet", config(), replace(SHORT, noise=1.0), progress=False).fit(images(4))
+    assert not recwarn.list

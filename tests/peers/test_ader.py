@@ -59,8 +59,7 @@ def test_metrics_are_aders(theirs, dtype, seed):
            "aupro": metrics.aupro(maps, masks)} | metrics.ader_pixels(pixel)  # fmt: skip
     assert set(metrics.ADER_NAMES) == set(got) and set(metrics.ADER_NAMES.values()) == set(want)
     gaps = {name: got[name] - want[theirs] for name, theirs in metrics.ADER_NAMES.items()}
-    print("ours - ADer's:", {name: float(f"{gap:.2g}") for name, gap in gaps.items()})
-    aupro = gaps.pop("aupro")  # 100 thresholds, from the first rate above 0 to the last below 0.3
-    assert abs(aupro) < 0.05
+    # 100 thresholds, from the first rate above 0 to the last below 0.3. docs/ader.md has the figures.
+    assert 0.0035 < gaps.pop("aupro") < 0.0135
     assert max(map(abs, gaps.values())) < 1e-7, gaps
     assert metrics.iou_of_f1(pixel.best_f1[1]) >= want["mIoU_max_px"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from patchcore_fast.report.comparison import COLUMNS, Line, Value, best, plot_bars, plot_costs, shown
+from patchcore_fast.report.comparison import COLUMNS, Line, Value, best, plot_costs, plot_sets, shown
 from patchcore_fast.report.page.build import policy_digest
 from patchcore_fast.report.page.comparison import MEANINGS, write_comparison
 
@@ -49,14 +49,14 @@ def test_values_as_text() -> None:
 
 def test_pictures(tmp_path: Path) -> None:
     plot_costs(LINES[4:], tmp_path / "costs.png", title="two $ets")
-    plot_bars(LINES, tmp_path / "bars.png")
-    for name in ("costs", "bars"):
+    plot_sets(LINES, tmp_path / "sets.png")
+    for name in ("costs", "sets"):
         picture = Image.open(tmp_path / f"{name}.png").convert("RGB")
         assert min(picture.size) > 400 and len(picture.getcolors(1 << 20)) > 50
     with pytest.raises(ValueError, match="no method of 1 has image_auroc"):
         plot_costs([LINES[3]], tmp_path / "none.png")
     with pytest.raises(ValueError, match="no line has any"):
-        plot_bars([LINES[3]], tmp_path / "none.png")
+        plot_sets([LINES[3]], tmp_path / "none.png")
 
 
 @pytest.fixture(scope="module")

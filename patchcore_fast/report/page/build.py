@@ -83,6 +83,7 @@ def render(record: Record, images: int = IMAGES) -> str:
         "labels": [i["label"] for i in record.images],
         "images": [_image(record, i) for i in chosen],
     }
+    other = record.facts["model"] is not None  # a method that has no bank
     total = len(record.images)
     few = f"{len(chosen):,} of {total:,} images are here: wrong verdicts first, then those nearest to the threshold."
     some = "" if len(chosen) == total else few
@@ -106,6 +107,8 @@ def render(record: Record, images: int = IMAGES) -> str:
         "curves": _curves(record),
         "defect_types": defect_types_section(record),
         "some": some,
+        "bank_link": "Model" if other else "Bank",
+        "bank_title": "The model" if other else "Where the bank comes from",
         "bank": bank_section(record) + size_section((record.facts["bank"] or {}).get("size")),
         "data_summary": data_section(record),
         "timings": timings_section(record),
