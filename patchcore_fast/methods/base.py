@@ -155,6 +155,11 @@ class Method(Predicting):
         return self._fitted("threshold").threshold
 
     @property
+    def pixel_threshold(self) -> float | None:
+        """Value of an anomaly map above which a pixel is anomalous; None where it cannot be known."""
+        return self._fitted("pixel_threshold").pixel_threshold
+
+    @property
     def source(self) -> FeatureSource:
         """The backbone, built on first use. ValueError: other weights than the model's."""
         if self._source is None:
@@ -237,7 +242,7 @@ class Method(Predicting):
     def rescore(self, **settings: Any) -> None:
         """Score from now on with other settings of `config.RESCORED`, as far as the method uses them.
 
-        A change takes the threshold away: it was found with the scores of `fit`, and says nothing about others.
+        A change takes the thresholds away: they were found with the scores of `fit`, and say nothing about others.
         """
         learned, settings = self._fitted("rescore"), current(settings)
         if unknown := sorted(set(settings) - set(RESCORED)):
@@ -319,7 +324,7 @@ class Method(Predicting):
         self._check_size(batch.images)
         with torch.inference_mode():
             scores, maps = self._ready_module()(batch.images.to(self.device))
-        yield from predictions_of(batch, scores, maps, self.learned.threshold, self.config)
+        yield from predictions_of(batch, scores, maps, self.learned, self.config)
 
     def _image_scores(self, patches: torch.Tensor) -> list[float]:
         """Scores of images whose patch scores [B, h, w] are known, as predictions have them."""

@@ -217,13 +217,14 @@ class TrainedMethod(Method):
         batches = batches_of(test, self.config, "test", on_error="return")
         module = MethodModule(self.source, self._scorer_of(modules), self.config, self.of_map).eval()
 
+        learned = Learned(None, None, about.config, [], about.weights, about.count)
+
         def predict(batch: Batch) -> Iterator[Prediction]:
             self._check_size(batch.images)
             with torch.inference_mode():
                 scores, maps = module(batch.images.to(self.device))
-            yield from predictions_of(batch, scores, maps, None, self.config)
+            yield from predictions_of(batch, scores, maps, learned, self.config)
 
-        learned = Learned(None, None, about.config, [], about.weights, about.count)
         shown = batches.shown("evaluate", self.progress)
         return finite(evaluate_batches(shown, predict, batches.name, learned, self.described).metrics)
 

@@ -32,7 +32,7 @@ from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.score import Score
 from patchcore_fast.model.selection import Selector
 from patchcore_fast.model.stored import unread_of
-from patchcore_fast.model.threshold import with_threshold
+from patchcore_fast.model.threshold import undecided, with_threshold
 from patchcore_fast.model.training import Source, together
 from patchcore_fast.progress import bar
 
@@ -113,6 +113,11 @@ class PatchCore(Predicting):
     def threshold(self) -> float | None:
         """Image score above which an image is anomalous; None where it cannot be known."""
         return self._fitted("threshold").threshold
+
+    @property
+    def pixel_threshold(self) -> float | None:
+        """Value of an anomaly map above which a pixel is anomalous; None where it cannot be known."""
+        return self._fitted("pixel_threshold").pixel_threshold
 
     @undisturbed
     def fit(
@@ -293,7 +298,7 @@ class PatchCore(Predicting):
     def rescore(self, **settings: Any) -> None:
         """Score from now on with other settings of RESCORED; the bank stays.
 
-        A change takes the threshold away: it was found with the scores of `fit`, and says nothing about others.
+        A change takes the thresholds away: they were found with the scores of `fit`, and say nothing about others.
         """
         bank, settings = self._fitted("rescore"), current(settings)
         if unknown := sorted(set(settings) - set(RESCORED)):
@@ -305,7 +310,7 @@ class PatchCore(Predicting):
                              "fit several images with a price")  # fmt: skip
         if config != self.config:
             self.config, self._scorer = config, None
-            bank = replace(bank, config=bank.config | settings, threshold=None, normal_scores=None)
+            bank = undecided(replace(bank, config=bank.config | settings))
             if repriced and isinstance(bank, LayeredBank):
                 bank = replace(bank, parts=tuple(replace(p, config=bank.config) for p in bank.parts))
             self._bank = bank.with_index(config.search.index, config.selection.seed) if repriced else bank
@@ -376,7 +381,7 @@ class PatchCore(Predicting):
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
         if self._scorer is None:
             self._scorer = scorer_of(self.config, self.bank)
-        return predict_batch(batch, self.config, self.extractor, self._scorer, self.bank.threshold, self.device)
+        return predict_batch(batch, self.config, self.extractor, self._scorer, self.bank, self.device)
 
     def _fitted(self, name: str) -> Bank:
         if self._bank is None:

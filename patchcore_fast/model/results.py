@@ -27,6 +27,7 @@ class Prediction:
     original_size : (height, width) of the file as displayed, or None.
     resized_to : (height, width) before the centre crop; equals the map's size when there is no crop.
     error : why the file could not be used, None where it could (on_error="return" only). Score and map are then NaN.
+    pixel_threshold : value of the map above which a pixel is anomalous, or None when the model has none.
     """
 
     path: Path | None
@@ -36,6 +37,7 @@ class Prediction:
     original_size: tuple[int, int] | None = None
     resized_to: tuple[int, int] | None = None
     error: str | None = None
+    pixel_threshold: float | None = None
 
     def full_map(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """The map laid over the whole image, [H0, W0] float32, for overlays.

@@ -29,8 +29,16 @@ class Decided(Protocol):
         """Image score above which an image is anomalous."""
 
     @property
+    def pixel_threshold(self) -> float | None:
+        """Value of a map above which a pixel is anomalous."""
+
+    @property
     def normal_scores(self) -> torch.Tensor | None:
         """[n] float64 of held-out images."""
+
+    @property
+    def normal_pixels(self) -> torch.Tensor | None:
+        """[n, Q] float32, quantiles of maps of held-out images."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -117,6 +125,11 @@ def with_threshold(bank: _D, *, threshold: float | None = None, max_false_alarms
         )
     config = bank.config | {"max_false_alarms": float(max_false_alarms)}
     return replace(bank, threshold=found, config=config)
+
+
+def undecided(bank: _D) -> _D:
+    """The bank without thresholds and what they came of."""
+    return replace(bank, threshold=None, normal_scores=None, pixel_threshold=None, normal_pixels=None)
 
 
 def held_out(bank: Decided) -> list[float]:
