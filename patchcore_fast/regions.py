@@ -134,4 +134,6 @@ def match_regions(regions: Sequence[Region], truth: Any) -> Matched:
     areas = np.array([r.area for r in regions])[:, None]
     true = np.array([np.count_nonzero(labels[b] == i) for i, b in enumerate(ndimage.find_objects(labels), start=1)])
     hit, iou = common > 0, common / (areas + true - common)
-    return Matched(count, int(hit.any(axis=0).sum()), int((iou >= IOU).any(axis=0).sum()), int((~hit.any(axis=1)).sum()))
+    return Matched(
+        count, int(hit.any(axis=0).sum()), int((iou >= IOU).any(axis=0).sum()), int((~hit.any(axis=1)).sum())
+    )

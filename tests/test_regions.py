@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import ndimage
 from skimage.filters import apply_hysteresis_threshold
 from skimage.measure import label, regionprops
 
+from patchcore_fast.data import load_image
+from patchcore_fast.model.results import Prediction
 from patchcore_fast.regions import IOU, Region, find_regions, match_regions, regions_mask
 
 
@@ -93,7 +97,7 @@ def test_counts_are_those_of_plain_loops(seed: int) -> None:
     near = [any((m & t).sum() / (m | t).sum() >= IOU for m in mine) for t in true]
     false = [not (m & truth).any() for m in mine]
     assert match_regions(regions, truth) == (len(true), sum(hit), sum(near), sum(false))
-    assert 0 < sum(near) <= sum(hit) < len(true)
+    assert 0 < sum(near) <= sum(hit) <= len(true)
 
 
 @pytest.mark.parametrize(("call", "words"), [
@@ -107,3 +111,53 @@ def test_counts_are_those_of_plain_loops(seed: int) -> None:
 def test_what_is_wrong_is_said(call: Any, words: str) -> None:
     with pytest.raises((ValueError, TypeError), match=words):
         call()
+
+
+# regions of a prediction lie in its file
+
+
+@pytest.mark.parametrize(("size", "resize", "crop", "aspect"), [
+    ((97, 143), (96, 96), None, "squash"), ((75, 201), 48, (40, 30), "keep"),
+    ((301, 155), (80, 80), (64, 50), "squash"), ((61, 40), (128, 96), (101, 77), "squash"),
+])  # fmt: skip
+def test_regions_lie_where_the_file_has_the_defect(
+    size: tuple[int, int], resize: Any, crop: Any, aspect: str, tmp_path: Path
+) -> None:
+    """A map that is the photograph itself, resized and cropped as a model sees it, leads back to its white square."""
+    height, width = size
+    top, left, h, w = height // 2 - 9, width // 2 - 8, 15, 12
+    pixels = np.zeros(size, np.uint8)
+    pixels[top : top + h, left : left + w] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    seen = load_image(tmp_path / "a.png", resize, crop, aspect)[0].numpy()
+    full = load_image(tmp_path / "a.png", resize, None, aspect).shape[1:]
+    found = Prediction(None, 1.0, seen, None, size, (full[0], full[1]), pixel_threshold=0.5)
+    assert found.regions is not None and found.mask is not None
+    (r,) = found.regions
+    slack = [max(whole / part, 1) for whole, part in zip(size, full, strict=True)]  # what one pixel of the map covers
+    assert abs(r.y - top) <= slack[0] and abs(r.y + r.height - top - h) <= slack[0]
+    assert abs(r.x - left) <= slack[1] and abs(r.x + r.width - left - w) <= slack[1]
+    assert abs(r.centroid[1] - (top + (h - 1) / 2)) < slack[0] / 2
+    assert abs(r.centroid[0] - (left + (w - 1) / 2)) < slack[1] / 2
+    assert found.mask.shape == size and found.mask.sum() == r.area and found.mask[r.box].sum() == r.area
+
+
+def test_what_a_crop_left_out_is_in_no_region() -> None:
+    found = Prediction(None, 1.0, np.ones((8, 6), np.float32), None, (50, 44), (10, 11), pixel_threshold=0.5)
+    assert found.regions is not None
+    (r,) = found.regions
+    assert (r.y, r.height, r.x, r.width) == (5, 40, 8, 24)  # rows 1 to 9 of 10, columns 2 to 8 of 11
+    assert (found.full_map() > 0.5).all()
+
+
+def test_settings_of_a_prediction_reach_its_regions() -> None:
+    values = np.zeros((9, 9), np.float32)
+    values[2:5, 2:5], values[3, 3], values[7, 7] = 0.8, 1.2, 2
+    base = {"path": None, "score": 1.0, "anomaly_map": values}
+    assert Prediction(**base).regions is None and Prediction(**base).mask is None
+    assert [r.area for r in Prediction(**base, pixel_threshold=1.0).regions or ()] == [1, 1]
+    assert [r.area for r in Prediction(**base, pixel_threshold=1.0, hysteresis=0.75).regions or ()] == [9, 1]
+    assert [r.area for r in Prediction(**base, pixel_threshold=1.0, hysteresis=0.75, min_area=2).regions or ()] == [9]
+    assert Prediction(**base, pixel_threshold=2.0).regions == ()
+    below = Prediction(**(base | {"anomaly_map": values - 3}), pixel_threshold=-2.0, hysteresis=0.85)  # low: -2.3
+    assert [r.area for r in below.regions or ()] == [9, 1]

@@ -52,6 +52,24 @@ def verdicts(metrics: Mapping[str, float], bank: Any) -> str:
     return "\n".join(lines)
 
 
+def regions_said(metrics: Mapping[str, float]) -> str:
+    """What the regions above the pixel threshold find; a line, or "" where nothing is known of them."""
+    from patchcore_fast.regions import IOU
+
+    images = metrics.get("n_region_images", math.nan)
+    if math.isnan(images):
+        return ""
+    true, found, near, false = (
+        int(metrics[key]) for key in ("true_regions", "regions_found", "regions_found_iou", "false_regions")
+    )
+    parts = [f"{found:,} of {true:,} true regions found ({near:,} with an IoU of {IOU:g} or more)"] if true else []
+    normal = metrics["false_regions_per_normal_image"]
+    parts.append(f"{false:,} false {'region' if false == 1 else 'regions'} on {images:,.0f} images "
+                 f"({metrics['false_regions_per_image']:.2g} an image"
+                 f"{'' if math.isnan(normal) else f', {normal:.2g} a normal image'})")  # fmt: skip
+    return f"At the pixel threshold in use, {metrics['pixel_threshold']:.4g}: {'; '.join(parts)}."
+
+
 def _share(part: int, rest: int) -> str:
     from scipy import stats
 

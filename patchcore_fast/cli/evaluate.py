@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_bank, check_images, check_room, need_index, need_pipeline
 from patchcore_fast.cli.budget import budget_text
-from patchcore_fast.cli.decision import given_threshold, verdicts
+from patchcore_fast.cli.decision import given_threshold, regions_said, verdicts
 from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.models import facts_of, is_method, load_model, scored_by
 from patchcore_fast.cli.options import check_loaded, chosen_config
@@ -107,6 +107,8 @@ def _one(
     row = scored_by(model) | headline(result.metrics) | _shots(model)
     print(metrics_table({name: row}, corner="folder"))
     print(verdicts(result.metrics, facts_of(model)))
+    if said := regions_said(result.metrics):
+        print(said)
     if not any(r.label == 0 for r in images.test) or not any(r.label == 1 for r in images.test):
         print("AUROC needs normal (test/good) and anomalous test images; here is one class only.")
     if result.unread:

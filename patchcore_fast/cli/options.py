@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from patchcore_fast.config import PatchCoreConfig
 
 SCORED = tuple(name for name in RESCORED if GROUP_OF[name] == "scoring")  # of a bank that is there already
-LOADED = (*SCORED, "weights", "max_false_alarms")  # what goes with a bank, beside all of "running"
+LOADED = (
+    *SCORED,
+    "weights",
+    "max_false_alarms",
+    "hysteresis",
+    "min_area",
+)  # what goes with a bank, beside all of "running"
 
 STORED = ("seed", "shots", "augment", "augmentations")  # of "selection": what the rows of a store are (a test compares)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_images, check_room, need_pipeline
 from patchcore_fast.cli.categories import Fitting, each_category
-from patchcore_fast.cli.decision import given_threshold, verdicts
+from patchcore_fast.cli.decision import given_threshold, regions_said, verdicts
 from patchcore_fast.cli.evaluate import headline
 from patchcore_fast.cli.exclusion import refuse_exclude
 from patchcore_fast.cli.finished import digest_of
@@ -24,7 +24,14 @@ from patchcore_fast.errors import DataError
 if TYPE_CHECKING:
     from patchcore_fast.data import ImageSet
 
-SETTINGS = ("weights", "device", "workers", "max_false_alarms")  # that it takes; others belong to training
+SETTINGS = (
+    "weights",
+    "device",
+    "workers",
+    "max_false_alarms",
+    "hysteresis",
+    "min_area",
+)  # that it takes; others belong to training
 
 
 def test(args: argparse.Namespace) -> int:
@@ -94,6 +101,8 @@ def _one(args: argparse.Namespace, threshold: float | None) -> int:
     name = images.summary.folder if images.layout == "list" else Path(args.folder).resolve().name
     print(metrics_table({name: scored_by(model) | headline(result.metrics)}, corner="folder"))
     print(verdicts(result.metrics, facts_of(model)))
+    if said := regions_said(result.metrics):
+        print(said)
     problems = None
     if args.output is not None:
         output = output_folder(args.output)

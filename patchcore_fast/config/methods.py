@@ -20,7 +20,7 @@ from patchcore_fast.errors import DataError
 COMMON = (
     "backbone", "layers", "weights", "image_size", "aspect", "crop", "norm", "seed", "shots", "excluded",
     "image_score", "upsample", "sigma", "border", "max_false_alarms", "max_false_pixels",
-    "batch_size", "workers", "device",
+    "hysteresis", "min_area", "batch_size", "workers", "device",
 )  # fmt: skip
 
 

@@ -151,4 +151,6 @@ def predictions_of(
             continue
         above = None if decided.threshold is None else score > decided.threshold
         resized = None if original is None else resized_size(original, f.resize, f.aspect)
-        yield Prediction(path, score, drawn[i], above, original, resized, pixel_threshold=decided.pixel_threshold)
+        d = config.decision
+        yield Prediction(path, score, drawn[i], above, original, resized, pixel_threshold=decided.pixel_threshold,
+                         hysteresis=d.hysteresis, min_area=d.min_area)  # fmt: skip
