@@ -117,16 +117,10 @@ def draw_boxes(image: NDArray[np.uint8], boxes: Iterable[Box]) -> NDArray[np.uin
     draw = ImageDraw.Draw(picture)
     thick = max(round(max(height, width) / 400), 1)
     for left, top, right, bottom in boxes:
-        inner = (
-            math.floor(left * width),
-            math.floor(top * height),
-            math.ceil(right * width),
-            math.ceil(bottom * height),
-        )
-        for grow, colour in ((2 * thick, BOX_EDGE), (thick, BOX)):
-            x, y = max(inner[0] - grow, 0), max(inner[1] - grow, 0)
-            frame = (x, y, min(inner[2] + grow, width) - 1, min(inner[3] + grow, height) - 1)
-            draw.rectangle(frame, outline=colour, width=thick)
+        for grow, least, colour in ((2 * thick, 0, BOX_EDGE), (thick, thick, BOX)):
+            x, y = (max(math.floor(a * side) - grow, least) for a, side in ((left, width), (top, height)))
+            to = (min(math.ceil(b * side) + grow, side - least) - 1 for b, side in ((right, width), (bottom, height)))
+            draw.rectangle((x, y, *(max(a, b) for a, b in zip((x, y), to, strict=True))), outline=colour, width=thick)
     return np.asarray(picture)
 
 
