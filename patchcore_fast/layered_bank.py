@@ -36,7 +36,8 @@ class LayeredBank:
     parts : a bank for each layer, the shallowest first; without threshold and scores of their own.
     scales : of the scores of each, positive: the robust standard deviation on training images that it was chosen
         without.
-    config, threshold, normal_scores, pixel_threshold, normal_pixels : as of a `MemoryBank`, of the joined scores.  size : of all parts together.
+    config, threshold, normal_scores, pixel_threshold, normal_pixels, calibrated : as of a `MemoryBank`, of the joined
+        scores.  size : of all parts together.
     """
 
     parts: tuple[MemoryBank, ...]
@@ -47,6 +48,7 @@ class LayeredBank:
     size: BankSize | None = None
     pixel_threshold: float | None = None
     normal_pixels: torch.Tensor | None = None  # [n, Q]
+    calibrated: int = 0
 
     def __post_init__(self) -> None:
         """ValueError or TypeError: parts that do not belong together."""
@@ -62,7 +64,7 @@ class LayeredBank:
         # What is said of the whole is held to the same rules as of one bank.
         whole = replace(first, config=self.config, threshold=self.threshold, normal_scores=self.normal_scores,
                         pixel_threshold=self.pixel_threshold, normal_pixels=self.normal_pixels,
-                        searcher=None)  # fmt: skip
+                        calibrated=self.calibrated, searcher=None)  # fmt: skip
         object.__setattr__(self, "config", grouped(whole.config))
 
     def __len__(self) -> int:
@@ -130,8 +132,8 @@ class LayeredBank:
         more[LAYERS] = json.dumps(
             [{"scale": s, "radius": part.radius} for s, part in zip(self.scales, self.parts, strict=True)]
         )
-        facts = self.parts[0].facts() | {"config": self.config, "threshold": self.threshold, "radius": None,
-                                         "pixel_threshold": self.pixel_threshold}  # fmt: skip
+        facts = self.parts[0].facts() | {"config": self.config, "radius": None}
+        facts |= {name: getattr(self, name) for name in ("threshold", "pixel_threshold", "calibrated")}
         facts |= {} if self.size is None else {"size": self.size.to_dict()}
         write_bank(path, tensors, facts, more)
 
@@ -159,11 +161,13 @@ def load_bank(path: str | os.PathLike[str], index: str | None = None) -> Bank:
             size = size_of(facts)
             parts = []
             for layer, own in zip(layers, named, strict=True):
-                said = facts | {"radius": layer["radius"], "threshold": None, "pixel_threshold": None, "size": None}
+                said = facts | {"radius": layer["radius"], "threshold": None, "pixel_threshold": None, "size": None,
+                                "calibrated": 0}  # fmt: skip
                 parts.append(assembled(path, metadata | {"facts": json.dumps(said)}, own, version, index))
             return LayeredBank(tuple(parts), tuple(layer["scale"] for layer in layers), facts["config"],
                                facts["threshold"], tensors.get("normal_scores"), size,
-                               facts.get("pixel_threshold"), tensors.get("normal_pixels"))  # fmt: skip
+                               facts.get("pixel_threshold"), tensors.get("normal_pixels"),
+                               facts.get("calibrated", 0))  # fmt: skip
         except BankError:
             raise
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:

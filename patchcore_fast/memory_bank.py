@@ -70,6 +70,7 @@ class MemoryBank:
     support : [M] float32, how far each row is from the nearest training row of another image, or None; with the setting
         `price` it makes rows count as farther away (docs/price.md).
     normal_scores : [n] float64, scores of training images by banks without them (the threshold's source), or None.
+    calibrated : images of a calibration that these scores and the maps below are of; 0 where they are held-out ones.
     pixel_threshold : value of an anomaly map above which a pixel is anomalous, or None.
     normal_pixels : [n, Q] float32, upper quantiles of maps of such images (`model.pixels.quantiles_of`), or None.
     images : names of the training images that `positions` counts, relative to their folder; empty when unknown.
@@ -103,11 +104,13 @@ class MemoryBank:
     size: BankSize | None = None
     pixel_threshold: float | None = None
     normal_pixels: torch.Tensor | None = None  # [n, Q]
+    calibrated: int = 0
 
     @undisturbed
     def __post_init__(self) -> None:
         """Check that the parts belong together: ValueError or TypeError says which does not."""
-        for name, kind in (("config", dict), ("images", list), ("patches", int), ("weights", str), ("versions", dict)):
+        for name, kind in (("config", dict), ("images", list), ("patches", int), ("weights", str), ("versions", dict),
+                           ("calibrated", int)):  # fmt: skip
             if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
                 raise TypeError(f"MemoryBank: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         object.__setattr__(self, "config", grouped(self.config))
@@ -190,8 +193,8 @@ class MemoryBank:
                 images = min(IMAGES, self.patches // cells)
         for name in ("normal_scores", "normal_pixels"):
             held = getattr(self, name)
-            if held is not None and len(held) > images:
-                raise ValueError(f"MemoryBank: {len(held)} {name} of {images} images")
+            if held is not None and len(held) > (most := self.calibrated or images):
+                raise ValueError(f"MemoryBank: {len(held)} {name} of {most} images")
         p = self.positions
         if p is None:
             return
@@ -329,7 +332,7 @@ def assembled(
     """The bank of a file's parts; BankError where they do not belong together."""
     try:
         facts = read_json(metadata["facts"])
-        facts = {"radius": None, "pixel_threshold": None} | facts  # not in files of earlier versions
+        facts = {"radius": None, "pixel_threshold": None, "calibrated": 0} | facts  # not in files of earlier versions
         size = size_of(facts)
         facts = {name: facts[name] for name in (*_FACTS, "versions")}
         facts["grid"] = tuple(facts["grid"]) if isinstance(facts["grid"], list) else facts["grid"]
@@ -346,7 +349,7 @@ def assembled(
 _OPTIONAL = (
     "positions", "projection", "support", "normal_scores", "normal_pixels", "reduction_mean", "reduction_matrix"
 )  # fmt: skip
-_FACTS = ("config", "threshold", "pixel_threshold", "images", "grid", "patches", "weights", "radius")
+_FACTS = ("config", "threshold", "pixel_threshold", "calibrated", "images", "grid", "patches", "weights", "radius")
 
 
 def _stored_index(

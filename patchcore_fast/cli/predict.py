@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_bank, check_files, check_room, need_pipeline
-from patchcore_fast.cli.decision import given_threshold
+from patchcore_fast.cli.decision import given_thresholds
 from patchcore_fast.cli.models import load_model, model_said
 from patchcore_fast.cli.outputs import check_folder, output_folder
 from patchcore_fast.cli.pipeline import counted
@@ -39,7 +39,7 @@ def predict(args: argparse.Namespace) -> int:
     The rows of scores.csv are written as the scores come, whatever happens to the pictures; the file is in place also
     when the run is stopped. Memory does not grow with the number of images.
     """
-    given_threshold(args)
+    given_thresholds(args)
     check_bank(args.bank)
     check_files(args.images)
     check_room(args.output)

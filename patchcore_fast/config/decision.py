@@ -35,7 +35,7 @@ class DecisionSettings(Settings):
         0.05, "share of normal images that may lie above the threshold", parse=share, metavar="S"
     )
     max_false_pixels: float = setting(
-        0.001, "share of the pixels of normal images that may lie above the pixel threshold", parse=share, metavar="S"
+        0.01, "share of the pixels of normal images that may lie above the pixel threshold", parse=share, metavar="S"
     )
     hysteresis: float = setting(
         1.0, "a region goes on from the pixel threshold down to this part of it", parse=float, metavar="F"

@@ -33,7 +33,7 @@ FORMAT_VERSION = 2  # 1: no pixel threshold
 IMAGES = 1 << 20  # most training images
 _NAME, _DIMENSIONS = 300, 8  # characters of a tensor's name, and what it may have of dimensions
 _HELD_OUT = ("normal_scores", "normal_pixels")  # tensors beside the method's own
-_FACTS = ("config", "threshold", "pixel_threshold", "images", "count", "weights", "versions")
+_FACTS = ("config", "threshold", "pixel_threshold", "calibrated", "images", "count", "weights", "versions")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Learned:
     threshold : image score above which an image is anomalous, or None.
     normal_scores : [n] float64, scores of training images by models without them (the threshold's source), or None.
     config : settings, as `MethodConfig.to_dict` has them.
-    pixel_threshold, normal_pixels : as of a `MemoryBank`.
+    pixel_threshold, normal_pixels, calibrated : as of a `MemoryBank`.
     images : names of the training images, empty when unknown.  count : how many there were.
     weights : fingerprint of the backbone's weights.
     versions : package -> version at the time of writing.
@@ -62,10 +62,12 @@ class Learned:
     versions: dict[str, str] = field(default_factory=installed_versions)
     pixel_threshold: float | None = None
     normal_pixels: torch.Tensor | None = None  # [n, Q]
+    calibrated: int = 0
 
     def __post_init__(self) -> None:
         """Check the types; a setting beside the groups goes into its group."""
-        for name, kind in (("config", dict), ("images", list), ("weights", str), ("count", int), ("versions", dict)):
+        for name, kind in (("config", dict), ("images", list), ("weights", str), ("count", int), ("versions", dict),
+                           ("calibrated", int)):  # fmt: skip
             if not isinstance(given := getattr(self, name), kind) or isinstance(given, bool):
                 raise TypeError(f"Learned: {name} must be a {kind.__name__}, got {given!r}")
         if not all(isinstance(x, str) for x in [*self.images, *self.versions.values()]):
@@ -77,14 +79,15 @@ class Learned:
             if (value := getattr(self, name)) is not None and not is_finite(value):
                 raise ValueError(f"Learned: {name} must be a finite number or None, got {value!r}")
         check_quantiles("Learned", self.normal_pixels)
-        if self.normal_pixels is not None and len(self.normal_pixels) > self.count:
-            raise ValueError(f"Learned: {len(self.normal_pixels)} normal_pixels of {self.count} images")
+        most = self.calibrated or self.count
+        if self.normal_pixels is not None and len(self.normal_pixels) > most:
+            raise ValueError(f"Learned: {len(self.normal_pixels)} normal_pixels of {most} images")
         s = self.normal_scores
         if s is None:
             return
-        if s.ndim != 1 or not 1 <= len(s) <= self.count or s.dtype != torch.float64 or not torch.isfinite(s).all():
+        if s.ndim != 1 or not 1 <= len(s) <= most or s.dtype != torch.float64 or not torch.isfinite(s).all():
             raise ValueError(
-                f"Learned: normal_scores must be finite [n] float64 with n at most {self.count}, got "
+                f"Learned: normal_scores must be finite [n] float64 with n at most {most}, got "
                 f"{tuple(s.shape)} {s.dtype}"
             )
 
@@ -123,7 +126,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Learned, dict[str, torch.T
     try:
         if "digest" not in metadata:
             raise ValueError("it has no digest")
-        facts = {"pixel_threshold": None} | read_json(metadata["facts"])  # not in files of version 1
+        facts = {"pixel_threshold": None, "calibrated": 0} | read_json(metadata["facts"])  # not in files of version 1
         held = {name: tensors.pop(name, None) for name in _HELD_OUT}
         learned = Learned(**held, **{name: facts[name] for name in _FACTS})
         if learned.settings.method != metadata["method"]:

@@ -102,6 +102,8 @@ def training_rows(
             if check is not None and not rows.used and total is not None:
                 check(total * grid[0] * grid[1], features.shape[1], features.element_size())
             rows.add(features, grid, embeddings)
+            size = (images.shape[2], images.shape[3])
+            rows.sizes.setdefault(grid, (extractor.covered(size), size))
             if moments is not None:
                 moments.add(features)
             for view, found in zip(views, more, strict=True):
