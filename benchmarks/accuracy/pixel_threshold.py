@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy.pixel_threshold FOLDER [FOLDER ...] --json benchmarks/results/DEVICE/threshold.json
 
 Folders and draws are those of `threshold.py`, the bank is that of `fit` with its default settings: a draw takes so many
-normal images for training (half of them where that leaves fewer than 4) and at most 60 others for the test. Shown as
+normal images for training (of fewer than that and 4 half of them) and at most 60 others for the test. Shown as
 means over draws: the share of test images, and of the pixels of their maps, above the thresholds for each share asked
 for; beside it for pixels what the plain quantile of all held-out pixels would give.
 """

@@ -58,12 +58,14 @@ def _text(facts: Any, said: Calibration, good: Iterable[Path]) -> str:
     if said.defects:
         missed = [pair for pair in said.defects if pair[1] <= facts.threshold]
         count = len(said.defects)
-        lines.append(f"{count - len(missed):,} of {count:,} defective images found ({rate(count - len(missed), count)}), "
-                     f"{len(missed):,} missed{':' if missed else '.'}")  # fmt: skip
+        found = count - len(missed)
+        lines.append(f"{found:,} of {count:,} defective images found ({rate(found, count)}), {len(missed):,} missed"
+                     f"{':' if missed else '.'}")  # fmt: skip
         lines += [f"  {printable(str(path))}, score {score:.4g}" for path, score in missed[:NAMED]]
         lines += [f"  and {len(missed) - NAMED:,} more"] if len(missed) > NAMED else []
-    lines.append("These images chose the thresholds: expect a little more errors on others.")
-    if known := {path.name for path in good} & {name.rsplit("/", 1)[-1] for name in facts.images}:
-        lines.append(f"{counted(len(known))} of GOOD has the name of a training image, as {printable(min(known))}: what "
-                     "the bank knows scores too low.")  # fmt: skip
+    lines.append("These images chose the thresholds: expect a few more errors on others.")
+    known = {path.name for path in good} & {name.rsplit("/", 1)[-1] for name in facts.images}
+    if known:
+        lines.append(f"{len(known):,} of GOOD have names of training images, as {printable(min(known))}: if they are "
+                     "the same, the thresholds are too low, for the bank knows them.")  # fmt: skip
     return "\n".join(lines)

@@ -69,7 +69,8 @@ def expected_pixels(bank: Any) -> str:
     maps, value = bank.normal_pixels, bank.pixel_threshold
     if maps is None or value is None or (between := false_pixel_interval(maps, value)) is None:
         return f"there are no maps of {_asked(bank)} to tell its false pixels by."
-    share = shares_above(maps, value).mean()
+    if not (share := shares_above(maps, value).mean()):
+        return f"none of the pixels of {len(maps):,} {_asked(bank)} lie above it."
     return (f"{percent(share)} of the pixels of {len(maps):,} {_asked(bank)} lie above it ({100 * LEVEL:g} % interval "
             f"{percent(between[0])} to {percent(between[1])}).")  # fmt: skip
 

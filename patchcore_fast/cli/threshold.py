@@ -62,31 +62,28 @@ def _choices(bank: Any) -> str:
     from patchcore_fast.model.threshold import false_alarm_interval
     from patchcore_fast.report import metrics_table
 
-    now = [
-        "No threshold" if bank.threshold is None else f"Threshold in use {bank.threshold:.6g}",
-        "No pixel threshold" if bank.pixel_threshold is None else f"Pixel threshold in use {bank.pixel_threshold:.6g}",
-    ]
+    value, level = bank.threshold, bank.pixel_threshold
     lines = [
         f"{bank.config['method']}, {bank.fitted_on}." if isinstance(bank, Learned) else bank_said(bank),
-        f"{now[0]}: {expected(bank)}",
-        f"{now[1]}: {expected_pixels(bank)}",
+        f"{'No threshold' if value is None else f'Threshold in use {value:.6g}'}: {expected(bank)}",
+        f"{'No pixel threshold' if level is None else f'Pixel threshold in use {level:.6g}'}: {expected_pixels(bank)}",
     ]
     scores, maps = bank.normal_scores, bank.normal_pixels
     if scores is not None and len(scores) > 1:
         rows = {}
         for share in SHARES:
-            value = with_thresholds(bank, max_false_alarms=share).threshold
-            low, high = false_alarm_interval(scores.tolist(), value) or (0.0, 1.0)
-            rows[f"{100 * share:g} %"] = {"threshold": f"{value:.6g}", "images above": int((scores > value).sum()),
+            limit = with_thresholds(bank, max_false_alarms=share).threshold
+            low, high = false_alarm_interval(scores.tolist(), limit) or (0.0, 1.0)
+            rows[f"{100 * share:g} %"] = {"threshold": f"{limit:.6g}", "images above": int((scores > limit).sum()),
                                           "interval": f"{100 * low:.1f} to {100 * high:.1f} %"}  # fmt: skip
         lines += ["", metrics_table(rows, corner="false alarms")]
     if maps is not None and len(maps) > 1:
         rows = {}
         for share in PIXELS:
-            value = with_thresholds(bank, max_false_pixels=share).pixel_threshold
-            low, high = false_pixel_interval(maps, value) or (0.0, 1.0)
-            rows[f"{100 * share:g} %"] = {"pixel threshold": f"{value:.6g}",
-                                          "pixels above": percent(shares_above(maps, value).mean()),
+            limit = with_thresholds(bank, max_false_pixels=share).pixel_threshold
+            low, high = false_pixel_interval(maps, limit) or (0.0, 1.0)
+            rows[f"{100 * share:g} %"] = {"pixel threshold": f"{limit:.6g}",
+                                          "pixels above": percent(shares_above(maps, limit).mean()),
                                           "interval": f"{percent(low)} to {percent(high)}"}  # fmt: skip
         lines += ["", metrics_table(rows, corner="false pixels")]
     lines += ["", "To change them:  patchcore-fast threshold BANK --max-false-alarms 1/200 --max-false-pixels 0.1%",

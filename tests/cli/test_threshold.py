@@ -124,7 +124,7 @@ def test_a_wrong_threshold_is_refused_before_the_work(
     monkeypatch.setattr(PatchCore, "fit", lambda *_, **__: pytest.fail("the fit has begun"))
     for value in ("nan", "inf"):
         code, _, err = run(capsys, "fit", weave, "--output", tmp_path / "b", *TINY, "--threshold", value)
-        assert code == 2 and "--threshold must be a finite number" in err
+        assert code == 2 and "--image-threshold must be a finite number" in err
 
 
 def test_both_at_once_are_refused(weave: Path, bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
