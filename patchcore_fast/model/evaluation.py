@@ -127,15 +127,16 @@ def _binary(
 
 
 def _regions(predictions: Sequence[Prediction], items: Sequence[_Item]) -> dict[str, float]:
-    """What the regions find, on the images whose pixels are known; NaN without a pixel threshold or such images."""
+    """The pixel threshold, and what its regions find on images whose pixels are known; NaN for what is not there."""
+    threshold = next((p.pixel_threshold for p in predictions if p.pixel_threshold is not None), _NAN)
     matched = [(match_regions(p.regions, truth), item.label) for p, item, truth in _truths(predictions, items)
                if p.regions is not None]  # fmt: skip
     if not matched:
-        return dict.fromkeys(("pixel_threshold", *REGIONS), _NAN)
+        return {"pixel_threshold": threshold} | dict.fromkeys(REGIONS, _NAN)
     total = Matched(*(sum(column) for column in zip(*(m for m, _ in matched), strict=True)))
     on_normal = [m.false for m, label in matched if label == 0]
     return {
-        "pixel_threshold": next(p.pixel_threshold for p in predictions if p.pixel_threshold is not None),
+        "pixel_threshold": threshold,
         "true_regions": total.true,
         "regions_found": total.found,
         "regions_found_iou": total.found_iou,
