@@ -17,6 +17,7 @@ from patchcore_fast.scoring import anomaly_map
 SHARES = 2.0 ** (-np.arange(33) / 2)
 PIXELS = 1 << 20  # of a map that are looked at; of larger ones evenly spaced rows and columns
 RESAMPLES = 1000  # of the bootstrap
+SPREAD = 0.04  # standard deviation of log levels to expect beforehand; see `threshold.SPREAD`
 # Probabilities at which a Student distribution is taken, dense at both ends, and their weights.
 _AT = special.expit(np.linspace(-14.0, 14.0, 281))
 _WEIGHTS = np.diff(special.expit(np.linspace(-14.05, 14.05, 282)))
@@ -92,7 +93,7 @@ def pixel_threshold(maps: torch.Tensor, share: float, squared: bool = False) -> 
         return None
     curves = _logs(maps)
     levels = np.array([np.interp(-np.log(share), -np.log(SHARES), one) for one in curves])
-    levels, scale, freedom = predicted(levels, squared)
+    levels, scale, freedom = predicted(levels, SPREAD * (2 if squared else 1))
     missing = scale**2 * freedom / (freedom - 2) - levels.var()
     moved = stats.t.ppf(_AT, freedom) * np.sqrt(max(missing, 0.0) * (freedom - 2) / freedom)
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 PART = 10  # at most one image in so many is held out at a time, so that the others still make nearly the same bank
 ASKED = 200  # images held out in all; more would cost time and hardly move the threshold
-SPREAD, WEIGHT = 0.08, 4  # standard deviation of log scores to expect beforehand, and the images that this counts as
+SPREAD, WEIGHT = 0.06, 4  # standard deviation of log scores to expect beforehand, and the images that this counts as
 CLIP = 4.0  # robust standard deviations from the median beyond which a score counts as if it lay there
 LEVEL = 0.95  # of the interval of the false-alarm rate
 
@@ -78,19 +78,21 @@ def false_alarm_threshold(scores: Sequence[float], share: float, squared: bool =
     middle = np.median(logs)
     if not np.isfinite(middle):  # most images are copies of others
         return float(max(scores))
-    logs, scale, freedom = predicted(logs, squared)
+    logs, scale, freedom = predicted(logs, SPREAD * (2 if squared else 1))
     return float(np.exp(logs.mean() + stats.t.ppf(1 - share, freedom) * scale))
 
 
-def predicted(logs: Floats, squared: bool = False) -> tuple[Floats, float, int]:
+def predicted(logs: Floats, expected: float) -> tuple[Floats, float, int]:
     """What the next of normally distributed logs [n], n >= 2, is expected to be, as `false_alarm_threshold` says.
+
+    expected : standard deviation to expect beforehand.
 
     Returns
     -------
     The logs, none too far from their median; and scale and degrees of freedom of the Student distribution about their
     mean.
     """
-    n, expected = len(logs), SPREAD * (2 if squared else 1)
+    n = len(logs)
     middle, robust = np.median(logs), float(stats.median_abs_deviation(logs, scale="normal"))
     reach = CLIP * max(robust, expected)
     logs = np.clip(logs, middle - reach, middle + reach)
