@@ -160,7 +160,11 @@ def test_what_is_different_is_said(made):
     assert kept(folder, found)[1] == "" and kept(made / "out", found) == (None, "")
     other = settings | {"features": settings["features"] | {"image_size": 32}}
     assert kept(folder, found | {"settings": other}) == (None, "other settings: features.image_size")
-    for part, said in (("threshold", "another --image-threshold"), ("weights", "other weights"), ("data", "other files")):
+    for part, said in (
+        ("threshold", "another --image-threshold"),
+        ("weights", "other weights"),
+        ("data", "other files"),
+    ):
         assert kept(folder, found | {part: "x"}) == (None, said)
 
 
