@@ -31,12 +31,14 @@ TENSORS = {
     "projection": ("F32",),
     "support": ("F32",),
     "normal_scores": ("F64",),
+    "normal_pixels": ("F32",),
     "reduction_mean": ("F32",),
     "reduction_matrix": ("F32",),
     "index": ("U8",),
     "index_centres": ("F32",),
     "index_words": ("F32",),
 }
+QUANTILES = 256  # most numbers that are kept of a held-out image's map
 Span = tuple[torch.dtype, list[int], int, int]  # type, shape and offsets of a tensor
 _NUMBER = re.compile(r"^(0|[1-9][0-9]?)\.")  # of a layer
 TYPES = {
@@ -60,6 +62,17 @@ def digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
     for name in names:
         found.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def check_quantiles(owner: str, q: torch.Tensor | None) -> None:
+    """ValueError: they are none of maps."""
+    if q is None:
+        return
+    if q.ndim != 2 or 0 in q.shape or q.shape[1] > QUANTILES or q.dtype != torch.float32:
+        raise ValueError(f"{owner}: normal_pixels must be [n, Q] float32 with Q at most {QUANTILES}, got "
+                         f"{tuple(q.shape)} {q.dtype}")  # fmt: skip
+    if not bool(torch.isfinite(q).all()) or bool((q.diff(dim=1) < 0).any()):
+        raise ValueError(f"{owner}: normal_pixels must be finite, and each row ascending")
 
 
 def ordered_header(content: bytes) -> tuple[bytes, int]:

@@ -20,6 +20,7 @@ from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.memory_bank import LAYERS, MemoryBank, assembled, reading, write_bank
 
 MOST = 100  # layers; the names of their tensors begin with two digits at most
+_HELD_OUT = ("normal_scores", "normal_pixels")  # tensors of the whole
 _SHARED = ("images", "grid", "patches", "weights")  # what a layer does not have for itself
 
 
@@ -35,7 +36,8 @@ class LayeredBank:
     parts : a bank for each layer, the shallowest first; without threshold and scores of their own.
     scales : of the scores of each, positive: the robust standard deviation on training images that it was chosen
         without.
-    config, threshold, normal_scores : as of a `MemoryBank`, of the joined scores.  size : of all parts together.
+    config, threshold, normal_scores, pixel_threshold, normal_pixels, calibrated : as of a `MemoryBank`, of the joined
+        scores.  size : of all parts together.
     """
 
     parts: tuple[MemoryBank, ...]
@@ -44,6 +46,9 @@ class LayeredBank:
     threshold: float | None = None
     normal_scores: torch.Tensor | None = None  # [n]
     size: BankSize | None = None
+    pixel_threshold: float | None = None
+    normal_pixels: torch.Tensor | None = None  # [n, Q]
+    calibrated: int = 0
 
     def __post_init__(self) -> None:
         """ValueError or TypeError: parts that do not belong together."""
@@ -58,7 +63,8 @@ class LayeredBank:
                 raise ValueError(f"LayeredBank: its parts differ in {other[0]}")
         # What is said of the whole is held to the same rules as of one bank.
         whole = replace(first, config=self.config, threshold=self.threshold, normal_scores=self.normal_scores,
-                        searcher=None)  # fmt: skip
+                        pixel_threshold=self.pixel_threshold, normal_pixels=self.normal_pixels,
+                        calibrated=self.calibrated, searcher=None)  # fmt: skip
         object.__setattr__(self, "config", grouped(whole.config))
 
     def __len__(self) -> int:
@@ -117,7 +123,7 @@ class LayeredBank:
     @undisturbed
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file, whole or not at all; see `MemoryBank.save`."""
-        tensors = {} if self.normal_scores is None else {"normal_scores": self.normal_scores}
+        tensors = {name: value for name in _HELD_OUT if (value := getattr(self, name)) is not None}
         more: dict[str, str] = {}
         for number, part in enumerate(self.parts):
             own, about_index = part.stored()
@@ -126,7 +132,8 @@ class LayeredBank:
         more[LAYERS] = json.dumps(
             [{"scale": s, "radius": part.radius} for s, part in zip(self.scales, self.parts, strict=True)]
         )
-        facts = self.parts[0].facts() | {"config": self.config, "threshold": self.threshold, "radius": None}
+        facts = self.parts[0].facts() | {"config": self.config, "radius": None}
+        facts |= {name: getattr(self, name) for name in ("threshold", "pixel_threshold", "calibrated")}
         facts |= {} if self.size is None else {"size": self.size.to_dict()}
         write_bank(path, tensors, facts, more)
 
@@ -147,17 +154,20 @@ def load_bank(path: str | os.PathLike[str], index: str | None = None) -> Bank:
                 raise ValueError(f"a list of 1 to {MOST} layers is wanted")
             named = [{name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{number}.")}
                      for number in range(len(layers))]  # fmt: skip
-            known = {"normal_scores", *(f"{number}.{name}" for number, own in enumerate(named) for name in own)}
+            known = {*_HELD_OUT, *(f"{number}.{name}" for number, own in enumerate(named) for name in own)}
             if foreign := sorted(tensors.keys() - known):
                 raise ValueError(f"tensor {foreign[0]!r} is of none of {len(layers)} layers")
             facts = read_json(metadata["facts"])
             size = size_of(facts)
             parts = []
             for layer, own in zip(layers, named, strict=True):
-                said = facts | {"radius": layer["radius"], "threshold": None, "size": None}
+                said = facts | {"radius": layer["radius"], "threshold": None, "pixel_threshold": None, "size": None,
+                                "calibrated": 0}  # fmt: skip
                 parts.append(assembled(path, metadata | {"facts": json.dumps(said)}, own, version, index))
             return LayeredBank(tuple(parts), tuple(layer["scale"] for layer in layers), facts["config"],
-                               facts["threshold"], tensors.get("normal_scores"), size)  # fmt: skip
+                               facts["threshold"], tensors.get("normal_scores"), size,
+                               facts.get("pixel_threshold"), tensors.get("normal_pixels"),
+                               facts.get("calibrated", 0))  # fmt: skip
         except BankError:
             raise
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:

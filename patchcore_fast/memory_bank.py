@@ -19,6 +19,7 @@ import torch
 from patchcore_fast.bank_file import (
     bank_error,
     bank_span,
+    check_quantiles,
     digest,
     ordered_header,
     read_file,
@@ -41,8 +42,9 @@ except ImportError as error:
 
 FORMAT = "patchcore_fast.memory_bank"
 METHOD_FORMAT = "patchcore_fast.method"  # of the files of other methods, see `methods.file`
-# 4: no price; 3: no learnt reductions; 2: settings without groups; 1: no digest, faiss's bytes for its index
-FORMAT_VERSION = 5
+# 5: no pixel threshold; 4: no price; 3: no learnt reductions; 2: settings without groups; 1: no digest, and faiss's
+# bytes for its index
+FORMAT_VERSION = 6
 LAYERS = "layers"  # metadata of a file that has a bank for each layer; see `layered_bank`
 SIDE, CELLS = 16_384, 1 << 24  # most patches on a side of an image's grid, and on all of it
 IMAGES = 1 << 20  # most training images where no names count them
@@ -68,6 +70,9 @@ class MemoryBank:
     support : [M] float32, how far each row is from the nearest training row of another image, or None; with the setting
         `price` it makes rows count as farther away (docs/price.md).
     normal_scores : [n] float64, scores of training images by banks without them (the threshold's source), or None.
+    calibrated : images of a calibration that these scores and the maps below are of; 0 where they are held-out ones.
+    pixel_threshold : value of an anomaly map above which a pixel is anomalous, or None.
+    normal_pixels : [n, Q] float32, upper quantiles of maps of such images (`model.pixels.quantiles_of`), or None.
     images : names of the training images that `positions` counts, relative to their folder; empty when unknown.
     grid : (h, w) of patches per image, or None when it differs between images; at most SIDE each and CELLS in all.
     patches : number of training patches the bank was chosen from, 0 when unknown.
@@ -97,11 +102,15 @@ class MemoryBank:
     reduction_matrix: torch.Tensor | None = None  # [C, D]
     support: torch.Tensor | None = None  # [M]
     size: BankSize | None = None
+    pixel_threshold: float | None = None
+    normal_pixels: torch.Tensor | None = None  # [n, Q]
+    calibrated: int = 0
 
     @undisturbed
     def __post_init__(self) -> None:
         """Check that the parts belong together: ValueError or TypeError says which does not."""
-        for name, kind in (("config", dict), ("images", list), ("patches", int), ("weights", str), ("versions", dict)):
+        for name, kind in (("config", dict), ("images", list), ("patches", int), ("weights", str), ("versions", dict),
+                           ("calibrated", int)):  # fmt: skip
             if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
                 raise TypeError(f"MemoryBank: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         object.__setattr__(self, "config", grouped(self.config))
@@ -113,7 +122,7 @@ class MemoryBank:
         self._check_tensors()
         self._check_reduction()
         self._check_places()
-        for name in ("threshold", "radius"):
+        for name in ("threshold", "pixel_threshold", "radius"):
             value = getattr(self, name)
             if value is not None and not is_finite(value):
                 raise ValueError(f"MemoryBank: {name} must be a finite number or None, got {value!r}")
@@ -140,6 +149,7 @@ class MemoryBank:
                 raise ValueError(f"MemoryBank: support must be [{len(f)}] float32, got {tuple(s.shape)} {s.dtype}")
             if not bool((torch.isfinite(s) & (s >= 0)).all()):
                 raise ValueError("MemoryBank: support must be finite and not negative")
+        check_quantiles("MemoryBank", self.normal_pixels)
         for name, rows, dtype in (("projection", f.shape[1], torch.float32), ("normal_scores", None, torch.float64)):
             t = getattr(self, name)
             if t is None:
@@ -181,8 +191,10 @@ class MemoryBank:
                 )
             if self.patches and not self.images:
                 images = min(IMAGES, self.patches // cells)
-        if self.normal_scores is not None and len(self.normal_scores) > images:
-            raise ValueError(f"MemoryBank: {len(self.normal_scores)} normal_scores of {images} images")
+        for name in ("normal_scores", "normal_pixels"):
+            held = getattr(self, name)
+            if held is not None and len(held) > (most := self.calibrated or images):
+                raise ValueError(f"MemoryBank: {len(held)} {name} of {most} images")
         p = self.positions
         if p is None:
             return
@@ -320,7 +332,7 @@ def assembled(
     """The bank of a file's parts; BankError where they do not belong together."""
     try:
         facts = read_json(metadata["facts"])
-        facts.setdefault("radius", None)  # not in files of earlier versions
+        facts = {"radius": None, "pixel_threshold": None, "calibrated": 0} | facts  # not in files of earlier versions
         size = size_of(facts)
         facts = {name: facts[name] for name in (*_FACTS, "versions")}
         facts["grid"] = tuple(facts["grid"]) if isinstance(facts["grid"], list) else facts["grid"]
@@ -334,8 +346,10 @@ def assembled(
     return bank.with_index(index)
 
 
-_OPTIONAL = ("positions", "projection", "support", "normal_scores", "reduction_mean", "reduction_matrix")
-_FACTS = ("config", "threshold", "images", "grid", "patches", "weights", "radius")
+_OPTIONAL = (
+    "positions", "projection", "support", "normal_scores", "normal_pixels", "reduction_mean", "reduction_matrix"
+)  # fmt: skip
+_FACTS = ("config", "threshold", "pixel_threshold", "calibrated", "images", "grid", "patches", "weights", "radius")
 
 
 def _stored_index(

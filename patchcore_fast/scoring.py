@@ -167,26 +167,52 @@ def gaussian_blur(maps: torch.Tensor, sigma: float, border: str = "reflect") -> 
 
 @undisturbed
 def map_to_image(
-    anomaly: np.ndarray, original_size: tuple[int, int], resized_to: tuple[int, int] | None = None
+    anomaly: np.ndarray,
+    original_size: tuple[int, int],
+    resized_to: tuple[int, int] | None = None,
+    outside: float | None = None,
 ) -> np.ndarray:
     """Bring a score map back to its image: [H0, W0] float32, bilinear.
 
     Parameters
     ----------
     anomaly : [H, W], the map.  original_size : (H0, W0).
-    resized_to : size before the centre crop, None without a crop; what the crop left out gets the map's
-        minimum.
+    resized_to : size before the centre crop, None without a crop.
+    outside : what pixels get that the crop left out (`seen_box`); the map's minimum when None.
     """
-    maps = torch.from_numpy(np.ascontiguousarray(anomaly, dtype=np.float32))
-    height, width = maps.shape
+    maps = torch.from_numpy(np.ascontiguousarray(anomaly, dtype=np.float32))[None, None]
+    height, width = anomaly.shape
     full_h, full_w = resized_to or (height, width)
-    top, left = round((full_h - height) / 2), round((full_w - width) / 2)
-    if (full_h, full_w) != (height, width):
-        around = (left, full_w - width - left, top, full_h - height - top)
-        maps = F.pad(maps, around, value=float(maps.min()))
-    return F.interpolate(maps[None, None], size=tuple(original_size), mode="bilinear", align_corners=False)[
-        0, 0
-    ].numpy()
+    cropped = (full_h, full_w) != (height, width)
+    if cropped:  # by its own edge, so that no pixel of the crop is mixed with what was never looked at
+        top, left = _corner((height, width), (full_h, full_w))
+        maps = F.pad(maps, (left, full_w - width - left, top, full_h - height - top), mode="replicate")
+    laid = F.interpolate(maps, size=tuple(original_size), mode="bilinear", align_corners=False)[0, 0].numpy()
+    if cropped:
+        rows, columns = seen_box((height, width), original_size, resized_to)
+        fill = float(anomaly.min()) if outside is None else outside
+        laid[: rows.start] = laid[rows.stop :] = fill
+        laid[:, : columns.start] = laid[:, columns.stop :] = fill
+    return laid
+
+
+def seen_box(
+    map_size: tuple[int, int], original_size: tuple[int, int], resized_to: tuple[int, int] | None = None
+) -> tuple[slice, slice]:
+    """Rows and columns of an image whose centres lie in the part that a map of it shows; arguments as above."""
+    full = resized_to or map_size
+
+    def first(edge: int, axis: int) -> int:
+        """The first row or column whose centre is not before an edge of the resized image, without rounding."""
+        return -((full[axis] - 2 * edge * original_size[axis]) // (2 * full[axis]))
+
+    top, left = _corner(map_size, full)
+    return slice(first(top, 0), first(top + map_size[0], 0)), slice(first(left, 1), first(left + map_size[1], 1))
+
+
+def _corner(crop: tuple[int, int], full: tuple[int, int]) -> tuple[int, int]:
+    """Row and column at which the centre crop begins, as `data.load_image` cuts it."""
+    return round((full[0] - crop[0]) / 2), round((full[1] - crop[1]) / 2)
 
 
 def _outside(n: int, radius: int, border: str, device: torch.device) -> torch.Tensor:

@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from patchcore_fast.files import atomic_write
 
 LIST = ".patchcore_fast_files"
-FOLDERS = ("heatmaps", "layers")
+FOLDERS = ("heatmaps", "layers", "masks")
 FILES = frozenset((  # of predict and evaluate
     "scores.csv", "metrics.json", "report.json", "contact_sheet.png", "roc.png", "pr.png", "histogram.png",
-    "provenance.png",
+    "provenance.png", "regions.csv", "regions.json",
 ))  # fmt: skip
 
 

@@ -42,6 +42,7 @@ LAYER = {
     "scoring": 3,
     "scorers": 3,
     "metrics": 3,
+    "regions": 3,
     "bootstrap": 3,
     "data": 3,
     "coverage": 3,

@@ -78,6 +78,28 @@ def test_map_to_image_puts_the_crop_where_it_was() -> None:
     assert (full[:19] == 0.5).all() and (full[:, :19] == 0.5).all()  # outside the crop: the minimum
     assert (full[24:39, 24:58] == 1).all()
     assert scoring.map_to_image(anomaly, (10, 20)) == pytest.approx(anomaly)
+    full = scoring.map_to_image(anomaly * 2, (60, 80), (30, 40), outside=-7.0)
+    assert (full[:20] == -7).all() and (full[40:] == -7).all() and (full[20:40, 20:60] >= 1).all()
+
+
+@pytest.mark.parametrize(("original", "resized", "crop"), [
+    ((37, 53), (16, 16), (11, 9)), ((101, 17), (95, 16), (14, 14)), ((5, 7), (64, 64), (33, 20)),
+    ((2, 3), (40, 40), (3, 3)), ((64, 48), (64, 48), (64, 48)),
+])  # fmt: skip
+def test_the_crop_is_laid_on_the_pixels_whose_centres_it_holds(
+    original: tuple[int, int], resized: tuple[int, int], crop: tuple[int, int]
+) -> None:
+    rows, columns = scoring.seen_box(crop, original, resized)
+    for seen, side, whole, part in zip((rows, columns), original, resized, crop, strict=True):
+        centres = (np.arange(side) + 0.5) * whole / side - round((whole - part) / 2)
+        assert ((centres >= 0) & (centres < part)).tolist() == [seen.start <= i < seen.stop for i in range(side)]
+    anomaly = np.random.default_rng(0).random(crop, dtype=np.float32)
+    full = scoring.map_to_image(anomaly, original, resized, outside=np.inf)
+    assert np.isinf(full).sum() == full.size - full[rows, columns].size and np.isfinite(full[rows, columns]).all()
+    y, x = (np.clip((np.arange(side) + 0.5) * whole / side - 0.5 - round((whole - part) / 2), 0, part - 1)[seen]
+            for seen, side, whole, part in zip((rows, columns), original, resized, crop, strict=True))  # fmt: skip
+    want = ndimage.map_coordinates(anomaly.astype(float), np.meshgrid(y, x, indexing="ij"), order=1)
+    np.testing.assert_allclose(full[rows, columns], want, atol=2e-6)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

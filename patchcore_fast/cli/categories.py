@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,7 +46,7 @@ class Fitting(NamedTuple):
 
 def evaluate_categories(
     config: PatchCoreConfig,
-    threshold: float | None,
+    decided: Mapping[str, float],
     root: Path,
     folders: Sequence[Path],
     output: Path,
@@ -62,12 +62,12 @@ def evaluate_categories(
         model = copy(built)  # one backbone for all; the bank is its own, and goes with it
         return model.fit(images, on_error="return")
 
-    return each_category(Fitting(config, weights, fit), threshold, root, folders, output, json_file)
+    return each_category(Fitting(config, weights, fit), decided, root, folders, output, json_file)
 
 
 def each_category(
     fitting: Fitting,
-    threshold: float | None,
+    decided: Mapping[str, float],
     root: Path,
     folders: Sequence[Path],
     output: Path,
@@ -100,7 +100,7 @@ def each_category(
     for i, folder in enumerate(folders):
         clock = time.perf_counter()
         try:
-            rows[i], files, said = _category(fitting, threshold, folder, output / folder.name, problems)
+            rows[i], files, said = _category(fitting, decided, folder, output / folder.name, problems)
             unread += files
         except Exception as error:  # whatever it is, it is of this category
             rows[i] = CategoryResult(folder.name, error=_reason(error, folder))
@@ -136,7 +136,7 @@ def _check_json(json_file: Path, folders: Sequence[Path], output: Path) -> None:
 
 
 def _category(
-    fitting: Fitting, threshold: float | None, folder: Path, output: Path, problems: Problems
+    fitting: Fitting, decided: Mapping[str, float], folder: Path, output: Path, problems: Problems
 ) -> tuple[CategoryResult, list[tuple[str, str]], str]:
     """Its row, the files that could not be used, and what to say of it."""
     from patchcore_fast.data import scan
@@ -145,7 +145,7 @@ def _category(
     from patchcore_fast.report.gallery import write_evaluation
     from patchcore_fast.report.page import write_report
 
-    made = identity(fitting.config, threshold, fitting.weights, files_digest(folder))
+    made = identity(fitting.config, decided, fitting.weights, files_digest(folder))
     row, different = kept(output, made)
     if gone := [name for name in fitting.files if not (output / name).is_file()]:
         row, different = None, different or (f"its {gone[0]} is not there" if row is not None else "")
@@ -167,8 +167,8 @@ def _category(
     output_folder(output)
     forget(output)
     model = fitting.fit(images, output)
-    if threshold is not None:
-        model.decide(threshold=threshold)
+    if decided:
+        model.decide(**decided)
     result = model.evaluate(images, on_error="return")
     mine = write_evaluation(output, folder.name, images, result, model)
     if (output / "report.json").is_file():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_bank, check_images, check_room, need_index, need_pipeline
 from patchcore_fast.cli.budget import budget_text
-from patchcore_fast.cli.decision import given_threshold, verdicts
+from patchcore_fast.cli.decision import given_thresholds, regions_said, verdicts
 from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.models import facts_of, is_method, load_model, scored_by
 from patchcore_fast.cli.options import check_loaded, chosen_config
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Measure on the test images of a folder, or of each category in it; print a table, write what was asked for."""
-    given_threshold(args)
+    given_thresholds(args)
     config = None
     if args.bank is None:
         config = chosen_config(args)
@@ -69,7 +69,7 @@ def evaluate(args: argparse.Namespace) -> int:
     args.resumes = True  # a run that was ended is gone on with
 
     return evaluate_categories(
-        config, given_threshold(args), Path(args.folder), categories, Path(args.output), json_file
+        config, given_thresholds(args), Path(args.folder), categories, Path(args.output), json_file
     )
 
 
@@ -94,7 +94,7 @@ def _one(
         )
     _check_outputs(args, images)
     output = None if args.output is None else output_folder(args.output)
-    model: Any = load_model(args) if config is None else fitted(config, images, given_threshold(args))
+    model: Any = load_model(args) if config is None else fitted(config, images, given_thresholds(args))
     result = model.evaluate(images, on_error="return")
     if config is not None and model.bank.size is not None:
         print(budget_text(model.bank.size))
@@ -107,6 +107,8 @@ def _one(
     row = scored_by(model) | headline(result.metrics) | _shots(model)
     print(metrics_table({name: row}, corner="folder"))
     print(verdicts(result.metrics, facts_of(model)))
+    if said := regions_said(result.metrics):
+        print(said)
     if not any(r.label == 0 for r in images.test) or not any(r.label == 1 for r in images.test):
         print("AUROC needs normal (test/good) and anomalous test images; here is one class only.")
     if result.unread:

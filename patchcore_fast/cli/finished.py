@@ -21,21 +21,21 @@ SAID = 3  # settings that differ, in a message
 
 
 def identity(
-    config: PatchCoreConfig | MethodConfig, threshold: float | None, weights: str, data: str
+    config: PatchCoreConfig | MethodConfig, decided: Mapping[str, float], weights: str, data: str
 ) -> dict[str, Any]:
     """All that decides the numbers of a category: settings but those that change no result, backbone, files, version.
 
     Parameters
     ----------
-    threshold : that was given instead of the fit's.  weights : fingerprint of the backbone.
+    decided : thresholds that were given instead of the fit's.  weights : fingerprint of the backbone.
     data : `data.categories.files_digest`.
     """
     from patchcore_fast import __version__
     from patchcore_fast.report.tables import to_json
 
     settings = {name: group for name, group in config.to_dict().items() if name != "running"}
-    made: dict[str, Any] = json.loads(to_json({"version": __version__, "settings": settings, "threshold": threshold,
-                                               "weights": weights, "data": data}))  # fmt: skip
+    made: dict[str, Any] = json.loads(to_json({"version": __version__, "settings": settings, "weights": weights,
+                                               "data": data, "threshold": None, **decided}))  # fmt: skip
     return made
 
 
@@ -91,9 +91,10 @@ def _difference(before: Mapping[str, Any], made: Mapping[str, Any]) -> str:
     if names:
         more = f" and {len(names) - SAID:,} more" if len(names) > SAID else ""
         return f"other settings: {', '.join(names[:SAID])}{more}"
-    words = {"threshold": "another --threshold", "weights": "other weights", "data": "other files",
+    words = {"threshold": "another --image-threshold", "pixel_threshold": "another --pixel-threshold",
+             "weights": "other weights", "data": "other files",
              "version": "another version of patchcore_fast"}  # fmt: skip
-    return next((text for key, text in words.items() if before.get(key) != made[key]), "other settings")
+    return next((text for key, text in words.items() if before.get(key) != made.get(key)), "other settings")
 
 
 def digest_of(paths: Iterable[Path]) -> str:

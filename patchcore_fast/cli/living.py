@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 
 from patchcore_fast.cli.beforehand import check_bank, check_images, need_pipeline
-from patchcore_fast.cli.decision import expected
+from patchcore_fast.cli.decision import decided_text
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
 from patchcore_fast.cli.pipeline import counted, load_bank
 from patchcore_fast.cli.unusable import tell
 from patchcore_fast.errors import DataError
+
+NONE = "no image has been scored by such a bank"  # why there may be no threshold
 
 
 def update(args: argparse.Namespace) -> int:
@@ -33,7 +35,7 @@ def update(args: argparse.Namespace) -> int:
     bank = model.bank
     print(f"{counted(len(images.train) - len(model.unread_))} joined: {before:,} rows before, {len(bank):,} now.")
     print(f"Every new patch lies within {reached:.6g} of the bank.")
-    print(_threshold(bank.threshold, bank))
+    print(decided_text(bank, NONE))
     print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
     return tell(model.unread_)
 
@@ -62,11 +64,5 @@ def merge(args: argparse.Namespace) -> None:
     bank.save(output)
     rows = " + ".join(f"{len(one):,}" for one in banks)
     print(f"{len(banks)} banks of {rows} rows: {len(bank):,} rows now.")
-    print(_threshold(bank.threshold, bank))
+    print(decided_text(bank, NONE))
     print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
-
-
-def _threshold(value: float | None, bank: object) -> str:
-    if value is None:
-        return "No threshold: no image has been scored by such a bank. Set one with --threshold."
-    return f"Threshold {value:.4g}: {expected(bank)}"

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from patchcore_fast.cli.decision import REGIONS, TARGETS
 from patchcore_fast.config import GROUP_OF, GROUPS, PRESETS, RESCORED
 from patchcore_fast.config.base import settings_of
 from patchcore_fast.config.sampler_options import OPTIONS, checked_options, parsed_options
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from patchcore_fast.config import PatchCoreConfig
 
 SCORED = tuple(name for name in RESCORED if GROUP_OF[name] == "scoring")  # of a bank that is there already
-LOADED = (*SCORED, "weights", "max_false_alarms")  # what goes with a bank, beside all of "running"
+LOADED = (*SCORED, "weights", *TARGETS, *REGIONS)  # what goes with a bank, beside all of "running"
 
 STORED = ("seed", "shots", "augment", "augmentations")  # of "selection": what the rows of a store are (a test compares)
 
@@ -102,10 +103,15 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_threshold(parser: argparse.ArgumentParser, note: str | None = None) -> None:
-    """The group "decision", with the threshold itself in place of a rule for it."""
-    add_group(parser, "decision", note=note).add_argument(
-        "--threshold", type=float, default=argparse.SUPPRESS, metavar="X",
+    """The group "decision", with the thresholds themselves in place of rules for them."""
+    part = add_group(parser, "decision", note=note)
+    part.add_argument(
+        "--image-threshold", "--threshold", dest="threshold", type=float, default=argparse.SUPPRESS, metavar="X",
         help="image score above which an image is anomalous, instead of the fit's",
+    )  # fmt: skip
+    part.add_argument(
+        "--pixel-threshold", type=float, default=argparse.SUPPRESS, metavar="X",
+        help="value of the map above which a pixel is anomalous, instead of the fit's",
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from patchcore_fast.cli.bench_samplers import add_arguments as add_bench
 from patchcore_fast.cli.chaining import add_chain
 from patchcore_fast.cli.compare import add_arguments as add_compare
+from patchcore_fast.cli.decision import TARGETS
 from patchcore_fast.cli.exclusion import add_exclude
 from patchcore_fast.cli.grid import add_arguments as add_grid
 from patchcore_fast.cli.options import (
@@ -276,14 +277,26 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--weights", default=argparse.SUPPRESS, metavar="W", help="where its weights are now")
     add_download(export)
 
-    decide = command("threshold", ("threshold", "threshold"), "show or change the threshold of a bank",
-                     "threshold bottles.safetensors 3.2")  # fmt: skip
+    decide = command("threshold", ("threshold", "threshold"), "show or change the thresholds of a bank",
+                     "threshold bottles.safetensors --max-false-alarms 1/200")  # fmt: skip
     decide.add_argument("bank", metavar="BANK", help="file written by fit or train")
     decide.add_argument("value", nargs="?", type=float, metavar="VALUE",
-                        help="score above which an image is anomalous; without it: the choices")  # fmt: skip
-    decide.add_argument("--max-false-alarms", type=float, metavar="S",
-                        help="instead: share of normal images that may lie above it, 0.01 for 1 %%")  # fmt: skip
+                        help="the same as --image-threshold; without any: the choices")  # fmt: skip
+    add_threshold(decide)
     decide.add_argument("--output", metavar="FILE", help="write the bank here and leave BANK as it is")
+
+    calibrate = command("calibrate", ("calibrate", "calibrate"), "set the thresholds of a bank by good images",
+                        "calibrate bottles.safetensors new-good --defects some-bad")  # fmt: skip
+    calibrate.add_argument("bank", metavar="BANK", help="file written by fit or train")
+    calibrate.add_argument("good", metavar="GOOD", help="good images that it was not fitted on: a folder")
+    calibrate.add_argument("--defects", metavar="DIR",
+                           help="defective images: the image threshold then parts them best from the good ones, unless "
+                                "--max-false-alarms says where it lies")  # fmt: skip
+    calibrate.add_argument("--output", metavar="FILE", help="write the bank here and leave BANK as it is")
+    add_group(calibrate, "decision", TARGETS)
+    add_group(calibrate, "features", ["weights"])
+    add_group(calibrate, "running")
+    add_download(calibrate)
 
     grow = command("update", ("living", "update"), "let new normal images join a memory bank",
                    "update bottles.safetensors new-photos")  # fmt: skip

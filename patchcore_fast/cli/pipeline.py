@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_images, check_room, need_index, need_pipeline
 from patchcore_fast.cli.budget import budget_text
-from patchcore_fast.cli.decision import expected, given_threshold
+from patchcore_fast.cli.decision import TARGETS, decided_text, given_thresholds
 from patchcore_fast.cli.exclusion import check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.extract import check_apart, quiet_rank, stored_settings
 from patchcore_fast.cli.indices import check_indices, picked
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def fitted(
     config: PatchCoreConfig,
     images: Any,
-    threshold: float | None,
+    decided: Mapping[str, float],
     group: Any = None,
     store: str | None = None,
     sampler: Any = None,
@@ -41,8 +41,8 @@ def fitted(
 
     model = PatchCore(config, sampler, group=group)
     model.fit(images, on_error="return", store=store)
-    if threshold is not None:
-        model.decide(threshold=threshold)
+    if decided:
+        model.decide(**decided)
     return model
 
 
@@ -57,16 +57,14 @@ def load_bank(args: argparse.Namespace) -> PatchCore:
 def prepared(args: argparse.Namespace, load: Callable[..., Any]) -> Any:
     """What `load` makes of the file `args.bank`, with the settings that were typed."""
     given = given_settings(args)
-    share = given.pop("max_false_alarms", None)
+    wanted = {name: given.pop(name) for name in TARGETS if name in given} | given_thresholds(args)
     model = load(
         args.bank, given.pop("device", None), weights=given.pop("weights", None), allow_download=args.allow_download
     )
     model.rescore(**{name: given.pop(name) for name in SCORED if name in given})
     model.config = model.config.replace(**given)
-    if (threshold := given_threshold(args)) is not None:
-        model.decide(threshold=threshold)
-    elif share is not None:
-        model.decide(max_false_alarms=share)
+    if wanted:
+        model.decide(**wanted)
     return model
 
 
@@ -75,12 +73,12 @@ def fit(args: argparse.Namespace) -> int:
 
     Images that cannot be read are left out and named. Of several ranks the first one writes and speaks.
     """
-    config, threshold = chosen_config(args), given_threshold(args)
+    config, decided = chosen_config(args), given_thresholds(args)
     output = writable_file(args.output)
     if (args.folder is None) == (args.features is None):
         raise DataError("fit: either DIR or --features STORE is wanted")
     if args.folder is None:
-        return _fit_stored(args, output, threshold)
+        return _fit_stored(args, output, decided)
     if args.indices is not None:
         raise DataError("--indices: goes with --features STORE, whose rows it numbers")
     check_images(args.folder)
@@ -98,7 +96,7 @@ def fit(args: argparse.Namespace) -> int:
     if args.store is not None:
         check_apart("--store", args.store, images.train)
     with joined(args.rank_timeout) as group:
-        model = fitted(config, images, threshold, group, args.store)
+        model = fitted(config, images, decided, group, args.store)
     if rank:
         return 0
     model.save(output)
@@ -108,7 +106,7 @@ def fit(args: argparse.Namespace) -> int:
     return tell(model.unread_)
 
 
-def _fit_stored(args: argparse.Namespace, output: Path, threshold: float | None) -> int:
+def _fit_stored(args: argparse.Namespace, output: Path, decided: Mapping[str, float]) -> int:
     refuse_exclude(args, "goes with DIR; extract --exclude leaves images out of a store")
     if args.store is not None:
         raise DataError("--store: goes with DIR, whose features it keeps; --features has them already")
@@ -128,12 +126,12 @@ def _fit_stored(args: argparse.Namespace, output: Path, threshold: float | None)
             {"--output": output}, [*shards, *([] if args.indices is None else [("--indices", args.indices)])]
         )
         with joined(args.rank_timeout) as group:
-            model = fitted(config, store, threshold, group, sampler=sampler)
+            model = fitted(config, store, decided, group, sampler=sampler)
         if rank:
             return 0
         model.save(output)
         print(_bank_text(model, len(store.images), args.verbose))
-    if sampler is not None and sampler.recorded is None and model.threshold is not None and threshold is None:
+    if sampler is not None and sampler.recorded is None and model.threshold is not None and "threshold" not in decided:
         print(GIVEN)
     print(f"Saved {output} ({output.stat().st_size / 1e6:.1f} MB).")
     print(f"Next, heat maps:      patchcore-fast predict {output} IMAGES --output out")
@@ -145,10 +143,7 @@ def _bank_text(model: PatchCore, count: int, verbose: bool) -> str:
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in model.timings_.items())
     each = [f"{len(part):,} of {bank.patches:,} patches of {part.width} numbers" for part in bank.parts]
     kept = f"{' and '.join(each)} kept"
-    if bank.threshold is None:
-        said = "No threshold: one image, or too few patches, says nothing about others. Set one with --threshold."
-    else:
-        said = f"Threshold {bank.threshold:.4g}: {expected(bank)}"
+    said = decided_text(bank, "one image, or too few patches, says nothing about others")
     size = "" if bank.size is None else f"\n{budget_text(bank.size)}"
     table = report_table(model.report_) if verbose else ""
     by = sampler_said(bank.config)

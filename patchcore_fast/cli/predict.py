@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_bank, check_files, check_room, need_pipeline
-from patchcore_fast.cli.decision import given_threshold
+from patchcore_fast.cli.decision import given_thresholds
 from patchcore_fast.cli.models import load_model, model_said
 from patchcore_fast.cli.outputs import check_folder, output_folder
 from patchcore_fast.cli.pipeline import counted
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from patchcore_fast.data import ImageRecord
     from patchcore_fast.model import Prediction
     from patchcore_fast.report.gallery import Gallery
+    from patchcore_fast.report.region_files import RegionFiles
 
 Row = Mapping[str, Any]
 
@@ -33,10 +34,12 @@ SCALE_PIXELS = 1 << 25  # or by fewer with so many pixels in all: their maps are
 def predict(args: argparse.Namespace) -> int:
     """Score images; write scores.csv (`report.scores_csv`), overlays and a contact sheet of the highest scores.
 
+    With a pixel threshold masks and regions too (`report.region_files`).
+
     The rows of scores.csv are written as the scores come, whatever happens to the pictures; the file is in place also
     when the run is stopped. Memory does not grow with the number of images.
     """
-    given_threshold(args)
+    given_thresholds(args)
     check_bank(args.bank)
     check_files(args.images)
     check_room(args.output)
@@ -50,18 +53,28 @@ def predict(args: argparse.Namespace) -> int:
                  [("IMAGES", folder) for folder in args.images])  # fmt: skip
     output = output_folder(args.output)
     print(model_said(model))
-    return write_predictions(output, records, model.iter_predict(records, on_error="return"), model.threshold)
+    if model.pixel_threshold is None:
+        print("No masks and no regions: this file has no pixel threshold. "
+              "Give one with --pixel-threshold, or find it with patchcore-fast calibrate BANK GOOD.")  # fmt: skip
+    stream = model.iter_predict(records, on_error="return")
+    return write_predictions(output, records, stream, model.threshold, model.pixel_threshold)
 
 
 def write_predictions(
-    output: Path, records: Sequence[ImageRecord], stream: Iterable[Prediction], threshold: float | None
+    output: Path,
+    records: Sequence[ImageRecord],
+    stream: Iterable[Prediction],
+    threshold: float | None,
+    pixel_threshold: float | None = None,
 ) -> int:
     """Rows and pictures of predictions as they come, and a word on the screen; the exit code.
 
     Parameters
     ----------
-    output : exists.  records : of the images, in the order of `stream`.  threshold : that verdicts were made with.
+    output : exists.  records : of the images, in the order of `stream`.
+    threshold, pixel_threshold : that verdicts and regions are made with.
     """
+    from patchcore_fast.report.region_files import CSV, JSON, MASKS
     from patchcore_fast.report.scores_csv import append_scores
     from patchcore_fast.written import writing
 
@@ -69,7 +82,7 @@ def write_predictions(
     room = sum(2 * len(os.fsencode(r.path)) + 80 for r in records)
     root = Path(os.path.commonpath([r.path.absolute().parent for r in records]))
     with writing(output) as note:
-        run = _Run(output, root, threshold, note)
+        run = _Run(output, root, threshold, pixel_threshold is not None, note)
         note(table.name)
         try:
             with append_scores(table, room) as add:
@@ -79,6 +92,8 @@ def write_predictions(
                 say(f"{PROGRAM}: stopped, but the scores of {run.scored:,} of {counted(len(records))} are in "
                     f"{printable(table)}")  # fmt: skip
             raise
+        finally:
+            run.close_regions()
         if not run.scored:
             raise DataError(f"none of {counted(len(records))} can be read; {run.unread[0][1]}")
         if run.gallery is not None and run.gallery.count:
@@ -89,24 +104,40 @@ def write_predictions(
     sheet = output / "contact_sheet.png"
     print(f"{f'Look at {sheet}; single' if sheet.is_file() else 'Single'} pictures are in {output / 'heatmaps'}, "
           f"numbers in {table}.")  # fmt: skip
+    if run.regions is not None:
+        count = run.regions.count
+        print(f"{count:,} {'region' if count == 1 else 'regions'} above the pixel threshold {pixel_threshold:.4g}: "
+              f"{output / CSV}, in COCO's format {output / JSON}; masks are in {output / MASKS}.")  # fmt: skip
     return tell(run.unread, run.problems)
 
 
 class _Run:
     """Predictions to rows and pictures, one by one.
 
-    scored, anomalous : counts.  unread : (file, why) of images without a score.  problems : of pictures.
+    scored, anomalous : counts.  unread : (file, why) of images without a score.  problems : of pictures and regions.
+    regions : None without a pixel threshold, before the first picture, and where their files cannot be opened.
     """
 
-    def __init__(self, output: Path, root: Path, threshold: float | None, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, output: Path, root: Path, threshold: float | None, has_regions: bool, note: Callable[[str], None]
+    ) -> None:
+        from patchcore_fast.report.files import PictureNames
         from patchcore_fast.report.problems import Problems
 
-        self._output, self._root, self._threshold, self._note = output, root, threshold, note
+        self._names = PictureNames(root)
+        self._output, self._threshold, self._has_regions, self._note = output, threshold, has_regions, note
         self._waiting: deque[tuple[ImageRecord, Prediction]] = deque()  # for the scale, then one by one
         self.gallery: Gallery | None = None
+        self.regions: RegionFiles | None = None
         self.problems = Problems()
         self.unread: list[tuple[Path, str]] = []
         self.scored = self.anomalous = 0
+
+    def close_regions(self) -> None:
+        """Their files get their names, with what there is."""
+        if self.regions is not None:
+            with self.problems.attempt("regions.csv and regions.json"):
+                self.regions.close()
 
     def score(self, stream: Iterable[tuple[ImageRecord, Prediction]], add: Callable[[Row], None]) -> None:
         """Take all there are. However it ends, each prediction that came has its row."""
@@ -125,16 +156,25 @@ class _Run:
     def _draw(self, add: Callable[[Row], None]) -> None:
         from patchcore_fast.report import shared_scale
         from patchcore_fast.report.gallery import Gallery
+        from patchcore_fast.report.region_files import RegionFiles
 
         maps = [p.anomaly_map for _, p in self._waiting if p.error is None]
         if self.gallery is None and maps:
-            self.gallery = Gallery(self._output, *shared_scale(maps, self._threshold), self._root, self._note)
+            self.gallery = Gallery(self._output, *shared_scale(maps, self._threshold), self._note)
+            if self._has_regions:
+                with self.problems.attempt("regions.csv and regions.json"):
+                    self.regions = RegionFiles(self._output, self._note)
         while self._waiting:
             record, prediction = self._waiting[0]
             picture = ""
             if self.gallery is not None and prediction.error is None:
+                name = self._names.of(record.path)
+                if self.regions is not None:
+                    with self.problems.attempt(f"the regions of {record.path}"):
+                        self.regions.add(record.path, prediction, name)
                 with self.problems.attempt(f"the heat map of {record.path}"):
-                    picture = f"heatmaps/{self.gallery.add(record, prediction)[0]}"
+                    self.gallery.add(record, prediction, name)
+                    picture = f"heatmaps/{name}"
             self._row(add, picture)
 
     def _row(self, add: Callable[[Row], None], picture: str) -> None:

@@ -1,4 +1,4 @@
-"""threshold: what a bank's threshold means, other values for it, and another one into the file."""
+"""threshold: what a bank's thresholds mean, other values for them, and others into the file."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from patchcore_fast.cli.beforehand import check_bank, need_pipeline
-from patchcore_fast.cli.decision import expected
+from patchcore_fast.cli.decision import TARGETS, expected, expected_pixels, given_thresholds, percent
 from patchcore_fast.cli.outputs import writable_file
 from patchcore_fast.cli.sampling import bank_said
 from patchcore_fast.errors import DataError
 
 SHARES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)  # of false alarms, in the table
+PIXELS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # of false pixels
 
 
 def threshold(args: argparse.Namespace) -> None:
-    """Set VALUE, or the threshold of a share of false alarms; without either show what there is to choose from."""
-    if args.value is not None and args.max_false_alarms is not None:
-        raise DataError("VALUE and --max-false-alarms: one of both is wanted")
-    look = args.value is None and args.max_false_alarms is None
-    if look and args.output is not None:
-        raise DataError("--output: there is nothing to write without VALUE or --max-false-alarms")
+    """Set thresholds, or those of a share of false alarms and pixels; without any show what there is to choose from."""
+    if args.value is not None:
+        if hasattr(args, "threshold"):
+            raise DataError("VALUE and --image-threshold: one of both is wanted")
+        args.threshold = args.value
+    wanted = given_thresholds(args) | {name: getattr(args, name) for name in TARGETS if hasattr(args, name)}
+    if not wanted and args.output is not None:
+        raise DataError("--output: there is nothing to write without a threshold or a share")
     check_bank(args.bank)
-    output = None if look else writable_file(args.output or args.bank)
+    output = writable_file(args.output or args.bank) if wanted else None
     need_pipeline()
 
     from patchcore_fast.layered_bank import load_bank
     from patchcore_fast.methods.file import method_of, read_model, write_model
-    from patchcore_fast.model.threshold import with_threshold
+    from patchcore_fast.model.decision import with_thresholds
 
     tensors: dict[str, Any] = {}
     bank: Any
@@ -39,33 +42,50 @@ def threshold(args: argparse.Namespace) -> None:
     if output is None:
         print(_choices(bank))
         return
-    changed = with_threshold(bank, threshold=args.value, max_false_alarms=args.max_false_alarms)
+    changed = with_thresholds(bank, **wanted)
     if tensors:
         write_model(output, changed, tensors)
     else:
         changed.save(output)
-    before = "none" if bank.threshold is None else f"{bank.threshold:.6g}"
-    print(f"Threshold {changed.threshold:.6g} (was {before}) in {Path(output)}: {expected(changed)}")
+    kinds = (("Threshold", "threshold", expected), ("Pixel threshold", "pixel_threshold", expected_pixels))
+    for name, field, says in kinds:
+        before, now = getattr(bank, field), getattr(changed, field)
+        if now != before:
+            was = "none" if before is None else f"{before:.6g}"
+            print(f"{name} {now:.6g} (was {was}) in {Path(output)}: {says(changed)}")
 
 
 def _choices(bank: Any) -> str:
     from patchcore_fast.methods.file import Learned
-    from patchcore_fast.model.threshold import false_alarm_interval, held_out, with_threshold
+    from patchcore_fast.model.decision import with_thresholds
+    from patchcore_fast.model.pixels import false_pixel_interval, shares_above
+    from patchcore_fast.model.threshold import false_alarm_interval
     from patchcore_fast.report import metrics_table
 
-    now = "No threshold" if bank.threshold is None else f"Threshold in use {bank.threshold:.6g}"
+    value, level = bank.threshold, bank.pixel_threshold
     lines = [
         f"{bank.config['method']}, {bank.fitted_on}." if isinstance(bank, Learned) else bank_said(bank),
-        f"{now}: {expected(bank)}",
+        f"{'No threshold' if value is None else f'Threshold in use {value:.6g}'}: {expected(bank)}",
+        f"{'No pixel threshold' if level is None else f'Pixel threshold in use {level:.6g}'}: {expected_pixels(bank)}",
     ]
-    scores = held_out(bank)
-    if len(scores) > 1:
+    scores, maps = bank.normal_scores, bank.normal_pixels
+    if scores is not None and len(scores) > 1:
         rows = {}
         for share in SHARES:
-            value = with_threshold(bank, max_false_alarms=share).threshold
-            assert value is not None
-            low, high = false_alarm_interval(scores, value) or (0.0, 1.0)
-            rows[f"{100 * share:g} %"] = {"threshold": f"{value:.6g}", "held-out above": sum(s > value for s in scores),
+            limit = with_thresholds(bank, max_false_alarms=share).threshold
+            low, high = false_alarm_interval(scores.tolist(), limit) or (0.0, 1.0)
+            rows[f"{100 * share:g} %"] = {"threshold": f"{limit:.6g}", "images above": int((scores > limit).sum()),
                                           "interval": f"{100 * low:.1f} to {100 * high:.1f} %"}  # fmt: skip
         lines += ["", metrics_table(rows, corner="false alarms")]
-    return "\n".join([*lines, "", "To change it:  patchcore-fast threshold BANK VALUE"])
+    if maps is not None and len(maps) > 1:
+        rows = {}
+        for share in PIXELS:
+            limit = with_thresholds(bank, max_false_pixels=share).pixel_threshold
+            low, high = false_pixel_interval(maps, limit) or (0.0, 1.0)
+            rows[f"{100 * share:g} %"] = {"pixel threshold": f"{limit:.6g}",
+                                          "pixels above": percent(shares_above(maps, limit).mean()),
+                                          "interval": f"{percent(low)} to {percent(high)}"}  # fmt: skip
+        lines += ["", metrics_table(rows, corner="false pixels")]
+    lines += ["", "To change them:  patchcore-fast threshold BANK --max-false-alarms 1/200 --max-false-pixels 0.1%",
+              "or by values:    patchcore-fast threshold BANK --image-threshold X --pixel-threshold X"]  # fmt: skip
+    return "\n".join(lines)

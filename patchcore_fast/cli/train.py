@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_images, check_room, need_pipeline
-from patchcore_fast.cli.decision import expected, given_threshold
+from patchcore_fast.cli.decision import decided_text, given_thresholds
 from patchcore_fast.cli.exclusion import add_exclude, check_exclude, refuse_exclude, training_set
 from patchcore_fast.cli.extract import check_apart
 from patchcore_fast.cli.grid import listed
@@ -63,7 +64,7 @@ def train(args: argparse.Namespace) -> int:
         return test(args)
     if args.method is None and args.folder in METHODS and not Path(args.folder).exists():
         args.method, args.folder = args.folder, None
-    config, threshold = chosen_method(args), given_threshold(args)
+    config, decided = chosen_method(args), given_thresholds(args)
     if args.print_method:
         print(config.to_toml(), end="")
         return 0
@@ -87,8 +88,8 @@ def train(args: argparse.Namespace) -> int:
     if found:
         check_room(args.output)
         found = find_categories(args.folder, args.output, args.classes)
-        return _each(args, config, threshold, tracking, found)
-    return _one(args, config, threshold, tracking, writable_file(args.output))
+        return _each(args, config, decided, tracking, found)
+    return _one(args, config, decided, tracking, writable_file(args.output))
 
 
 def _check_training(args: argparse.Namespace, config: MethodConfig, tracking: TrackingSettings) -> None:
@@ -103,7 +104,11 @@ def _check_training(args: argparse.Namespace, config: MethodConfig, tracking: Tr
 
 
 def _one(
-    args: argparse.Namespace, config: MethodConfig, threshold: float | None, tracking: TrackingSettings, output: Path
+    args: argparse.Namespace,
+    config: MethodConfig,
+    decided: Mapping[str, float],
+    tracking: TrackingSettings,
+    output: Path,
 ) -> int:
     """A model of one set."""
     images, config = _images(args, config)
@@ -117,12 +122,12 @@ def _one(
     name = images.summary.folder if images.layout == "list" else Path(args.folder).resolve().name
     training = Training(config, args.evaluate_every, tracking)
     model = training.fit(images, folder, name)
-    if threshold is not None:
-        model.decide(threshold=threshold)
+    if decided:
+        model.decide(**decided)
     model.save(output)
     training.log_model(output)
     print(f"{model.said()} ({', '.join(f'{stage} {seconds:.1f} s' for stage, seconds in model.timings_.items())}).")
-    print(_threshold(model))
+    print(decided_text(model.learned, "too few images were held out to say anything about others"))
     if text := training.text():
         print(text)
     say_saved(output, args.folder, bool(images.test))
@@ -132,7 +137,7 @@ def _one(
 def _each(
     args: argparse.Namespace,
     config: MethodConfig,
-    threshold: float | None,
+    decided: Mapping[str, float],
     tracking: TrackingSettings,
     folders: list[Path],
 ) -> int:
@@ -149,8 +154,8 @@ def _each(
     def fit(images: ImageSet, place: Path) -> Method:
         training = Training(config, args.evaluate_every, tracking, built)
         model = training.fit(images, place / KEPT if _has_epochs(config) else None, place.name)
-        if threshold is not None:
-            model.decide(threshold=threshold)
+        if decided:
+            model.decide(**decided)
         model.save(place / MODEL)
         training.log_model(place / MODEL)
         if text := training.text():
@@ -159,7 +164,7 @@ def _each(
 
     output = Path(args.output)
     fitting = Fitting(config, weights, fit, (MODEL,))
-    code = each_category(fitting, threshold, Path(args.folder), folders, output)
+    code = each_category(fitting, decided, Path(args.folder), folders, output)
     print(f"Models: {output / '<category>' / MODEL}")
     print(f"Next, heat maps:      patchcore-fast predict {output / folders[0].name / MODEL} IMAGES --output out")
     return code
@@ -179,9 +184,3 @@ def _images(args: argparse.Namespace, config: MethodConfig) -> tuple[ImageSet, M
 
 def _has_epochs(config: MethodConfig) -> bool:
     return hasattr(config.settings, "epochs")
-
-
-def _threshold(model: Method) -> str:
-    if model.threshold is None:
-        return "No threshold: too few images were held out to say anything about others. Set one with --threshold."
-    return f"Threshold {model.threshold:.4g}: {expected(model.learned)}"

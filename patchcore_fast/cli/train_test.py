@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_images, check_room, need_pipeline
 from patchcore_fast.cli.categories import Fitting, each_category
-from patchcore_fast.cli.decision import given_threshold, verdicts
+from patchcore_fast.cli.decision import REGIONS, TARGETS, given_thresholds, regions_said, verdicts
 from patchcore_fast.cli.evaluate import headline
 from patchcore_fast.cli.exclusion import refuse_exclude
 from patchcore_fast.cli.finished import digest_of
@@ -24,12 +25,12 @@ from patchcore_fast.errors import DataError
 if TYPE_CHECKING:
     from patchcore_fast.data import ImageSet
 
-SETTINGS = ("weights", "device", "workers", "max_false_alarms")  # that it takes; others belong to training
+SETTINGS = ("weights", "device", "workers", *TARGETS, *REGIONS)  # that it takes; others belong to training
 
 
 def test(args: argparse.Namespace) -> int:
     """Print the table of metrics, and with --output write pictures and pages; nothing is trained."""
-    threshold = given_threshold(args)
+    decided = given_thresholds(args)
     _check(args)
     check_images(args.folder)
     if args.output is not None:
@@ -41,7 +42,7 @@ def test(args: argparse.Namespace) -> int:
     found = find_categories(args.folder, args.output, args.classes)
     if args.classes is not None and len(found) == 1:
         args.folder, found = str(found[0]), []
-    return _each(args, threshold, found) if found else _one(args, threshold)
+    return _each(args, decided, found) if found else _one(args, decided)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -58,11 +59,11 @@ def _check(args: argparse.Namespace) -> None:
         raise DataError(f"{args.checkpoint}: no such file or folder")
 
 
-def _loaded(args: argparse.Namespace, path: Path, threshold: float | None) -> Any:
+def _loaded(args: argparse.Namespace, path: Path, decided: Mapping[str, float]) -> Any:
     from patchcore_fast.methods import load_any
 
     given = typed_settings(args)
-    share = given.pop("max_false_alarms", None)
+    wanted = {name: given.pop(name) for name in TARGETS if name in given} | dict(decided)
     model: Any = load_any(path, given.pop("device", None), weights=given.pop("weights", None),
                           allow_download=args.allow_download)  # fmt: skip
     if args.method not in (None, getattr(model, "name", "patchcore")):
@@ -70,14 +71,12 @@ def _loaded(args: argparse.Namespace, path: Path, threshold: float | None) -> An
             f"{path}: METHOD is {args.method}, and this is a model of {getattr(model, 'name', 'patchcore')}"
         )
     model.config = model.config.replace(**given)
-    if threshold is not None:
-        model.decide(threshold=threshold)
-    elif share is not None:
-        model.decide(max_false_alarms=share)
+    if wanted:
+        model.decide(**wanted)
     return model
 
 
-def _one(args: argparse.Namespace, threshold: float | None) -> int:
+def _one(args: argparse.Namespace, decided: Mapping[str, float]) -> int:
     from patchcore_fast.data import scan
     from patchcore_fast.report import metrics_table
     from patchcore_fast.report.gallery import write_evaluation
@@ -89,11 +88,13 @@ def _one(args: argparse.Namespace, threshold: float | None) -> int:
         read = [("image", r.path) for r in [*images.train, *images.test]]
         read += [("mask", r.mask) for r in images.test if r.mask is not None]
         check_folder(args.output, read, [("DIR", images.root), ("--checkpoint", args.checkpoint)])
-    model = _loaded(args, Path(args.checkpoint), threshold)
+    model = _loaded(args, Path(args.checkpoint), decided)
     result = model.evaluate(images, on_error="return")
     name = images.summary.folder if images.layout == "list" else Path(args.folder).resolve().name
     print(metrics_table({name: scored_by(model) | headline(result.metrics)}, corner="folder"))
     print(verdicts(result.metrics, facts_of(model)))
+    if said := regions_said(result.metrics):
+        print(said)
     problems = None
     if args.output is not None:
         output = output_folder(args.output)
@@ -105,7 +106,7 @@ def _one(args: argparse.Namespace, threshold: float | None) -> int:
     return tell([(r["path"], r["error"]) for r in [*result.unread, *result.images] if r["error"]], problems)
 
 
-def _each(args: argparse.Namespace, threshold: float | None, folders: list[Path]) -> int:
+def _each(args: argparse.Namespace, decided: Mapping[str, float], folders: list[Path]) -> int:
     """Every category by its model below --checkpoint, the output folder of their training."""
     from patchcore_fast.methods.checkpoint import JSON
 
@@ -120,13 +121,13 @@ def _each(args: argparse.Namespace, threshold: float | None, folders: list[Path]
     if first is None:
         raise DataError(f"{place}: has no {folders[0].name}/{MODEL}; the output folder of a training of these "
                         "categories is wanted")  # fmt: skip
-    first_model = _loaded(args, first, threshold)
+    first_model = _loaded(args, first, decided)
     config = getattr(first_model, "described", first_model.config)
 
     def fit(_: ImageSet, output: Path) -> Any:
-        return _loaded(args, models[output.name], threshold)
+        return _loaded(args, models[output.name], decided)
 
     # Of a folder of checkpoints what says how far its training is.
     files = [path / JSON if path.is_dir() else path for path in models.values()]
     weights = digest_of([path for path in files if path.is_file()])
-    return each_category(Fitting(config, weights, fit), threshold, Path(args.folder), folders, Path(args.output))
+    return each_category(Fitting(config, weights, fit), decided, Path(args.folder), folders, Path(args.output))

@@ -19,7 +19,8 @@ from patchcore_fast.errors import DataError
 # Of PatchCore's settings what every method takes.
 COMMON = (
     "backbone", "layers", "weights", "image_size", "aspect", "crop", "norm", "seed", "shots", "excluded",
-    "image_score", "upsample", "sigma", "border", "max_false_alarms", "batch_size", "workers", "device",
+    "image_score", "upsample", "sigma", "border", "max_false_alarms", "max_false_pixels",
+    "hysteresis", "min_area", "batch_size", "workers", "device",
 )  # fmt: skip
 
 

@@ -26,12 +26,13 @@ from patchcore_fast.methods.file import Learned, Shapes, check_tensors, read_mod
 from patchcore_fast.methods.module import FrozenMaps, MethodModule, score_images
 from patchcore_fast.methods.reading import Read, Reading
 from patchcore_fast.model.batches import Batch, batches_of
+from patchcore_fast.model.decision import thresholds
 from patchcore_fast.model.evaluation import evaluate_batches
 from patchcore_fast.model.loading import built, check_weights, readers
 from patchcore_fast.model.passes import make_source, predictions_of
+from patchcore_fast.model.pixels import HeldOut, quantiles_of
 from patchcore_fast.model.predicting import Predicting
 from patchcore_fast.model.results import Evaluation, Prediction
-from patchcore_fast.model.threshold import false_alarm_threshold, with_threshold
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -94,8 +95,8 @@ class Method(Predicting):
     # --- what a subclass gives ---------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _fit(self, batches: Read, count: int | None, **options: Any) -> list[float]:
-        """Learn from the training images; scores of some of them by a model that has not seen them, for the threshold.
+    def _fit(self, batches: Read, count: int | None, **options: Any) -> HeldOut:
+        """Learn from the training images; what some of them say by a model that has not seen them, for the thresholds.
 
         What the model is may change at the end only, so that a fit that fails leaves it as it was. Gradients are off
         here: who wants them says `torch.enable_grad()`.
@@ -148,11 +149,6 @@ class Method(Predicting):
     def learned(self) -> Learned:
         """Facts of fit or load."""
         return self._fitted("learned")
-
-    @property
-    def threshold(self) -> float | None:
-        """Image score above which an image is anomalous; None where it cannot be known."""
-        return self._fitted("threshold").threshold
 
     @property
     def source(self) -> FeatureSource:
@@ -209,7 +205,7 @@ class Method(Predicting):
         clock, self.timings_ = time.perf_counter(), {}
         batches = batches_of(data, self.config, "train", self.config.selection.shots, on_error)
         reading = Reading(batches, self._check_size, self.progress)
-        scores = self._fit(reading, batches.count, **options)
+        held = self._fit(reading, batches.count, **options)
         if not reading.used:
             raise DataError(f"{self.title}.fit: none of {len(reading.unread)} images can be read; "
                             f"{reading.unread[0][1]}")  # fmt: skip
@@ -217,8 +213,7 @@ class Method(Predicting):
         self.timings_.setdefault("fit", time.perf_counter() - clock)
         unread = {path for path, _ in reading.unread}
         self._learned = Learned(
-            threshold=false_alarm_threshold(scores, self.config.max_false_alarms),
-            normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
+            **thresholds(held, self.config.decision, False),
             config=self.described.to_dict(),
             images=[batches.name(r.path) for r in batches.records or [] if r.path not in unread],
             weights=self.source.fingerprint(),
@@ -237,7 +232,7 @@ class Method(Predicting):
     def rescore(self, **settings: Any) -> None:
         """Score from now on with other settings of `config.RESCORED`, as far as the method uses them.
 
-        A change takes the threshold away: it was found with the scores of `fit`, and says nothing about others.
+        A change takes the thresholds away: they were found with the scores of `fit`, and say nothing about others.
         """
         learned, settings = self._fitted("rescore"), current(settings)
         if unknown := sorted(set(settings) - set(RESCORED)):
@@ -247,12 +242,6 @@ class Method(Predicting):
             self._ready = None
             self._learned = Learned(None, None, learned.config | settings, learned.images, learned.weights,
                                     learned.count, learned.versions)  # fmt: skip
-
-    def decide(self, *, threshold: float | None = None, max_false_alarms: float | None = None) -> None:
-        """As `PatchCore.decide`."""
-        self._learned = with_threshold(self._fitted("decide"), threshold=threshold, max_false_alarms=max_false_alarms)
-        if max_false_alarms is not None:
-            self.config = self.config.replace(max_false_alarms=float(max_false_alarms))
 
     def module(self) -> MethodModule:
         """The fitted model as a module of its own on the CPU: images [B, 3, H, W] -> (scores [B], maps [B, H, W]).
@@ -319,17 +308,23 @@ class Method(Predicting):
         self._check_size(batch.images)
         with torch.inference_mode():
             scores, maps = self._ready_module()(batch.images.to(self.device))
-        yield from predictions_of(batch, scores, maps, self.learned.threshold, self.config)
+        yield from predictions_of(batch, scores, maps, self.learned, self.config)
 
-    def _image_scores(self, patches: torch.Tensor) -> list[float]:
-        """Scores of images whose patch scores [B, h, w] are known, as predictions have them."""
-        size, scoring = self.described.input_size, self.config.scoring
-        return [float(score_images(p[None].float(), size, scoring, self.of_map)[0]) for p in patches]
+    def _held_out(self, patches: torch.Tensor) -> HeldOut:
+        """Scores and maps of images whose patch scores [B, h, w] are known, as predictions have them."""
+        size, scoring, found = self.described.input_size, self.config.scoring, HeldOut([], [])
+        for one in patches:
+            scores, maps = score_images(one[None].float(), size, scoring, self.of_map)
+            found.add(float(scores[0]), quantiles_of(maps)[0])
+        return found
 
     def _check_size(self, images: torch.Tensor) -> None:
         if tuple(images.shape[2:]) != (size := self.described.input_size):
             raise ValueError(f"{self.title}: images must have the {size[0]} x {size[1]} pixels of the settings, got "
                              f"{images.shape[2]} x {images.shape[3]}")  # fmt: skip
+
+    def _decided(self, facts: Learned) -> None:
+        self._learned = facts
 
     def _fitted(self, name: str) -> Learned:
         if self._learned is None:

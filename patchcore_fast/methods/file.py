@@ -14,6 +14,7 @@ from patchcore_fast.bank_file import (
     TYPES,
     Span,
     bank_error,
+    check_quantiles,
     read_file,
     read_header,
     read_json,
@@ -28,11 +29,11 @@ from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.memory_bank import METHOD_FORMAT, installed_versions, is_finite, write_tensors
 
 Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of tensors by name
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: no pixel threshold
 IMAGES = 1 << 20  # most training images
 _NAME, _DIMENSIONS = 300, 8  # characters of a tensor's name, and what it may have of dimensions
-_SCORES = "normal_scores"  # a tensor beside the method's own
-_FACTS = ("config", "threshold", "images", "count", "weights", "versions")
+_HELD_OUT = ("normal_scores", "normal_pixels")  # tensors beside the method's own
+_FACTS = ("config", "threshold", "pixel_threshold", "calibrated", "images", "count", "weights", "versions")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Learned:
     threshold : image score above which an image is anomalous, or None.
     normal_scores : [n] float64, scores of training images by models without them (the threshold's source), or None.
     config : settings, as `MethodConfig.to_dict` has them.
+    pixel_threshold, normal_pixels, calibrated : as of a `MemoryBank`.
     images : names of the training images, empty when unknown.  count : how many there were.
     weights : fingerprint of the backbone's weights.
     versions : package -> version at the time of writing.
@@ -58,10 +60,14 @@ class Learned:
     weights: str
     count: int
     versions: dict[str, str] = field(default_factory=installed_versions)
+    pixel_threshold: float | None = None
+    normal_pixels: torch.Tensor | None = None  # [n, Q]
+    calibrated: int = 0
 
     def __post_init__(self) -> None:
         """Check the types; a setting beside the groups goes into its group."""
-        for name, kind in (("config", dict), ("images", list), ("weights", str), ("count", int), ("versions", dict)):
+        for name, kind in (("config", dict), ("images", list), ("weights", str), ("count", int), ("versions", dict),
+                           ("calibrated", int)):  # fmt: skip
             if not isinstance(given := getattr(self, name), kind) or isinstance(given, bool):
                 raise TypeError(f"Learned: {name} must be a {kind.__name__}, got {given!r}")
         if not all(isinstance(x, str) for x in [*self.images, *self.versions.values()]):
@@ -69,14 +75,19 @@ class Learned:
         object.__setattr__(self, "config", grouped(self.config))
         if not 1 <= self.count <= IMAGES or len(self.images) not in (0, self.count):
             raise ValueError(f"Learned: {len(self.images)} names of {self.count} images, at most {IMAGES}")
-        if self.threshold is not None and not is_finite(self.threshold):
-            raise ValueError(f"Learned: threshold must be a finite number or None, got {self.threshold!r}")
+        for name in ("threshold", "pixel_threshold"):
+            if (value := getattr(self, name)) is not None and not is_finite(value):
+                raise ValueError(f"Learned: {name} must be a finite number or None, got {value!r}")
+        check_quantiles("Learned", self.normal_pixels)
+        most = self.calibrated or self.count
+        if self.normal_pixels is not None and len(self.normal_pixels) > most:
+            raise ValueError(f"Learned: {len(self.normal_pixels)} normal_pixels of {most} images")
         s = self.normal_scores
         if s is None:
             return
-        if s.ndim != 1 or not 1 <= len(s) <= self.count or s.dtype != torch.float64 or not torch.isfinite(s).all():
+        if s.ndim != 1 or not 1 <= len(s) <= most or s.dtype != torch.float64 or not torch.isfinite(s).all():
             raise ValueError(
-                f"Learned: normal_scores must be finite [n] float64 with n at most {self.count}, got "
+                f"Learned: normal_scores must be finite [n] float64 with n at most {most}, got "
                 f"{tuple(s.shape)} {s.dtype}"
             )
 
@@ -94,10 +105,10 @@ class Learned:
 @undisturbed
 def write_model(path: str | os.PathLike[str], learned: Learned, tensors: dict[str, torch.Tensor]) -> None:
     """Write one file, whole or not at all. OSError is the file system's."""
-    scores = {} if learned.normal_scores is None else {_SCORES: learned.normal_scores}
+    held = {name: value for name in _HELD_OUT if (value := getattr(learned, name)) is not None}
     facts = {name: getattr(learned, name) for name in _FACTS}
     about = {"format": METHOD_FORMAT, "format_version": str(FORMAT_VERSION), "method": learned.config["method"]}
-    write_tensors(path, {**tensors, **scores}, about, facts)
+    write_tensors(path, {**tensors, **held}, about, facts)
 
 
 @undisturbed
@@ -115,8 +126,9 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Learned, dict[str, torch.T
     try:
         if "digest" not in metadata:
             raise ValueError("it has no digest")
-        facts = read_json(metadata["facts"])
-        learned = Learned(normal_scores=tensors.pop(_SCORES, None), **{name: facts[name] for name in _FACTS})
+        facts = {"pixel_threshold": None, "calibrated": 0} | read_json(metadata["facts"])  # not in files of version 1
+        held = {name: tensors.pop(name, None) for name in _HELD_OUT}
+        learned = Learned(**held, **{name: facts[name] for name in _FACTS})
         if learned.settings.method != metadata["method"]:
             raise ValueError(f"of method {metadata['method']!r}, its settings of {learned.settings.method!r}")
         check_finite(tensors)

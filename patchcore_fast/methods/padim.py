@@ -13,6 +13,7 @@ from patchcore_fast.methods.base import Method
 from patchcore_fast.methods.file import Shapes
 from patchcore_fast.methods.held_out import Kept, where_float64
 from patchcore_fast.methods.reading import Read
+from patchcore_fast.model.pixels import HeldOut
 
 _NUMBERS = 1 << 22  # of covariances that are factored at a time
 
@@ -29,7 +30,7 @@ class Padim(Method):
     name, title, settings_type = "padim", "PaDiM", PadimSettings
     settings: PadimSettings
 
-    def _fit(self, batches: Read, count: int | None, **options: Any) -> list[float]:
+    def _fit(self, batches: Read, count: int | None, **options: Any) -> HeldOut:
         chosen = self._drawn()
         sums, kept = _Sums(), Kept()
         for batch in batches():
@@ -38,7 +39,7 @@ class Padim(Method):
             sums.add(x)
             kept.add(x)
         if not sums.count:
-            return []
+            return HeldOut([], [])
         positions, dim = sums.first.shape
         mean = torch.empty(positions, dim, device=self.device)
         factor = mean.new_empty(positions, dim, dim)
@@ -59,7 +60,7 @@ class Padim(Method):
                 scores[fold, part] = torch.linalg.vector_norm(found, dim=1).T
         self._channels_drawn, self._mean, self._factor = chosen, mean, factor
         height, width = self._grid
-        return self._image_scores(scores.view(-1, height, width)) if folds else []
+        return self._held_out(scores.view(-1, height, width)) if folds else HeldOut([], [])
 
     def said(self) -> str:
         """With the channels."""

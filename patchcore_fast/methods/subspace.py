@@ -14,6 +14,7 @@ from patchcore_fast.methods.base import Method
 from patchcore_fast.methods.file import Shapes
 from patchcore_fast.methods.held_out import Kept, where_float64
 from patchcore_fast.methods.reading import Read
+from patchcore_fast.model.pixels import HeldOut
 
 
 class Subspace(Method):
@@ -28,22 +29,24 @@ class Subspace(Method):
     name, title, settings_type = "subspace", "Subspace", SubspaceSettings
     settings: SubspaceSettings
 
-    def _fit(self, batches: Read, count: int | None, **options: Any) -> list[float]:
+    def _fit(self, batches: Read, count: int | None, **options: Any) -> HeldOut:
         moments, kept = Moments(), Kept()
         for batch in batches():
             x = where_float64(self._fused(self.maps(batch.images)))
             moments.add(_rows(x))
             kept.add(x)
         if not kept.count:
-            return []
+            return HeldOut([], [])
         learnt = self._leading(moments)
-        scores: dict[int, float] = {}
+        held, asked = HeldOut([], []), list[int]()
         for fold in kept.folds():
             x = kept.take(fold)
             found = _residual(x, *self._leading(moments.without(_rows(x))))
-            scores |= dict(zip(fold.tolist(), self._image_scores(found), strict=True))
+            held.extend(self._held_out(found))
+            asked += fold.tolist()
         self._mean, self._directions = (t.float().to(self.device) for t in learnt)
-        return [scores[i] for i in sorted(scores)]
+        order = sorted(range(len(asked)), key=asked.__getitem__)
+        return HeldOut([held.scores[i] for i in order], [held.pixels[i] for i in order])
 
     def said(self) -> str:
         """With the directions."""

@@ -22,6 +22,7 @@ from patchcore_fast.methods.module import MethodModule
 from patchcore_fast.model.batches import Batch, batches_of
 from patchcore_fast.model.evaluation import evaluate_batches
 from patchcore_fast.model.passes import predictions_of
+from patchcore_fast.model.pixels import HeldOut
 from patchcore_fast.model.results import Prediction
 from patchcore_fast.model.threshold import ASKED
 from patchcore_fast.progress import bar
@@ -146,7 +147,7 @@ class TrainedMethod(Method):
         evaluate_every: int = 1,
         on_epoch: Callable[[Row], None] | None = None,
         **options: Any,
-    ) -> list[float]:
+    ) -> HeldOut:
         if options:
             raise TypeError(f"{self.title}.fit: unknown option {next(iter(options))}")
         weights = self.source.fingerprint()
@@ -164,7 +165,7 @@ class TrainedMethod(Method):
         made = identity(self.described, weights, read())
         self.timings_["features"] = time.perf_counter() - clock
         if not kept.count:
-            return []
+            return HeldOut([], [])
         about = About(self.described.to_dict(), weights, made, self.settings.epochs, kept.count)
         held, trained = self._parts(kept.count)
         state = self._new_state()
@@ -210,11 +211,11 @@ class TrainedMethod(Method):
                 group.setdefault("initial_lr", group["lr"])  # torch's own name for it, in its schedulers
         return State(0, modules, optimizers, torch.Generator().manual_seed(seed))
 
-    def _held_scores(self, kept: KeptMaps, held: torch.Tensor) -> list[float]:
+    def _held_scores(self, kept: KeptMaps, held: torch.Tensor) -> HeldOut:
         scorer, size = self._scorer(), self.described.input_size
-        found: list[float] = []
+        found = HeldOut([], [])
         for maps in kept.batches(held, self.config.running.batch_size, self.device) if len(held) else ():
-            found += self._image_scores(scorer(maps, size))
+            found.extend(self._held_out(scorer(maps, size)))
         return found
 
     def _measured(self, modules: Modules, test: Any, about: About) -> dict[str, float]:
@@ -222,13 +223,14 @@ class TrainedMethod(Method):
         batches = batches_of(test, self.config, "test", on_error="return")
         module = MethodModule(self.source, self._scorer_of(modules), self.config, self.of_map).eval()
 
+        learned = Learned(None, None, about.config, [], about.weights, about.count)
+
         def predict(batch: Batch) -> Iterator[Prediction]:
             self._check_size(batch.images)
             with torch.inference_mode():
                 scores, maps = module(batch.images.to(self.device))
-            yield from predictions_of(batch, scores, maps, None, self.config)
+            yield from predictions_of(batch, scores, maps, learned, self.config)
 
-        learned = Learned(None, None, about.config, [], about.weights, about.count)
         shown = batches.shown("evaluate", self.progress)
         return finite(evaluate_batches(shown, predict, batches.name, learned, self.described).metrics)
 

@@ -12,6 +12,7 @@ from patchcore_fast.kernels.ranks import Ranks
 from patchcore_fast.scratch import room_for
 
 _BLOCK = 65_536  # rows that are converted at a time
+Sizes = dict[tuple[int, int], tuple[tuple[int, int], tuple[int, int]]]
 
 
 class Rows(ABC):
@@ -25,11 +26,14 @@ class Rows(ABC):
     grids : (h, w) of each image.  columns, dtype : of the rows.
     ranks : None, or the ranks that have parts; `take` is then called by all of them.
     first, first_row : numbers of the first image and row that this process has.
+    sizes : of a grid (h, w), (height, width) in pixels that it covers and that images have which gave it: of the
+        first such image. Grids are missing where nobody knows.
     """
 
     grids: list[tuple[int, int]]
     ranks: Ranks | None = None
     first = 0
+    sizes: Sizes
 
     @property
     def first_row(self) -> int:
@@ -107,6 +111,7 @@ class FeatureRows(Rows):
         """Nothing is allocated yet."""
         self.count, self.used = count, 0
         self.grids: list[tuple[int, int]] = []
+        self.sizes = {}
         self._block = torch.empty(0, 0)
         self._embedded: list[torch.Tensor] = []
 

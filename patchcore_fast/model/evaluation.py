@@ -13,13 +13,19 @@ import numpy as np
 from patchcore_fast import metrics
 from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.config.methods import MethodConfig
-from patchcore_fast.data import ImageRecord
+from patchcore_fast.data import ImageRecord, load_truth
 from patchcore_fast.errors import DataError
 from patchcore_fast.model.batches import Batch
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.threshold import Decided, false_alarm_interval, held_out
+from patchcore_fast.regions import Matched, match_regions
+from patchcore_fast.scoring import seen_box
 
 _NAN = float("nan")
+REGIONS = (
+    "true_regions", "regions_found", "regions_found_iou", "region_recall", "region_recall_iou", "false_regions",
+    "false_regions_per_image", "false_regions_per_normal_image", "n_region_images",
+)  # fmt: skip
 
 
 def evaluate_batches(
@@ -95,7 +101,7 @@ def evaluate_predictions(
     counts = dict.fromkeys(("true_positives", "false_negatives", "false_positives", "true_negatives"), _NAN)
     if threshold is not None:
         counts |= metrics.confusion_counts(scores, truth, threshold)
-    values |= counts
+    values |= counts | _regions(predictions, items)
     values["accuracy"] = (counts["true_positives"] + counts["true_negatives"]) / len(known)
     values["n_test"], values["n_unread"] = len(predictions), len(unread)
     values["n_masks"] = sum(bool(m.any()) for m in masks if m is not None)
@@ -118,6 +124,49 @@ def _binary(
         recall_precision = metrics.thin(curve.tpr[1:], curve.precision)
         curves[f"{kind}_pr"] = dict(zip(("recall", "precision"), recall_precision, strict=True))
     return curve
+
+
+def _regions(predictions: Sequence[Prediction], items: Sequence[_Item]) -> dict[str, float]:
+    """The pixel threshold, and what its regions find on images whose pixels are known; NaN for what is not there."""
+    threshold = next((p.pixel_threshold for p in predictions if p.pixel_threshold is not None), _NAN)
+    matched = [(match_regions(p.regions, truth), item.label) for p, item, truth in _truths(predictions, items)
+               if p.regions is not None]  # fmt: skip
+    if not matched:
+        return {"pixel_threshold": threshold} | dict.fromkeys(REGIONS, _NAN)
+    total = Matched(*(sum(column) for column in zip(*(m for m, _ in matched), strict=True)))
+    on_normal = [m.false for m, label in matched if label == 0]
+    return {
+        "pixel_threshold": threshold,
+        "true_regions": total.true,
+        "regions_found": total.found,
+        "regions_found_iou": total.found_iou,
+        "region_recall": total.found / total.true if total.true else _NAN,
+        "region_recall_iou": total.found_iou / total.true if total.true else _NAN,
+        "false_regions": total.false,
+        "false_regions_per_image": total.false / len(matched),
+        "false_regions_per_normal_image": sum(on_normal) / len(on_normal) if on_normal else _NAN,
+        "n_region_images": len(matched),
+    }
+
+
+def _truths(
+    predictions: Sequence[Prediction], items: Sequence[_Item]
+) -> Iterator[tuple[Prediction, _Item, np.ndarray]]:
+    """Predictions of images whose pixels are known, with the truth at the size of their regions.
+
+    Of a file that is its own; of tensors that of the map. What a crop left out is not anomalous, as for pixel metrics.
+    """
+    for p, item in zip(predictions, items, strict=True):
+        if item.mask is None:
+            continue
+        if item.record is None or p.original_size is None:
+            yield replace(p, original_size=None, resized_to=None), item, item.mask
+            continue
+        found = load_truth(item.record, p.size, p.size)
+        if found is not None:
+            truth, seen = found.numpy(), np.zeros(p.size, dtype=bool)
+            seen[seen_box(item.mask.shape, p.size, p.resized_to)] = True
+            yield p, item, truth & seen
 
 
 class _Item(NamedTuple):

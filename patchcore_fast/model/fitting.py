@@ -6,15 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from patchcore_fast.features import LinearReduction
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.collect import FeatureRows, Rows
+from patchcore_fast.model.decision import thresholds
 from patchcore_fast.model.fewshot import Augmentation
 from patchcore_fast.model.selection import Selector, stages_shown
 from patchcore_fast.model.sizing import greedy_radii
-from patchcore_fast.model.threshold import false_alarm_threshold
 from patchcore_fast.progress import bar
 
 
@@ -63,16 +61,18 @@ def choose_bank(
     with bar(None, "threshold", progress) as shown:
         # With copies no sampler that doubts images is allowed, so `trusted` counts images.
         by_count = selector.held_out_by_count(rows, views, chosen.trusted, augmentation.per_image, shown.at)
-    scores, sizing = by_count[-1], selector.sizing
-    size = None if sizing is None else sizing.facts([greedy_radii(selector.sampler)], by_count, len(indices))
+    held, sizing = by_count[-1], selector.sizing
+    size = (
+        None
+        if sizing is None
+        else sizing.facts([greedy_radii(selector.sampler)], [h.scores for h in by_count], len(indices))
+    )
     timings["threshold"] = time.perf_counter() - clock
     if len(images) != len(augmentation.originals(rows)):
         images = []  # a loader that leaves images out, or repeats some: nobody says which they were
-    squared = config.squared
     bank = MemoryBank(
         features, indices, augmentation.sources(rows, indices), chosen.projection, config=selector.record.to_dict(),
-        threshold=false_alarm_threshold(scores, config.decision.max_false_alarms, squared),
-        normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
+        **thresholds(held, config.decision, config.squared),
         images=images, grid=rows.grid, patches=rows.total, weights=weights,
         radius=chosen.radius, support=support, size=size, **reduction_tensors(learned),
     )  # fmt: skip

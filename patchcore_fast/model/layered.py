@@ -16,11 +16,12 @@ from patchcore_fast.kernels import PreparedBank
 from patchcore_fast.layered_bank import Bank, LayeredBank
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.collect import FeatureRows, Rows
+from patchcore_fast.model.decision import thresholds
 from patchcore_fast.model.fewshot import Augmentation
+from patchcore_fast.model.pixels import HeldOut, laid_quantiles
 from patchcore_fast.model.score import ImageScorer, Score
 from patchcore_fast.model.selection import Selection, Selector, random_state_kept, stages_shown
 from patchcore_fast.model.sizing import greedy_radii
-from patchcore_fast.model.threshold import false_alarm_threshold
 from patchcore_fast.progress import bar
 from patchcore_fast.scoring import image_score
 from patchcore_fast.search import Search, priced_search
@@ -34,7 +35,7 @@ class Columns(Rows):
 
     def __init__(self, rows: Rows, span: Span) -> None:
         self._rows, self._span = rows, slice(*span)
-        self.grids, self.ranks, self.first = rows.grids, rows.ranks, rows.first
+        self.grids, self.ranks, self.first, self.sizes = rows.grids, rows.ranks, rows.first, rows.sizes
 
     @property
     def first_row(self) -> int:
@@ -182,6 +183,7 @@ def choose_layers(
 
     clock = time.perf_counter()
     sizing = selector.sizing
+    asked: list[int] = []  # the images of the last count
     by_count: list[list[torch.Tensor]] = [[] for _ in range(1 if sizing is None else len(sizing.counts))]
     per_image = augmentation.per_image
     with bar(None, "threshold", progress) as shown, random_state_kept():
@@ -194,13 +196,16 @@ def choose_layers(
         for found in zip(*folds, strict=True):
             if all(len(indices) for _, indices, _ in found):
                 banks = [(own.take(indices).to(device), s) for own, (_, indices, s) in zip(layers, found, strict=True)]
-                cuts = [selector.prefixes(rows, found[0][0], per_image, len(bank)) for bank, _ in banks]
+                images_here = found[0][0]
+                cuts = [selector.prefixes(rows, images_here, per_image, len(bank)) for bank, _ in banks]
                 for apart, counts in zip(by_count, zip(*cuts, strict=True), strict=True):
                     if all(counts):
                         first = [
                             (bank[:n], None if s is None else s[:n]) for n, (bank, s) in zip(counts, banks, strict=True)
                         ]
-                        apart += _by_layer(config, first, spans, rows, device, found[0][0] * per_image)
+                        apart += _by_layer(config, first, spans, rows, device, images_here * per_image)
+                        if apart is by_count[-1]:
+                            asked += images_here.tolist()
     # A single image says nothing of others; its own patches still say how far apart the layers' scores are.
     everything = torch.arange(len(rows.grids))
     known = by_count[-1] or _by_layer(
@@ -208,12 +213,15 @@ def choose_layers(
     )
     scales = tuple(scale_of(layer) for layer in torch.cat(known).unbind(dim=1))
     each = [_joined_scores(config, apart, scales) for apart in by_count]
-    scores = each[-1]
+    maps = [
+        laid_quantiles(joined(one, scales), rows.grids[i * per_image], rows.sizes, config.scoring)
+        for one, i in zip(by_count[-1], asked, strict=True)
+    ]
+    held = HeldOut(each[-1], [m for m in maps if m is not None])
     timings["threshold"] = time.perf_counter() - clock
     bank = LayeredBank(
         tuple(parts), scales, config.to_dict(),
-        threshold=false_alarm_threshold(scores, config.decision.max_false_alarms, config.squared),
-        normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
+        **thresholds(held, config.decision, config.squared),
         size=None if sizing is None else sizing.facts(radii, each, sum(map(len, parts))),
     )  # fmt: skip
     return bank.with_index(config.search.index, config.selection.seed), timings

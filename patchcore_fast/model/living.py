@@ -11,10 +11,12 @@ from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.kernels import k_center_greedy, knn
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.collect import FeatureRows
+from patchcore_fast.model.decision import held_out_of, thresholds, undecided
 from patchcore_fast.model.fewshot import Augmentation
 from patchcore_fast.model.loading import completed
+from patchcore_fast.model.pixels import HeldOut
 from patchcore_fast.model.score import image_scores
-from patchcore_fast.model.threshold import false_alarm_threshold, held_out_folds
+from patchcore_fast.model.threshold import held_out_folds
 from patchcore_fast.samplers.measures import farthest_from_mean
 from patchcore_fast.samplers.projection import project
 from patchcore_fast.scores import nearest_of_other_images
@@ -114,9 +116,9 @@ def updated(
         patches=base + rows.used, size=None,
         grid=bank.grid if bank.grid == rows.grid else None, searcher=None,
     )  # fmt: skip
-    scores = _held_out(bank, space, rows, growth, radius, config, augmentation, device, asked)
-    known = [] if bank.normal_scores is None else bank.normal_scores.tolist()
-    made = _with_scores(made, [*known, *scores], config)
+    known = held_out_of(bank)
+    known.extend(_held_out(bank, space, rows, growth, radius, config, augmentation, device, asked))
+    made = replace(made, **thresholds(known, config.decision, config.squared))
     after = Space(made, device).bank
     if growth.add is not None or growth.size is not None:
         radius = _reach(space.rows(rows.features), after)
@@ -144,8 +146,8 @@ def _radius(bank: MemoryBank, growth: Growth) -> float:
 def merged(banks: Sequence[MemoryBank], size: int | None, device: torch.device) -> MemoryBank:
     """One bank of several that were made alike: all their rows, or `size` of them by exact greedy.
 
-    The threshold is of the scores of all: an image is no farther from more rows. Where `size` leaves rows out, which
-    no score has seen, there is none.
+    The thresholds are of the held-out images of all: an image is no farther from more rows. Where `size` leaves rows
+    out, which no score has seen, there are none, nor where a bank was calibrated.
 
     Raises
     ------
@@ -173,11 +175,15 @@ def merged(banks: Sequence[MemoryBank], size: int | None, device: torch.device) 
     support = _supported_by_others(banks)
     whole = replace(first, features=features, indices=indices, positions=positions, images=images, grid=grid,
                     support=support,
-                    patches=int(starts[-1]), radius=radius, searcher=None, threshold=None,
-                    normal_scores=None, size=None)  # fmt: skip
+                    patches=int(starts[-1]), radius=radius, searcher=None, size=None)  # fmt: skip
+    whole = undecided(whole)
+    if (size is None or size >= len(features)) and not any(bank.calibrated for bank in banks):
+        held = HeldOut([], [])
+        for bank in banks:
+            held.extend(held_out_of(bank))
+        return replace(whole, **thresholds(held, configs[0].decision, configs[0].squared))
     if size is None or size >= len(features):
-        scores = [s for bank in banks for s in ([] if bank.normal_scores is None else bank.normal_scores.tolist())]
-        return _with_scores(whole, scores, configs[0])
+        return whole
     every = Space(whole, device).bank
     order = k_center_greedy(every, size, start=farthest_from_mean(every)).indices.cpu()
     return replace(whole, features=features[order], indices=indices[order],
@@ -259,15 +265,6 @@ def _supported(
     return torch.minimum(found, before)
 
 
-def _with_scores(bank: MemoryBank, scores: Sequence[float], config: PatchCoreConfig) -> MemoryBank:
-    squared = config.squared
-    return replace(
-        bank,
-        normal_scores=torch.tensor(scores, dtype=torch.float64) if scores else None,
-        threshold=false_alarm_threshold(scores, config.decision.max_false_alarms, squared),
-    )
-
-
 def _places(
     bank: MemoryBank, rows: FeatureRows, augmentation: Augmentation, order: torch.Tensor, images: Sequence[str]
 ) -> tuple[torch.Tensor | None, list[str]]:
@@ -290,18 +287,19 @@ def _held_out(
     augmentation: Augmentation,
     device: torch.device,
     asked: Progress,
-) -> list[float]:
-    """Scores of new images, each by the bank as it grows without it and its copies."""
+) -> HeldOut:
+    """What new images say, each by the bank as it grows without it and its copies."""
     each, count = augmentation.per_image, len(augmentation.originals(rows))
     plan = list(held_out_folds(torch.arange(count), count)) if count > 1 else []
-    found: list[float] = []
+    found = HeldOut([], [])
     for done, fold in enumerate(plan, 1):
         members = (fold[:, None] * each + torch.arange(each)).reshape(-1)
         with rows.set_aside(members) as (rest, held, numbers):
             order = grow(space, space.rows(rest.features), _without(growth, len(space.bank) + rest.used), radius)
             support = _supported(bank, rest, order, each, device) if config.search.price else None
-            scores = image_scores(config, _taken(bank, rest, order, device), support, held, device)
-        found += [s for s, n in zip(scores, numbers.tolist(), strict=True) if n % each == 0]
+            originals = [i for i, number in enumerate(numbers.tolist()) if number % each == 0]
+            grown = _taken(bank, rest, order, device)
+            found.extend(image_scores(config, grown, support, held, device, originals, rows.sizes))
         if asked is not None:
             asked(done, len(plan))
     return found

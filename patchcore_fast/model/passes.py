@@ -20,6 +20,7 @@ from patchcore_fast.model.collect import FeatureRows, Rows
 from patchcore_fast.model.fewshot import Augmentation
 from patchcore_fast.model.results import Prediction
 from patchcore_fast.model.score import Score
+from patchcore_fast.model.threshold import Decided
 from patchcore_fast.model.views import View, undone
 from patchcore_fast.scoring import anomaly_map
 
@@ -101,6 +102,8 @@ def training_rows(
             if check is not None and not rows.used and total is not None:
                 check(total * grid[0] * grid[1], features.shape[1], features.element_size())
             rows.add(features, grid, embeddings)
+            size = (images.shape[2], images.shape[3])
+            rows.sizes.setdefault(grid, (extractor.covered(size), size))
             if moments is not None:
                 moments.add(features)
             for view, found in zip(views, more, strict=True):
@@ -125,7 +128,7 @@ def predict_batch(
     config: PatchCoreConfig,
     extractor: FeatureExtractor,
     scorer: Score,
-    threshold: float | None,
+    decided: Decided,
     device: torch.device,
 ) -> Iterator[Prediction]:
     """The predictions of a batch; of an image that could not be read, one with its error."""
@@ -134,13 +137,13 @@ def predict_batch(
     height, width = batch.images.shape[2:]
     s = config.scoring
     laid = anomaly_map(patches.view(-1, *grid), extractor.covered((height, width)), s.sigma, s.upsample, s.border)
-    yield from predictions_of(batch, scores, laid[:, :height, :width], threshold, config)
+    yield from predictions_of(batch, scores, laid[:, :height, :width], decided, config)
 
 
 def predictions_of(
-    batch: Batch, scores: torch.Tensor, maps: torch.Tensor, threshold: float | None, config: PatchCoreConfig
+    batch: Batch, scores: torch.Tensor, maps: torch.Tensor, decided: Decided, config: PatchCoreConfig
 ) -> Iterator[Prediction]:
-    """A batch's predictions of its image scores [B] and score maps [B, H, W]."""
+    """A batch's predictions of its image scores [B] and score maps [B, H, W], by the thresholds of `decided`."""
     f, drawn = config.features, maps.cpu().numpy()
     for i, score in enumerate(scores.tolist()):
         record, original = batch.records[i], batch.sizes[i]
@@ -148,6 +151,8 @@ def predictions_of(
         if batch.errors[i] is not None:
             yield Prediction(path, math.nan, np.full_like(drawn[i], np.nan), error=batch.errors[i])
             continue
-        above = None if threshold is None else score > threshold
+        above = None if decided.threshold is None else score > decided.threshold
         resized = None if original is None else resized_size(original, f.resize, f.aspect)
-        yield Prediction(path, score, drawn[i], above, original, resized)
+        d = config.decision
+        yield Prediction(path, score, drawn[i], above, original, resized, pixel_threshold=decided.pixel_threshold,
+                         hysteresis=d.hysteresis, min_area=d.min_area)  # fmt: skip

@@ -20,6 +20,7 @@ from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.layered_bank import Bank, LayeredBank, load_bank
 from patchcore_fast.model.batches import Batch, Batches, batches_of
 from patchcore_fast.model.collect import FeatureRows
+from patchcore_fast.model.decision import undecided
 from patchcore_fast.model.evaluation import evaluate_batches
 from patchcore_fast.model.fewshot import Augmentation, settle
 from patchcore_fast.model.fitting import choose_bank
@@ -32,7 +33,6 @@ from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.score import Score
 from patchcore_fast.model.selection import Selector
 from patchcore_fast.model.stored import unread_of
-from patchcore_fast.model.threshold import with_threshold
 from patchcore_fast.model.training import Source, together
 from patchcore_fast.progress import bar
 
@@ -108,11 +108,6 @@ class PatchCore(Predicting):
     def bank(self) -> Bank:
         """What fit or load made, on the model's device."""
         return self._fitted("bank")
-
-    @property
-    def threshold(self) -> float | None:
-        """Image score above which an image is anomalous; None where it cannot be known."""
-        return self._fitted("threshold").threshold
 
     @undisturbed
     def fit(
@@ -293,7 +288,7 @@ class PatchCore(Predicting):
     def rescore(self, **settings: Any) -> None:
         """Score from now on with other settings of RESCORED; the bank stays.
 
-        A change takes the threshold away: it was found with the scores of `fit`, and says nothing about others.
+        A change takes the thresholds away: they were found with the scores of `fit`, and say nothing about others.
         """
         bank, settings = self._fitted("rescore"), current(settings)
         if unknown := sorted(set(settings) - set(RESCORED)):
@@ -305,20 +300,10 @@ class PatchCore(Predicting):
                              "fit several images with a price")  # fmt: skip
         if config != self.config:
             self.config, self._scorer = config, None
-            bank = replace(bank, config=bank.config | settings, threshold=None, normal_scores=None)
+            bank = undecided(replace(bank, config=bank.config | settings))
             if repriced and isinstance(bank, LayeredBank):
                 bank = replace(bank, parts=tuple(replace(p, config=bank.config) for p in bank.parts))
             self._bank = bank.with_index(config.search.index, config.selection.seed) if repriced else bank
-
-    def decide(self, *, threshold: float | None = None, max_false_alarms: float | None = None) -> None:
-        """Call images anomalous from now on above a threshold, or so that a share of normal images exceeds it.
-
-        The share goes by the scores of training images that `fit` held out; errors as `threshold.with_threshold`.
-        """
-        bank = with_threshold(self._fitted("decide"), threshold=threshold, max_false_alarms=max_false_alarms)
-        if max_false_alarms is not None:
-            self.config = self.config.replace(max_false_alarms=float(max_false_alarms))
-        self._bank = bank
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the memory bank, whole or not at all; see `MemoryBank.save`."""
@@ -376,7 +361,10 @@ class PatchCore(Predicting):
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
         if self._scorer is None:
             self._scorer = scorer_of(self.config, self.bank)
-        return predict_batch(batch, self.config, self.extractor, self._scorer, self.bank.threshold, self.device)
+        return predict_batch(batch, self.config, self.extractor, self._scorer, self.bank, self.device)
+
+    def _decided(self, facts: Bank) -> None:
+        self._bank = facts
 
     def _fitted(self, name: str) -> Bank:
         if self._bank is None:

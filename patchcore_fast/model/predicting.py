@@ -9,6 +9,8 @@ from typing import Any
 from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.model.batches import Batch, batches_of
+from patchcore_fast.model.calibration import Calibration, calibrated
+from patchcore_fast.model.decision import with_thresholds
 from patchcore_fast.model.results import Prediction
 
 
@@ -33,9 +35,85 @@ class Predicting(ABC):
         for batch in batches.shown("predict", self.progress):
             yield from self._predict(batch)
 
+    @property
+    def threshold(self) -> float | None:
+        """Image score above which an image is anomalous; None where it cannot be known."""
+        found: float | None = self._fitted("threshold").threshold
+        return found
+
+    @property
+    def pixel_threshold(self) -> float | None:
+        """Value of an anomaly map above which a pixel is anomalous; None where it cannot be known."""
+        found: float | None = self._fitted("pixel_threshold").pixel_threshold
+        return found
+
+    def decide(
+        self,
+        *,
+        threshold: float | None = None,
+        max_false_alarms: float | None = None,
+        pixel_threshold: float | None = None,
+        max_false_pixels: float | None = None,
+    ) -> None:
+        """Call images and pixels anomalous from now on above other thresholds; what is not given stays.
+
+        Parameters
+        ----------
+        threshold, max_false_alarms : one of both; image score, or the share of normal images that may exceed it.
+        pixel_threshold, max_false_pixels : one of both; value of a map, or the share of the pixels of normal images
+            that may exceed it.
+
+        Shares go by what the training images said that `fit` held out, or by those of `calibrate`; errors as of
+        `decision.with_thresholds`.
+        """
+        self._decided(with_thresholds(
+            self._fitted("decide"), threshold=threshold, max_false_alarms=max_false_alarms,
+            pixel_threshold=pixel_threshold, max_false_pixels=max_false_pixels,
+        ))  # fmt: skip
+        shares = {"max_false_alarms": max_false_alarms, "max_false_pixels": max_false_pixels}
+        self.config = self.config.replace(**{name: float(s) for name, s in shares.items() if s is not None})
+
+    def calibrate(
+        self,
+        good: Any,
+        defects: Any = None,
+        *,
+        max_false_alarms: float | None = None,
+        max_false_pixels: float | None = None,
+        on_error: str = "raise",
+    ) -> Calibration:
+        """Set both thresholds by images that the model was not fitted on, as `fit` sets them by held-out ones.
+
+        With defects, and without `max_false_alarms`, the image threshold parts them best from the good images
+        (`calibration.balanced_threshold`); that of the map goes by the good images.
+
+        Parameters
+        ----------
+        good, defects, on_error : as `predict` takes images.
+        max_false_alarms, max_false_pixels : shares in (0, 1); the settings' when None.
+
+        Raises
+        ------
+        ValueError : fewer than two good images, or defects that score no higher than they do.
+        """
+        facts = self._fitted("calibrate")
+        shares = {"max_false_alarms": max_false_alarms, "max_false_pixels": max_false_pixels}
+        config = self.config.replace(**{name: s for name, s in shares.items() if s is not None})
+        balance = defects is not None and max_false_alarms is None
+        bad = () if defects is None else self.iter_predict(defects, on_error=on_error)
+        good = self.iter_predict(good, on_error=on_error)
+        changed, said = calibrated(facts, good, bad, config.decision, config.squared, balance)
+        self._decided(changed)
+        self.config = config
+        return said
+
     @abstractmethod
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
         """A prediction for each image."""
+
+    @abstractmethod
+    def _decided(self, facts: Any) -> None:
+        """What fit or load made, with other thresholds, is what counts from now on."""
 
     @abstractmethod
     def _fitted(self, name: str) -> Any:

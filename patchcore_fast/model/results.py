@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from patchcore_fast.data import ImageRecord
+from patchcore_fast.regions import Region, find_regions, regions_mask
 from patchcore_fast.scoring import map_to_image
 
 
@@ -27,6 +29,8 @@ class Prediction:
     original_size : (height, width) of the file as displayed, or None.
     resized_to : (height, width) before the centre crop; equals the map's size when there is no crop.
     error : why the file could not be used, None where it could (on_error="return" only). Score and map are then NaN.
+    pixel_threshold : value of the map above which a pixel is anomalous, or None when the model has none.
+    hysteresis, min_area : of the regions, see `config.DecisionSettings`.
     """
 
     path: Path | None
@@ -36,6 +40,34 @@ class Prediction:
     original_size: tuple[int, int] | None = None
     resized_to: tuple[int, int] | None = None
     error: str | None = None
+    pixel_threshold: float | None = None
+    hysteresis: float = 1.0
+    min_area: int = 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) that regions and mask are in: of the file as displayed, of the map for tensors."""
+        return self.original_size or (self.anomaly_map.shape[0], self.anomaly_map.shape[1])
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...] | None:
+        """Regions of the image above the pixel threshold, in pixels of `size`; None when the model has none.
+
+        They are those of `full_map`, but for what a centre crop left out: that is in no region.
+        """
+        t = self.pixel_threshold
+        if t is None:
+            return None
+        low = t - (1 - self.hysteresis) * abs(t)  # also where a method's maps are negative it lies below
+        if not (self.anomaly_map > t).any():  # most images of a line: between its values a bilinear map has no others
+            return ()
+        laid = map_to_image(self.anomaly_map, self.size, self.resized_to, outside=-math.inf)
+        return find_regions(laid, t, low=low, min_area=self.min_area)
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """[H0, W0] bool of `size`, True in the regions; None when the model has no pixel threshold."""
+        return None if self.regions is None else regions_mask(self.regions, self.size)
 
     def full_map(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """The map laid over the whole image, [H0, W0] float32, for overlays.
@@ -61,8 +93,12 @@ class Evaluation:
         `metrics.ADER_PIXELS`; threshold (the bank's) and at that threshold the counts true_positives, false_negatives,
         false_positives and true_negatives (positive is anomalous), accuracy, and the interval expected_low to
         expected_high of the share of false alarms by the held-out training images; n_test (images scored), n_unread
-        (images that could not be), n_masks. What is not known is NaN, as a metric that needs both classes is when only
-        one is there.
+        (images that could not be), n_masks; pixel_threshold, and of the regions above it, on the n_region_images images
+        whose pixels are known: true_regions (of the masks), regions_found (those that a region overlaps) and
+        regions_found_iou (by an intersection over union of at least `regions.IOU`), region_recall and
+        region_recall_iou (the shares of these), false_regions (that overlap no true one), false_regions_per_image, and
+        false_regions_per_normal_image (of those on normal images). What is not known is NaN, as a metric that needs
+        both classes is when only one is there.
     images : one row per image that was scored, named as the columns of scores.csv (`report.scores_csv.COLUMNS`): path
         (relative to the set's root, or its name), label (0 normal, 1 anomalous, -1 unknown), defect_type ("" unless
         anomalous), score, is_anomalous (None without a threshold), error (None, or why its mask could not be used: its

@@ -8,7 +8,8 @@ import torch
 
 from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.kernels import PreparedBank, prepare
-from patchcore_fast.model.collect import Rows
+from patchcore_fast.model.collect import Rows, Sizes
+from patchcore_fast.model.pixels import HeldOut, laid_quantiles
 from patchcore_fast.scorers import make_scorer
 from patchcore_fast.scorers.influence import Search, rows_of
 from patchcore_fast.scoring import image_score
@@ -61,13 +62,20 @@ def image_scores(
     rows: Rows,
     device: torch.device,
     images: Iterable[int] | None = None,
-) -> list[float]:
-    """A score for each image of this process, or for some, by a bank [M, D] on the device with `support` [M] or None.
+    sizes: Sizes | None = None,
+) -> HeldOut:
+    """Scores of each image of this process, or of some, by a bank [M, D] on the device with `support` [M] or None.
 
     One image at a time: what a score is must not depend on the images beside it, which are others on other ranks.
+
+    sizes : as of `Rows`; without it maps are not asked for.
     """
     scorer, starts = ImageScorer(config, bank), rows.starts.tolist()
     search = priced_search(bank, support, config.search.price)
     numbers = range(len(rows.grids)) if images is None else images
     ready = prepare(bank) if search is None else bank
-    return [float(scorer(rows.read(starts[i], starts[i + 1]).to(device), 1, ready, search)[0]) for i in numbers]
+    found = HeldOut([], [])
+    for i in numbers:
+        score, patches = scorer(rows.read(starts[i], starts[i + 1]).to(device), 1, ready, search)
+        found.add(float(score), laid_quantiles(patches[0], rows.grids[i], sizes or {}, config.scoring))
+    return found

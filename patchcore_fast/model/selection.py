@@ -14,8 +14,9 @@ import torch
 from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.config.budget import percentage_of
 from patchcore_fast.feature_store import FeatureStore
-from patchcore_fast.model.collect import FeatureRows, Rows
+from patchcore_fast.model.collect import FeatureRows, Rows, Sizes
 from patchcore_fast.model.picks import Selection, covering_radius, restored, signals_of
+from patchcore_fast.model.pixels import HeldOut
 from patchcore_fast.model.pricing import support_of
 from patchcore_fast.model.score import image_scores
 from patchcore_fast.model.shared import all_rows
@@ -198,7 +199,7 @@ class Selector:
         Scores of images without their copies, at most `threshold.ASKED`. A fold that its sampler cannot choose from, or
         that leaves fewer rows than `neighbours`, gives none; nor does a single image.
         """
-        return self.held_out_by_count(rows, views, images, per_image, progress)[-1]
+        return self.held_out_by_count(rows, views, images, per_image, progress)[-1].scores
 
     def held_out_by_count(
         self,
@@ -207,19 +208,20 @@ class Selector:
         images: torch.Tensor | None = None,
         per_image: int = 1,
         progress: Callable[[int, int], None] | None = None,
-    ) -> list[list[float]]:
-        """`held_out_scores` by the first rows of each bank: a list for each of the sizing's counts, the last of all.
+    ) -> list[HeldOut]:
+        """What such images say by the first rows of each bank: for each of the sizing's counts, the last of all rows.
 
-        Without a budget that last list alone. Arguments as there.
+        Without a budget that last one alone; only it has maps. Arguments as of `held_out_scores`.
         """
-        found: list[list[float]] = [[] for _ in range(1 if self.sizing is None else len(self.sizing.counts))]
+        found = [HeldOut([], []) for _ in range(1 if self.sizing is None else len(self.sizing.counts))]
         with random_state_kept():
             for fold, chosen, support in self.held_out(rows, views, images, per_image, progress):
                 bank, counts = rows.take(chosen), self.prefixes(rows, fold, per_image, len(chosen))
-                for scores, count in zip(found, counts, strict=True):
+                for held, count in zip(found, counts, strict=True):
                     if count:
                         known = None if support is None else support[:count]
-                        scores += self._scores(rows, bank[:count], known, fold * per_image)
+                        sizes = rows.sizes if held is found[-1] else None
+                        held.extend(self._scores(rows, bank[:count], known, fold * per_image, sizes))
         return found
 
     def prefixes(self, rows: Rows, fold: torch.Tensor, per_image: int, chosen: int) -> list[int]:
@@ -311,19 +313,21 @@ class Selector:
         return indices - (ends - sizes)[image] + starts[:-1][left][image]
 
     def _scores(
-        self, rows: Rows, bank: torch.Tensor, support: torch.Tensor | None, images: torch.Tensor
-    ) -> list[float]:
+        self, rows: Rows, bank: torch.Tensor, support: torch.Tensor | None, images: torch.Tensor, sizes: Sizes | None
+    ) -> HeldOut:
         """Of these images [J], ascending, each on the rank that has it."""
         own = (images - rows.first).tolist()
         own = [i for i in own if 0 <= i < len(rows.local.grids)]
 
-        def here() -> list[float]:
-            return image_scores(self.config, bank.to(self.device), support, rows.local, self.device, own)
+        def here() -> HeldOut:
+            return image_scores(self.config, bank.to(self.device), support, rows.local, self.device, own, sizes)
 
         if rows.ranks is None:
             return here()
-        scores = rows.ranks.agree(here)
-        return rows.ranks.gather(torch.tensor(scores, dtype=torch.float64)).tolist()
+        found = HeldOut([], [])
+        for part in rows.ranks.tell(rows.ranks.agree(here)):
+            found.extend(part)
+        return found
 
     def _choose(
         self, sampler: Any, rows: Rows, views: Sequence[FeatureRows], scores: Mapping[str, torch.Tensor]

@@ -27,7 +27,9 @@ class RankRows(Rows):
         self.grids = [(int(h), int(w)) for h, w in ranks.gather(grids, counts).tolist()]
         self.first = sum(counts[: ranks.rank])
         self._rows = ranks.counts(local.total)
-        kinds = [kind for kind in ranks.tell((local.columns, local.dtype) if local.total else None) if kind]
+        told = ranks.tell((local.columns, local.dtype, local.sizes) if local.total else None)
+        kinds = [(columns, dtype) for columns, dtype, _ in filter(None, told)]
+        self.sizes = {grid: size for _, _, sizes in reversed(list(filter(None, told))) for grid, size in sizes.items()}
         self._columns: int
         self._dtype: torch.dtype
         self._columns, self._dtype = kinds[0] if kinds else (local.columns, local.dtype)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from patchcore_fast.config import PatchCoreConfig
+from patchcore_fast.config import FeatureSettings, PatchCoreConfig
 from patchcore_fast.feature_store import FeatureStore, ImageBlock, StoreWriter
 from patchcore_fast.features import FeatureExtractor
 from patchcore_fast.inputs import PRECISIONS, as_tensor
 from patchcore_fast.kernels.ranks import Ranks
 from patchcore_fast.model.batches import Batch, Batches
-from patchcore_fast.model.collect import Rows
+from patchcore_fast.model.collect import Rows, Sizes
 from patchcore_fast.model.fewshot import Augmentation
 from patchcore_fast.model.passes import Unread
 from patchcore_fast.model.room import check_disk
@@ -48,6 +48,7 @@ class StoredRows(Rows):
         last = len(store.grids) if last is None else last
         self._store, self._first, self._low = store, first, int(sizes[first])
         self.grids = store.grids[first:last]
+        self.sizes = _sizes(store.config.features, set(self.grids))
         self._dtype = PRECISIONS[store.config.features.precision]
         self._whole: torch.Tensor | None = None
 
@@ -85,6 +86,14 @@ class StoredRows(Rows):
                 high = min(low + step, self.total)
                 self._whole[low:high] = self.read(low, high)
         return self._whole
+
+
+def _sizes(f: FeatureSettings, grids: Collection[tuple[int, int]]) -> Sizes:
+    """See `Rows.sizes`: where images have one size and their grids cover no more than that; a store names no others."""
+    size = f.input_size
+    if size is None:
+        return {}
+    return {grid: (size, size) for grid in grids if f.tile is None or not (size[0] % grid[0] or size[1] % grid[1])}
 
 
 def in_step(ranks: Ranks | None, work: Callable[[], _T]) -> _T:

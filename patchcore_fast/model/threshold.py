@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from math import isfinite
-from numbers import Real
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import stats
-
-from patchcore_fast.config import recorded
 
 PART = 10  # at most one image in so many is held out at a time, so that the others still make nearly the same bank
 ASKED = 200  # images held out in all; more would cost time and hardly move the threshold
-SPREAD, WEIGHT = 0.08, 4  # standard deviation of log scores to expect beforehand, and the images that this counts as
+SPREAD, WEIGHT = 0.06, 4  # standard deviation of log scores to expect beforehand, and the images that this counts as
 CLIP = 4.0  # robust standard deviations from the median beyond which a score counts as if it lay there
 LEVEL = 0.95  # of the interval of the false-alarm rate
+
+Floats = NDArray[np.float64]
 
 
 class Decided(Protocol):
@@ -29,15 +27,24 @@ class Decided(Protocol):
         """Image score above which an image is anomalous."""
 
     @property
+    def pixel_threshold(self) -> float | None:
+        """Value of a map above which a pixel is anomalous."""
+
+    @property
     def normal_scores(self) -> torch.Tensor | None:
         """[n] float64 of held-out images."""
 
     @property
+    def normal_pixels(self) -> torch.Tensor | None:
+        """[n, Q] float32, quantiles of maps of held-out images."""
+
+    @property
+    def calibrated(self) -> int:
+        """How many images of a calibration stand in the place of held-out ones, 0 for none."""
+
+    @property
     def config(self) -> dict[str, Any]:
         """Settings by group."""
-
-
-_D = TypeVar("_D", bound=Decided)
 
 
 def held_out_folds(images: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
@@ -71,14 +78,27 @@ def false_alarm_threshold(scores: Sequence[float], share: float, squared: bool =
     middle = np.median(logs)
     if not np.isfinite(middle):  # most images are copies of others
         return float(max(scores))
-    n, expected = len(logs), SPREAD * (2 if squared else 1)
-    robust = float(stats.median_abs_deviation(logs, scale="normal"))
+    logs, scale, freedom = predicted(logs, SPREAD * (2 if squared else 1))
+    return float(np.exp(logs.mean() + stats.t.ppf(1 - share, freedom) * scale))
+
+
+def predicted(logs: Floats, expected: float) -> tuple[Floats, float, int]:
+    """What the next of normally distributed logs [n], n >= 2, is expected to be, as `false_alarm_threshold` says.
+
+    expected : standard deviation to expect beforehand.
+
+    Returns
+    -------
+    The logs, none too far from their median; and scale and degrees of freedom of the Student distribution about their
+    mean.
+    """
+    n = len(logs)
+    middle, robust = np.median(logs), float(stats.median_abs_deviation(logs, scale="normal"))
     reach = CLIP * max(robust, expected)
     logs = np.clip(logs, middle - reach, middle + reach)
     freedom = WEIGHT + n - 1
     variance = (WEIGHT * expected**2 + (n - 1) * logs.var(ddof=1)) / freedom
-    margin = stats.t.ppf(1 - share, freedom) * np.sqrt(variance * (1 + 1 / n))
-    return float(np.exp(logs.mean() + margin))
+    return logs, float(np.sqrt(variance * (1 + 1 / n))), freedom
 
 
 def false_alarm_interval(scores: Sequence[float], threshold: float) -> tuple[float, float] | None:
@@ -91,32 +111,6 @@ def false_alarm_interval(scores: Sequence[float], threshold: float) -> tuple[flo
     above = int((np.asarray(scores) > threshold).sum())
     found = stats.binomtest(above, len(scores)).proportion_ci(LEVEL)
     return float(found.low), float(found.high)
-
-
-def with_threshold(bank: _D, *, threshold: float | None = None, max_false_alarms: float | None = None) -> _D:
-    """The bank with another threshold: this one, or the one of a share of false alarms by its held-out scores.
-
-    Raises
-    ------
-    TypeError, ValueError : not one of both, no number, a share outside of (0, 1), or a bank without held-out scores.
-    """
-    if (threshold is None) == (max_false_alarms is None):
-        raise TypeError("with_threshold: either threshold or max_false_alarms is wanted, and not both")
-    if threshold is not None:
-        if isinstance(threshold, bool) or not isinstance(threshold, Real) or not isfinite(threshold):
-            raise ValueError(f"with_threshold: threshold must be a finite number, got {threshold!r}")
-        return replace(bank, threshold=float(threshold))
-    if isinstance(max_false_alarms, bool) or not isinstance(max_false_alarms, Real) or not 0 < max_false_alarms < 1:
-        raise ValueError(f"with_threshold: max_false_alarms must lie in (0, 1), got {max_false_alarms!r}")
-    squared = recorded(bank.config, "distance") == "squared" or recorded(bank.config, "metric") == "cosine"
-    found = false_alarm_threshold(held_out(bank), float(max_false_alarms), squared)
-    if found is None:
-        raise ValueError(
-            "with_threshold: the bank has no scores of held-out images (an older file, a single training image, or "
-            "another scoring than the fit's): give a threshold instead"
-        )
-    config = bank.config | {"max_false_alarms": float(max_false_alarms)}
-    return replace(bank, threshold=found, config=config)
 
 
 def held_out(bank: Decided) -> list[float]:

@@ -15,10 +15,13 @@ from patchcore_fast.report.tables import metrics_table, write_json
 from patchcore_fast.report.text import shorten
 
 JSON, CSV, INDEX, FORMAT, FORMAT_VERSION = "results.json", "results.csv", "index.html", "patchcore_fast.results", 1
-AVERAGED = (*HEADLINE, *ADER_PIXELS, "accuracy")
+REGIONS = ("region_recall", "region_recall_iou", "false_regions_per_image", "false_regions_per_normal_image")
+AVERAGED = (*HEADLINE, *ADER_PIXELS, "accuracy", *REGIONS)
 SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AUPRO",
          "pixel_iou_max": "IoU-max", "image_f1": "best F1"}  # fmt: skip
-COUNTS = ("threshold", "n_test", "n_unread", "n_masks")
+SHOWN_REGIONS = {"region_recall": "regions found", "false_regions_per_image": "false regions"}  # where they are known
+COUNTS = ("threshold", "n_test", "n_unread", "n_masks", "pixel_threshold", "true_regions", "regions_found",
+          "regions_found_iou", "false_regions", "n_region_images")  # fmt: skip
 REASON = 60  # characters of a reason in the table on the screen
 
 
@@ -59,18 +62,19 @@ def means(rows: Sequence[CategoryResult]) -> dict[str, tuple[float, int]]:
 def results_table(rows: Sequence[CategoryResult]) -> str:
     """Plain text: a line a category, and the mean; below it of how many categories a mean is where it is not of all."""
     table: dict[str, dict[str, Any]] = {}
+    mean = means(rows)
+    shown = SHOWN | {key: text for key, text in SHOWN_REGIONS.items() if key in mean}
     for row in rows:
-        cells: dict[str, Any] = {text: _float(row.metrics.get(key)) for key, text in SHOWN.items()}
+        cells: dict[str, Any] = {text: _float(row.metrics.get(key)) for key, text in shown.items()}
         cells["images"] = None if row.status != "done" else int(row.metrics["n_test"])
         if row.error is not None:
             cells["failed because"] = shorten(row.error, REASON)
         table[row.name] = cells
-    mean = means(rows)
-    lines = metrics_table({**table, "": {text: mean.get(key, (math.nan, 0))[0] for key, text in SHOWN.items()}},
+    lines = metrics_table({**table, "": {text: mean.get(key, (math.nan, 0))[0] for key, text in shown.items()}},
                           corner="category").split("\n")  # fmt: skip
     width = len(lines[1])
     text = "\n".join([*lines[:-1], "-" * width, "mean" + lines[-1][4:]])
-    few = [f"{SHOWN[key]} of {n:,}" for key, (_, n) in mean.items() if key in SHOWN and n < len(rows)]
+    few = [f"{shown[key]} of {n:,}" for key, (_, n) in mean.items() if key in shown and n < len(rows)]
     return f"{text}\nMeans are not of all {len(rows):,} categories: {', '.join(few)}." if few else text
 
 

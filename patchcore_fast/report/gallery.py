@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from patchcore_fast.data import ImageRecord, ImageSet, load_mask
 from patchcore_fast.names import printable
 from patchcore_fast.report.files import PictureNames
-from patchcore_fast.report.images import drawn_size, overlay, photograph, save_png, shared_scale
+from patchcore_fast.report.images import (
+    draw_boxes,
+    drawn_size,
+    overlay,
+    photograph,
+    region_boxes,
+    save_png,
+    shared_scale,
+)
 from patchcore_fast.report.layers import write_layers
 from patchcore_fast.report.plots import plot_histogram, plot_pr, plot_roc
 from patchcore_fast.report.problems import Problems
@@ -45,24 +53,21 @@ class Gallery:
 
     Parameters
     ----------
-    folder : overlays go to heatmaps/ in it, in sub-folders as below `root`.
+    folder : overlays go to heatmaps/ in it.
     vmin, vmax : the scale of all pictures.
-    root : see `PictureNames`.
     note : called with the name of each file, relative to `folder`, before it is written.
     """
 
-    def __init__(self, folder: Path, vmin: float, vmax: float, root: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, vmin: float, vmax: float, note: Callable[[str], None]) -> None:
         self.folder, self.vmin, self.vmax, self.note = folder, vmin, vmax, note
-        self._names = PictureNames(root)
         self._highest: list[tuple[float, int, Panel]] = []  # heap: memory does not grow with the number of images
         self.count = 0
 
-    def add(self, record: ImageRecord, prediction: Any) -> tuple[PurePosixPath, Panel]:
-        """Write the overlay of one prediction; returns its name below heatmaps/ and the panel of a contact sheet.
+    def add(self, record: ImageRecord, prediction: Any, name: PurePosixPath) -> Panel:
+        """Write the overlay of one prediction as heatmaps/`name`; returns the panel of a contact sheet.
 
-        The picture is of `drawn_size`: photograph, map and mask are brought to it one by one.
+        The picture is of `drawn_size`: photograph, map, mask and boxes are brought to it one by one.
         """
-        name = self._names.of(record.path)
         image = photograph(record.path)
         size = image.shape[0], image.shape[1]
         heat = np.asarray(prediction.full_map(size), dtype=np.float32)
@@ -70,7 +75,8 @@ class Gallery:
         path = self.folder / "heatmaps" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         self.note(f"heatmaps/{name}")
-        save_png(path, overlay(image, heat, vmin=self.vmin, vmax=self.vmax, mask=mask))
+        boxes = region_boxes(prediction.regions, prediction.size)
+        save_png(path, draw_boxes(overlay(image, heat, vmin=self.vmin, vmax=self.vmax, mask=mask), boxes))
         panel = Panel(
             image=_small(image),
             anomaly_map=_small(heat),
@@ -79,12 +85,13 @@ class Gallery:
             label=record.label,
             is_anomalous=prediction.is_anomalous,
             mask=None if mask is None else _small(mask.astype(np.uint8), nearest=True) > 0,
+            boxes=boxes,
         )
         heapq.heappush(self._highest, (prediction.score, -self.count, panel))
         if len(self._highest) > SHEET_LIMIT:
             heapq.heappop(self._highest)
         self.count += 1
-        return name, panel
+        return panel
 
     def write_sheet(self, name: str, title: str) -> None:
         """Contact sheet of the panels with the highest scores, highest first."""
@@ -163,7 +170,7 @@ def _write_pictures(
     threshold = result.metrics["threshold"]
     known = threshold if np.isfinite(threshold) else None
     limits = shared_scale([p.anomaly_map for p in result.predictions], known)
-    gallery = Gallery(folder, *limits, images.root / "test", note)
+    gallery, names = Gallery(folder, *limits, note), PictureNames(images.root / "test")
     on_sheet = dict.fromkeys(_for_sheet(images.test))
     panels: dict[int, Panel] = {}
     layers: list[dict[str, str | None]] = []
@@ -172,7 +179,8 @@ def _write_pictures(
         layers.append(dict.fromkeys(("photo", "heat", "mask")))
         heatmaps.append("")
         with problems.attempt(f"the pictures of {result.images[i]['path']}"):
-            path, panel = gallery.add(record, prediction)
+            path = names.of(record.path)
+            panel = gallery.add(record, prediction, path)
             heatmaps[i] = f"heatmaps/{path}"
             if i in on_sheet:
                 panels[i] = panel

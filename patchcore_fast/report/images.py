@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +14,7 @@ from patchcore_fast.files import atomic_write
 
 COLOURS = "inferno"  # perceptually even, and its order survives grey print and colour blindness
 OUTLINE = (64, 224, 255)  # cyan: the one hue that neither grey photographs nor the heat colours contain
+BOX, BOX_EDGE = (255, 255, 255), (0, 0, 0)  # no hue of its own, and seen on light and on dark ground
 HIDE = 0.75  # how much of the photograph the hottest pixel covers
 LONGEST = 2048  # pixels of the longer side of any picture that is drawn: a small file can hold a very large photograph
 BAND = 256  # rows that are coloured at a time
@@ -95,6 +97,31 @@ def outline(image: NDArray[np.uint8], mask: Any, width: int = 1) -> NDArray[np.u
     if inside.any():
         drawn[ndimage.binary_dilation(inside, iterations=width) & ~inside] = OUTLINE
     return drawn
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in parts of the picture's width and height
+
+
+def region_boxes(regions: Any, size: tuple[int, int]) -> list[Box]:
+    """Boxes of `regions.Region` in an image of (height, width) `size`, for pictures of any size; none of None."""
+    height, width = size
+    return [(r.x / width, r.y / height, (r.x + r.width) / width, (r.y + r.height) / height) for r in regions or ()]
+
+
+def draw_boxes(image: NDArray[np.uint8], boxes: Iterable[Box]) -> NDArray[np.uint8]:
+    """Copy of an image [H, W, 3] with a frame just outside of each box; at the edge of the image it lies inside."""
+    from PIL import Image, ImageDraw
+
+    height, width = image.shape[:2]
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    thick = max(round(max(height, width) / 400), 1)
+    for left, top, right, bottom in boxes:
+        for grow, least, colour in ((2 * thick, 0, BOX_EDGE), (thick, thick, BOX)):
+            x, y = (max(math.floor(a * side) - grow, least) for a, side in ((left, width), (top, height)))
+            to = (min(math.ceil(b * side) + grow, side - least) - 1 for b, side in ((right, width), (bottom, height)))
+            draw.rectangle((x, y, *(max(a, b) for a, b in zip((x, y), to, strict=True))), outline=colour, width=thick)
+    return np.asarray(picture)
 
 
 def overlay(

@@ -57,8 +57,10 @@ def write_scores_csv(
 
 
 @contextmanager
-def append_scores(path: str | os.PathLike[str], expected: int = 0) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """`write_scores_csv` of COLUMNS while the rows are being made: gives a function that takes one row.
+def append_scores(
+    path: str | os.PathLike[str], expected: int = 0, columns: Sequence[str] = COLUMNS
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """`write_scores_csv` while the rows are being made: gives a function that takes one row.
 
     The file is in place when the block ends, in whatever way it ends: after an error or Ctrl-C it has the rows so far,
     if there are any.
@@ -66,6 +68,7 @@ def append_scores(path: str | os.PathLike[str], expected: int = 0) -> Iterator[C
     Parameters
     ----------
     expected : bytes, about; this room on the disk is taken now, so that pictures cannot take it.
+    columns : headings and their order.
 
     Raises
     ------
@@ -73,12 +76,12 @@ def append_scores(path: str | os.PathLike[str], expected: int = 0) -> Iterator[C
     """
     stopped: BaseException | None = None
     with atomic_write(path, reserve=expected) as f:
-        f.write(_line(dict(zip(COLUMNS, COLUMNS, strict=True)), COLUMNS))
+        f.write(_line(dict(zip(columns, columns, strict=True)), columns))
         rows = 0
 
         def add(row: Mapping[str, Any]) -> None:
             nonlocal rows
-            f.write(_line(row, COLUMNS))
+            f.write(_line(row, columns))
             rows += 1
 
         try:

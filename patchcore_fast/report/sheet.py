@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcore_fast.report.images import COLOURS, as_rgb, outline, overlay
+from patchcore_fast.report.images import COLOURS, Box, as_rgb, draw_boxes, outline, overlay
 from patchcore_fast.report.plots import ANOMALOUS, MISTAKE, NEUTRAL, NORMAL, new_figure, save_figure
 from patchcore_fast.report.text import plot_label, plot_text
 
@@ -23,7 +23,8 @@ class Panel:
     """One image of a contact sheet.
 
     image [H, W], [H, W, 3] or [3, H, W]; anomaly_map [H, W]; score; name is the caption; label 0 normal, 1 anomalous,
-    -1 unknown; is_anomalous is the verdict, None without a threshold; mask [H, W] bool outlines the ground truth.
+    -1 unknown; is_anomalous is the verdict, None without a threshold; mask [H, W] bool outlines the ground truth;
+    boxes frame what the model calls anomalous (`images.region_boxes`).
     """
 
     image: Any
@@ -33,6 +34,7 @@ class Panel:
     label: int = -1
     is_anomalous: bool | None = None
     mask: Any = None
+    boxes: Sequence[Box] = ()
 
     @property
     def verdict(self) -> str:
@@ -44,7 +46,7 @@ class Panel:
         return "anomalous" if self.is_anomalous else "normal"
 
 
-def _fit(image: NDArray[np.uint8], nearest: bool = False) -> NDArray[np.uint8]:
+def _fit(image: NDArray[np.uint8], nearest: bool = False, boxes: Sequence[Box] = ()) -> NDArray[np.uint8]:
     """Resize to the square of the sheet, keeping the aspect ratio on white."""
     from PIL import Image
 
@@ -52,6 +54,8 @@ def _fit(image: NDArray[np.uint8], nearest: bool = False) -> NDArray[np.uint8]:
     scale = SIDE / max(picture.size)
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
     picture = picture.resize(size, Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS)
+    if boxes:
+        picture = Image.fromarray(draw_boxes(np.asarray(picture), boxes))
     canvas = Image.new(picture.mode, (SIDE, SIDE), 0 if nearest else "white")
     canvas.paste(picture, ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
     return np.asarray(canvas)
@@ -59,7 +63,7 @@ def _fit(image: NDArray[np.uint8], nearest: bool = False) -> NDArray[np.uint8]:
 
 def _pair(panel: Panel, vmin: float, vmax: float) -> NDArray[np.uint8]:
     left = _fit(as_rgb(panel.image))
-    right = _fit(overlay(panel.image, panel.anomaly_map, vmin=vmin, vmax=vmax))
+    right = _fit(overlay(panel.image, panel.anomaly_map, vmin=vmin, vmax=vmax), boxes=panel.boxes)
     if panel.mask is not None:
         mask = _fit(np.asarray(panel.mask, dtype=np.uint8) * 255, nearest=True) > 127
         left, right = outline(left, mask), outline(right, mask)
@@ -97,8 +101,10 @@ def contact_sheet(
         y, x = i // columns * cell_h + HEAD, i % columns * cell_w
         page[y : y + SIDE, x : x + cell_w - PAD] = _pair(panel, vmin, vmax)
 
-    if any(p.mask is not None for p in panels):
-        title = f"{title}\nground truth outlined in cyan".strip()
+    drawn = {"ground truth outlined in cyan": any(p.mask is not None for p in panels),
+             "regions above the pixel threshold in white boxes": any(p.boxes for p in panels)}  # fmt: skip
+    if any(drawn.values()):
+        title = f"{title}\n{', '.join(text for text, there in drawn.items() if there)}".strip()
     corners = [(i // columns * cell_h + HEAD - 8, i % columns * cell_w) for i in range(len(panels))]
     _draw(page, panels, corners, title, (vmin, vmax), path)
 

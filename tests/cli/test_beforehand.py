@@ -23,7 +23,7 @@ CASES: dict[str, tuple[list[str], str | None, str]] = {
     "device": ([*FIT, "--device", "nonsense"], None, "argument --device: invalid"),
     "score": ([*FIT, "--score", "bogus"], None, "must be max, reweighted or top:SHARE, got 'bogus'"),
     "dim": ([*FIT, "--dim", "8"], None, 'features.dim belongs to fusion="amazon"'),
-    "threshold": ([*FIT, "--threshold", "nan"], None, "--threshold must be a finite number"),
+    "threshold": ([*FIT, "--threshold", "nan"], None, "--image-threshold must be a finite number"),
     "config": ([*FIT, "--config", "bad.toml"], None, "bad.toml: selection.ratio must be in"),
     "no config": ([*FIT, "--config", "no.toml"], None, "no.toml: no such file"),
     "output": (["fit", "data", "--output", "no/x"], None, "the folder no does not exist"),

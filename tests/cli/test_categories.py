@@ -143,7 +143,7 @@ def test_finished_categories_are_taken_and_the_broken_one_is_tried_again(place, 
     [
         (("--ratio", "0.2"), "selection.ratio"),
         (("--seed", "1"), "selection.seed"),
-        (("--threshold", "0.5"), "another --threshold"),
+        (("--threshold", "0.5"), "another --image-threshold"),
         (("--batch-size", "3"), None),  # it changes no result
     ],
 )
@@ -158,7 +158,11 @@ def test_what_is_different_is_said(made):
     assert kept(folder, found)[1] == "" and kept(made / "out", found) == (None, "")
     other = settings | {"features": settings["features"] | {"image_size": 32}}
     assert kept(folder, found | {"settings": other}) == (None, "other settings: features.image_size")
-    for part, said in (("threshold", "another --threshold"), ("weights", "other weights"), ("data", "other files")):
+    for part, said in (
+        ("threshold", "another --image-threshold"),
+        ("weights", "other weights"),
+        ("data", "other files"),
+    ):
         assert kept(folder, found | {part: "x"}) == (None, said)
 
 

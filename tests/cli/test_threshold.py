@@ -12,7 +12,8 @@ import torch
 from patchcore_fast.cli import main
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model import PatchCore
-from patchcore_fast.model.threshold import false_alarm_threshold, with_threshold
+from patchcore_fast.model.decision import with_thresholds
+from patchcore_fast.model.threshold import false_alarm_threshold
 
 from ..evaluated import TINY
 
@@ -123,7 +124,7 @@ def test_a_wrong_threshold_is_refused_before_the_work(
     monkeypatch.setattr(PatchCore, "fit", lambda *_, **__: pytest.fail("the fit has begun"))
     for value in ("nan", "inf"):
         code, _, err = run(capsys, "fit", weave, "--output", tmp_path / "b", *TINY, "--threshold", value)
-        assert code == 2 and "--threshold must be a finite number" in err
+        assert code == 2 and "--image-threshold must be a finite number" in err
 
 
 def test_both_at_once_are_refused(weave: Path, bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +153,7 @@ def test_a_bank_without_held_out_scores(bank: Path, tmp_path: Path, capsys: pyte
     code, _, err = run(capsys, "threshold", tmp_path / "old", "--max-false-alarms", "0.1")
     assert code == 2 and "give a threshold instead" in err
     with pytest.raises(TypeError, match="not both"):
-        with_threshold(MemoryBank.load(bank), threshold=1.0, max_false_alarms=0.1)
+        with_thresholds(MemoryBank.load(bank), threshold=1.0, max_false_alarms=0.1)
 
 
 def test_the_page_has_the_way_back(weave: Path, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

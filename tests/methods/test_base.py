@@ -70,7 +70,7 @@ def test_the_threshold_and_the_score_can_be_others(model, tmp_path):
     again = load_any(tmp_path / "m", progress=False)
     again.decide(max_false_alarms=0.3)
     assert again.threshold == pytest.approx(false_alarm_threshold(held, 0.3)) and again.config.max_false_alarms == 0.3
-    assert again.learned.config["decision"] == {"max_false_alarms": 0.3}
+    assert again.learned.config["decision"]["max_false_alarms"] == 0.3
     again.rescore(image_score="top:1")
     found = again.predict(small(1, 3))[0]
     assert found.score == pytest.approx(float(model.patch_scores(small(1, 3)).mean()), rel=1e-5)

@@ -89,7 +89,7 @@ def setting(group: str, name: str, value: Any) -> Callable[[Parts], Any]:
 
 WRONG: dict[str, tuple[Callable[[Parts], Any], str]] = {
     "another format": (about(format="something"), "but not a memory bank"),
-    "a newer version": (about(format_version="9"), "model format 9 is newer than 1"),
+    "a newer version": (about(format_version="9"), "model format 9 is newer than 2"),
     "no version": (about(format_version="x"), "is not a number"),
     "an unknown method": (about(method="magic"), "which this version does not know"),
     "a method of other settings": (about(method="subspace"), "of method 'subspace', its settings of 'padim'"),

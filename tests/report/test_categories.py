@@ -53,6 +53,27 @@ def test_the_table_says_of_how_many_and_why_one_failed():
     assert "Means are not" not in results_table(ROWS[:1])
 
 
+def test_regions_have_columns_where_they_are_known(tmp_path):
+    counted = {"region_recall": 0.75, "true_regions": 4, "regions_found": 3, "false_regions_per_image": 1.5}
+    rows = [
+        CategoryResult("bolt", METRICS | counted),
+        CategoryResult("nut", METRICS | counted | {"region_recall": 0.25}),
+    ]
+    lines = results_table(rows).split("\n")
+    assert lines[0].endswith("regions found  false regions  images") and "regions" not in results_table(ROWS)
+    assert lines[-1].split()[-3:-1] == ["0.500", "1.500"]
+    write_results(tmp_path, "parts", rows, PatchCoreConfig().to_dict())
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["categories"][0]["metrics"]["regions_found"] == 3 and found["mean"]["region_recall"]["value"] == 0.5
+    table = rows_of(tmp_path / "results.csv")
+    assert (table[0]["true_regions"], table[1]["region_recall"], table[2]["false_regions_per_image"]) == (
+        "4",
+        "0.25",
+        "1.5",
+    )
+    assert "false regions an image</th>" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
 def test_files_for_programs(tmp_path):
     write_results(tmp_path, "parts", ROWS, PatchCoreConfig().to_dict())
     found = json.loads((tmp_path / "results.json").read_text())

@@ -77,6 +77,20 @@ def test_the_page_is_whole_and_asks_for_nothing(out: Path) -> None:
     assert "default-src 'none'" in text
 
 
+def test_it_shows_what_regions_find(out: Path) -> None:
+    metrics = json.loads((out / "metrics.json").read_text())["metrics"]
+    text = write_report(out).read_text(encoding="utf-8")
+    assert f"Regions above the pixel threshold {metrics['pixel_threshold']:.4g}" in text
+    assert metrics["true_regions"] == 6 == metrics["regions_found"] and metrics["n_region_images"] == 12
+    assert '1.000</td><td class="num">6 of 6</td>' in text
+    false, each = metrics["false_regions"], metrics["false_regions_per_image"]
+    assert f'{each:.3f}</td><td class="num">{false} on 12</td>' in text and each == false / 12
+    older = json.loads((out / "metrics.json").read_text())  # of versions that knew of no regions
+    older["metrics"] = {key: value for key, value in metrics.items() if "region" not in key and "pixel_thr" not in key}
+    (out / "metrics.json").write_text(json.dumps(older))
+    assert "Regions above" not in write_report(out).read_text(encoding="utf-8")
+
+
 def test_it_shows_what_was_measured(out: Path) -> None:
     text = write_report(out).read_text(encoding="utf-8")
     result = json.loads((out / "metrics.json").read_text())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchcore_fast.regions import find_regions
 from patchcore_fast.report import (
     Panel,
     contact_sheet,
@@ -22,7 +23,7 @@ from patchcore_fast.report import (
     write_json,
     write_scores_csv,
 )
-from patchcore_fast.report.images import OUTLINE
+from patchcore_fast.report.images import BOX, BOX_EDGE, OUTLINE, draw_boxes, region_boxes
 
 
 def picture(path: Path) -> np.ndarray:
@@ -61,6 +62,21 @@ def test_outline_is_drawn_outside_the_mask() -> None:
     drawn = outline(np.zeros((9, 9, 3), np.uint8), mask)
     assert (drawn[mask] == 0).all()
     assert (drawn[2, 3] == OUTLINE).all() and (drawn[0] == 0).all()
+
+
+def test_boxes_lie_just_outside_of_their_regions_in_a_picture_of_any_size() -> None:
+    values = np.zeros((40, 60))
+    values[10:20, 24:36] = values[30:, 50:] = 1
+    boxes = region_boxes(find_regions(values, 0.5), (40, 60))
+    assert (
+        boxes == [(24 / 60, 10 / 40, 36 / 60, 20 / 40), (50 / 60, 30 / 40, 1, 1)] and region_boxes(None, (4, 4)) == []
+    )
+    drawn = draw_boxes(np.full((20, 30, 3), 99, np.uint8), boxes)
+    assert (drawn[5:10, 12:18] == 99).all() and (drawn[15:18, 25:28] == 99).all()
+    assert (drawn[4, 11:19] == BOX).all() and (drawn[4:11, 18] == BOX).all()  # the frame of rows 5 to 9
+    assert (drawn[3, 10:20] == BOX_EDGE).all() and (drawn[3:12, 10] == BOX_EDGE).all()
+    assert (drawn[19, 23:] == BOX_EDGE).all() and (drawn[18, 24:29] == BOX).all()  # inside, at the edge of the picture
+    assert draw_boxes(np.zeros((1, 2, 3), np.uint8), [(0, 0, 1, 1)]).shape == (1, 2, 3)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from patchcore_fast.report.page.sections import (
     defect_types_section,
     fixed,
     metrics_section,
+    regions_section,
     settings_section,
     timings_section,
     unread_section,
@@ -97,7 +98,7 @@ def render(record: Record, images: int = IMAGES) -> str:
         "summary": escape(_summary(record)),
         "unread": unread_section(record),
         "chips": "".join(f"<li><b>{value}</b> {escape(name)}</li>" for name, value in chips),
-        "metrics": metrics_section(record),
+        "metrics": metrics_section(record) + regions_section(record),
         "histogram": _histogram(record, threshold),
         "threshold_note": {
             "bank": "The dashed line starts at the model's threshold." + _expected(record),

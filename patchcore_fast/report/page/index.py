@@ -15,7 +15,7 @@ from patchcore_fast.config import flat
 from patchcore_fast.files import atomic_write
 from patchcore_fast.names import printable
 from patchcore_fast.report.page.build import CHIPS, POLICY, policy_digest
-from patchcore_fast.report.page.sections import NAMES, fixed, settings_table
+from patchcore_fast.report.page.sections import NAMES, REGION_NAMES, fixed, settings_table
 
 
 class Row(Protocol):
@@ -48,7 +48,8 @@ def write_index(
     """
     here = files(__package__)
     style = here.joinpath("page.css").read_text(encoding="utf-8")
-    columns = [key for key in NAMES if key in mean]
+    named = NAMES | REGION_NAMES
+    columns = [key for key in named if key in mean]
     done, failed = (sum(row.status == status for row in rows) for status in ("done", "failed"))
     waiting = len(rows) - done - failed
     parts = [f"{done:,} of {len(rows):,} categories evaluated"]
@@ -62,7 +63,7 @@ def write_index(
             f"<li><b>{fixed(mean[key][0])}</b> mean {escape(CHIPS[key])}</li>" for key in CHIPS if key in mean
         ),
         "table": _table(rows, columns, mean),
-        "note": escape(_whose({NAMES[key][0]: mean[key][1] for key in columns}, len(rows))),
+        "note": escape(_whose({named[key][0]: mean[key][1] for key in columns}, len(rows))),
         "settings": settings_table(flat(config)),
         "style": style,
     }
@@ -84,7 +85,7 @@ def _whose(counts: Mapping[str, int], total: int) -> str:
 
 
 def _table(rows: Sequence[Row], columns: Sequence[str], mean: Mapping[str, tuple[float, int]]) -> str:
-    head = "".join(f'<th scope="col">{escape(NAMES[key][0])}</th>' for key in columns)
+    head = "".join(f'<th scope="col">{escape((NAMES | REGION_NAMES)[key][0])}</th>' for key in columns)
     lines = []
     for row in rows:
         name = escape(printable(row.name))

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from patchcore_fast.config import flat
+from patchcore_fast.regions import IOU
 from patchcore_fast.report.page.read import Record, number
 
 NAMES = {
@@ -19,6 +20,12 @@ NAMES = {
     "pixel_f1": ("pixel best F1", "largest F1 over all thresholds: the threshold is chosen on these pixels"),
     "aupro": ("AUPRO", "per-region overlap up to 30 % false positives"),
     "pixel_iou_max": ("pixel IoU-max", "largest intersection over union over all thresholds, where F1 is largest"),
+}
+REGION_NAMES = {
+    "region_recall": ("regions found", "true regions that a region overlaps, be it in one pixel"),
+    "region_recall_iou": (f"regions found, IoU {IOU:g}", f"by an intersection over union of {IOU:g} or more"),
+    "false_regions_per_image": ("false regions an image", "regions that overlap no true one"),
+    "false_regions_per_normal_image": ("false regions a normal image", "all regions on normal images are false"),
 }
 STAGES = {"features": "fit: features", "selection": "fit: selection of the bank", "threshold": "fit: threshold",
           "predict": "evaluate: prediction", "metrics": "evaluate: metrics"}  # fmt: skip
@@ -68,6 +75,28 @@ def metrics_section(record: Record) -> str:
             f'<th scope="col">{percent} interval</th><th scope="col"><span class="sr">on a scale from 0 to 1</span>'
             f'<span aria-hidden="true" class="scale"><i>0</i><i>0.5</i><i>1</i></span></th></tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table><p class="note">{note}</p>')  # fmt: skip
+
+
+def regions_section(record: Record) -> str:
+    """What the regions above the pixel threshold find; "" where nothing is known of them."""
+    m = {key: number(value) for key, value in record.metrics.items()}
+    images, threshold = m.get("n_region_images"), m.get("pixel_threshold")
+    if images is None or threshold is None:
+        return ""
+    said = {"region_recall": ("regions_found", "true_regions"),
+            "region_recall_iou": ("regions_found_iou", "true_regions"),
+            "false_regions_per_image": ("false_regions", "n_region_images")}  # fmt: skip
+    rows = []
+    for key, (name, meaning) in REGION_NAMES.items():
+        if m.get(key) is None:
+            continue
+        part, whole = (m.get(count) for count in said.get(key, ("", "")))
+        of = "" if part is None or whole is None else f"{part:,.0f} {'on' if 'false' in key else 'of'} {whole:,.0f}"
+        rows.append(f'<tr><th scope="row">{name}<small>{meaning}</small></th><td class="num big">{m[key]:.3f}</td>'
+                    f'<td class="num">{of}</td></tr>')  # fmt: skip
+    return (f'<h3>Regions above the pixel threshold {threshold:.4g}</h3><table class="regions"><tbody>{"".join(rows)}'
+            f'</tbody></table><p class="note">Counted on {images:,.0f} images whose pixels are known, at the size of '
+            "their files.</p>")  # fmt: skip
 
 
 def defect_types_section(record: Record) -> str:
