@@ -55,6 +55,7 @@ LAYER = {
     "export": 5,
     "methods": 5,
     "demo": 5,
+    "watch": 5,
     "zeroshot": 5,
     "cli": 6,
 }
@@ -100,6 +101,7 @@ ONLY = {
     "onnxruntime": ("export/",),
     "tensorboard": ("tracking.py",),
     "wandb": ("tracking.py",),
+    "watchdog": ("watch/source.py",),
     "safetensors": ("memory_bank.py", "features/"),
 }
 

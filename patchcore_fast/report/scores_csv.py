@@ -91,6 +91,11 @@ def append_scores(path: str | os.PathLike[str], expected: int = 0) -> Iterator[C
         raise stopped
 
 
+def scores_line(row: Mapping[str, Any]) -> bytes:
+    """One row of COLUMNS as its line, for a file that grows: what is there already came from `append_scores`."""
+    return _line(row, COLUMNS)
+
+
 def _line(row: Mapping[str, Any], columns: Sequence[str]) -> bytes:
     return (",".join(_cell(c, row.get(c)) for c in columns) + "\n").encode("utf-8")
 

@@ -123,6 +123,44 @@ def steps_chart(rows: Sequence[int], lines: Sequence[Sequence[float]], y_label: 
     return _svg(LOW, body, title)
 
 
+def run_chart(
+    first: int,
+    scores: Sequence[float],
+    anomalous: Sequence[bool | None],
+    threshold: float | None,
+    normal: tuple[float, float] | None,
+    title: str,
+    around: int = 21,
+) -> str:
+    """SVG of image scores in the order in which they came, with their moving median and the threshold.
+
+    first : number of the first image.  scores : one or more.  anomalous : verdicts, as many.
+    normal : scores between which most normal images lie, drawn as a band.  around : images of the moving median.
+    """
+    s = np.asarray(scores, float)
+    levels = [*s, *([] if threshold is None else [threshold]), *(normal or ())]
+    low, high = min(levels), max(levels)
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    frame = _Frame((first - 0.5, first + max(len(s), 2) - 0.5), (low - margin, high + margin), LOW)
+    body = ""
+    if normal is not None:
+        (_, _), (top, bottom) = frame.at((0, 0), normal[::-1])
+        body += (f'<rect class="normal-band" x="{LEFT}" y="{top:.1f}" width="{frame.right - LEFT}" '
+                 f'height="{max(bottom - top, 1):.1f}"/>')  # fmt: skip
+    body += frame.axes("image", "image score", [(float(v), f"{v:,.0f}") for v in _ticks(*frame.x) if v == int(v)])
+    px, py = frame.at(first + np.arange(len(s)), s)
+    for x, y, kind in zip(px, py, anomalous, strict=True):
+        body += f'<circle class="score{" high" if kind else ""}" cx="{x:.1f}" cy="{y:.1f}" r="{4 if kind else 2.2}"/>'
+    if len(s) >= around:
+        moving = np.median(np.lib.stride_tricks.sliding_window_view(s, around), axis=1)
+        x, y = frame.at(first + around // 2 + np.arange(len(moving)), moving)
+        body += f'<polyline class="curve image" points="{_points(x, y)}"/>'
+    if threshold is not None:
+        y = float(frame.at(0, threshold)[1])
+        body += f'<line class="threshold" x1="{LEFT}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return _svg(LOW, body, title)
+
+
 def histogram_chart(scores: Any, labels: Any, threshold: float | None, title: str) -> str:
     """SVG of the scores [n] of normal (0) and anomalous images (1), with a threshold line that page.js can move.
 
