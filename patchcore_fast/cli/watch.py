@@ -154,9 +154,11 @@ def _said(watching: Watch, last: int | None = None) -> str:
 def _end(watching: Watch, output: Path) -> int:
     """What could not be used, and the exit code."""
     if watching.gone:
-        say(f"{PROGRAM}: {watching.gone:,} files were gone before they could be read")
+        say(f"{PROGRAM}: {watching.gone:,} of the files went before they could be read")
     if watching.unread:
-        say(f"{PROGRAM}: {watching.unread:,} files could not be used; {printable(output / 'scores.csv')} says why")
+        say(
+            f"{PROGRAM}: {watching.unread:,} of the files could not be used; {printable(output / 'scores.csv')} says why"
+        )
     if watching.problems:
-        say(f"{PROGRAM}: {watching.problems:,} outputs could not be written, the scores are complete")
+        say(f"{PROGRAM}: {watching.problems:,} of the outputs could not be written, the scores are complete")
     return CODE if watching.unread or watching.problems else 0
