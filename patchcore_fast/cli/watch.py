@@ -156,9 +156,8 @@ def _end(watching: Watch, output: Path) -> int:
     if watching.gone:
         say(f"{PROGRAM}: {watching.gone:,} of the files went before they could be read")
     if watching.unread:
-        say(
-            f"{PROGRAM}: {watching.unread:,} of the files could not be used; {printable(output / 'scores.csv')} says why"
-        )
+        table = printable(output / "scores.csv")
+        say(f"{PROGRAM}: {watching.unread:,} of the files could not be used; {table} says why")
     if watching.problems:
         say(f"{PROGRAM}: {watching.problems:,} of the outputs could not be written, the scores are complete")
     return CODE if watching.unread or watching.problems else 0

@@ -121,7 +121,8 @@ class Watch:
         Gives the number of images of this run after each batch.
         """
         assert self._source is not None
-        self._finish(self._journal.unsaid, {}, time.time())
+        if self._journal.unsaid:
+            self._finish(self._journal.unsaid, {}, time.time())
         most = max(at_once(self.model.config), 1)
         while not self._stopped():
             batch = self._source.take(most, self._stopped)

@@ -71,6 +71,7 @@ class Done:
     def __init__(self) -> None:
         """None is."""
         self._known: set[bytes] = set()
+        self._missed: set[bytes] = set()  # by the walk before: some file systems leave one out of a list that changes
         self._seen: set[bytes] | None = None  # since a walk began: what it did not meet is gone when it ends
 
     def __contains__(self, key: bytes) -> bool:
@@ -96,9 +97,11 @@ class Done:
         self._seen = set()
 
     def end(self, whole: bool) -> None:
-        """It has ended; if it met all that is there, the others are gone."""
+        """It has ended; if it met all that is there, what it missed for the second time is gone."""
         if whole and self._seen is not None:
-            self._known = self._seen
+            missed = self._known - self._seen
+            self._known -= missed & self._missed
+            self._missed = missed
         self._seen = None
 
 
@@ -321,7 +324,8 @@ def files_below(
                     elif is_wanted(entry.name) and (found := _stat(entry.path)) is not None:
                         yield entry.path, found
         except OSError as error:
-            refused(here, error)
+            if here == os.fspath(folder) or not isinstance(error, FileNotFoundError):  # else it has just been removed
+                refused(here, error)
 
 
 def keys_below(folder: Path, output: Path) -> set[bytes]:

@@ -18,9 +18,9 @@ pytest.importorskip("watchdog", reason="the extra watch is not installed")
 
 @pytest.mark.parametrize("way", ["link", "move"])
 def test_some_hundred_files(bank: Path, weave: Path, tmp_path: Path, way: str) -> None:
-    count = 240
-    told, output = run_all(bank, weave, tmp_path, count, [20, 75, 150], forked, 120, "--folders", way,
-                           "--settle", "0.2", burst=60, pause=0.1)  # fmt: skip
+    count = 160
+    told, output = run_all(bank, weave, tmp_path, count, [10, 50, 100], forked, 120, "--folders", way,
+                           "--settle", "0.2", burst=40, pause=0.1)  # fmt: skip
     assert told.code == 143 and re.search(r"latency p50 [\d,]+ ms, p95 [\d,]+ ms, p99 [\d,]+ ms", told.said), told.said
     assert "goes on from what is done" in told.said
     check(told, output, {f"{i:05d}.png" for i in range(count)})
