@@ -80,7 +80,7 @@
 
   function show(state) {
     chips(state);
-    byId("running").textContent = `Running since ${state.hours < 1 ? `${Math.round(60 * state.hours)} minutes` : `${digits(state.hours)} hours`}.`;
+    byId("running").textContent = `Running for ${state.hours < 1 ? `${Math.round(60 * state.hours)} min` : `${state.hours.toFixed(1)} h`}.`;
     byId("running").classList.remove("lost");
     byId("drift-text").textContent = state.drift;
     byId("drift").classList.toggle("drifted", state.drifted);
@@ -103,7 +103,7 @@
 
   async function ask() {
     try {
-      const answer = await fetch("/state");
+      const answer = await fetch(innerWidth < 700 ? "/state" : "/state?wide");
       if (!answer.ok) throw new Error(answer.statusText);
       show(await answer.json());
     } catch {

@@ -30,13 +30,14 @@ from patchcore_fast.names import printable
 from patchcore_fast.report.images import drawn_size
 from patchcore_fast.report.layers import heat_png
 from patchcore_fast.report.page.build import policy_digest
-from patchcore_fast.report.page.charts import run_chart
+from patchcore_fast.report.page.charts import WIDTH, run_chart
 from patchcore_fast.watch.drift import Drift
 from patchcore_fast.watch.journal import Entry
 from patchcore_fast.watch.recent import Card, Recent
 
 SIDE = 480  # pixels of the longer side of a photograph on the page
 PATIENCE = 10.0  # seconds for a request to come
+WIDE = 1000  # units of the chart where there is room
 BAND = (0.05, 0.95)  # quantiles of the held-out normal scores that the chart shows
 POLICY = ("default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src {style}; script-src {script}; "
           "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")  # fmt: skip
@@ -92,8 +93,8 @@ class Page:
         self._server.server_close()
         self._thread.join()
 
-    def state(self) -> dict[str, Any]:
-        """What /state answers."""
+    def state(self, wide: bool = False) -> dict[str, Any]:
+        """What /state answers; `wide` for a chart that is not for a phone."""
         recent, entries, drift = self._recent, self._recent.scores(), self._recent.drift()
         counts = {kind: recent.counts[kind] for kind in ("normal", "anomalous", "unreadable")}
         return {
@@ -102,7 +103,7 @@ class Page:
             "latency": recent.latency(),
             "drift": drift.said() if isinstance(drift, Drift) else drift,
             "drifted": isinstance(drift, Drift) and drift.has_drifted,
-            "chart": self._chart(entries),
+            "chart": self._chart(entries, WIDE if wide else WIDTH),
             "images": [_image(card) for card in recent.cards()],
             "hours": (time.time() - self._began) / 3600,
         }
@@ -135,7 +136,7 @@ class Page:
         low, high = self._recent.scale or (0.0, 1.0)
         return heat_png(card.heat, low, high)
 
-    def _chart(self, entries: list[Entry]) -> str:
+    def _chart(self, entries: list[Entry], width: int) -> str:
         if not entries:
             return ""
         scores = [entry.score or 0.0 for entry in entries]
@@ -143,7 +144,8 @@ class Page:
         band = None if not normal else (float(np.quantile(normal, BAND[0])), float(np.quantile(normal, BAND[1])))
         high = sum(bool(entry.is_anomalous) for entry in entries)
         title = f"Scores of the last {len(entries)} images, {high} anomalous"
-        return run_chart(entries[0].index, scores, [e.is_anomalous for e in entries], threshold, band, title)
+        verdicts = [entry.is_anomalous for entry in entries]
+        return run_chart(entries[0].index, scores, verdicts, threshold, band, title, width=width)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -160,11 +162,12 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_local(self.headers.get("Host", "")):
             self._send(403, "text/plain; charset=utf-8", b"This page answers to an address or to localhost.\n")
             return
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
         if path == "/":
             self._send(200, "text/html; charset=utf-8", self.html)
         elif path == "/state":
-            self._send(200, "application/json", json.dumps(self.server_page.state(), allow_nan=False).encode())
+            state = self.server_page.state(query == "wide")
+            self._send(200, "application/json", json.dumps(state, allow_nan=False).encode())
         elif match := _PICTURE.fullmatch(path):
             found = self.server_page.picture(match[1], int(match[2]))
             self._send(*((204, "text/plain", b"") if found is None else (200, *found)))

@@ -164,6 +164,7 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Any]:
     if test_browser.pytestmark.args[0]:
         pytest.skip(test_browser.pytestmark.kwargs["reason"])
     found = browser(request.param)
+    found.wide = request.param[0]
     yield found
     found.quit()
 
@@ -180,8 +181,9 @@ def test_in_a_browser(driver: Any, served: Page, tmp_path: Path) -> None:
     web = driver
     web.get(served.url)
     seen(web, CARDS)
-    wide, inside = web.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
-    assert wide <= inside, "nothing sticks out to the right"
+    wide = web.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= web.wide, "nothing sticks out to the right"
+    assert one(web, "#chart svg").get_attribute("viewBox").startswith("0 0 380" if web.wide < 700 else "0 0 1000")
     broken = web.execute_script("return [...document.images].filter(i => !i.naturalWidth).length")
     assert broken == 0 and len(every(web, "#cards img.photo")) == CARDS - 1
     for element in every(web, ":is(button, select, input, svg[role=img]):not(dialog *)"):
