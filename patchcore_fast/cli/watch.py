@@ -160,4 +160,4 @@ def _end(watching: Watch, output: Path) -> int:
         say(f"{PROGRAM}: {watching.unread:,} of the files could not be used; {table} says why")
     if watching.problems:
         say(f"{PROGRAM}: {watching.problems:,} of the outputs could not be written, the scores are complete")
-    return CODE if watching.unread or watching.problems else 0
+    return CODE if watching.unread or watching.gone or watching.problems else 0

@@ -30,7 +30,7 @@ from patchcore_fast.watch.source import Arrival, Done, Source, keys_below
 TABLE = "scores.csv"
 TRIES = 2  # readings of a file before it counts as unreadable: it may have been in its writer's hands
 SCALE_IMAGES, MAP_SIDE = 64, 128  # the scale of heat maps is that of the first images, seen at this side
-NAMED = 10  # outputs that could not be written and are named
+NAMED = 10  # outputs that could not be written, and files that went, are named
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,8 @@ class Watch:
             unchanged = arrival.is_unchanged()
             if unchanged is None and prediction.error is not None:
                 self.gone += 1
+                if self.gone <= NAMED:
+                    self._warn(f"{arrival.path}: went before it could be read")
             elif unchanged is False:
                 self._source.give_back(arrival, arrival.tries)
             elif prediction.error is not None and arrival.tries + 1 < TRIES:

@@ -188,6 +188,7 @@ def test_a_file_that_is_gone(model: PatchCore, options: Options, monkeypatch: py
     monkeypatch.setattr(loop.Source, "take", late)
     watch, said = run(model, replace(options))
     assert len(said.lines) == 5 and watch.gone == 1 and watch.unread == 0
+    assert said.warnings == [f"{gone}: went before it could be read"]
 
 
 def test_one_image_for_which_memory_runs_out(
