@@ -56,6 +56,7 @@ LAYER = {
     "export": 5,
     "methods": 5,
     "demo": 5,
+    "watch": 5,
     "zeroshot": 5,
     "cli": 6,
 }
@@ -101,6 +102,7 @@ ONLY = {
     "onnxruntime": ("export/",),
     "tensorboard": ("tracking.py",),
     "wandb": ("tracking.py",),
+    "watchdog": ("watch/source.py",),
     "safetensors": ("memory_bank.py", "features/"),
 }
 

@@ -27,6 +27,7 @@ from patchcore_fast.cli.process import PROGRAM
 from patchcore_fast.cli.signals import add_signals
 from patchcore_fast.cli.tracking import add_tracking
 from patchcore_fast.cli.train import add_arguments as add_train
+from patchcore_fast.cli.watch import add_arguments as add_watch
 from patchcore_fast.config.base import nearest
 from patchcore_fast.config.methods import METHODS
 from patchcore_fast.config.running import device
@@ -182,6 +183,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_threshold(predict, "other than the bank's")
     add_group(predict, "running")
     add_download(predict)
+
+    watched = command("watch", ("watch", "watch"), "score new images of a folder as they come",
+                      "watch bottles.safetensors incoming --output inspected --page")  # fmt: skip
+    add_watch(watched)
 
     evaluate = command(
         "evaluate", ("evaluate", "evaluate"), "measure accuracy on a folder in MVTec layout, or on many categories",

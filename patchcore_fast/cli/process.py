@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -101,6 +101,41 @@ def signals() -> Iterator[None]:
     finally:
         for caught, handler in before.items():
             signal.signal(caught, handler)
+
+
+@contextmanager
+def postponed() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, SIGTERM and SIGHUP wait for the end of the block: gives what says whether one came, and raises it there.
+
+    For a command that finishes what it has in hand. A second one is raised at once. What is ignored stays so.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise _ending(came[0])
+
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            found = signal.getsignal(number)
+            if found is not signal.SIG_IGN and found is not None:
+                signal.signal(number, note)
+                before[number] = found
+    except ValueError:  # not in the main thread
+        pass
+    try:
+        yield lambda: bool(came)
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
+    if came:
+        raise _ending(came[0])
+
+
+def _ending(number: int) -> KeyboardInterrupt:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
 
 
 def warned(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

@@ -9,11 +9,12 @@ from contextlib import contextmanager, suppress
 from io import BufferedWriter, TextIOWrapper
 from typing import IO, Any
 
+from patchcore_fast.files.appending import Appending
 from patchcore_fast.files.places import open_through, own_descriptor
 from patchcore_fast.files.temporary import Temporary
 from patchcore_fast.files.writer import NamedWriter
 
-__all__ = ["atomic_write", "own_descriptor"]
+__all__ = ["Appending", "atomic_write", "own_descriptor"]
 
 
 @contextmanager

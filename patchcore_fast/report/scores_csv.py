@@ -1,4 +1,4 @@
-"""scores.csv: one line an image, with the same columns by predict, by evaluate and by examples/run_exported.py."""
+"""scores.csv: one line an image, with the same columns by predict, evaluate, watch and examples/run_exported.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from patchcore_fast.names import encodable
 COLUMNS = ("path", "score", "is_anomalous", "label", "defect_type", "heatmap", "error")
 """Columns of scores.csv, and names of these values in `Evaluation.images`, metrics.json and the page.
 
-path : the file; as it was given or found (predict), relative to the set (evaluate).
+path : the file; as it was given or found (predict, watch), relative to the set (evaluate).
 score : of the image, larger is more anomalous; nine digits keep float32. Empty for a file that could not be read.
 is_anomalous : the verdict, True where the score is above the threshold; empty without a threshold or a score.
 label : the truth, 0 normal, 1 anomalous; empty where it is not known, as in predict.
@@ -92,6 +92,11 @@ def append_scores(
             stopped = error
     if stopped is not None:
         raise stopped
+
+
+def scores_line(row: Mapping[str, Any]) -> bytes:
+    """One row of COLUMNS as its line, for a file that grows: what is there already came from `append_scores`."""
+    return _line(row, COLUMNS)
 
 
 def _line(row: Mapping[str, Any], columns: Sequence[str]) -> bytes:

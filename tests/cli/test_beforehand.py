@@ -38,6 +38,8 @@ CASES: dict[str, tuple[list[str], str | None, str]] = {
     "onnx": (["export", "file", "--output", "x.onnx"], "onnx", 'needs onnx: pip install "patchcore_fast[export]"'),
     "suffix": (["export", "file", "--output", "x.pth"], None, "must end in .pt2 or .onnx"),
     "predict images": (["predict", "file", "no.png", "--output", "o"], None, "no.png: no such file"),
+    "watch": (["watch", "file", "nowhere", "--output", "o"], None, "nowhere: no such folder"),
+    "watchdog": (["watch", "file", "data", "--output", "o"], "watchdog", 'pip install "patchcore_fast[watch]"'),
     "inspect": (["inspect", "data", "--output", "o", "--shots", "2"], None, "whole training sets"),
     "threshold output": (["threshold", "file", "--output", "o"], None, "there is nothing to write"),
     "demo": (["demo"], "skimage", 'needs scikit-image: pip install "patchcore_fast[demo]"'),

@@ -44,7 +44,7 @@ def test_help_is_light() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "fit", "predict", "evaluate", "report", "inspect", "audit", "select", "doctor"]
+    "command", ["demo", "fit", "predict", "watch", "evaluate", "report", "inspect", "audit", "select", "doctor"]
 )
 def test_each_command_has_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0

@@ -27,9 +27,9 @@ def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 class _Frame:
     """The plot area: from numbers to places, axes, ticks and their text."""
 
-    def __init__(self, x: tuple[float, float], y: tuple[float, float], height: int) -> None:
+    def __init__(self, x: tuple[float, float], y: tuple[float, float], height: int, width: int = WIDTH) -> None:
         self.x, self.y, self.height = x, y, height
-        self.right, self.bottom = WIDTH - RIGHT, height - BOTTOM
+        self.right, self.bottom = width - RIGHT, height - BOTTOM
 
     def at(self, x: Any, y: Any) -> tuple[Any, Any]:
         across = (np.asarray(x, float) - self.x[0]) / (self.x[1] - self.x[0])
@@ -58,8 +58,8 @@ def _text(style: str, x: float, y: float, anchor: str, text: str) -> str:
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(height: int, body: str, title: str, attributes: str = "") -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}"{attributes}>{body}</svg>'
+def _svg(height: int, body: str, title: str, attributes: str = "", width: int = WIDTH) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"{attributes}>{body}</svg>'
 
 
 def curves_chart(
@@ -121,6 +121,47 @@ def steps_chart(rows: Sequence[int], lines: Sequence[Sequence[float]], y_label: 
             f'<circle class="marker" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in zip(px, py, strict=True)
         )
     return _svg(LOW, body, title)
+
+
+def run_chart(
+    first: int,
+    scores: Sequence[float],
+    anomalous: Sequence[bool | None],
+    threshold: float | None,
+    normal: tuple[float, float] | None,
+    title: str,
+    *,
+    width: int = WIDTH,
+    around: int = 21,
+) -> str:
+    """SVG of image scores in the order in which they came, with their moving median and the threshold.
+
+    first : number of the first image.  scores : one or more.  anomalous : verdicts, as many.
+    normal : scores between which most normal images lie, drawn as a band.
+    width : of the view box.  around : images of the moving median.
+    """
+    s = np.asarray(scores, float)
+    levels = [*s, *([] if threshold is None else [threshold]), *(normal or ())]
+    low, high = min(levels), max(levels)
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    frame = _Frame((first - 0.5, first + max(len(s), 2) - 0.5), (low - margin, high + margin), LOW, width)
+    body = ""
+    if normal is not None:
+        (_, _), (top, bottom) = frame.at((0, 0), normal[::-1])
+        body += (f'<rect class="normal-band" x="{LEFT}" y="{top:.1f}" width="{frame.right - LEFT}" '
+                 f'height="{max(bottom - top, 1):.1f}"/>')  # fmt: skip
+    body += frame.axes("image", "image score", [(float(v), f"{v:,.0f}") for v in _ticks(*frame.x) if v == int(v)])
+    px, py = frame.at(first + np.arange(len(s)), s)
+    for x, y, kind in zip(px, py, anomalous, strict=True):
+        body += f'<circle class="score{" high" if kind else ""}" cx="{x:.1f}" cy="{y:.1f}" r="{4 if kind else 2.2}"/>'
+    if len(s) >= around:
+        moving = np.median(np.lib.stride_tricks.sliding_window_view(s, around), axis=1)
+        x, y = frame.at(first + around // 2 + np.arange(len(moving)), moving)
+        body += f'<polyline class="curve image" points="{_points(x, y)}"/>'
+    if threshold is not None:
+        y = float(frame.at(0, threshold)[1])
+        body += f'<line class="threshold" x1="{LEFT}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return _svg(LOW, body, title, width=width)
 
 
 def histogram_chart(scores: Any, labels: Any, threshold: float | None, title: str) -> str:
