@@ -98,6 +98,8 @@ ONLY = {
     "faiss": ("search/faiss_index.py",),
     "onnx": ("export/",),
     "onnxruntime": ("export/",),
+    "openvino": ("export/",),
+    "nncf": ("export/",),
     "tensorboard": ("tracking.py",),
     "wandb": ("tracking.py",),
     "safetensors": ("memory_bank.py", "features/"),
