@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of the command."""
     parser.add_argument("bank", metavar="BANK", help="file written by fit or train")
     parser.add_argument("--output", required=True, metavar="FILE",
-                        help="file to write: .pt2 (torch.export), .onnx, .xml (OpenVINO; a .bin goes beside it)")  # fmt: skip
+                        help="file to write: .pt2 (torch.export), .onnx, or .xml (OpenVINO, with a .bin)")  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
                         help="of the backbone (default %(default)s); int8 for .onnx and .xml")  # fmt: skip
     parser.add_argument("--calibrate", metavar="DIR",

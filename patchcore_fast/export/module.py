@@ -110,7 +110,9 @@ class ExportedPatchCore(torch.nn.Module):
         x = rows.view(patches.shape[0], patches.shape[1], -1)
         x = x.gather(1, at[:, None, None].expand(-1, 1, x.shape[2]))  # [B, 1, D]
         star = nearest[:, 0].view(patches.shape).gather(1, at[:, None])[:, 0]
-        d = (x - self.patches[0].bank[self.around[star]]).square().sum(dim=2).sqrt()
+        first = self.patches[0]
+        assert isinstance(first, PatchScore)
+        d = (x - first.bank[self.around[star]]).square().sum(dim=2).sqrt()
         e = torch.exp(d - d.max(dim=1, keepdim=True).values)
         return top * (e[:, 1:].sum(dim=1) / e.sum(dim=1))
 

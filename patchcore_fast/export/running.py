@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ from patchcore_fast.model.predicting import Predicting
 from patchcore_fast.model.results import Evaluation, Prediction
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What `evaluate_batches` asks of a bank: a file has the threshold alone."""
+
+    threshold: float | None
+    normal_scores: torch.Tensor | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+
 class ExportedModel(Predicting):
     """What `export_model` wrote, run on the CPU by its format's runtime; no backbone is built, timm is not needed.
 
@@ -33,10 +43,7 @@ class ExportedModel(Predicting):
     facts : what the file says of itself, see `programs.facts`.
     threshold : of the file, or what `decide` made of it; None where there is none.
     config : settings of the model. Images are read as its features say.
-    normal_scores : None: a file has no scores of held-out images.
     """
-
-    normal_scores: torch.Tensor | None = None
 
     def __init__(self, about: Facts, run: Run, *, progress: bool | None = None) -> None:
         """Of `formats.unpack`. ValueError, TypeError: facts that cannot be used."""
@@ -98,7 +105,7 @@ class ExportedModel(Predicting):
         """As `PatchCore.evaluate`."""
         batches = batches_of(data, self.config, "test", on_error=on_error)
         return evaluate_batches(
-            batches.shown("evaluate", self.progress), self._predict, batches.name, self, self.config
+            batches.shown("evaluate", self.progress), self._predict, batches.name, _Known(self.threshold), self.config
         )
 
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
