@@ -15,6 +15,7 @@ import argparse
 import importlib.util
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,10 @@ METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
 NEEDS = {".pt2": (), ".onnx": ("onnx", "onnxscript", "onnxruntime"), ".xml": ("onnx", "onnxscript", "openvino", "nncf")}
 
 
-def kinds() -> list[tuple[str, str]]:
-    """(suffix, precision) of what can be written here."""
+def kinds(asked: Sequence[str] = SUFFIXES) -> list[tuple[str, str]]:
+    """(suffix, precision) of what can be written here, of these formats."""
     return [
-        (suffix, precision) for suffix in SUFFIXES for precision in PRECISIONS
+        (suffix, precision) for suffix in asked for precision in PRECISIONS
         if (suffix, precision) != (".pt2", "int8") and all(map(importlib.util.find_spec, NEEDS[suffix]))
     ]  # fmt: skip
 
@@ -58,7 +59,7 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
              "bank_rows": len(model.bank)}  # fmt: skip
     rows = [about | {"format": "model", "precision": "fp32", "bytes": None}]
     with tempfile.TemporaryDirectory() as out:
-        for suffix, precision in kinds():
+        for suffix, precision in kinds(args.formats):
             path = Path(out, f"{precision}{suffix}")
             export_model(model, path, precision=precision, calibration=calibration if precision == "int8" else None)
             runners.append(ExportedModel.load(path, progress=False))
@@ -114,6 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="DATA")
     parser.add_argument("--weights", default="auto", help="of EfficientNet-Lite0")
+    parser.add_argument("--formats", nargs="+", choices=SUFFIXES, default=SUFFIXES, help="(default all)")
     parser.add_argument("--image-size", type=_count, default=256, metavar="PX", help="(default 256)")
     parser.add_argument("--max-train", type=_count, default=100, metavar="N", help="training images (default 100)")
     parser.add_argument("--calibration", type=_count, default=100, metavar="N", help="images, about (default 100)")
