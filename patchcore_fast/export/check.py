@@ -28,7 +28,8 @@ class Difference(NamedTuple):
     """How far a file's numbers are from the model's.
 
     score : largest |exported - model| / |model| of an image score.  map : largest difference of a map's pixel, by the
-    largest value of the model's map of that image.  images : how many were compared.
+    largest value of the model's map of that image. Of "fp16" and "int8" both are by the largest value of all images.
+    images : how many were compared.
     image_auroc, pixel_auroc : (model's, file's) on a labelled set; None without one, or where it has not both classes.
     tested : images of that set.
     """
@@ -78,10 +79,12 @@ def compare(
         expected = reference.predict(batch)
         scores = np.array([p.score for p in expected], np.float64)
         maps = np.stack([p.anomaly_map for p in expected]).astype(np.float64)
-        top = np.maximum(np.abs(maps).max(axis=(1, 2)), 1e-12)
+        size, top = np.maximum(np.abs(scores), 1e-12), np.maximum(np.abs(maps).max(axis=(1, 2)), 1e-12)
+        if tolerance > TOLERANCE:  # what rounding changes does not shrink with the score
+            size, top = np.full_like(size, size.max()), np.full_like(top, top.max())
         alone = [run(image) for image in batch.split(1)]
         for got_scores, got_maps in (run(batch), (torch.cat([s for s, _ in alone]), torch.cat([m for _, m in alone]))):
-            score = np.abs(got_scores.double().numpy() - scores) / np.maximum(np.abs(scores), 1e-12)
+            score = np.abs(got_scores.double().numpy() - scores) / size
             apart = np.abs(got_maps.double().numpy() - maps).max(axis=(1, 2)) / top
             # max() of Python would lose a NaN
             worst_score, worst_map = float(np.max([worst_score, *score])), float(np.max([worst_map, *apart]))

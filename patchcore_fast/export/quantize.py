@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ def quantized_onnx(proto: Any, images: torch.Tensor) -> Any:
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     class Reader(CalibrationDataReader):
         """One image after the other."""
@@ -32,6 +35,7 @@ def quantized_onnx(proto: Any, images: torch.Tensor) -> Any:
             image = next(self._images, None)
             return None if image is None else {"images": image.numpy()}
 
+    add_pre_process_metadata(proto)  # torch's exporter has folded and inferred already what a warning asks for else
     nodes = [node.name for node in proto.graph.node if node.name.startswith(BACKBONE)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "int8.onnx")
@@ -45,14 +49,15 @@ def quantized_onnx(proto: Any, images: torch.Tensor) -> Any:
 def quantized_openvino(model: Any, images: torch.Tensor) -> Any:
     """The openvino.Model with its backbone quantised; images as of `quantized_onnx`."""
     nncf = need("nncf", "openvino", "INT8 of OpenVINO")
-    nncf.set_log_level(logging.ERROR)  # it tells of every node that it leaves alone
+    nncf.set_log_level(logging.ERROR)  # it tells of every node that it leaves alone, and draws a bar on standard output
     others = [
         op.get_friendly_name()
         for op in model.get_ordered_ops()
         if op.get_type_name() not in ("Parameter", "Constant", "Result")
         and not op.get_friendly_name().startswith(BACKBONE)
     ]
-    return nncf.quantize(
-        model, nncf.Dataset([image.numpy() for image in images.split(1)]), subset_size=len(images),
-        preset=nncf.QuantizationPreset.MIXED, ignored_scope=nncf.IgnoredScope(names=others, validate=False),
-    )  # fmt: skip
+    with redirect_stdout(sys.stderr):
+        return nncf.quantize(
+            model, nncf.Dataset([image.numpy() for image in images.split(1)]), subset_size=len(images),
+            preset=nncf.QuantizationPreset.MIXED, ignored_scope=nncf.IgnoredScope(names=others, validate=False),
+        )  # fmt: skip
