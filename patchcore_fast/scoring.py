@@ -195,6 +195,9 @@ def map_to_image(
 def _outside(n: int, radius: int, border: str, device: torch.device) -> torch.Tensor:
     """Index of the pixel seen at -radius .. n - 1 + radius; folds as often as small maps need."""
     i = torch.arange(-radius, n + radius, device=device)
+    if not isinstance(n, int):  # left open by torch.export, ONNX has no remainder by it; it is above the radius
+        i = torch.where(i < 0, -1 - i, i) if border == "reflect" else i.abs()
+        return torch.minimum(i, (2 * n - 1 if border == "reflect" else 2 * n - 2) - i)
     if border == "reflect":
         i = i % (2 * n)
         return torch.minimum(i, 2 * n - 1 - i)

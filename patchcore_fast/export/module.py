@@ -63,6 +63,10 @@ class ExportedPatchCore(torch.nn.Module):
                 net, step = extractor.backbone.at_many_sizes()
             except ValueError as error:
                 raise BankError(f"export: no dynamic size: {error}") from error
+            if 4 * c.sigma >= 2 * step:
+                raise BankError(
+                    f"export: no dynamic size: sigma {c.sigma:g} is too wide for images of {2 * step} pixels"
+                )
             self.multiple = (step, step)
         else:
             net = extractor.backbone.at_one_size(c.features.seen_size)
