@@ -1,7 +1,7 @@
 """INT8 of the backbone, after training: by ONNX Runtime for .onnx, by NNCF for OpenVINO. The rest stays float32.
 
-Convolutions and matrix products are quantised, not what lies between them: it takes little time, what the maps are added
-up from keeps its precision, and OpenVINO 2026.4 multiplies two quantised factors, as SiLU's are, wrongly.
+Convolutions and matrix products are quantised, not what lies between them: it takes little time, sums keep their
+precision, and OpenVINO 2026.4 gave zeros for products of two quantised factors, as SiLU is one.
 """
 
 from __future__ import annotations
