@@ -152,17 +152,17 @@ def _open_onnx(content: bytes) -> tuple[Facts, Run]:
 
 def _open_openvino(xml: bytes, weights: bytes) -> tuple[Facts, Run]:
     openvino = need("openvino", "openvino", "an .xml file")
+    core = openvino.Core()
     try:
-        core = openvino.Core()
         model = core.read_model(xml, weights)
+        text = model.get_rt_info([FACTS]).value if model.has_rt_info([FACTS]) else ""
+        about = _facts(text)
+        if about.get("weights") not in (None, _digest(weights)):
+            raise ValueError("the .bin file beside it is of another model")
         # Else processors with AMX or AVX512-BF16 compute in bfloat16, and scores differ from machine to machine.
         ready = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        text = model.get_rt_info([FACTS]).value if model.has_rt_info([FACTS]) else ""
     except RuntimeError as error:
         raise ValueError("OpenVINO cannot read it") from error
-    about = _facts(text)
-    if about.get("weights") not in (None, _digest(weights)):
-        raise ValueError("the .bin file beside it is of another model")
 
     def run(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         found = ready(images.numpy())
