@@ -1,9 +1,10 @@
 """A model written by `patchcore-fast export`, run without that package.
 
-    patchcore-fast export bottles.safetensors --output bottles.pt2       (or bottles.onnx)
+    patchcore-fast export bottles.safetensors --output bottles.pt2       (or bottles.onnx, bottles.xml)
     python examples/run_exported.py bottles.pt2 photo.png ... --maps folder > scores.csv
 
-Needs NumPy and Pillow, and torch for a .pt2 file or onnxruntime for an .onnx file; nothing of patchcore_fast, no timm.
+Needs NumPy and Pillow, and torch for a .pt2 file, onnxruntime for an .onnx file or openvino for an .xml file; nothing
+of patchcore_fast, no timm.
 Prints scores.csv with the columns of `patchcore-fast predict`; is_anomalous is the verdict by the threshold of the fit.
 --maps writes the score maps [H, W] as .npy files.
 """
@@ -29,6 +30,15 @@ def open_model(path):
         session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
         facts = json.loads(session.get_modelmeta().custom_metadata_map[FACTS])
         return facts, lambda images: session.run(["scores", "maps"], {"images": images})
+    if path.suffix == ".xml":
+        import openvino
+
+        core = openvino.Core()
+        graph = core.read_model(path)
+        # Without this, processors with AMX compute in bfloat16.
+        ready = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        facts = json.loads(graph.get_rt_info([FACTS]).value)
+        return facts, lambda images: [ready(images)[name] for name in ("scores", "maps")]
     import torch
 
     found = {FACTS: ""}
@@ -66,7 +76,7 @@ def read_image(path, facts):
 def main():
     """Score images one by one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help=".pt2 or .onnx")
+    parser.add_argument("model", type=Path, help=".pt2, .onnx or .xml")
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--maps", type=Path, help="folder for the score maps")
     args = parser.parse_args()

@@ -159,8 +159,11 @@ def gaussian_blur(maps: torch.Tensor, sigma: float, border: str = "reflect") -> 
     kernel = (kernel / kernel.sum()).to(maps.dtype).view(1, 1, 1, -1)
     for _ in range(2):  # along the rows, turn, along the columns, turn back
         index = _outside(maps.shape[2], radius, border, maps.device)
-        rows = max(1, _BAND // maps.shape[2])  # the convolution takes twenty times the memory of what it is given
-        bands = [F.conv2d(band[:, None, :, index], kernel)[:, 0] for band in maps.split(rows, dim=1)]
+        # The convolution takes twenty times the memory of what it is given. A size that torch.export leaves open is no
+        # int, and cannot be cut.
+        rows = max(1, _BAND // maps.shape[2]) if isinstance(maps.shape[2], int) else None
+        parts = (maps,) if rows is None or not isinstance(maps.shape[1], int) else maps.split(rows, dim=1)
+        bands = [F.conv2d(band[:, None, :, index], kernel)[:, 0] for band in parts]
         maps = (bands[0] if len(bands) == 1 else torch.cat(bands, dim=1)).transpose(1, 2)
     return maps.contiguous()
 
@@ -218,6 +221,9 @@ def _corner(crop: tuple[int, int], full: tuple[int, int]) -> tuple[int, int]:
 def _outside(n: int, radius: int, border: str, device: torch.device) -> torch.Tensor:
     """Index of the pixel seen at -radius .. n - 1 + radius; folds as often as small maps need."""
     i = torch.arange(-radius, n + radius, device=device)
+    if not isinstance(n, int):  # left open by torch.export, ONNX has no remainder by it; it is above the radius
+        i = torch.where(i < 0, -1 - i, i) if border == "reflect" else i.abs()
+        return torch.minimum(i, (2 * n - 1 if border == "reflect" else 2 * n - 2) - i)
     if border == "reflect":
         i = i % (2 * n)
         return torch.minimum(i, 2 * n - 1 - i)

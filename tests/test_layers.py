@@ -100,6 +100,8 @@ ONLY = {
     "faiss": ("search/faiss_index.py",),
     "onnx": ("export/",),
     "onnxruntime": ("export/",),
+    "openvino": ("export/",),
+    "nncf": ("export/",),
     "tensorboard": ("tracking.py",),
     "wandb": ("tracking.py",),
     "watchdog": ("watch/source.py",),

@@ -54,6 +54,12 @@ def need_onnx() -> None:
         need(module, f"ONNX export needs {module}", "export")
 
 
+def need_openvino(int8: bool) -> None:
+    """ImportError: a package that OpenVINO export wants is missing.  int8 : NNCF too."""
+    for module in ("openvino", *(("nncf",) if int8 else ())):
+        need(module, f"OpenVINO export needs {module}", "openvino")
+
+
 def need_log(backend: str) -> None:
     """ImportError: a package that logging wants is missing."""
     need(backend, f"--log {backend} needs {backend}", backend)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from patchcore_fast.cli.decision import given_threshold
+from patchcore_fast.cli.options import given_settings
 from patchcore_fast.cli.pipeline import prepared
 from patchcore_fast.cli.sampling import bank_said
 from patchcore_fast.config.methods import METHODS
+from patchcore_fast.errors import DataError
 
 if TYPE_CHECKING:
+    from patchcore_fast.export import ExportedModel
     from patchcore_fast.methods.base import Method
     from patchcore_fast.model import PatchCore
 
@@ -22,6 +26,30 @@ def load_model(args: argparse.Namespace) -> PatchCore | Method:
     return model
 
 
+def load_runnable(args: argparse.Namespace) -> PatchCore | Method | ExportedModel:
+    """`load_model`, or an exported file in its place, of which only the threshold and how it runs can be set.
+
+    Raises
+    ------
+    DataError : another setting was typed.
+    """
+    from patchcore_fast.export import ExportedModel, is_exported
+
+    if not is_exported(args.bank):
+        return load_model(args)
+    given = given_settings(args)
+    running = {name: given.pop(name) for name in ("batch_size", "workers") if name in given}
+    if given.pop("device", "cpu") != "cpu":
+        raise DataError(f"--device: predict runs an exported file on the processor, got {args.device}")
+    if given:
+        option = f"--{next(iter(given)).replace('_', '-')}"
+        raise DataError(f"{option}: {args.bank} is an exported file, which scores as it was exported")
+    model = ExportedModel.load(args.bank, **running)
+    if (threshold := given_threshold(args)) is not None:
+        model.decide(threshold=threshold)
+    return model
+
+
 def facts_of(model: Any) -> Any:
     """What holds a model's threshold, held-out scores and settings: its bank, or what another method learned."""
     return model.learned if is_method(model) else model.bank
@@ -29,7 +57,7 @@ def facts_of(model: Any) -> Any:
 
 def model_said(model: Any) -> str:
     """A line of what was fitted."""
-    return f"{model.said()}." if is_method(model) else bank_said(model.bank)
+    return f"{model.said()}." if hasattr(model, "said") else bank_said(model.bank)
 
 
 def scored_by(model: Any) -> dict[str, str]:

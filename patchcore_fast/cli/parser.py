@@ -11,6 +11,7 @@ from patchcore_fast.cli.chaining import add_chain
 from patchcore_fast.cli.compare import add_arguments as add_compare
 from patchcore_fast.cli.decision import TARGETS
 from patchcore_fast.cli.exclusion import add_exclude
+from patchcore_fast.cli.export import add_arguments as add_export
 from patchcore_fast.cli.grid import add_arguments as add_grid
 from patchcore_fast.cli.options import (
     SCORED,
@@ -174,7 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     predict = command("predict", ("predict", "predict"), "score images and draw heat maps",
                       "predict bottles.safetensors photos --output out")  # fmt: skip
-    predict.add_argument("bank", metavar="BANK", help="file written by fit or train")
+    predict.add_argument("bank", metavar="BANK", help="file written by fit or train, or by export")
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")
     predict.add_argument("--output", required=True, metavar="DIR",
                          help=f"folder for scores.csv, sheet, heat maps (at most {DRAWN:,} pixels a side)")  # fmt: skip
@@ -274,11 +275,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_group(audit, "selection", ["seed"])
     add_group(audit, "running")
 
-    export = command("export", ("export", "export"), "write the model as one file that runs without this package",
+    export = command("export", ("export", "export"), "write the model as a file that runs without this package",
                      "export bottles.safetensors --output bottles.onnx")  # fmt: skip
-    export.add_argument("bank", metavar="BANK", help="file written by fit or train")
-    export.add_argument("--output", required=True, metavar="FILE", help="file to write, .pt2 (torch.export) or .onnx")
-    export.add_argument("--images", metavar="IMAGES", help="compare on these (folder or file) instead of seeded ones")
+    add_export(export)
     export.add_argument("--weights", default=argparse.SUPPRESS, metavar="W", help="where its weights are now")
     add_download(export)
 

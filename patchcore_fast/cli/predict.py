@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_bank, check_files, check_room, need_pipeline
 from patchcore_fast.cli.decision import given_thresholds
-from patchcore_fast.cli.models import load_model, model_said
+from patchcore_fast.cli.models import load_runnable, model_said
 from patchcore_fast.cli.outputs import check_folder, output_folder
 from patchcore_fast.cli.pipeline import counted
 from patchcore_fast.cli.process import PROGRAM, say
@@ -47,7 +47,7 @@ def predict(args: argparse.Namespace) -> int:
 
     from patchcore_fast.data import scan_images
 
-    model = load_model(args)
+    model = load_runnable(args)
     records = scan_images(args.images)
     check_folder(args.output, [("the bank", args.bank), *(("image", r.path) for r in records)],
                  [("IMAGES", folder) for folder in args.images])  # fmt: skip

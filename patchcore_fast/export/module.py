@@ -10,18 +10,16 @@ import torch.nn.functional as F
 
 from patchcore_fast.config import top_share
 from patchcore_fast.errors import BankError
+from patchcore_fast.export.patches import PatchScore
 from patchcore_fast.features import FeatureExtractor
+from patchcore_fast.inputs import PRECISIONS
 from patchcore_fast.kernels import knn
 from patchcore_fast.layered_bank import LayeredBank
 from patchcore_fast.model.layered import joined
 from patchcore_fast.scoring import anomaly_map, top_patches
-from patchcore_fast.search import widened
 
 if TYPE_CHECKING:
     from patchcore_fast.model import PatchCore
-
-CHUNK = 4096  # bank rows that queries are compared with at a time
-SPARE = 7  # candidates beyond k, settled by differences: expanded float32 squares may order near ties wrongly
 
 
 class ExportedPatchCore(torch.nn.Module):
@@ -33,7 +31,13 @@ class ExportedPatchCore(torch.nn.Module):
 
     Parameters
     ----------
-    model : fitted, with the scorer "distance" and float32 features.
+    model : fitted, by whatever scorer. Of features in half precision the network computes in float32 here, as it does
+        on a processor without instructions for them, and the rows are rounded.
+    dynamic : take images of any size whose sides are multiples of `multiple`, and not of the config's alone.
+
+    Attributes
+    ----------
+    multiple : (height, width), None unless dynamic.
 
     Raises
     ------
@@ -44,24 +48,35 @@ class ExportedPatchCore(torch.nn.Module):
     std: torch.Tensor
     around: torch.Tensor
 
-    def __init__(self, model: PatchCore) -> None:
+    def __init__(self, model: PatchCore, dynamic: bool = False) -> None:
         """Copy what the model knows, on the CPU; the model stays as it is."""
         super().__init__()
         c = model.config
-        _check(model)
+        _check(model, dynamic)
         extractor = model.extractor
         self.config = c
         # A copy: the model may be on a GPU, and torch.export saves plain row-major weights best.
         assert c.features.seen_size is not None  # else it is refused before
-        net = extractor.backbone.at_one_size(c.features.seen_size)
+        self.multiple: tuple[int, int] | None = None
+        if dynamic:
+            try:
+                net, step = extractor.backbone.at_many_sizes()
+            except ValueError as error:
+                raise BankError(f"export: no dynamic size: {error}") from error
+            if 4 * c.sigma >= 2 * step:
+                raise BankError(
+                    f"export: no dynamic size: sigma {c.sigma:g} is too wide for images of {2 * step} pixels"
+                )
+            self.multiple = (step, step)
+        else:
+            net = extractor.backbone.at_one_size(c.features.seen_size)
         self.net = copy.deepcopy(net).cpu().to(memory_format=torch.contiguous_format)
         self._channels_last = extractor.backbone._channels_last
         self.fuse = _Fusion(extractor)
         self.register_buffer("mean", extractor.backbone.mean.cpu().clone())
         self.register_buffer("std", extractor.backbone.std.cpu().clone())
-        self.searches = torch.nn.ModuleList(
-            Search(part.searched, min(c.neighbours, len(part))) for part in model.bank.parts
-        )
+        self.patches = torch.nn.ModuleList(PatchScore(c, part) for part in model.bank.parts)
+        self.dtype = PRECISIONS[c.features.precision]
         self.widths = [part.width for part in model.bank.parts]
         self.scales = model.bank.scales if isinstance(model.bank, LayeredBank) else None
         self.share = top_share(c.image_score)
@@ -77,26 +92,17 @@ class ExportedPatchCore(torch.nn.Module):
         maps = self.net((images - self.mean) / self.std)
         fused = self.fuse([m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else list(maps))
         height, width = fused.shape[2:]
-        rows = fused.permute(0, 2, 3, 1).reshape(-1, fused.shape[1])
+        rows = fused.permute(0, 2, 3, 1).reshape(-1, fused.shape[1]).to(self.dtype).float()
         layers, nearest = [], None
-        for search, part in zip(self.searches, rows.split(self.widths, dim=1), strict=True):
-            distance, nearest = search(widened(part, search.get_buffer("bank")))
-            if c.squared:
-                distance = distance.square()
-            if c.metric == "cosine":
-                distance = distance / 2
-            layers.append(distance.mean(dim=1))
+        for score, part in zip(self.patches, rows.split(self.widths, dim=1), strict=True):
+            found, nearest = score(part)
+            layers.append(found)
         scored = layers[0] if self.scales is None else joined(torch.stack(layers, dim=1), self.scales)
         patches = scored.reshape(images.shape[0], height * width)
         assert nearest is not None
         scores = self._image_scores(patches, rows, nearest)
         size = (images.shape[2], images.shape[3])
         return scores, anomaly_map(patches.reshape(images.shape[0], height, width), size, c.sigma, c.upsample, c.border)
-
-    @property
-    def bank(self) -> torch.Tensor:
-        """Rows [M, D] of the bank without their price, of the first layer's where there are several."""
-        return self.searches[0].get_buffer("bank")[:, : self.widths[0]]
 
     def _image_scores(self, patches: torch.Tensor, rows: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
         """See `scoring.image_score`."""
@@ -108,48 +114,24 @@ class ExportedPatchCore(torch.nn.Module):
         x = rows.view(patches.shape[0], patches.shape[1], -1)
         x = x.gather(1, at[:, None, None].expand(-1, 1, x.shape[2]))  # [B, 1, D]
         star = nearest[:, 0].view(patches.shape).gather(1, at[:, None])[:, 0]
-        d = (x - self.bank[self.around[star]]).square().sum(dim=2).sqrt()
+        first = self.patches[0]
+        assert isinstance(first, PatchScore)
+        d = (x - first.bank[self.around[star]]).square().sum(dim=2).sqrt()
         e = torch.exp(d - d.max(dim=1, keepdim=True).values)
         return top * (e[:, 1:].sum(dim=1) / e.sum(dim=1))
 
 
-class Search(torch.nn.Module):
-    """Exact neighbours in a bank; see `ExportedPatchCore`."""
+class Halved(torch.nn.Module):
+    """A network that computes in float16; what goes in and comes out stays float32."""
 
-    bank: torch.Tensor
-    center: torch.Tensor
-    half_norms: torch.Tensor
-
-    def __init__(self, bank: torch.Tensor, k: int) -> None:
+    def __init__(self, net: torch.nn.Module) -> None:
+        """The weights are rounded in place."""
         super().__init__()
-        self.k = k
-        bank = bank.cpu().float().clone()  # a loaded bank may be a view of its whole file
-        center = bank.double().mean(dim=0)
-        self.register_buffer("bank", bank)
-        self.register_buffer("center", center.float())
-        self.register_buffer("half_norms", (bank - center.float()).double().square().sum(dim=1).div(2).float())
+        self.net = net.half()
 
-    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distances [Q, k], ascending, and bank rows [Q, k] of the nearest."""
-        count, centred = len(self.bank), rows - self.center
-        wide = min(self.k + SPARE, count)
-        best, where = None, None
-        for lo in range(0, count, CHUNK):
-            hi = min(lo + CHUNK, count)
-            # Half the square without |x|^2, which is the same for all rows of the bank.
-            half = self.half_norms[lo:hi] - centred @ (self.bank[lo:hi] - self.center).T
-            near, at = half.topk(min(wide, hi - lo), dim=1, largest=False)
-            at = at + lo
-            if best is None or where is None:
-                best, where = near, at
-            else:
-                best, where = torch.cat([best, near], 1), torch.cat([where, at], 1)
-                best, order = best.topk(min(wide, best.shape[1]), dim=1, largest=False)
-                where = where.gather(1, order)
-        assert where is not None
-        squared = (rows[:, None] - self.bank[where]).square().sum(dim=2)
-        squared, order = squared.topk(self.k, dim=1, largest=False)
-        return squared.sqrt(), where.gather(1, order)
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Maps of normalised images."""
+        return [m.float() for m in self.net(x.half())]
 
 
 class _Fusion(torch.nn.Module):
@@ -216,11 +198,16 @@ def _average(source: int, target: int) -> torch.Tensor:
     return F.adaptive_avg_pool1d(torch.eye(source), target).T.contiguous()
 
 
-def _check(model: PatchCore) -> None:
+def _check(model: PatchCore, dynamic: bool) -> None:
     c = model.config
-    if c.scoring.scorer != "distance":
-        raise BankError(f'export: scorer must be "distance", got {c.scoring.scorer!r}')
-    if c.features.precision != "float32":
-        raise BankError(f'export: precision must be "float32", got {c.features.precision!r}')
     if c.features.fusion == "graph":
         raise BankError('export: fusion must not be "graph", whose neighbours the exact kernel finds')
+    if not dynamic:
+        return
+    if c.features.tile is not None:
+        raise BankError("export: no dynamic size: the model works in tiles, which are of one size")
+    if top_share(c.image_score) is not None:
+        raise BankError(
+            f"export: no dynamic size: image_score {c.image_score!r} counts the patches of one size; take "
+            '"max" or "reweighted"'
+        )

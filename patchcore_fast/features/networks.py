@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from patchcore_fast.features.weights import bundled_path, match_names, read_state_dict
 
 try:
     import timm
+    from timm.layers import Conv2dSame
     from timm.models._features import FeatureGetterNet
 except ImportError as error:
     raise ImportError('patchcore_fast.features needs timm: pip install "patchcore_fast[pipeline]"') from error
@@ -156,6 +158,34 @@ def at_one_size(net: Any, known: Outline, indices: tuple[int, ...], size: Size) 
         plain = create(known.name, out_indices=indices, img_size=size, **options)
     plain.load_state_dict(sized.state_dict())
     return plain.eval().requires_grad_(False)
+
+
+class _EvenConv(torch.nn.Module):
+    """A `Conv2dSame` of maps whose sides its stride divides: what it pads is then the same for all of them."""
+
+    def __init__(self, conv: Conv2dSame) -> None:
+        super().__init__()
+        self.conv = conv
+        self.pad: list[int] = []
+        for k, s, d in zip(conv.kernel_size[::-1], conv.stride[::-1], conv.dilation[::-1], strict=True):
+            more = max(d * (k - 1) + 1 - s, 0)
+            self.pad += [more // 2, more - more // 2]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        c = self.conv
+        return F.conv2d(F.pad(x, self.pad), c.weight, c.bias, c.stride, 0, c.dilation, c.groups)
+
+
+def at_even_sizes(net: Any) -> Any:
+    """A copy for images whose sides all its strides divide, in which no padding is computed from their size."""
+    import copy
+
+    even = copy.deepcopy(net).cpu()
+    for module in list(even.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Conv2dSame):
+                setattr(module, name, _EvenConv(child))
+    return even
 
 
 def create(name: str, **kwargs: Any) -> Any:

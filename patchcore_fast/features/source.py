@@ -115,6 +115,13 @@ class FeatureSource(torch.nn.Module):
         """`net` for images of one (height, width), as `export` writes it down."""
         return self.net
 
+    def at_many_sizes(self) -> tuple[Any, int]:
+        """`net` for images of many sizes, as `export` writes it down, and what their sides are then multiples of.
+
+        ValueError: it is not known to take more than one size.
+        """
+        raise ValueError(f"{self.name} is not known to take images of more than one size")
+
     def train(self, mode: bool = True) -> FeatureSource:
         """Stay in evaluation mode: batch statistics would make features depend on the rest of the batch."""
         return super().train(False)

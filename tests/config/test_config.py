@@ -51,11 +51,12 @@ def test_one_setting_has_one_name_and_two_ways_to_it() -> None:
 def test_the_words_are_those_that_the_code_knows() -> None:
     import torch
 
-    from patchcore_fast.cli.export import SUFFIXES
+    from patchcore_fast.cli.export import PRECISIONS, SUFFIXES
+    from patchcore_fast.export import PRECISIONS as COMPUTED
     from patchcore_fast.export import SUFFIXES as WRITTEN
     from patchcore_fast.search import INDEXES as SEARCHED
 
-    assert tuple(NAMED) == SAMPLERS and INDEXES is SEARCHED and SUFFIXES == WRITTEN
+    assert tuple(NAMED) == SAMPLERS and INDEXES is SEARCHED and SUFFIXES == WRITTEN and PRECISIONS == COMPUTED
     assert all(make_scorer(name, torch.rand(3, 2)).k == 1 for name in SCORERS)
     for device in ("cpu", "cuda", "cuda:1", "cuda:127", "mps", "xpu:0", "meta", "cuda:01", "cpu:-1", "gpu"):
         try:

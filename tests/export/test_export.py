@@ -16,7 +16,7 @@ import torch
 from patchcore_fast.cli import main
 from patchcore_fast.config.methods import METHODS
 from patchcore_fast.errors import BankError
-from patchcore_fast.export import TOLERANCE, ExportedPatchCore, export_model, module
+from patchcore_fast.export import TOLERANCE, ExportedPatchCore, export_model, module, patches
 from patchcore_fast.export.programs import facts
 from patchcore_fast.methods import make_method
 from patchcore_fast.model import PatchCore, PatchCoreConfig
@@ -59,13 +59,16 @@ CASES: dict[str, dict[str, Any]] = {
     "nearest": {"neighbours": 1, "price": 0.0}, "dear": {"price": 4.0, "neighbours": 2},
     "dear and reweighted": {"price": 4.0, "neighbours": 1, "image_score": "reweighted"},
     "dear and squared": {"price": 4.0, "distance": "squared"}, "dear and cosine": {"price": 4.0, "metric": "cosine"},
-    "dear layers": {"price": 4.0, "banks": "layer"},
+    "dear layers": {"price": 4.0, "banks": "layer"}, "noising": {"scorer": "noising", "neighbours": 2},
+    "noising squared": {"scorer": "noising", "distance": "squared", "price": 4.0}, "influence": {"scorer": "influence"},
+    "dear influence": {"scorer": "influence", "price": 4.0, "neighbours": 3, "image_score": "reweighted"},
+    "cosine influence": {"scorer": "influence", "metric": "cosine", "banks": "layer"},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_module_gives_the_models_numbers(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 50)  # several chunks, the last one short
+    monkeypatch.setattr(patches, "CHUNK", 50)  # several chunks, the last one short
     model = fitted(**CASES[case])
     assert all((part.support is None) == (case == "nearest") for part in model.bank.parts)
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -108,11 +111,11 @@ def test_files_of_transformers(name: str, suffix: str, tmp_path: Path) -> None:
 
 
 def test_search_finds_the_neighbours_far_from_the_origin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 64)
+    monkeypatch.setattr(patches, "CHUNK", 64)
     g = torch.Generator().manual_seed(2)
     bank = torch.randn(300, 24, generator=g) + 100
     query = torch.randn(90, 24, generator=g) + 100
-    distance, index = module.Search(bank, 4)(query)
+    distance, index = patches.Search(bank, 4)(query)
     want = torch.cdist(query.double(), bank.double()).sort(dim=1)
     assert torch.equal(index, want.indices[:, :4])
     torch.testing.assert_close(distance, want.values[:, :4].float(), rtol=1e-5, atol=0)
@@ -155,6 +158,23 @@ def test_command_and_example_without_this_package(
     last = np.load(tmp_path / "maps" / f"{images[-1].stem}.npy")
     np.testing.assert_allclose(last, want.anomaly_map, atol=TOLERANCE * float(want.anomaly_map.max()))
 
+    # And by predict, in place of the bank: the same files, to the last row.
+    tables = []
+    for name, file in (("of_bank", bank), ("of_file", path)):
+        argv = ["predict", str(file), str(folder / "test"), "--output", str(tmp_path / name)]
+        assert main([*argv, "--threshold", str(want.score)]) == 0
+        assert (tmp_path / name / "contact_sheet.png").is_file()
+        tables.append(list(csv.DictReader((tmp_path / name / "scores.csv").open())))
+    assert len(tables[0]) == len(images)
+    for ours, theirs in zip(*tables, strict=True):
+        assert float(theirs.pop("score")) == pytest.approx(float(ours.pop("score")), rel=TOLERANCE)
+        if ours["path"] != str(want.path):  # which is the threshold
+            assert theirs == ours and (tmp_path / "of_file" / theirs["heatmap"]).is_file()
+    said = capsys.readouterr().out
+    assert "Exported in fp32 of a bank of " in said and f"{len(images)} images scored" in said
+    assert main(["predict", str(path), str(folder), "--output", str(tmp_path / "no"), "--image-score", "top:0.1"]) != 0
+    assert "--image-score: " in (told := capsys.readouterr().err) and "which scores as it was exported" in told
+
 
 def test_example_reads_images_as_this_package_does(folder: Path) -> None:
     from patchcore_fast.data import load_image
@@ -170,8 +190,8 @@ def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.
     model = fitted()
     before = module.ExportedPatchCore.__init__
 
-    def spoiled(self: ExportedPatchCore, model: PatchCore) -> None:
-        before(self, model)
+    def spoiled(self: ExportedPatchCore, *args: Any) -> None:
+        before(self, *args)
         self.mean += 0.01
 
     monkeypatch.setattr(module.ExportedPatchCore, "__init__", spoiled)
@@ -181,12 +201,20 @@ def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must end in \.pt2 or \.onnx, got 'model\.pth'"):
+    with pytest.raises(ValueError, match=r"must end in \.pt2, \.onnx or \.xml, got 'model\.pth'"):
         export_model(fitted(), tmp_path / "model.pth")
-    with pytest.raises(BankError, match="scorer must be \"distance\", got 'influence'"):
-        export_model(fitted(scorer="influence"), tmp_path / "model.pt2")
-    with pytest.raises(BankError, match="precision must be \"float32\", got 'bfloat16'"):
-        export_model(fitted(precision="bfloat16"), tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match="precision must be one of fp32, fp16, int8, got 'bf16'"):
+        export_model(fitted(), tmp_path / "model.pt2", precision="bf16")
+    with pytest.raises(ValueError, match=r'precision "int8" is for \.onnx and \.xml, got \.pt2'):
+        export_model(fitted(), tmp_path / "model.pt2", precision="int8")
+    with pytest.raises(ValueError, match="needs calibration images, and no other takes them"):
+        export_model(fitted(), tmp_path / "model.onnx", precision="int8")
+    with pytest.raises(BankError, match='fusion must not be "graph"'):
+        export_model(fitted(fusion="graph", dim=16), tmp_path / "model.pt2")
+    with pytest.raises(BankError, match="no dynamic size: test_vit has position embeddings or windows"):
+        export_model(fitted(backbone="test_vit", layers=(1, 3)), tmp_path / "model.pt2", dynamic=True)
+    with pytest.raises(BankError, match=r"no dynamic size: image_score 'top:0\.1' counts the patches"):
+        export_model(fitted(image_score="top:0.1"), tmp_path / "model.pt2", dynamic=True)
     with pytest.raises(ValueError, match=r"images must be \[B, 3, 64, 64\]"):
         export_model(fitted(), tmp_path / "model.pt2", torch.zeros(1, 3, 32, 32))
 
