@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from patchcore_fast.cli.decision import given_threshold
+from patchcore_fast.cli.decision import REGIONS, given_thresholds
 from patchcore_fast.cli.options import given_settings
 from patchcore_fast.cli.pipeline import prepared
 from patchcore_fast.cli.sampling import bank_said
@@ -27,7 +27,7 @@ def load_model(args: argparse.Namespace) -> PatchCore | Method:
 
 
 def load_runnable(args: argparse.Namespace) -> PatchCore | Method | ExportedModel:
-    """`load_model`, or an exported file in its place, of which only the threshold and how it runs can be set.
+    """`load_model`, or an exported file in its place: of it thresholds, regions and how it runs can be set.
 
     Raises
     ------
@@ -39,14 +39,15 @@ def load_runnable(args: argparse.Namespace) -> PatchCore | Method | ExportedMode
         return load_model(args)
     given = given_settings(args)
     running = {name: given.pop(name) for name in ("batch_size", "workers") if name in given}
+    regions = {name: given.pop(name) for name in REGIONS if name in given}
     if given.pop("device", "cpu") != "cpu":
         raise DataError(f"--device: predict runs an exported file on the processor, got {args.device}")
     if given:
         option = f"--{next(iter(given)).replace('_', '-')}"
         raise DataError(f"{option}: {args.bank} is an exported file, which scores as it was exported")
     model = ExportedModel.load(args.bank, **running)
-    if (threshold := given_threshold(args)) is not None:
-        model.decide(threshold=threshold)
+    model.decide(**given_thresholds(args))
+    model.config = model.config.replace(**regions)
     return model
 
 

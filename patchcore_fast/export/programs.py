@@ -126,7 +126,7 @@ def exported_size(config: PatchCoreConfig) -> tuple[int, int]:
 
 
 def facts(model: PatchCore | Method) -> Facts:
-    """What a program must know that runs the file: sizes of the images, the threshold, and where it comes from."""
+    """What a program must know that runs the file: sizes of the images, the thresholds, and where it comes from."""
     c, f = model.config, model.config.features
     known = model.learned if isinstance(model, Method) else model.bank
     what = {"method": model.name} if isinstance(model, Method) else {"bank_rows": len(model.bank)}
@@ -138,6 +138,7 @@ def facts(model: PatchCore | Method) -> Facts:
         "overlap": None if f.tile is None else f.overlap,
         "input_size": list(exported_size(c)),
         "threshold": known.threshold,
+        "pixel_threshold": known.pixel_threshold,
         "scorer": c.scorer_name,
         **what,
         "config": known.config,

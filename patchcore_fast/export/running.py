@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,18 @@ from patchcore_fast.model.passes import predictions_of
 from patchcore_fast.model.predicting import Predicting
 from patchcore_fast.model.results import Evaluation, Prediction
 
+THRESHOLDS = ("threshold", "pixel_threshold")
+
 
 @dataclass(frozen=True)
 class _Known:
-    """What `evaluate_batches` asks of a bank: a file has the threshold alone."""
+    """What predictions and `evaluate_batches` ask of a bank: a file has the thresholds alone."""
 
     threshold: float | None
+    pixel_threshold: float | None
     normal_scores: torch.Tensor | None = None
+    normal_pixels: torch.Tensor | None = None
+    calibrated: int = 0
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -41,7 +46,7 @@ class ExportedModel(Predicting):
     Attributes
     ----------
     facts : what the file says of itself, see `programs.facts`.
-    threshold : of the file, or what `decide` made of it; None where there is none.
+    threshold, pixel_threshold : of the file, or what `decide` made of them; None where there is none.
     config : settings of the model. Images are read as its features say.
     """
 
@@ -58,9 +63,20 @@ class ExportedModel(Predicting):
         )
         if self.config.input_size is None or list(self.config.input_size) != about.get("input_size"):
             raise ValueError(f"it takes {about.get('input_size')} pixels, its settings say {self.config.input_size}")
-        self.threshold = about.get("threshold")
-        if self.threshold is not None and not is_finite(self.threshold):
-            raise ValueError(f"its threshold is {self.threshold!r}")
+        self._known = _Known(about.get("threshold"), about.get("pixel_threshold"))
+        for name in THRESHOLDS:
+            if (value := getattr(self._known, name)) is not None and not is_finite(value):
+                raise ValueError(f"its {name} is {value!r}")
+
+    @property
+    def threshold(self) -> float | None:
+        """Image score above which an image is anomalous."""
+        return self._known.threshold
+
+    @property
+    def pixel_threshold(self) -> float | None:
+        """Value of a map above which a pixel is anomalous."""
+        return self._known.pixel_threshold
 
     @classmethod
     @undisturbed
@@ -88,11 +104,16 @@ class ExportedModel(Predicting):
         model.config = model.config.replace(running=RunningSettings(batch_size, workers, "cpu"))
         return model
 
-    def decide(self, *, threshold: float) -> None:
-        """Call images anomalous from now on above a finite threshold; ValueError: it is none."""
-        if isinstance(threshold, bool) or not math.isfinite(threshold):
-            raise ValueError(f"ExportedModel.decide: threshold must be a finite number, got {threshold!r}")
-        self.threshold = float(threshold)
+    def decide(self, *, threshold: float | None = None, pixel_threshold: float | None = None) -> None:
+        """Call images and pixels anomalous from now on above these, None for one that stays.
+
+        ValueError: it is no finite number.
+        """
+        given = dict(zip(THRESHOLDS, (threshold, pixel_threshold), strict=True))
+        for name, value in given.items():
+            if value is not None and (isinstance(value, bool) or not math.isfinite(value)):
+                raise ValueError(f"ExportedModel.decide: {name} must be a finite number, got {value!r}")
+        self._known = replace(self._known, **{name: float(v) for name, v in given.items() if v is not None})
 
     def said(self) -> str:
         """ "Exported in fp32 of a bank of 512 rows"."""
@@ -105,7 +126,7 @@ class ExportedModel(Predicting):
         """As `PatchCore.evaluate`."""
         batches = batches_of(data, self.config, "test", on_error=on_error)
         return evaluate_batches(
-            batches.shown("evaluate", self.progress), self._predict, batches.name, _Known(self.threshold), self.config
+            batches.shown("evaluate", self.progress), self._predict, batches.name, self._known, self.config
         )
 
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
@@ -113,7 +134,7 @@ class ExportedModel(Predicting):
         if tuple(batch.images.shape[1:]) != wanted:
             raise ValueError(f"ExportedModel: images must be [B, {', '.join(map(str, wanted))}], got shape "
                              f"{tuple(batch.images.shape)}")  # fmt: skip
-        yield from predictions_of(batch, *self._run(batch.images.float().contiguous()), self.threshold, self.config)
+        yield from predictions_of(batch, *self._run(batch.images.float().contiguous()), self._known, self.config)
 
     def _fitted(self, name: str) -> Any:
         return self
