@@ -6,7 +6,8 @@ import argparse
 import re
 from typing import Any, NoReturn
 
-from patchcore_fast.cli.bench_samplers import add_arguments as add_bench
+from patchcore_fast.cli.bench import add_arguments as add_bench
+from patchcore_fast.cli.bench_samplers import add_arguments as add_bench_samplers
 from patchcore_fast.cli.chaining import add_chain
 from patchcore_fast.cli.compare import add_arguments as add_compare
 from patchcore_fast.cli.decision import TARGETS
@@ -363,10 +364,16 @@ def build_parser() -> argparse.ArgumentParser:
                      "grid bottles --output trials --limit 24")  # fmt: skip
     add_grid(trials)
 
-    bench = command("bench-samplers", ("bench_samplers", "bench_samplers"),
+    bench = command("bench", ("bench", "bench"), "measure how long predict takes with a bank, stage by stage",
+                    "bench bank.safetensors bottles/test --threads 1,2")  # fmt: skip
+    add_bench(bench)
+    add_group(bench, "running", ("device",))
+    add_download(bench)
+
+    quick = command("bench-samplers", ("bench_samplers", "bench_samplers"),
                     "compare all samplers on some rows of a feature matrix, in seconds",
                     "bench-samplers features.npy")  # fmt: skip
-    add_bench(bench)
+    add_bench_samplers(quick)
 
     add_chain(command)
 

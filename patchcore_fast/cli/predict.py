@@ -45,7 +45,9 @@ def predict(args: argparse.Namespace) -> int:
     check_room(args.output)
     need_pipeline()
 
+    from patchcore_fast.ahead import Ahead
     from patchcore_fast.data import scan_images
+    from patchcore_fast.model.batches import at_once
 
     model = load_runnable(args)
     records = scan_images(args.images)
@@ -56,7 +58,7 @@ def predict(args: argparse.Namespace) -> int:
     if model.pixel_threshold is None:
         print("No masks and no regions: this file has no pixel threshold. "
               "Give one with --pixel-threshold, or find it with patchcore-fast calibrate BANK GOOD.")  # fmt: skip
-    stream = model.iter_predict(records, on_error="return")
+    stream = Ahead(model.iter_predict(records, on_error="return"), at_once(model.config))
     return write_predictions(output, records, stream, model.threshold, model.pixel_threshold)
 
 

@@ -11,6 +11,7 @@ import torch
 from patchcore_fast.data.folders import ImageRecord
 from patchcore_fast.data.images import Size, image_size, load_mask, load_sized, resized_size
 from patchcore_fast.errors import DataError
+from patchcore_fast.stages import stage
 
 BLACK = 32  # side of what stands for an image that cannot be read, where images keep their own sizes
 
@@ -59,7 +60,8 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         record = self.records[index]
         item: dict[str, Any] = {"label": record.label, "index": index, "error": "", "mask_error": ""}
         try:
-            image, size = load_sized(record.path, self.size, self.crop, self.aspect)
+            with stage("decode"):
+                image, size = load_sized(record.path, self.size, self.crop, self.aspect)
         except DataError as error:
             if self.on_error == "raise":
                 raise

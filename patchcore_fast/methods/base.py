@@ -33,6 +33,7 @@ from patchcore_fast.model.passes import make_source, predictions_of
 from patchcore_fast.model.pixels import HeldOut, quantiles_of
 from patchcore_fast.model.predicting import Predicting
 from patchcore_fast.model.results import Evaluation, Prediction
+from patchcore_fast.stages import stage
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -306,7 +307,7 @@ class Method(Predicting):
 
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
         self._check_size(batch.images)
-        with torch.inference_mode():
+        with torch.inference_mode(), stage("model"):
             scores, maps = self._ready_module()(batch.images.to(self.device))
         yield from predictions_of(batch, scores, maps, self.learned, self.config)
 

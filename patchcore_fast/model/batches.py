@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from patchcore_fast.ahead import Ahead
 from patchcore_fast.config import PatchCoreConfig
 from patchcore_fast.data import ImageDataset, ImageRecord, ImageSet, make_loader, scan, scan_images
 from patchcore_fast.data.meta import list_of
@@ -192,7 +193,8 @@ def batches_of(
     f, step, workers = config.features, at_once(config), config.running.workers
 
     def load(first: int, last: int) -> Iterable[Any]:
-        return make_loader(records[first:last], f.resize, f.crop, step, workers, on_error, f.aspect)
+        loader = make_loader(records[first:last], f.resize, f.crop, step, workers, on_error, f.aspect)
+        return loader if workers else Ahead(loader)
 
     return Batches(load(0, len(records)), len(records), records, root, cut=load, step=step)
 

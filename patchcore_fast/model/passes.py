@@ -23,6 +23,7 @@ from patchcore_fast.model.score import Score
 from patchcore_fast.model.threshold import Decided
 from patchcore_fast.model.views import View, undone
 from patchcore_fast.scoring import anomaly_map
+from patchcore_fast.stages import stage
 
 Unread = list[tuple[Path, str]]
 
@@ -132,11 +133,14 @@ def predict_batch(
     device: torch.device,
 ) -> Iterator[Prediction]:
     """The predictions of a batch; of an image that could not be read, one with its error."""
-    features, grid = extractor(batch.images.to(device))
-    scores, patches = scorer(features, len(batch.images))
+    with stage("features"):
+        features, grid = extractor(batch.images.to(device))
+    with stage("search"):
+        scores, patches = scorer(features, len(batch.images))
     height, width = batch.images.shape[2:]
     s = config.scoring
-    laid = anomaly_map(patches.view(-1, *grid), extractor.covered((height, width)), s.sigma, s.upsample, s.border)
+    with stage("map"):
+        laid = anomaly_map(patches.view(-1, *grid), extractor.covered((height, width)), s.sigma, s.upsample, s.border)
     yield from predictions_of(batch, scores, laid[:, :height, :width], decided, config)
 
 

@@ -170,4 +170,5 @@ def save_png(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
     from PIL import Image
 
     with atomic_write(path) as f:
-        Image.fromarray(image).save(f, format="PNG")
+        # Five times as fast as the default level, and a sixth larger.
+        Image.fromarray(image).save(f, format="PNG", compress_level=1)
