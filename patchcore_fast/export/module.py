@@ -70,7 +70,7 @@ class ExportedPatchCore(torch.nn.Module):
                 )
             if 4 * c.sigma >= 2 * step:
                 raise BankError(
-                    f"export: no dynamic size: sigma {c.sigma:g} is too wide for images of {2 * step} pixels"
+                    f"export: no dynamic size: sigma {c.sigma:g} is too wide for {2 * step} pixels"
                 )
             self.multiple = (step, step)
         else:
