@@ -63,10 +63,13 @@ class ExportedPatchCore(torch.nn.Module):
                 net, step = extractor.backbone.at_many_sizes()
             except ValueError as error:
                 raise BankError(f"export: no dynamic size: {error}") from error
-            if 4 * c.sigma >= 2 * step:
+            if any(side % step or side < 2 * step for side in c.features.seen_size):
                 raise BankError(
-                    f"export: no dynamic size: sigma {c.sigma:g} is too wide for images of {2 * step} pixels"
+                    f"export: no dynamic size: sides must be multiples of {step} from {2 * step} on, the model's "
+                    f"images have {c.features.seen_size[0]} x {c.features.seen_size[1]} pixels"
                 )
+            if 4 * c.sigma >= 2 * step:
+                raise BankError(f"export: no dynamic size: sigma {c.sigma:g} is too wide for {2 * step} pixels")
             self.multiple = (step, step)
         else:
             net = extractor.backbone.at_one_size(c.features.seen_size)

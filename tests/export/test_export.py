@@ -213,6 +213,10 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         export_model(fitted(fusion="graph", dim=16), tmp_path / "model.pt2")
     with pytest.raises(BankError, match="no dynamic size: test_vit has position embeddings or windows"):
         export_model(fitted(backbone="test_vit", layers=(1, 3)), tmp_path / "model.pt2", dynamic=True)
+    with pytest.raises(BankError, match=r"sides must be multiples of \d+ .* images have 68 x 68 pixels"):
+        export_model(fitted(image_size=68), tmp_path / "model.pt2", dynamic=True)
+    with pytest.raises(BankError, match="no dynamic size: sigma 30 is too wide for"):
+        export_model(fitted(sigma=30.0), tmp_path / "model.pt2", dynamic=True)
     with pytest.raises(BankError, match=r"no dynamic size: image_score 'top:0\.1' counts the patches"):
         export_model(fitted(image_score="top:0.1"), tmp_path / "model.pt2", dynamic=True)
     with pytest.raises(ValueError, match=r"images must be \[B, 3, 64, 64\]"):
