@@ -193,8 +193,8 @@ class MemoryBank:
                 images = min(IMAGES, self.patches // cells)
         for name in ("normal_scores", "normal_pixels"):
             held = getattr(self, name)
-            if held is not None and len(held) > (most := self.calibrated or images):
-                raise ValueError(f"MemoryBank: {len(held)} {name} of {most} images")
+            if held is not None and len(held) > (asked := self.calibrated or images):
+                raise ValueError(f"MemoryBank: {len(held)} {name} of {asked} images")
         p = self.positions
         if p is None:
             return

@@ -102,9 +102,9 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_threshold(parser: argparse.ArgumentParser, note: str | None = None) -> None:
+def add_threshold(parser: argparse.ArgumentParser, note: str | None = None, only: Collection[str] = ()) -> None:
     """The group "decision", with the thresholds themselves in place of rules for them."""
-    part = add_group(parser, "decision", note=note)
+    part = add_group(parser, "decision", only, note)
     part.add_argument(
         "--image-threshold", "--threshold", dest="threshold", type=float, default=argparse.SUPPRESS, metavar="X",
         help="image score above which an image is anomalous, instead of the fit's",

@@ -268,7 +268,7 @@ def build_parser() -> argparse.ArgumentParser:
     decide.add_argument("bank", metavar="BANK", help="file written by fit or train")
     decide.add_argument("value", nargs="?", type=float, metavar="VALUE",
                         help="the same as --image-threshold; without any: the choices")  # fmt: skip
-    add_threshold(decide)
+    add_threshold(decide, only=TARGETS)
     decide.add_argument("--output", metavar="FILE", help="write the bank here and leave BANK as it is")
 
     calibrate = command("calibrate", ("calibrate", "calibrate"), "set the thresholds of a bank by good images",

@@ -127,7 +127,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Learned, dict[str, torch.T
         if "digest" not in metadata:
             raise ValueError("it has no digest")
         facts = {"pixel_threshold": None, "calibrated": 0} | read_json(metadata["facts"])  # not in files of version 1
-        held = {name: tensors.pop(name, None) for name in _HELD_OUT}
+        held: dict[str, Any] = {name: tensors.pop(name, None) for name in _HELD_OUT}
         learned = Learned(**held, **{name: facts[name] for name in _FACTS})
         if learned.settings.method != metadata["method"]:
             raise ValueError(f"of method {metadata['method']!r}, its settings of {learned.settings.method!r}")

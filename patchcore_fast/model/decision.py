@@ -83,7 +83,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _by_share(bank: _D, name: str, share: str, value: Any) -> _D:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
         raise ValueError(f"with_thresholds: {share} must lie in (0, 1), got {value!r}")
     squared = recorded(bank.config, "distance") == "squared" or recorded(bank.config, "metric") == "cosine"
     if name == "threshold":

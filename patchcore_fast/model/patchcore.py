@@ -124,6 +124,7 @@ class PatchCore(Predicting):
         The threshold is the score that a new normal image exceeds with the probability `max_false_alarms`, by up to 200
         training images, each scored by a bank that was selected without it (docs/threshold.md). A single image gives
         none. Images of which the sampler pruned patches that no other image supports are not asked.
+        Maps of the same images give the pixel threshold, which `max_false_pixels` of new normal pixels exceed.
 
         Parameters
         ----------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ Floats = NDArray[np.float64]
 
 
 class Decided(Protocol):
-    """What has a threshold: a bank, or what another method learned."""
+    """What has thresholds: a bank, or what another method learned, a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def threshold(self) -> float | None:

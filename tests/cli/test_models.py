@@ -61,7 +61,7 @@ def test_typed_settings_go_before_the_file_s_or_are_refused(padim, weave, tmp_pa
 
 def test_threshold_shows_and_changes_it(padim, tmp_path, capsys):
     code, out, _ = run(capsys, "threshold", padim)
-    assert code == 0 and "padim, fitted on 6 images." in out and "held-out above" in out
+    assert code == 0 and "padim, fitted on 6 images." in out and "images above" in out
     copy = tmp_path / "copy.safetensors"
     code, out, _ = run(capsys, "threshold", padim, "12.5", "--output", copy)
     assert code == 0 and "Threshold 12.5 (was" in out

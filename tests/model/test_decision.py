@@ -60,7 +60,7 @@ def test_a_bank_without_maps_says_so(fitted: PatchCore) -> None:
 def test_another_scoring_takes_both_away(fitted: PatchCore) -> None:
     model = PatchCore(CONFIG, progress=False)
     model._bank = fitted.bank
-    model.rescore(sigma=1.0)
+    model.rescore(neighbours=1)
     assert model.threshold is None and model.pixel_threshold is None and model.bank.normal_pixels is None
 
 

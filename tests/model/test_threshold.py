@@ -144,7 +144,7 @@ def test_the_selection_reports_progress() -> None:
 
 def test_the_threshold_is_the_limit_of_a_prediction_interval() -> None:
     logs = np.linspace(-0.2, 0.2, 41)  # no score is clipped
-    variance = (4 * 0.08**2 + 40 * logs.var(ddof=1)) / 44
+    variance = (4 * 0.06**2 + 40 * logs.var(ddof=1)) / 44
     wanted = np.exp(stats.t.ppf(0.95, 44) * np.sqrt(variance * (1 + 1 / 41)))
     assert false_alarm_threshold(np.exp(logs).tolist(), 0.05) == pytest.approx(wanted)
     # Squared distances: the logarithms are twice as large, and so is everything that is done with them.
