@@ -11,7 +11,7 @@ from patchcore_fast.errors import DataError
 from patchcore_fast.files import own_descriptor
 from patchcore_fast.written import FILES, FOLDERS, LIST
 
-# Of a folder that `evaluate --output` wrote (a test compares): no other output may take one of these places.
+# Of a folder that predict or `evaluate --output` wrote (a test compares): no other output may take one of these places.
 EVALUATED = (*sorted(FILES), LIST, "report.html")
 
 Named = tuple[str, str | os.PathLike[str]]  # what messages call a file, and its path

@@ -98,7 +98,9 @@ def test_predict_writes_what_the_model_says(bank: Path, weave: Path, tmp_path: P
     out = tmp_path / "new" / "out"
     assert main(["predict", str(bank), str(weave / "test"), "--output", str(out)]) == 0
     stems = [f"{kind}/{i:03d}" for kind in ("good", "spot") for i in range(3)]
-    assert files(out) == {"scores.csv", "contact_sheet.png", LIST} | {f"heatmaps/{s}.png" for s in stems}
+    assert files(out) == {"scores.csv", "contact_sheet.png", "regions.csv", "regions.json", LIST} | {
+        f"{folder}/{s}.png" for s in stems for folder in ("heatmaps", "masks")
+    }
     rows = rows_of(out / "scores.csv")
     expected = PatchCore.load(bank).predict(weave / "test")
     assert [r["path"] for r in rows] == [str(p.path) for p in expected]

@@ -63,7 +63,7 @@ def test_commands_refuse_one_path_for_two_outputs(tmp_path: Path, capsys: pytest
 def test_an_evaluation_keeps_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = evaluate(tmp_path)
     written = {p.name for p in out.iterdir() if p.is_file()}
-    assert written <= set(EVALUATED) and set(EVALUATED) - written == {"report.html"}
+    assert written <= set(EVALUATED) and set(EVALUATED) - written == {"report.html", "regions.csv", "regions.json"}
     for args in (["evaluate", str(tmp_path / "weave"), "--json", str(out / "scores.csv"), "--output", str(out)],
                  ["report", str(out), "--output", str(out / "metrics.json")]):  # fmt: skip
         before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
