@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from patchcore_fast.cli.beforehand import check_bank, check_room, need, need_pipeline
 from patchcore_fast.cli.decision import given_threshold
 from patchcore_fast.cli.explain import is_out_of_memory
-from patchcore_fast.cli.models import facts_of, load_model, model_said
 from patchcore_fast.cli.options import SCORED, add_download, add_group, add_threshold
 from patchcore_fast.cli.outputs import check_folder, output_folder
 from patchcore_fast.cli.process import PROGRAM, flush, postponed, say
@@ -74,6 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def watch(args: argparse.Namespace) -> int:
     """Watch until Ctrl-C or SIGTERM, which wait for the images in hand, or with --once until all are done."""
     _check(args)
+
+    from patchcore_fast.cli.models import facts_of, load_model, model_said  # which import NumPy
+
     model = load_model(args)
     model.progress = False  # one bar a batch
     if model.threshold is None and args.folders != "none":
