@@ -48,19 +48,22 @@ def predict(args: argparse.Namespace) -> int:
     records = scan_images(args.images)
     check_folder(args.output, [("the bank", args.bank), *(("image", r.path) for r in records)],
                  [("IMAGES", folder) for folder in args.images])  # fmt: skip
+    stream = model.iter_predict(records, on_error="return", maps=not args.no_maps)
     output = output_folder(args.output)
     print(model_said(model))
-    return write_predictions(output, records, model.iter_predict(records, on_error="return"), model.threshold)
+    return write_predictions(output, records, stream, model.threshold, maps=not args.no_maps)
 
 
 def write_predictions(
-    output: Path, records: Sequence[ImageRecord], stream: Iterable[Prediction], threshold: float | None
-) -> int:
+    output: Path, records: Sequence[ImageRecord], stream: Iterable[Prediction], threshold: float | None,
+    maps: bool = True,
+) -> int:  # fmt: skip
     """Rows and pictures of predictions as they come, and a word on the screen; the exit code.
 
     Parameters
     ----------
     output : exists.  records : of the images, in the order of `stream`.  threshold : that verdicts were made with.
+    maps : whether predictions have them; without there are no pictures.
     """
     from patchcore_fast.report.scores_csv import append_scores
     from patchcore_fast.written import writing
@@ -69,7 +72,7 @@ def write_predictions(
     room = sum(2 * len(os.fsencode(r.path)) + 80 for r in records)
     root = Path(os.path.commonpath([r.path.absolute().parent for r in records]))
     with writing(output) as note:
-        run = _Run(output, root, threshold, note)
+        run = _Run(output, root, threshold, note, maps)
         note(table.name)
         try:
             with append_scores(table, room) as add:
@@ -86,6 +89,9 @@ def write_predictions(
                 run.gallery.write_sheet("contact_sheet.png", counted(run.scored))
     verdicts = "" if threshold is None else f", {run.anomalous:,} anomalous (above the threshold {threshold:.4g})"
     print(f"{counted(run.scored)} scored{verdicts}.")
+    if not maps:
+        print(f"Numbers are in {table}.")
+        return tell(run.unread, run.problems)
     sheet = output / "contact_sheet.png"
     print(f"{f'Look at {sheet}; single' if sheet.is_file() else 'Single'} pictures are in {output / 'heatmaps'}, "
           f"numbers in {table}.")  # fmt: skip
@@ -98,10 +104,13 @@ class _Run:
     scored, anomalous : counts.  unread : (file, why) of images without a score.  problems : of pictures.
     """
 
-    def __init__(self, output: Path, root: Path, threshold: float | None, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, output: Path, root: Path, threshold: float | None, note: Callable[[str], None], maps: bool
+    ) -> None:
         from patchcore_fast.report.problems import Problems
 
         self._output, self._root, self._threshold, self._note = output, root, threshold, note
+        self._maps = maps
         self._waiting: deque[tuple[ImageRecord, Prediction]] = deque()  # for the scale, then one by one
         self.gallery: Gallery | None = None
         self.problems = Problems()
@@ -114,6 +123,9 @@ class _Run:
         try:
             for pair in stream:
                 self._waiting.append(pair)
+                if not self._maps:
+                    self._row(add, "")
+                    continue
                 pixels += pair[1].anomaly_map.size
                 if self.gallery is not None or len(self._waiting) == SCALE_IMAGES or pixels >= SCALE_PIXELS:
                     self._draw(add)

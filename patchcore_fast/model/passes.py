@@ -137,6 +137,20 @@ def predict_batch(
     yield from predictions_of(batch, scores, laid[:, :height, :width], threshold, config)
 
 
+def predict_scores(
+    batch: Batch,
+    config: PatchCoreConfig,
+    extractor: FeatureExtractor,
+    scorer: Callable[[torch.Tensor, int], torch.Tensor],
+    threshold: float | None,
+    device: torch.device,
+) -> Iterator[Prediction]:
+    """As `predict_batch`, of image scores alone: maps are [0, 0]."""
+    count = len(batch.images)
+    scores = scorer(extractor(batch.images.to(device))[0], count)
+    yield from predictions_of(batch, scores, torch.empty(count, 0, 0), threshold, config)
+
+
 def predictions_of(
     batch: Batch, scores: torch.Tensor, maps: torch.Tensor, threshold: float | None, config: PatchCoreConfig
 ) -> Iterator[Prediction]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +23,11 @@ from patchcore_fast.model.collect import FeatureRows
 from patchcore_fast.model.evaluation import evaluate_batches
 from patchcore_fast.model.fewshot import Augmentation, settle
 from patchcore_fast.model.fitting import choose_bank
+from patchcore_fast.model.highest import highest_scorer
 from patchcore_fast.model.layered import choose_layers, scorer_of
 from patchcore_fast.model.living import Growth, updated
 from patchcore_fast.model.loading import fitting_extractor, stored_config
-from patchcore_fast.model.passes import check_read, make_extractor, predict_batch, training_rows
+from patchcore_fast.model.passes import check_read, make_extractor, predict_batch, predict_scores, training_rows
 from patchcore_fast.model.predicting import Predicting
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.score import Score
@@ -377,6 +378,10 @@ class PatchCore(Predicting):
         if self._scorer is None:
             self._scorer = scorer_of(self.config, self.bank)
         return predict_batch(batch, self.config, self.extractor, self._scorer, self.bank.threshold, self.device)
+
+    def _predict_scores(self) -> Callable[[Batch], Iterator[Prediction]]:
+        scorer, threshold = highest_scorer(self.config, self.bank), self.bank.threshold
+        return lambda batch: predict_scores(batch, self.config, self.extractor, scorer, threshold, self.device)
 
     def _fitted(self, name: str) -> Bank:
         if self._bank is None:
