@@ -32,7 +32,16 @@ from patchcore_fast.errors import BankError
 from patchcore_fast.files import atomic_write
 from patchcore_fast.inputs import PRECISIONS
 from patchcore_fast.kernels.surroundings import undisturbed
-from patchcore_fast.search import ExactSearch, HighestSearch, SearchIndex, build_index, load_index, stored, widened, with_price
+from patchcore_fast.search import (
+    ExactSearch,
+    HighestSearch,
+    SearchIndex,
+    build_index,
+    load_index,
+    stored,
+    widened,
+    with_price,
+)
 
 try:
     import safetensors.torch

@@ -1,7 +1,7 @@
 """Exact search in a prepared bank beside approximate indexes, and how its time grows with the bank.
 
     python -m benchmarks.speed.search_approximate --bank ROWS.npy --queries PATCHES.npy --json FILE.json
-    python -m benchmarks.speed.search_approximate --shown FILE.json --page docs/search-uses.md --plot docs/images/search_growth.png
+    python -m benchmarks.speed.search_approximate --shown FILE.json --page docs/search-uses.md --plot FILE.png
 
 ROWS are bank rows [M, D], PATCHES queries [Q, D]. For each of `--sizes` the bank is so many rows drawn at random. At
 `--beside` rows hnswlib and faiss's IndexIVFFlat join, each with the least `ef` or `nprobe` of a doubling series that
@@ -158,8 +158,8 @@ def measure(
 def page(r: Mapping[str, Any]) -> str:
     """What stands between the marks of docs/search-uses.md."""
     e = r["environment"]
-    lines = [f"{r['name']}, {r['queries']:,} queries, k = 1; {e['device']}, {e['threads']} threads, commit {e['commit']}, "
-             f"{e['date']}; load of the machine before: {r['load_before']:.1f}.", "",
+    lines = [f"{r['name']}, {r['queries']:,} queries, k = 1; {e['device']}, {e['threads']} threads, commit "
+             f"{e['commit']}, {e['date']}; load of the machine before: {r['load_before']:.1f}.", "",
              "| rows | method | recall | time | processor time | share of products | building, processor time |",
              "|---|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     for p in r["problems"]:

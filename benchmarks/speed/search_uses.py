@@ -7,14 +7,14 @@ ROWS are bank rows [M, D], PATCHES those of whole images [B * h * w, D], one row
 `PatchCore.training_features(...).features` and what `extract` stores are such. Parts (`--parts`):
 
     highest      image scores by the highest patches alone, beside the full search of the same prepared bank
-    neighbours   of how many bank rows a short row leaves the distance open: by a bound from a sixteenth of the bank (the
-                 cascade's first), by the rows found for the left and the upper patch, by both, and by the true distance
+    neighbours   bank rows that short rows leave open: by a bound from a sixteenth of the bank (the cascade's first),
+                 by the rows found for the left and the upper patch, by all of these, and by the true distance
     file         reading a bank file and preparing its bank, and what of it the directions and the packed rows take
     loops        where the same rows are searched again: folds of held-out images, the bank against itself, images
                  against each other; with prepared rows and without
 
-Each is checked before its times are shown (scores, neighbours and distances bit for bit), methods take turns, and medians
-are shown: of the clock, and of the processor time of all threads, which what else the machine does changes less.
+Each is checked before its times are shown (scores, neighbours and distances bit for bit), methods take turns, and
+medians are shown: of the clock, and of the processor time of all threads, which other work on the machine changes less.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ def file(bank: Tensor, rounds: int) -> dict[str, Any]:
             read = timed("load", lambda: MemoryBank.load(path))
             ready = timed("prepare", lambda read=read: prepare(read.features, prune="partial"))
             frame = timed("centre", lambda: choose_frame("search_uses", bank=bank)[0])
-            timed("directions", lambda frame=frame: leading_directions(bank, frame.centre, frame.scale, (15, 31, 63), 127))
+            at = frame.centre, frame.scale
+            timed("directions", lambda at=at: leading_directions(bank, *at, (15, 31, 63), 127))
             if not packed.exists():
                 packed.write_bytes(bytes(ready.nbytes))
             timed("read packed", lambda: digest({"packed": torch.from_numpy(np.fromfile(packed, np.uint8))}, {}))
@@ -208,7 +209,7 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
         lines += [f"{r['name']}, {r['bank'][0]:,} x {r['bank'][1]}; {e['device']}, {e['threads']} threads, commit "
                   f"{e['commit']}, {e['date']}; load of the machine before: {r['load_before']:.1f}.", ""]  # fmt: skip
         if "highest" in r:
-            lines += ["| image score of an image, k | full | highest alone | times faster | times less work | patches searched |",
+            lines += ["| image score, k | full | highest alone | times faster | times less work | patches searched |",
                       "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
             for h in r["highest"]:
                 full, few = h["rows"]["full"], h["rows"]["highest"]
@@ -219,7 +220,7 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
                 )
             lines.append("")
         if "neighbours" in r:
-            lines += ["| bound of a patch's nearest distance | over the true one | bank rows left open |", "|---|---:|---:|"]
+            lines += ["| bound of the nearest distance | over the true one | rows left open |", "|---|---:|---:|"]
             for name in ("first", "left", "left and up", "all three", "true"):
                 n = r["neighbours"]
                 lines.append(f"| {name} | {n[f'distance, {name}']:.2f} | {n[f'rows, {name}']:,.0f} |")
@@ -229,7 +230,8 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
             lines += [f"A bank file, processor time: {told}; packed: {r['file']['packed_bytes'] / 1e6:.0f} MB beside "
                       f"{r['file']['bank_bytes'] / 1e6:.0f} MB of rows.", ""]  # fmt: skip
         if "loops" in r:
-            lines += ["| the same rows again | plain | prepared | times faster | times less work |", "|---|---:|---:|---:|---:|"]
+            lines += ["| the same rows again | plain | prepared | times faster | times less work |",
+                      "|---|---:|---:|---:|---:|"]  # fmt: skip
             for what, rows in r["loops"].items():
                 for m, row in list(rows.items())[1:]:
                     lines.append(

@@ -1,4 +1,4 @@
-"""speed/search_approximate.py: recall is counted, what is not installed is named, rows are only interpolated on demand."""
+"""speed/search_approximate.py: recall is counted, what is not installed is named, rows are interpolated on demand."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_runs_and_writes(
 def test_interpolated_rows_lie_between() -> None:
     maps = torch.arange(9.0).view(9, 1)
     rows, interpolated = search_approximate.rows_of(maps, 20, 3)
-    assert interpolated and len(rows) == 20 and 0 <= float(rows.min()) and float(rows.max()) <= 8
+    assert interpolated and len(rows) == 20 and float(rows.min()) >= 0 and float(rows.max()) <= 8
     assert len(set(rows.flatten().tolist()) - set(range(9))) > 5
     with pytest.raises(SystemExit, match="20 rows are wanted, 9 are there: give --dense"):
         search_approximate.rows_of(maps, 20, None)

@@ -1,4 +1,4 @@
-"""The highest patches: their neighbours are those of a search for all, and no patch that could be among them is left out."""
+"""The highest patches: their neighbours are those of a search for all, and none that could be one is left out."""
 
 from __future__ import annotations
 
