@@ -33,7 +33,16 @@ from patchcore_fast.errors import BankError
 from patchcore_fast.files import atomic_write
 from patchcore_fast.inputs import PRECISIONS
 from patchcore_fast.kernels.surroundings import undisturbed
-from patchcore_fast.search import ExactSearch, SearchIndex, build_index, load_index, stored, widened, with_price
+from patchcore_fast.search import (
+    ExactSearch,
+    HighestSearch,
+    SearchIndex,
+    build_index,
+    load_index,
+    stored,
+    widened,
+    with_price,
+)
 
 try:
     import safetensors.torch
@@ -232,6 +241,11 @@ class MemoryBank:
     def exact(self) -> ExactSearch:
         """Our own search of the rows as queries meet them."""
         return ExactSearch(self.searched)
+
+    @cached_property
+    def highest(self) -> HighestSearch:
+        """The same for image scores that want no map."""
+        return HighestSearch(self.exact.prepared)
 
     @undisturbed
     def search(self, query: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,7 +19,7 @@ from benchmarks.harness.sources import commit, said
 
 LIBRARIES = (
     "numpy", "anomalib", "torch-quickfps", "torch-fps", "k-center", "fpsample", "faiss-cpu", "faiss-gpu",
-    "faiss-gpu-cu12", "scikit-learn", "pykeops", "triton",
+    "faiss-gpu-cu12", "scikit-learn", "pykeops", "triton", "hnswlib",
 )  # fmt: skip
 
 

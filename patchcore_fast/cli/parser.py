@@ -180,6 +180,11 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files and folders of images")
     predict.add_argument("--output", required=True, metavar="DIR",
                          help=f"folder for scores.csv, sheet, heat maps (at most {DRAWN:,} pixels a side)")  # fmt: skip
+    predict.add_argument(
+        "--no-maps",
+        action="store_true",
+        help="the same scores without pictures, for which few patches are searched in the whole bank",
+    )
     add_group(predict, "features", ["weights"])
     add_group(predict, "scoring", SCORED, "other than the fit's: there is then no threshold")
     add_threshold(predict, "other than the bank's")

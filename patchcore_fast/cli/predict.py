@@ -53,13 +53,15 @@ def predict(args: argparse.Namespace) -> int:
     records = scan_images(args.images)
     check_folder(args.output, [("the bank", args.bank), *(("image", r.path) for r in records)],
                  [("IMAGES", folder) for folder in args.images])  # fmt: skip
+    stream = model.iter_predict(records, on_error="return", maps=not args.no_maps)
     output = output_folder(args.output)
     print(model_said(model))
-    if model.pixel_threshold is None:
+    pixel_threshold = None if args.no_maps else model.pixel_threshold
+    if pixel_threshold is None and not args.no_maps:
         print("No masks and no regions: this file has no pixel threshold. "
               "Give one with --pixel-threshold, or find it with patchcore-fast calibrate BANK GOOD.")  # fmt: skip
-    stream = Ahead(model.iter_predict(records, on_error="return"), at_once(model.config))
-    return write_predictions(output, records, stream, model.threshold, model.pixel_threshold)
+    stream = Ahead(stream, at_once(model.config))
+    return write_predictions(output, records, stream, model.threshold, pixel_threshold, maps=not args.no_maps)
 
 
 def write_predictions(
@@ -68,6 +70,7 @@ def write_predictions(
     stream: Iterable[Prediction],
     threshold: float | None,
     pixel_threshold: float | None = None,
+    maps: bool = True,
 ) -> int:
     """Rows and pictures of predictions as they come, and a word on the screen; the exit code.
 
@@ -75,6 +78,7 @@ def write_predictions(
     ----------
     output : exists.  records : of the images, in the order of `stream`.
     threshold, pixel_threshold : that verdicts and regions are made with.
+    maps : whether predictions have them; without there are no pictures.
     """
     from patchcore_fast.report.region_files import CSV, JSON, MASKS
     from patchcore_fast.report.scores_csv import append_scores
@@ -84,7 +88,7 @@ def write_predictions(
     room = sum(2 * len(os.fsencode(r.path)) + 80 for r in records)
     root = Path(os.path.commonpath([r.path.absolute().parent for r in records]))
     with writing(output) as note:
-        run = _Run(output, root, threshold, pixel_threshold is not None, note)
+        run = _Run(output, root, threshold, pixel_threshold is not None, maps, note)
         note(table.name)
         try:
             with append_scores(table, room) as add:
@@ -103,6 +107,9 @@ def write_predictions(
                 run.gallery.write_sheet("contact_sheet.png", counted(run.scored))
     verdicts = "" if threshold is None else f", {run.anomalous:,} anomalous (above the threshold {threshold:.4g})"
     print(f"{counted(run.scored)} scored{verdicts}.")
+    if not maps:
+        print(f"Numbers are in {table}.")
+        return tell(run.unread, run.problems)
     sheet = output / "contact_sheet.png"
     print(f"{f'Look at {sheet}; single' if sheet.is_file() else 'Single'} pictures are in {output / 'heatmaps'}, "
           f"numbers in {table}.")  # fmt: skip
@@ -121,12 +128,18 @@ class _Run:
     """
 
     def __init__(
-        self, output: Path, root: Path, threshold: float | None, has_regions: bool, note: Callable[[str], None]
+        self,
+        output: Path,
+        root: Path,
+        threshold: float | None,
+        has_regions: bool,
+        maps: bool,
+        note: Callable[[str], None],
     ) -> None:
         from patchcore_fast.report.files import PictureNames
         from patchcore_fast.report.problems import Problems
 
-        self._names = PictureNames(root)
+        self._names, self._maps = PictureNames(root), maps
         self._output, self._threshold, self._has_regions, self._note = output, threshold, has_regions, note
         self._waiting: deque[tuple[ImageRecord, Prediction]] = deque()  # for the scale, then one by one
         self.gallery: Gallery | None = None
@@ -147,6 +160,9 @@ class _Run:
         try:
             for pair in stream:
                 self._waiting.append(pair)
+                if not self._maps:
+                    self._row(add, "")
+                    continue
                 pixels += pair[1].anomaly_map.size
                 if self.gallery is not None or len(self._waiting) == SCALE_IMAGES or pixels >= SCALE_PIXELS:
                     self._draw(add)

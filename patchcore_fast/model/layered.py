@@ -12,7 +12,7 @@ from math import isfinite
 import torch
 
 from patchcore_fast.config import PatchCoreConfig
-from patchcore_fast.kernels import PreparedBank
+from patchcore_fast.kernels import PreparedBank, prepare
 from patchcore_fast.layered_bank import Bank, LayeredBank
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.collect import FeatureRows, Rows
@@ -238,6 +238,7 @@ def _by_layer(
     """Scores [P, L] of the patches of these images [J], ascending, by the bank of each layer and its support."""
     scorers = [ImageScorer(config, bank).patches for bank, _ in banks]
     searches = [priced_search(bank, support, config.search.price) for bank, support in banks]
+    ready = [prepare(bank) if search is None else bank for (bank, _), search in zip(banks, searches, strict=True)]
     local = rows.local
     starts, own = local.starts.tolist(), (images - rows.first).tolist()
 
@@ -248,7 +249,7 @@ def _by_layer(
                 image = local.read(starts[number], starts[number + 1]).to(device)
                 scores = [
                     scorer(image[:, begin:end].contiguous(), bank, search)[0]
-                    for scorer, (bank, _), search, (begin, end) in zip(scorers, banks, searches, spans, strict=True)
+                    for scorer, bank, search, (begin, end) in zip(scorers, ready, searches, spans, strict=True)
                 ]
                 found.append(torch.stack(scores, dim=1).cpu())
         return torch.cat(found)

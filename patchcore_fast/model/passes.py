@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,24 @@ def predict_batch(
     with stage("map"):
         laid = anomaly_map(patches.view(-1, *grid), extractor.covered((height, width)), s.sigma, s.upsample, s.border)
     yield from predictions_of(batch, scores, laid[:, :height, :width], decided, config)
+
+
+def predict_scores(
+    batch: Batch,
+    config: PatchCoreConfig,
+    extractor: FeatureExtractor,
+    scorer: Callable[[torch.Tensor, int], torch.Tensor],
+    decided: Decided,
+    device: torch.device,
+) -> Iterator[Prediction]:
+    """As `predict_batch`, of image scores alone: maps are [0, 0], and there are no regions."""
+    count = len(batch.images)
+    with stage("features"):
+        features = extractor(batch.images.to(device))[0]
+    with stage("search"):
+        scores = scorer(features, count)
+    for prediction in predictions_of(batch, scores, torch.empty(count, 0, 0), decided, config):
+        yield replace(prediction, pixel_threshold=None)
 
 
 def predictions_of(

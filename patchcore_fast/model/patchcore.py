@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +24,11 @@ from patchcore_fast.model.decision import undecided
 from patchcore_fast.model.evaluation import evaluate_batches
 from patchcore_fast.model.fewshot import Augmentation, settle
 from patchcore_fast.model.fitting import choose_bank
+from patchcore_fast.model.highest import highest_scorer
 from patchcore_fast.model.layered import choose_layers, scorer_of
 from patchcore_fast.model.living import Growth, updated
 from patchcore_fast.model.loading import fitting_extractor, stored_config
-from patchcore_fast.model.passes import check_read, make_extractor, predict_batch, training_rows
+from patchcore_fast.model.passes import check_read, make_extractor, predict_batch, predict_scores, training_rows
 from patchcore_fast.model.predicting import Predicting
 from patchcore_fast.model.results import Evaluation, Prediction
 from patchcore_fast.model.score import Score
@@ -366,6 +367,10 @@ class PatchCore(Predicting):
 
     def _decided(self, facts: Bank) -> None:
         self._bank = facts
+
+    def _predict_scores(self) -> Callable[[Batch], Iterator[Prediction]]:
+        scorer, bank = highest_scorer(self.config, self.bank), self.bank
+        return lambda batch: predict_scores(batch, self.config, self.extractor, scorer, bank, self.device)
 
     def _fitted(self, name: str) -> Bank:
         if self._bank is None:

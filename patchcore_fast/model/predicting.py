@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from patchcore_fast.config import PatchCoreConfig
@@ -20,20 +20,31 @@ class Predicting(ABC):
     config: PatchCoreConfig
     progress: bool | None
 
-    def predict(self, data: Any, *, on_error: str = "raise") -> list[Prediction]:
+    def predict(self, data: Any, *, on_error: str = "raise", maps: bool = True) -> list[Prediction]:
         """Score images; `data` as in `fit`, but a folder means all its images, an ImageSet its test part.
 
         on_error : "raise" ends at the first file that cannot be read; "return" gives a `Prediction` with its `error`.
-        """
-        return list(self.iter_predict(data, on_error=on_error))
+        maps : False gives the same scores and no maps (`Prediction.anomaly_map` is then [0, 0]): PatchCore searches the
+            whole bank for few patches only (docs/search.md).
 
-    @undisturbed
-    def iter_predict(self, data: Any, *, on_error: str = "raise") -> Iterator[Prediction]:
+        Raises
+        ------
+        ValueError : no maps, of a model whose image scores want all patches; says what is in the way.
+        """
+        return list(self.iter_predict(data, on_error=on_error, maps=maps))
+
+    def iter_predict(self, data: Any, *, on_error: str = "raise", maps: bool = True) -> Iterator[Prediction]:
         """`predict` one image at a time, holding one batch in memory."""
         self._fitted("predict")
+        return self._predictions(data, on_error, self._predict if maps else self._predict_scores())
+
+    @undisturbed
+    def _predictions(
+        self, data: Any, on_error: str, predict: Callable[[Batch], Iterator[Prediction]]
+    ) -> Iterator[Prediction]:
         batches = batches_of(data, self.config, "any", on_error=on_error)
         for batch in batches.shown("predict", self.progress):
-            yield from self._predict(batch)
+            yield from predict(batch)
 
     @property
     def threshold(self) -> float | None:
@@ -110,6 +121,10 @@ class Predicting(ABC):
     @abstractmethod
     def _predict(self, batch: Batch) -> Iterator[Prediction]:
         """A prediction for each image."""
+
+    def _predict_scores(self) -> Callable[[Batch], Iterator[Prediction]]:
+        """As `_predict`, without maps. ValueError: this model wants all patches."""
+        raise ValueError(f"{type(self).__name__}.predict: only PatchCore scores images without their maps")
 
     @abstractmethod
     def _decided(self, facts: Any) -> None:

@@ -24,7 +24,7 @@ class Prediction:
     path : the file, or None for images given as tensors.
     score : image score; larger is more anomalous. Its unit is that of the config (a feature distance).
     anomaly_map : [H, W] float32 at the model's input size (`PatchCoreConfig.input_size`), or where that differs from
-        image to image at the size to which this one was resized.
+        image to image at the size to which this one was resized; [0, 0] where it was predicted without maps.
     is_anomalous : score > threshold, or None when the model has no threshold.
     original_size : (height, width) of the file as displayed, or None.
     resized_to : (height, width) before the centre crop; equals the map's size when there is no crop.
@@ -77,7 +77,13 @@ class Prediction:
         Parameters
         ----------
         size : (H0, W0), that of a smaller copy of the photograph; the file's own when None.
+
+        Raises
+        ------
+        ValueError : it was predicted without maps.
         """
+        if not self.anomaly_map.size:
+            raise ValueError("Prediction.full_map: it was predicted without maps (maps=False)")
         size = size or self.original_size
         return self.anomaly_map if size is None else map_to_image(self.anomaly_map, size, self.resized_to)
 

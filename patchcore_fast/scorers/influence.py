@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from patchcore_fast.kernels import PreparedBank, knn
+from patchcore_fast.kernels import PreparedBank, knn, prepare
 from patchcore_fast.kernels.checks import check_int, check_matrix
 from patchcore_fast.kernels.surroundings import undisturbed
 from patchcore_fast.search import Search as Search
@@ -73,7 +73,8 @@ def influence(
     out = query.new_empty(query.shape, dtype=working_type(query, bank))
     distances = query.new_empty((len(query), k), dtype=torch.float32)
     rows = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
-    for part, dist, near in search_chunks(query, bank, k, chunk_size, search):
+    ready = prepare(bank) if search is None and len(query) > chunk_size else bank
+    for part, dist, near in search_chunks(query, ready, k, chunk_size, search):
         distances[part], rows[part] = dist, near
         gradient(query[part], bank, dist, near, squared, out=out[part]).abs_()
     return Influence(out, distances, rows)
@@ -128,7 +129,8 @@ def gradient(
 
 def others(bank: Tensor, k: int, chunk_size: int = CHUNK_SIZE) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Chunks of bank rows with distances to, and numbers of, their k nearest *other* bank rows, k < M."""
-    for part, dist, near in search_chunks(bank, bank, k + 1, chunk_size, None):
+    ready = prepare(bank) if len(bank) > chunk_size else bank
+    for part, dist, near in search_chunks(bank, ready, k + 1, chunk_size, None):
         own = near == torch.arange(part.start, part.stop, device=bank.device)[:, None]
         # Of many equal rows the search may name others only: then the last of the k + 1 goes.
         drop = torch.where(own.any(1), own.int().argmax(1), k)

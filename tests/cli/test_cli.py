@@ -111,6 +111,18 @@ def test_predict_writes_what_the_model_says(bank: Path, weave: Path, tmp_path: P
         assert picture.size == (64, 64)
 
 
+def test_predict_without_maps(bank: Path, weave: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(bank), str(weave / "test"), "--output", str(tmp_path / "out"), "--no-maps"]) == 0
+    assert files(tmp_path / "out") == {"scores.csv", LIST}
+    rows = rows_of(tmp_path / "out" / "scores.csv")
+    expected = PatchCore.load(bank).predict(weave / "test")
+    assert [(np.float32(r["score"]), r["heatmap"]) for r in rows] == [(np.float32(p.score), "") for p in expected]
+    assert "Numbers are in" in capsys.readouterr().out
+    args = ["--output", str(tmp_path / "no"), "--no-maps", "--scorer", "noising"]
+    assert main(["predict", str(bank), str(weave / "test"), *args]) != 0
+    assert 'scorer="distance"' in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
 def test_predict_shows_the_highest_scores(
     bank: Path, weave: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
