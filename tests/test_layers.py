@@ -26,6 +26,8 @@ LAYER = {
     "matrix_files": 0,
     "npy": 0,
     "scratch": 0,
+    "ahead": 0,
+    "stages": 0,
     "written": 0,
     "config": 0,
     "progress": 0,

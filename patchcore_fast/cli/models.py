@@ -46,7 +46,8 @@ def load_runnable(args: argparse.Namespace) -> PatchCore | Method | ExportedMode
         option = f"--{next(iter(given)).replace('_', '-')}"
         raise DataError(f"{option}: {args.bank} is an exported file, which scores as it was exported")
     model = ExportedModel.load(args.bank, **running)
-    model.decide(**given_thresholds(args))
+    if decided := given_thresholds(args):
+        model.decide(**decided)
     model.config = model.config.replace(**regions)
     return model
 

@@ -60,8 +60,8 @@ def predict(args: argparse.Namespace) -> int:
     if pixel_threshold is None and not args.no_maps:
         print("No masks and no regions: this file has no pixel threshold. "
               "Give one with --pixel-threshold, or find it with patchcore-fast calibrate BANK GOOD.")  # fmt: skip
-    stream = Ahead(stream, at_once(model.config))
-    return write_predictions(output, records, stream, model.threshold, pixel_threshold, maps=not args.no_maps)
+    ahead = Ahead(stream, at_once(model.config))
+    return write_predictions(output, records, ahead, model.threshold, pixel_threshold, maps=not args.no_maps)
 
 
 def write_predictions(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_fast.cli.beforehand import check_bank, check_room, need, need_pipeline
-from patchcore_fast.cli.decision import given_threshold
+from patchcore_fast.cli.decision import given_thresholds
 from patchcore_fast.cli.explain import is_out_of_memory
 from patchcore_fast.cli.options import SCORED, add_download, add_group, add_threshold
 from patchcore_fast.cli.outputs import check_folder, output_folder
@@ -114,7 +114,7 @@ def watch(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """What can be told before the long imports."""
-    given_threshold(args)
+    given_thresholds(args)
     for name, value, least in (("--poll", args.poll, 0.0), ("--settle", args.settle, 0.0), ("--every", args.every, 1)):
         if value is not None and not (math.isfinite(value) and value >= least and (value > 0 or name != "--poll")):
             raise DataError(f"{name} must be {'above' if name == '--poll' else 'at least'} {least:g}, got {value:g}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ from patchcore_fast.model.loading import completed
 from patchcore_fast.model.passes import predictions_of
 from patchcore_fast.model.predicting import Predicting
 from patchcore_fast.model.results import Evaluation, Prediction
-
-THRESHOLDS = ("threshold", "pixel_threshold")
 
 
 @dataclass(frozen=True)
@@ -64,19 +61,9 @@ class ExportedModel(Predicting):
         if self.config.input_size is None or list(self.config.input_size) != about.get("input_size"):
             raise ValueError(f"it takes {about.get('input_size')} pixels, its settings say {self.config.input_size}")
         self._known = _Known(about.get("threshold"), about.get("pixel_threshold"))
-        for name in THRESHOLDS:
+        for name in ("threshold", "pixel_threshold"):
             if (value := getattr(self._known, name)) is not None and not is_finite(value):
                 raise ValueError(f"its {name} is {value!r}")
-
-    @property
-    def threshold(self) -> float | None:
-        """Image score above which an image is anomalous."""
-        return self._known.threshold
-
-    @property
-    def pixel_threshold(self) -> float | None:
-        """Value of a map above which a pixel is anomalous."""
-        return self._known.pixel_threshold
 
     @classmethod
     @undisturbed
@@ -104,17 +91,6 @@ class ExportedModel(Predicting):
         model.config = model.config.replace(running=RunningSettings(batch_size, workers, "cpu"))
         return model
 
-    def decide(self, *, threshold: float | None = None, pixel_threshold: float | None = None) -> None:
-        """Call images and pixels anomalous from now on above these, None for one that stays.
-
-        ValueError: it is no finite number.
-        """
-        given = dict(zip(THRESHOLDS, (threshold, pixel_threshold), strict=True))
-        for name, value in given.items():
-            if value is not None and (isinstance(value, bool) or not math.isfinite(value)):
-                raise ValueError(f"ExportedModel.decide: {name} must be a finite number, got {value!r}")
-        self._known = replace(self._known, **{name: float(v) for name, v in given.items() if v is not None})
-
     def said(self) -> str:
         """ "Exported in fp32 of a bank of 512 rows"."""
         rows = self.facts.get("bank_rows")
@@ -136,8 +112,11 @@ class ExportedModel(Predicting):
                              f"{tuple(batch.images.shape)}")  # fmt: skip
         yield from predictions_of(batch, *self._run(batch.images.float().contiguous()), self._known, self.config)
 
+    def _decided(self, facts: Any) -> None:
+        self._known = facts
+
     def _fitted(self, name: str) -> Any:
-        return self
+        return self._known
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:

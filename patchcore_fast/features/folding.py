@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -33,8 +33,8 @@ def folded(net: nn.Module) -> nn.Module:
             return net
         made = copy.deepcopy(net)
         for convolution, norm in pairs:
-            old = made.get_submodule(norm)
-            _put(made, convolution, fuse_conv_bn_eval(made.get_submodule(convolution), old))  # type: ignore[type-var]
+            old: Any = made.get_submodule(norm)
+            _put(made, convolution, fuse_conv_bn_eval(cast(nn.Conv2d, made.get_submodule(convolution)), old))
             _put(made, norm, nn.Sequential(old.drop, old.act) if hasattr(old, "act") else nn.Identity())  # timm's have
         same = all(_close(a, b) for a, b in zip(net(image), made(image), strict=True))
     except (RuntimeError, AssertionError, TypeError, ValueError):  # a network that does not take such an image
