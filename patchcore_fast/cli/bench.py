@@ -8,9 +8,7 @@ import tempfile
 from pathlib import Path
 
 from patchcore_fast.cli.beforehand import check_bank, check_files, need_pipeline
-from patchcore_fast.cli.models import load_model, model_said
 from patchcore_fast.cli.outputs import check_outputs_differ, writable_file
-from patchcore_fast.cli.pipeline import counted
 from patchcore_fast.errors import DataError
 
 SIDE = 1024  # pixels of a picture that is made up
@@ -52,6 +50,8 @@ def bench(args: argparse.Namespace) -> None:
 
     import torch
 
+    from patchcore_fast.cli.models import load_model, model_said
+    from patchcore_fast.cli.pipeline import counted
     from patchcore_fast.data import scan_images
     from patchcore_fast.model.speed import speeds
     from patchcore_fast.report import metrics_table, shared_scale, write_json
