@@ -10,10 +10,10 @@ without a coreset have them), patches of test images are the queries; `--gaussia
 left out. In every turn neighbours and distances of each method are compared, so that those of a prepared bank are once
 it has its short rows: ours bit for bit with one another, and on some queries with float64 brute force; faiss's
 distances to 10^-3. Where they differ no times are shown. Methods take turns, ours with each of
-the instruction sets that `--isas` names; medians are shown. faiss runs in processes of its own, one for each of these sets. For avx2
-its loops (FAISS_SIMD_LEVEL, or the module that its loader picks) and its OpenBLAS (OPENBLAS_CORETYPE) are held to AVX2
-before they are loaded, and asked afterwards what they use. A prepared bank is searched until its way is settled before
-it is timed. The share is that of products: in full, along short rows by their length, and settled.
+the instruction sets that `--isas` names; medians are shown. faiss runs in processes of its own, one for each of the
+sets. For avx2 its loops (FAISS_SIMD_LEVEL, or the module its loader picks) and its OpenBLAS (OPENBLAS_CORETYPE) are
+held to AVX2 before they are loaded, and asked afterwards what they use. A prepared bank is searched until its way is
+settled before it is timed. The share is that of products: in full, along short rows by their length, and settled.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def timed(search: Callable[[], tuple[Tensor, Tensor]]) -> tuple[float, Tensor, T
 
 
 def used_by_faiss() -> dict[str, str]:
-    """Instruction set of faiss's own loops, and the processor whose kernels its OpenBLAS took; "unknown" where unsaid."""
+    """Instruction set of faiss's own loops; the processor whose kernels its OpenBLAS took, "unknown" where unsaid."""
     import faiss
 
     config = getattr(faiss, "SIMDConfig", None)
@@ -216,7 +216,8 @@ def show(p: dict[str, Any]) -> None:
     """A Markdown table."""
     print(f"\n**{p['rows_of']}, {p['queries']:,} queries in {p['bank'][0]:,} x {p['bank'][1]}, k = {p['k']}**\n")
     print(
-        "| method | time | times faster than faiss with these instructions | share of products | prepare |\n|---|---:|---:|---:|---:|"
+        "| method | time | times faster than faiss with this set | share of products | prepare |\n"
+        "|---|---:|---:|---:|---:|"
     )
     for r in p["rows"]:
         share = f"{r['share']:.1%}" if "share" in r else "100 %"
@@ -272,7 +273,7 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
 def shown(files: Sequence[Path]) -> str:
     """The tables of these results, one for each folder of them (a device)."""
     folders: dict[Path, list[Any]] = {}
-    for file in sorted(files):
+    for file in sorted(files, reverse=True):  # tokens first
         folders.setdefault(file.parent, []).append(json.loads(file.read_text(encoding="utf-8")))
     return "\n\n".join(page(results) for results in folders.values())
 
