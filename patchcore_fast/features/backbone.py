@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from patchcore_fast.features.folding import folded
 from patchcore_fast.features.modules import ModuleSource
 from patchcore_fast.features.networks import Size, at_one_size, build, outline, own_random_state, with_class_token
 from patchcore_fast.features.source import FeatureSource, Seen
@@ -41,6 +42,8 @@ class Backbone(FeatureSource):
     ConnectionError : timm could not download the weights.
     """
 
+    _known = ""
+
     @undisturbed
     def __init__(
         self,
@@ -70,12 +73,20 @@ class Backbone(FeatureSource):
         self.reductions = tuple(int(i["reduction"]) for i in info)
         self._channels_last = str(getattr(self.net, "output_fmt", "")).endswith("NHWC")
         self._normalised_by(self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"])
-        self.requires_grad_(False).eval().to(memory_format=torch.channels_last).to(device)
+        self.requires_grad_(False).eval()
+        if any(isinstance(m, torch.nn.BatchNorm2d) for m in self.net.modules()):
+            self._known = super().fingerprint()  # of the weights as they came
+            self.net = folded(self.net)
+        self.to(memory_format=torch.channels_last).to(device)
 
     @classmethod
     def of(cls, module: Any, **options: Any) -> ModuleSource:
         """A network of the user's as a source of features; options as of `ModuleSource`."""
         return ModuleSource(module, **options)
+
+    def fingerprint(self) -> str:
+        """Hex digest of the weights as they were loaded."""
+        return self._known or super().fingerprint()
 
     def _with_token(self, x: torch.Tensor) -> Seen:
         return with_class_token(self.net, x)

@@ -122,6 +122,7 @@ class _Gaussians(torch.nn.Module):
     def forward(self, maps: list[torch.Tensor], _size: tuple[int, int]) -> torch.Tensor:
         x = _joined(maps, [self.get_buffer(f"chosen{i}") for i in range(self.layers)])
         moved = x.flatten(2).permute(2, 1, 0) - self.mean[:, :, None]  # [P, d, B]
+        moved = moved.contiguous()  # strided ones torch multiplies one by one, with its threads parted P times
         return (self.factor @ moved).square().sum(1).sqrt().T.reshape(-1, *self.grid)
 
 
