@@ -81,7 +81,7 @@ Look in_frame(const Rows& rows, std::vector<double> centre, Frame frame, int thr
 
 Look look_over(const Rows& rows, const std::string& isa, uintptr_t centre, double scale, int threads) {
     const int64_t dim = matrix_of(rows).dim;
-    const TileKernel& kernel = kernel_of(isa.empty() ? isa_choose() : isa_from_name(isa));
+    const TileKernel& kernel = isa.empty() ? kernel_of(isa_choose()) : kernel_named(isa);
     if (!(scale > 0 && scale < INFINITY)) throw std::invalid_argument("scale must be positive and finite");
     const auto* c = array<const double>(centre, 0);
     return in_frame(rows, c ? std::vector<double>(c, c + dim) : std::vector<double>(), Frame(kernel, c, scale, dim),
@@ -119,6 +119,7 @@ PYBIND11_MODULE(_native, m) {
         .def_property_readonly("scale", [](const Look& l) { return l.frame.scale(); })
         .def_property_readonly("largest_norm2", [](const Look& l) { return l.extremes.norm2; })
         .def_property_readonly("coarse", [](const Look& l) { return l.extremes.coarse; })
+        .def_property_readonly("step", [](const Look& l) { return l.frame.kernel().step; })
         .def_property_readonly("packs_float32", [](const Look& l) { return l.frame.kernel().bytes == 4; })
         .def_property_readonly("longest", [](const Look& l) { return l.frame.kernel().longest; })
         .def_property_readonly("isa", [](const Look& l) { return std::string(l.frame.kernel().name); });

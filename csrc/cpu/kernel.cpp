@@ -26,4 +26,14 @@ const TileKernel& kernel_of(Isa isa) {
     }
 }
 
+const TileKernel& kernel_named(const std::string& name) {
+    if (name != "avx2i") return kernel_of(isa_from_name(name));
+    kernel_of(Isa::avx2); // throws where it cannot run
+#if PCF_HAVE_AVX2
+    return avx2_integers();
+#else
+    return portable_kernel(); // not reached
+#endif
+}
+
 } // namespace pcf

@@ -6,6 +6,7 @@
 // bound.h's business.
 #pragma once
 #include <cstdint>
+#include <string>
 
 namespace pcf {
 
@@ -46,10 +47,13 @@ struct TileKernel {
 
 enum class Isa;
 const TileKernel& kernel_of(Isa isa); // throws std::runtime_error where it cannot run
+// The same by name; "avx2i" is AVX2 on rows rounded to 16-bit integers.
+const TileKernel& kernel_named(const std::string& name);
 
 const TileKernel& portable_kernel();
 #if PCF_HAVE_AVX2
 const TileKernel& avx2_kernel();
+const TileKernel& avx2_integers();
 #endif
 #if PCF_HAVE_AVX512
 const TileKernel& avx512_kernel();

@@ -14,7 +14,8 @@ constexpr int64_t kBankBytes = 16 << 20;   // packed bank rows held at a time
 constexpr int64_t kStateBytes = 8 << 20;   // of queries searched at a time
 constexpr int64_t kPanelBytes = 32 << 10;  // packed queries that stay in the first-level cache
 constexpr int64_t kSpare = 32;
-constexpr int64_t kSeedRows = 1024, kSeedMost = 64; // bank rows that give the first threshold; largest k that it pays for
+// Bank rows that give the first threshold: at most so many, and about an eighth of a small bank; the largest k it pays for.
+constexpr int64_t kSeedRows = 1024, kSeedMost = 64;
 
 // Of the second-level cache packed queries of a task take three eighths, and the bank rows they meet before the next an
 // eighth: the fewer the tasks, the less often the bank comes from further away.
@@ -113,7 +114,8 @@ class Search {
         float* threshold = w.lanes.thresholds();
         for (int64_t l = 0; l < groups * per_group; ++l) threshold[l] = l < count ? threshold_[size_t(from + l)] : kNever;
         const TileScope scope(kernel_);
-        if (b == 0 && k_ <= kSeedMost) seed(w, bank, q, from, count, std::min(points, kSeedRows));
+        const int64_t seeds = std::min({points, kSeedRows, std::max(points / 8, 16 * k_)});
+        if (b == 0 && k_ <= kSeedMost) seed(w, bank, q, from, count, seeds);
         Entry* entries = entries_.get() + from * room_;
         int64_t* held = held_.data() + from;
         const int64_t room = room_;

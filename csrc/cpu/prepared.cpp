@@ -307,28 +307,37 @@ bool Prepared::task(const Job& job, Worker& w, int64_t from, int64_t count) cons
     return true;
 }
 
-// Canonical distances of what a lane holds, least bound first, until the bounds of the others exclude them.
+// Of what a lane holds: distances along more directions, then canonical ones, the least of those first, until the bounds
+// of the others exclude them.
 void Prepared::settle(const Job& job, Worker& w, int64_t lane, int64_t query) const {
     constexpr int64_t ahead = 4;
     const ShortBank& by = *job.by;
     Entry* entries = w.entries.data() + lane * w.room;
-    const float& threshold = w.lanes.thresholds()[lane];
+    const float threshold = w.lanes.thresholds()[lane];
     const float& reach = w.reach[size_t(lane)];
     std::vector<Neighbour>& nearest = w.nearest[size_t(lane)];
-    const int64_t held = w.held[size_t(lane)];
     const float* longer = w.longer.get() + lane * by.width;
     const auto fetch = [&](int64_t e) {
         const float* row = by.longer.get() + entries[e].row * by.width;
         for (int64_t i = 0; i < by.width; i += 16) __builtin_prefetch(row + i);
     };
+    const int64_t held = std::partition(entries, entries + w.held[size_t(lane)],
+                                        [=](const Entry& e) { return e.value >= threshold; }) - entries;
     w.held[size_t(lane)] = 0;
-    std::sort(entries, entries + held);
     for (int64_t e = 0; e < std::min(ahead, held); ++e) fetch(e);
-    for (int64_t e = 0; e < held && entries[e].value >= threshold; ++e) {
+    int64_t near = 0;
+    for (int64_t e = 0; e < held; ++e) {
         if (e + ahead < held) fetch(e + ahead);
+        const int32_t row = entries[e].row;
+        const float apart = bank_.frame.kernel().apart(longer, by.longer.get() + row * by.width, by.width);
+        if (apart > reach) continue;
+        w.canonical.prefetch(row);
+        entries[near++] = {-apart, row};
+    }
+    w.work.longer += held;
+    std::sort(entries, entries + near);
+    for (int64_t e = 0; e < near && -entries[e].value <= reach; ++e) {
         const int64_t row = entries[e].row;
-        ++w.work.longer;
-        if (bank_.frame.kernel().apart(longer, by.longer.get() + row * by.width, by.width) > reach) continue;
         // Rows of the first bound come again.
         if (std::any_of(nearest.begin(), nearest.end(), [row](const Neighbour& n) { return n.row == row; })) continue;
         const Neighbour found{w.canonical.squared(query, row), row};

@@ -15,6 +15,7 @@ const std::vector<const TileKernel*>& kernels() {
             std::printf("%-9s %s\n", isa_name(isa), refusal.empty() ? "runs here" : refusal.c_str());
             if (refusal.empty()) found.push_back(&kernel_of(isa));
         }
+        if (isa_refusal(Isa::avx2).empty()) found.push_back(&kernel_named("avx2i"));
         return found;
     }();
     return all;

@@ -14,8 +14,8 @@ from .base import Work
 from .native_library import native
 from .native_rows import addressable, describe, look_over, search
 
-# Directions of short rows, and with the rest whole steps of a tile's depth: kernels of 16-bit values, of float32.
-_COUNTS = {False: (31, 63), True: (15, 31, 63)}
+# Directions of short rows: with the rest whole steps of a tile's depth.
+_COUNTS = (15, 31, 63)
 _MOST = 127  # of longer rows, and five eighths of the columns
 _PACKED = 1 << 26  # values of a bank that is held packed
 _ROWS, _QUERIES = 2048, 2048  # bank rows and queries from which short rows can pay
@@ -28,8 +28,8 @@ class NativePrepared:
         threads = engine_threads()
         self._bank = addressable(bank)  # the engine works in the memory of this tensor
         # Queries may be longer than any bank row.
-        (look,) = look_over("prepare", threads, room=2.0, bank=self._bank)
-        self._frame = torch.tensor(look.centre, dtype=torch.float64), look.scale, look.packs_float32
+        (look,) = look_over("prepare", threads, room=2.0, integers=True, bank=self._bank)
+        self._frame = torch.tensor(look.centre, dtype=torch.float64), look.scale, look.step
         self._prepared = native().Prepared(describe(self._bank), look)
         self._prune, self.columns, self.work = prune, 0, Work()
         if self._bank.numel() <= _PACKED:
@@ -43,9 +43,10 @@ class NativePrepared:
 
     def _shorten(self, threads: int) -> None:
         self._wait = None
-        centre, scale, wide = self._frame
+        centre, scale, step = self._frame
         most = min(_MOST, self._bank.shape[1] * 5 // 128 * 16 - 1)
-        made = leading_directions(self._bank, centre, scale, _COUNTS[wide], most, self._prune == "partial")
+        counts = tuple(c for c in _COUNTS if (c + 1) % step == 0)
+        made = leading_directions(self._bank, centre, scale, counts, most, self._prune == "partial")
         if made is None:
             return
         directions, few = made

@@ -14,6 +14,7 @@ from ..surroundings import engine_threads
 from ..together import Together
 from .native_library import native
 
+_INTEGERS = {"avx2": "avx2i", "avx512": "avx512"}  # kernels of 16-bit integers; that of AVX-512 needs VNNI
 _SAMPLE, _SAMPLE_ELEMENTS = 256, 1 << 18  # rows that place the centre
 _LONGEST_INTEGERS = 31999.0  # just below the norm that 16-bit products stand (csrc/cpu/tile_vnni.cpp)
 _COARSE = 2.0**-8  # mean relative error from which rounding to integers leaves too much to settle
@@ -32,7 +33,12 @@ def describe(x: Tensor) -> tuple[int, str, int, int, int, int]:
 
 
 def look_over(
-    name: str, threads: int, together: Together | None = None, room: float = 1.0, **matrices: Tensor
+    name: str,
+    threads: int,
+    together: Together | None = None,
+    room: float = 1.0,
+    integers: bool = False,
+    **matrices: Tensor,
 ) -> list[Any]:
     """Look over the rows in a common frame, refuse unusable ones: one native Look a matrix.
 
@@ -45,6 +51,7 @@ def look_over(
     name : public function, for the error message.
     together : the ranks whose rows are compared with each other: one frame for all.
     room : how many times longer than these rows others in the frame may be.
+    integers : with AVX2 too products may be those of 16-bit integers, where rounding to them loses little.
     matrices : [N, D] each, any float dtype, by the name that the message should use.
     """
     x = next(iter(matrices.values()))
@@ -60,19 +67,20 @@ def look_over(
         return [native().Look(describe(x), isa, centre.data_ptr(), scale, threads) for x in matrices.values()]
 
     isa = native().isa()
-    integers = isa == "avx512"  # VNNI
-    plain = looks("avx512f" if integers else isa, 1.0)
+    whole = _INTEGERS.get(isa) if integers or isa == "avx512" else None
+    floats = "avx512f" if isa == "avx512" else isa
+    plain = looks(floats, 1.0)
     largest = most(lambda: max(look.largest_norm2 for look in plain))
     if largest == 0 or _NORM2[0] <= largest <= _NORM2[1]:
-        if not integers or largest == 0:
+        if whole is None or largest == 0:
             return plain
         longest = _LONGEST_INTEGERS / (room * math.sqrt(largest))
-        rounded = looks(isa, 2.0 ** math.floor(math.log2(longest)))
+        rounded = looks(whole, 2.0 ** math.floor(math.log2(longest)))
         return rounded if max(look.coarse for look in rounded) <= _COARSE else plain
     # The largest value goes to 2^40, far from overflow, so that others keep room below it; the cap keeps the bound
     # above what the float64 squares of subnormal differences lose.
     largest = most(lambda: max(_largest(name, what, x) for what, x in matrices.items()))
-    return looks("avx512f" if integers else isa, 2.0 ** min(40 - math.frexp(largest)[1], 450))
+    return looks(floats, 2.0 ** min(40 - math.frexp(largest)[1], 450))
 
 
 def _centre_of(x: Tensor) -> Tensor:  # [N, D] -> [1, D] float64, values of float32
@@ -100,7 +108,7 @@ def search(query: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Canonical squared distances [Q, k] float64 ascending and rows [Q, k] int64."""
     query, bank = addressable(query), addressable(bank)
     threads = engine_threads()
-    of_bank, of_query = look_over("knn", threads, bank=bank, query=query)
+    of_bank, of_query = look_over("knn", threads, integers=True, bank=bank, query=query)
     squared = torch.empty(query.shape[0], k, dtype=torch.float64, device="cpu")
     rows = torch.empty(query.shape[0], k, dtype=torch.int64, device="cpu")
     native().knn(describe(query), describe(bank), of_query, of_bank, k, threads, squared.data_ptr(), rows.data_ptr())
