@@ -95,7 +95,8 @@ def verdicts(metrics: Mapping[str, float], bank: Any) -> str:
         parts.append(f"{tp:,} of {tp + fn:,} anomalous images found, {fn:,} missed")
     if fp + tn:
         parts.append(f"{fp:,} of {fp + tn:,} normal images are false alarms ({rate(fp, fp + tn)})")
-    lines = [f"At the threshold in use, {bank.threshold:.4g}: {'; '.join(parts)}.", f"  By training: {expected(bank)}"]
+    by = "calibration" if bank.calibrated else "training"
+    lines = [f"At the threshold in use, {bank.threshold:.4g}: {'; '.join(parts)}.", f"  By {by}: {expected(bank)}"]
     f1 = 2 * tp / (2 * tp + fn + fp) if tp else 0.0
     best, best_f1 = metrics["image_f1_threshold"], metrics["image_f1"]
     if best_f1 > f1 + 0.005:
