@@ -38,14 +38,14 @@ def decided_text(bank: Any, why: str) -> str:
     why : there may be none.
     """
     if bank.threshold is None:
-        lines = [f"No threshold: {why}. Set one with --image-threshold."]
+        lines = [f"No threshold: {why}. Set one with patchcore-fast threshold or calibrate."]
     else:
         lines = [f"Threshold {bank.threshold:.4g}: {expected(bank)}"]
     if bank.pixel_threshold is not None:
         lines.append(f"Pixel threshold {bank.pixel_threshold:.4g}: {expected_pixels(bank)}")
     elif bank.threshold is not None:
-        lines.append("No pixel threshold: there are no maps of held-out images. Set one with --pixel-threshold, or "
-                     "with patchcore-fast calibrate.")  # fmt: skip
+        lines.append("No pixel threshold: there are no maps of held-out images. Set one with "
+                     "patchcore-fast threshold or calibrate.")  # fmt: skip
     return "\n".join(lines)
 
 

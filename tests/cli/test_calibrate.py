@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from patchcore_fast.cli import main
-from patchcore_fast.cli.decision import verdicts
+from patchcore_fast.cli.decision import decided_text, verdicts
 from patchcore_fast.config.decision import share
 from patchcore_fast.memory_bank import MemoryBank
-from patchcore_fast.model.decision import with_thresholds
+from patchcore_fast.model.decision import undecided, with_thresholds
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -92,3 +92,11 @@ def test_verdicts_say_whose_scores_they_go_by(bank: Path) -> None:
     assert "By training: " in verdicts(metrics, loaded)
     said = verdicts(metrics, replace(loaded, calibrated=len(loaded.normal_scores)))
     assert "By calibration: " in said and "training" not in said
+
+
+def test_no_command_names_an_option_that_it_has_not(bank: Path) -> None:
+    """fit, train, update and merge say this; the last two take no threshold."""
+    loaded = MemoryBank.load(bank)
+    for empty in (undecided(loaded), replace(undecided(loaded), threshold=2.0)):
+        said = decided_text(empty, "why")
+        assert "patchcore-fast threshold or calibrate" in said and "--" not in said
