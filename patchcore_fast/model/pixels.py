@@ -22,6 +22,7 @@ SPREAD = 0.04  # standard deviation of log levels to expect beforehand; see `thr
 # Probabilities at which a Student distribution is taken, dense at both ends, and their weights.
 _AT = special.expit(np.linspace(-14.0, 14.0, 281))
 _WEIGHTS = np.diff(special.expit(np.linspace(-14.05, 14.05, 282)))
+_WEIGHTS /= _WEIGHTS.sum()  # of what lies beyond the ends too: below all values there are all pixels
 _LEAST = 1e-30  # stands for values of zero, which have no logarithm
 
 
