@@ -76,8 +76,12 @@ def expected_pixels(bank: Any) -> str:
 
 
 def percent(share: float) -> str:
-    """A share with two digits, "0.11 %"."""
-    return f"{100 * share:.2g} %"
+    """A share with two digits, "0.11 %"; all are "100 %"."""
+    return f"{_short(100 * share)} %"
+
+
+def _short(number: float) -> str:
+    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"  # not 1e+02
 
 
 def _asked(bank: Any) -> str:
@@ -118,8 +122,8 @@ def regions_said(metrics: Mapping[str, float]) -> str:
     parts = [f"{found:,} of {true:,} true regions found ({near:,} with an IoU of {IOU:g} or more)"] if true else []
     normal = metrics["false_regions_per_normal_image"]
     parts.append(f"{false:,} false {'region' if false == 1 else 'regions'} on {images:,.0f} images "
-                 f"({metrics['false_regions_per_image']:.2g} an image"
-                 f"{'' if math.isnan(normal) else f', {normal:.2g} a normal image'})")  # fmt: skip
+                 f"({_short(metrics['false_regions_per_image'])} an image"
+                 f"{'' if math.isnan(normal) else f', {_short(normal)} a normal image'})")  # fmt: skip
     return f"At the pixel threshold in use, {metrics['pixel_threshold']:.4g}: {'; '.join(parts)}."
 
 

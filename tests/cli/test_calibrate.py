@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from patchcore_fast.cli import main
-from patchcore_fast.cli.decision import decided_text, verdicts
+from patchcore_fast.cli.decision import decided_text, percent, regions_said, verdicts
 from patchcore_fast.config.decision import share
 from patchcore_fast.memory_bank import MemoryBank
 from patchcore_fast.model.decision import undecided, with_thresholds
@@ -100,3 +100,12 @@ def test_no_command_names_an_option_that_it_has_not(bank: Path) -> None:
     for empty in (undecided(loaded), replace(undecided(loaded), threshold=2.0)):
         said = decided_text(empty, "why")
         assert "patchcore-fast threshold or calibrate" in said and "--" not in said
+
+
+@pytest.mark.parametrize(("share", "text"), [(0, "0 %"), (0.00112, "0.11 %"), (0.123, "12 %"), (1, "100 %")])
+def test_shares_are_short(share: float, text: str) -> None:
+    assert percent(share) == text
+    metrics = dict.fromkeys(("true_regions", "regions_found", "regions_found_iou"), 0) | {
+        "n_region_images": 2, "false_regions": 2400, "pixel_threshold": 1.0,
+        "false_regions_per_image": 1200.0, "false_regions_per_normal_image": 1200.0}  # fmt: skip
+    assert "(1,200 an image, 1,200 a normal image)" in regions_said(metrics)
