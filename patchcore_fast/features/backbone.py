@@ -85,7 +85,8 @@ class Backbone(FeatureSource):
 
     def _running(self, x: torch.Tensor) -> Any:
         """`net` with its batch norms folded, made at the first images and anew when its weights are others."""
-        weights = tuple((t.data_ptr(), t._version) for t in (*self.net.parameters(), *self.net.buffers()))
+        held = (*self.net.parameters(), *self.net.buffers())
+        weights = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in held)
         if self._folded[0] != weights:
             self._folded = weights, folded(self.net, x[:1])
         return self._folded[1]
