@@ -185,9 +185,7 @@ def test_an_exported_file(bank: Path, weave: Path, tmp_path: Path, capsys: pytes
     assert "is an exported file, which scores as it was exported" in capsys.readouterr().err
 
 
-def test_images_are_not_put_where_they_come_from(
-    bank: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_are_not_put_where_they_come_from(bank: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "test/good").rename(data / "normal")
     there = sorted((data / "normal").iterdir())
     assert watched(bank, data / "normal", data, "--once", "--settle", "0", "--folders", "move") == 2
