@@ -81,7 +81,7 @@ def test_int8_of_onnx_takes_the_range_behind_a_relu(tmp_path: Path) -> None:
     from patchcore_fast.export.quantize import quantized_onnx
 
     w = torch.randn(3, 3, 1, 1, generator=torch.Generator().manual_seed(0))
-    constants = {"wide": 40 * w, "w": w, "low": torch.tensor(0.0), "high": torch.tensor(6.0)}
+    constants = {"wide": 100 * w, "w": w, "low": torch.tensor(0.0), "high": torch.tensor(6.0)}
     chain = [("Conv", ["images", "wide"]), ("Clip", ["t0", "low", "high"]), ("Conv", ["t1", "w"]), ("Add", ["t2", "t1"]),
              ("Relu", ["t3"])]  # fmt: skip
     value = helper.make_tensor_value_info
@@ -100,7 +100,7 @@ def test_int8_of_onnx_takes_the_range_behind_a_relu(tmp_path: Path) -> None:
 
     want = run(plain)
     made = quantized_onnx(onnx.ModelProto.FromString(plain.SerializeToString()), images)
-    assert float((run(made) - want).abs().mean() / want.mean()) < 0.01
+    assert float((run(made) - want).abs().mean() / want.mean()) < 0.03
     assert [node.op_type for node in made.graph.node if node.op_type in ("Add", "Relu", "Clip")] == ["Add", "Relu"]
 
 
