@@ -82,8 +82,8 @@ def test_int8_of_onnx_takes_the_range_behind_a_relu(tmp_path: Path) -> None:
 
     w = torch.randn(3, 3, 1, 1, generator=torch.Generator().manual_seed(0))
     constants = {"wide": 100 * w, "w": w, "low": torch.tensor(0.0), "high": torch.tensor(6.0)}
-    chain = [("Conv", ["images", "wide"]), ("Clip", ["t0", "low", "high"]), ("Conv", ["t1", "w"]), ("Add", ["t2", "t1"]),
-             ("Relu", ["t3"])]  # fmt: skip
+    chain = [("Conv", ["images", "wide"]), ("Clip", ["t0", "low", "high"]), ("Conv", ["t1", "w"]),
+             ("Add", ["t2", "t1"]), ("Relu", ["t3"])]  # fmt: skip
     value = helper.make_tensor_value_info
     sides = ["N", 3, 16, 16]
     graph = helper.make_graph(
