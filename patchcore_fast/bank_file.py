@@ -38,7 +38,7 @@ TENSORS = {
     "index_centres": ("F32",),
     "index_words": ("F32",),
 }
-QUANTILES = 256  # most numbers that are kept of a held-out image's map
+QUANTILES = 33  # numbers that are kept of a held-out image's map
 Span = tuple[torch.dtype, list[int], int, int]  # type, shape and offsets of a tensor
 _NUMBER = re.compile(r"^(0|[1-9][0-9]?)\.")  # of a layer
 TYPES = {
@@ -68,8 +68,8 @@ def check_quantiles(owner: str, q: torch.Tensor | None) -> None:
     """ValueError: they are none of maps."""
     if q is None:
         return
-    if q.ndim != 2 or 0 in q.shape or q.shape[1] > QUANTILES or q.dtype != torch.float32:
-        raise ValueError(f"{owner}: normal_pixels must be [n, Q] float32 with Q at most {QUANTILES}, got "
+    if q.ndim != 2 or not len(q) or q.shape[1] != QUANTILES or q.dtype != torch.float32:
+        raise ValueError(f"{owner}: normal_pixels must be [n, {QUANTILES}] float32, got "
                          f"{tuple(q.shape)} {q.dtype}")  # fmt: skip
     if not bool(torch.isfinite(q).all()) or bool((q.diff(dim=1) < 0).any()):
         raise ValueError(f"{owner}: normal_pixels must be finite, and each row ascending")

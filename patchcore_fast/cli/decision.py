@@ -38,14 +38,14 @@ def decided_text(bank: Any, why: str) -> str:
     why : there may be none.
     """
     if bank.threshold is None:
-        lines = [f"No threshold: {why}. Set one with --image-threshold."]
+        lines = [f"No threshold: {why}. Set one with patchcore-fast threshold or calibrate."]
     else:
         lines = [f"Threshold {bank.threshold:.4g}: {expected(bank)}"]
     if bank.pixel_threshold is not None:
         lines.append(f"Pixel threshold {bank.pixel_threshold:.4g}: {expected_pixels(bank)}")
     elif bank.threshold is not None:
-        lines.append("No pixel threshold: there are no maps of held-out images. Set one with --pixel-threshold, or "
-                     "with patchcore-fast calibrate.")  # fmt: skip
+        lines.append("No pixel threshold: there are no maps of held-out images. Set one with "
+                     "patchcore-fast threshold or calibrate.")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -76,8 +76,12 @@ def expected_pixels(bank: Any) -> str:
 
 
 def percent(share: float) -> str:
-    """A share with two digits, "0.11 %"."""
-    return f"{100 * share:.2g} %"
+    """A share with two digits, "0.11 %"; all are "100 %"."""
+    return f"{_short(100 * share)} %"
+
+
+def _short(number: float) -> str:
+    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"  # not 1e+02
 
 
 def _asked(bank: Any) -> str:
@@ -95,7 +99,8 @@ def verdicts(metrics: Mapping[str, float], bank: Any) -> str:
         parts.append(f"{tp:,} of {tp + fn:,} anomalous images found, {fn:,} missed")
     if fp + tn:
         parts.append(f"{fp:,} of {fp + tn:,} normal images are false alarms ({rate(fp, fp + tn)})")
-    lines = [f"At the threshold in use, {bank.threshold:.4g}: {'; '.join(parts)}.", f"  By training: {expected(bank)}"]
+    by = "calibration" if bank.calibrated else "training"
+    lines = [f"At the threshold in use, {bank.threshold:.4g}: {'; '.join(parts)}.", f"  By {by}: {expected(bank)}"]
     f1 = 2 * tp / (2 * tp + fn + fp) if tp else 0.0
     best, best_f1 = metrics["image_f1_threshold"], metrics["image_f1"]
     if best_f1 > f1 + 0.005:
@@ -117,8 +122,8 @@ def regions_said(metrics: Mapping[str, float]) -> str:
     parts = [f"{found:,} of {true:,} true regions found ({near:,} with an IoU of {IOU:g} or more)"] if true else []
     normal = metrics["false_regions_per_normal_image"]
     parts.append(f"{false:,} false {'region' if false == 1 else 'regions'} on {images:,.0f} images "
-                 f"({metrics['false_regions_per_image']:.2g} an image"
-                 f"{'' if math.isnan(normal) else f', {normal:.2g} a normal image'})")  # fmt: skip
+                 f"({_short(metrics['false_regions_per_image'])} an image"
+                 f"{'' if math.isnan(normal) else f', {_short(normal)} a normal image'})")  # fmt: skip
     return f"At the pixel threshold in use, {metrics['pixel_threshold']:.4g}: {'; '.join(parts)}."
 
 

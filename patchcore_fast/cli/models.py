@@ -41,7 +41,7 @@ def load_runnable(args: argparse.Namespace) -> PatchCore | Method | ExportedMode
     running = {name: given.pop(name) for name in ("batch_size", "workers") if name in given}
     regions = {name: given.pop(name) for name in REGIONS if name in given}
     if given.pop("device", "cpu") != "cpu":
-        raise DataError(f"--device: predict runs an exported file on the processor, got {args.device}")
+        raise DataError(f"--device: an exported file runs on the processor, got {args.device}")
     if given:
         option = f"--{next(iter(given)).replace('_', '-')}"
         raise DataError(f"{option}: {args.bank} is an exported file, which scores as it was exported")

@@ -47,10 +47,11 @@ def threshold(args: argparse.Namespace) -> None:
         write_model(output, changed, tensors)
     else:
         changed.save(output)
-    kinds = (("Threshold", "threshold", expected), ("Pixel threshold", "pixel_threshold", expected_pixels))
-    for name, field, says in kinds:
+    kinds = (("Threshold", "threshold", TARGETS[0], expected),
+             ("Pixel threshold", "pixel_threshold", TARGETS[1], expected_pixels))  # fmt: skip
+    for name, field, share, says in kinds:
         before, now = getattr(bank, field), getattr(changed, field)
-        if now != before:
+        if field in wanted or share in wanted:
             was = "none" if before is None else f"{before:.6g}"
             print(f"{name} {now:.6g} (was {was}) in {Path(output)}: {says(changed)}")
 

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from patchcore_fast.watch import Watch
 
 WAYS = ("link", "copy", "move", "none")  # watch.placing's (a test compares)
+FILLED = ("normal", "anomalous", "unreadable", "heatmaps")  # folders of OUT that images are put into
 PORT, PORTS = 8765, 65_535
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.set_defaults(resumes=True)
-    parser.add_argument("bank", metavar="BANK", help="file written by fit or train")
+    parser.add_argument("bank", metavar="BANK", help="file written by fit, train or export")
     parser.add_argument("folder", metavar="IN", help="folder to watch, with its sub-folders")
     parser.add_argument(
         "--output", required=True, metavar="OUT",
@@ -74,21 +75,24 @@ def watch(args: argparse.Namespace) -> int:
     """Watch until Ctrl-C or SIGTERM, which wait for the images in hand, or with --once until all are done."""
     _check(args)
 
-    from patchcore_fast.cli.models import facts_of, load_model, model_said  # which import NumPy
+    from patchcore_fast.cli.models import facts_of, load_runnable, model_said  # which import NumPy
 
-    model = load_model(args)
+    model = load_runnable(args)
     model.progress = False  # one bar a batch
-    if model.threshold is None and args.folders != "none":
-        raise DataError(f"{args.bank}: has no threshold, so there are no verdicts: give --threshold, or --folders none")
+    if model.threshold is None and (args.folders != "none" or args.heatmaps):
+        ways = "--threshold, or --folders none" + (" without --heatmaps" if args.heatmaps else "")
+        raise DataError(f"{args.bank}: has no threshold, so there are no verdicts: give {ways}")
     output = output_folder(args.output)
 
+    from patchcore_fast.export import ExportedModel
     from patchcore_fast.model.threshold import held_out
     from patchcore_fast.watch import Options, Watch
 
     options = Options(Path(args.folder), output, args.once, args.poll, args.settle, args.folders, args.heatmaps,
                       args.page is not None)  # fmt: skip
     with postponed() as stopped:
-        watching = Watch(model, options, held_out(facts_of(model)), emit=_emit, warn=_warn, stopped=stopped,
+        normal = [] if isinstance(model, ExportedModel) else held_out(facts_of(model))  # a file has thresholds alone
+        watching = Watch(model, options, normal, emit=_emit, warn=_warn, stopped=stopped,
                          bearable=is_out_of_memory)  # fmt: skip
         page = None
         try:
@@ -125,6 +129,9 @@ def _check(args: argparse.Namespace) -> None:
         raise DataError(f"{Path(args.folder)}: {'not a folder' if os.path.exists(args.folder) else 'no such folder'}")
     check_room(args.output)
     check_folder(args.output, [("the bank", args.bank)], [("IN", args.folder)])
+    for name in FILLED:
+        if Path(os.path.realpath(args.folder)).is_relative_to(os.path.realpath(os.path.join(args.output, name))):
+            raise DataError(f"--output {args.output}: puts images where IN {args.folder} is, give another one")
     need_pipeline()
     if args.poll is None and not args.once:
         need("watchdog", "watch needs watchdog (or --poll)", "watch")

@@ -13,7 +13,7 @@ def share(text: str) -> float:
     """A share as people write it: "0.005", "1/200" or "0.5%". ValueError: none of these."""
     try:
         return float(Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise ValueError(f"a share is wanted, as 0.005, 1/200 or 0.5%, got {text!r}") from None
 
 

@@ -10,15 +10,7 @@ import torch
 
 from patchcore_fast.features.folding import folded
 from patchcore_fast.features.modules import ModuleSource
-from patchcore_fast.features.networks import (
-    Size,
-    at_even_sizes,
-    at_one_size,
-    build,
-    outline,
-    own_random_state,
-    with_class_token,
-)
+from patchcore_fast.features.networks import Size, at_one_size, build, outline, own_random_state, with_class_token
 from patchcore_fast.features.source import FeatureSource, Seen
 from patchcore_fast.kernels.surroundings import undisturbed
 
@@ -50,7 +42,7 @@ class Backbone(FeatureSource):
     ConnectionError : timm could not download the weights.
     """
 
-    _known = ""
+    _folded: tuple[Any, Any] = ((), None)
 
     @undisturbed
     def __init__(
@@ -81,30 +73,24 @@ class Backbone(FeatureSource):
         self.reductions = tuple(int(i["reduction"]) for i in info)
         self._channels_last = str(getattr(self.net, "output_fmt", "")).endswith("NHWC")
         self._normalised_by(self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"])
-        self.requires_grad_(False).eval()
-        if any(isinstance(m, torch.nn.BatchNorm2d) for m in self.net.modules()):
-            self._known = super().fingerprint()  # of the weights as they came
-            self.net = folded(self.net)
-        self.to(memory_format=torch.channels_last).to(device)
+        self.requires_grad_(False).eval().to(memory_format=torch.channels_last).to(device)
 
     @classmethod
     def of(cls, module: Any, **options: Any) -> ModuleSource:
         """A network of the user's as a source of features; options as of `ModuleSource`."""
         return ModuleSource(module, **options)
 
-    def fingerprint(self) -> str:
-        """Hex digest of the weights as they were loaded."""
-        return self._known or super().fingerprint()
-
     def _with_token(self, x: torch.Tensor) -> Seen:
-        return with_class_token(self.net, x)
+        return with_class_token(self._running(x), x)
+
+    def _running(self, x: torch.Tensor) -> Any:
+        """`net` with its batch norms folded, made at the first images and anew when its weights are others."""
+        held = (*self.net.parameters(), *self.net.buffers())
+        weights = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in held)
+        if self._folded[0] != weights:
+            self._folded = weights, folded(self.net, x[:1])
+        return self._folded[1]
 
     def at_one_size(self, size: Size) -> Any:
         """The network with position embeddings for images of one size alone."""
         return at_one_size(self.net, self.outline, self._indices, size)
-
-    def at_many_sizes(self) -> tuple[Any, int]:
-        """See `FeatureSource.at_many_sizes`."""
-        if self.outline.dynamic or self.fixed_size is not None or self.multiple != (1, 1):
-            raise ValueError(f"{self.name} has position embeddings or windows, which are of one size")
-        return at_even_sizes(self.net), max(int(stage["reduction"]) for stage in self.net.feature_info.info)

@@ -61,7 +61,7 @@ class FeatureSource(torch.nn.Module):
         ------
         ValueError, TypeError : no such images, or of a size that the network does not take.
         """
-        return self._seen(images, dtype, lambda x: (self.net(x), None))[0]
+        return self._seen(images, dtype, lambda x: (self._running(x)(x), None))[0]
 
     @undisturbed
     @torch.inference_mode()
@@ -78,7 +78,11 @@ class FeatureSource(torch.nn.Module):
 
     def _with_token(self, x: torch.Tensor) -> Seen:
         """Maps of normalised images as `net` gives them, and the class token [B, C] beside the last, or None."""
-        return self.net(x), None
+        return self._running(x)(x), None
+
+    def _running(self, _x: torch.Tensor) -> Any:
+        """What computes the maps of normalised images as `net` does."""
+        return self.net
 
     def _seen(self, images: torch.Tensor, dtype: torch.dtype, run: Callable[[torch.Tensor], Seen]) -> Seen:
         if images.ndim != 4 or images.shape[1] != 3:

@@ -67,9 +67,11 @@ def calibrated(
     held = HeldOut([], [])
     for one in _readable(good, unread):
         held.add(one.score, quantiles_of(torch.from_numpy(one.anomaly_map)[None])[0])
-    found = [(one.path, one.score) for one in _readable(defects, unread)]
     if len(held.scores) < 2:
-        raise ValueError(f"calibrate: two good images or more are wanted, got {len(held.scores)}")
+        raise ValueError(f"calibrate: two good images or more are wanted, got {len(held.scores)}{_last(unread)}")
+    found = [(one.path, one.score) for one in _readable(defects, unread)]
+    if balance and not found:
+        raise ValueError(f"calibrate: there are no defects to choose a threshold by{_last(unread)}")
     balanced = balanced_threshold(held.scores, [score for _, score in found]) if balance else None
     chosen = np.linspace(0, len(held.scores) - 1, min(KEPT, len(held.scores))).round().astype(int).tolist()
     kept = HeldOut([held.scores[i] for i in chosen], [held.pixels[i] for i in chosen])
@@ -88,6 +90,11 @@ def _readable(stream: Iterable[Prediction], unread: list[tuple[Path, str]]) -> I
             unread.append((one.path or Path(), one.error))
 
 
+def _last(unread: Sequence[tuple[Path, str]]) -> str:
+    """Behind an error of too few images: why the last of those that could not be read could not."""
+    return f"; {unread[-1][1]}" if unread else ""
+
+
 def balanced_threshold(good: Sequence[float], defects: Sequence[float]) -> Balanced:
     """Where the share of defects above and the share of good images not above are together largest (Youden 1950).
 
@@ -104,8 +111,9 @@ def balanced_threshold(good: Sequence[float], defects: Sequence[float]) -> Balan
     chosen, gained = _youden(ok, bad)
     if gained <= 0:
         raise ValueError("calibrate: the defects score no higher than the good images, no threshold parts them")
+    both = (ok, bad) if len(bad) > 1 else (ok,)  # SciPy draws from two or more; a single defect is in every draw
     found = stats.bootstrap(
-        (ok, bad), lambda a, b: _youden(a, b)[0], vectorized=False, paired=False, n_resamples=RESAMPLES,
+        both, lambda a, b=bad: _youden(a, b)[0], vectorized=False, paired=False, n_resamples=RESAMPLES,
         confidence_level=LEVEL, method="percentile", random_state=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return Balanced(chosen, (float(found.low), float(found.high)))

@@ -8,19 +8,21 @@ import numpy as np
 import torch
 from scipy import optimize, special, stats
 
+from patchcore_fast.bank_file import QUANTILES
 from patchcore_fast.config import ScoringSettings
 from patchcore_fast.model.collect import Sizes
 from patchcore_fast.model.threshold import LEVEL, Floats, predicted
 from patchcore_fast.scoring import anomaly_map
 
 # Shares of a map's pixels that reach its kept values, ascending by value: from all of them to one of 65,536.
-SHARES = 2.0 ** (-np.arange(33) / 2)
+SHARES = 2.0 ** (-np.arange(QUANTILES) / 2)
 PIXELS = 1 << 20  # of a map that are looked at; of larger ones evenly spaced rows and columns
 RESAMPLES = 1000  # of the bootstrap
 SPREAD = 0.04  # standard deviation of log levels to expect beforehand; see `threshold.SPREAD`
 # Probabilities at which a Student distribution is taken, dense at both ends, and their weights.
 _AT = special.expit(np.linspace(-14.0, 14.0, 281))
 _WEIGHTS = np.diff(special.expit(np.linspace(-14.05, 14.05, 282)))
+_WEIGHTS /= _WEIGHTS.sum()  # of what lies beyond the ends too: below all values there are all pixels
 _LEAST = 1e-30  # stands for values of zero, which have no logarithm
 
 
@@ -122,5 +124,5 @@ def _logs(maps: torch.Tensor) -> Floats:
 
 def _above(curve: Floats, logs: Floats) -> Floats:
     """Shares of a map's pixels above values, by the logs [Q] of its quantiles."""
-    found = np.exp(np.interp(logs, curve, np.log(SHARES[: len(curve)])))
+    found = np.exp(np.interp(logs, curve, np.log(SHARES)))
     return np.where(logs >= curve[-1], 0.0, np.where(logs < curve[0], 1.0, found))

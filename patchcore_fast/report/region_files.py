@@ -79,9 +79,9 @@ def _coco(path: Path) -> Iterator[Callable[[Path, Any, str], None]]:
         counts = {"image": 0, "annotation": 0}
 
         def write(file: Any, kind: str, values: dict[str, Any]) -> None:
-            file.write(b",\n" if counts[kind] else b"\n")
+            text = json.dumps({"id": counts[kind] + 1} | values, allow_nan=False)  # before a byte of it is written
+            file.write(((",\n" if counts[kind] else "\n") + text).encode("ascii"))
             counts[kind] += 1
-            file.write(json.dumps({"id": counts[kind]} | values, allow_nan=False).encode("ascii"))
 
         def add(source: Path, prediction: Any, mask: str) -> None:
             height, width = prediction.size

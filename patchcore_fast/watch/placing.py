@@ -77,8 +77,9 @@ class Placing:
                 os.unlink(source)
                 return
             try:
-                os.rename(source, target)
-                return
+                if not source.is_symlink():  # which from there would point elsewhere: its image is copied
+                    os.rename(source, target)
+                    return
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise

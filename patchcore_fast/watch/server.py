@@ -67,6 +67,7 @@ class Page:
     ) -> None:
         """Listen at once."""
         self._recent, self._find, self._began = recent, find, time.time()
+        self.address = address
         page = self
 
         class Handler(_Handler):
@@ -159,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer; 403 for a Host that is a name of elsewhere, 404 for what there is not, 204 for a lost picture."""
-        if not is_local(self.headers.get("Host", "")):
+        if not is_local(self.headers.get("Host", ""), self.server_page.address):
             self._send(403, "text/plain; charset=utf-8", b"This page answers to an address or to localhost.\n")
             return
         path, _, query = self.path.partition("?")
@@ -196,10 +197,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Standard error is for the user of the command."""
 
 
-def is_local(host: str) -> bool:
-    """Whether a Host header is an address, localhost or this machine's own name: no other site can have these."""
+def is_local(host: str, listening: str = "") -> bool:
+    """Whether a Host header is an address, localhost, this machine's own name or the one that the page listens at: no
+    other site can have these.
+    """
     name = re.sub(r":\d+\Z", "", host).lower()
-    if name in ("localhost", socket.gethostname().lower()):
+    if name and name in ("localhost", socket.gethostname().lower(), listening.lower()):
         return True
     try:
         ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))

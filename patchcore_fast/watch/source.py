@@ -25,6 +25,7 @@ from patchcore_fast.watch.journal import key_of
 NOTED = 4096  # events, and files that are still being written, that are kept at most
 RESCAN, SHARE = 30.0, 50  # seconds between walks beside events; a walk takes at most one of so many seconds
 TICK = 0.1  # seconds until a signal to stop is seen
+STEP = 64  # files that are done, past which a walk looks at the clock
 UNFINISHED = re.compile(r"[ ._~-](tmp|temp|part|partial|filepart|crdownload|download|writing)$", re.IGNORECASE)
 _END = object()
 _log = logging.getLogger(__name__)
@@ -181,7 +182,7 @@ class Source:
                 return batch
             with self._told:
                 full, anew = len(self._growing) >= NOTED, self._missed and self._scan is None
-                if full or not (self._events or anew):
+                if full or not (self._events or anew or self._scan is not None):
                     self._told.wait(min(TICK, max(self._due() - time.monotonic(), 0.001)))
 
     def close(self) -> None:
@@ -215,12 +216,15 @@ class Source:
         if self._scan is None and (self._missed or time.monotonic() >= self._next) and not (self.once and self._scans):
             self._missed = False
             self._scan = self._walk()
+        until = time.monotonic() + TICK  # what came meanwhile, and signals, do not wait for a whole walk
         while self._scan is not None and len(batch) < most and len(self._growing) < NOTED:
             if next(self._scan, _END) is _END:
                 self._scan = None
             for arrival in self._found:
                 batch.setdefault(str(arrival.path), arrival)
             self._found.clear()
+            if time.monotonic() >= until:
+                break
         return list(batch.values())
 
     def _settled(self, path: str, batch: dict[str, Arrival]) -> None:
@@ -262,8 +266,8 @@ class Source:
         return not (inside and (os.path.realpath(os.path.dirname(path)) + os.sep).startswith(output))
 
     def _walk(self) -> Iterator[None]:
-        """One walk through the folder, to `_found` and `_growing`; gives way after each file that is new."""
-        begin, now = time.monotonic(), time.time()
+        """One walk through the folder, to `_found` and `_growing`; gives way after each new file, and now and then."""
+        since, spent, now = time.monotonic(), 0.0, time.time()
         before, self._looked = self._looked, now
         closed = len(self._closed)
         self.done.begin()
@@ -279,20 +283,22 @@ class Source:
                 self._closed.add(path)
                 _log.warning("%s: cannot be opened (%s), it is looked at again", path, error.strerror)
 
-        for path, found in files_below(self.folder, self._output, refused):
-            if self._meet(path, found, before, now):
+        for number, (path, found) in enumerate(files_below(self.folder, self._output, refused), 1):
+            if self._meet(path, found, before, now) or number % STEP == 0:
+                spent += time.monotonic() - since
                 yield
+                since = time.monotonic()  # scoring is no part of the walk
         if not lost and closed:
             self._closed.clear()
         # A folder on a drive that went away, or came back as another, was not seen whole: nothing in it is forgotten.
         self.done.end(not lost and identity is not None and identity == _identity(self.folder))
         self._scans += 1
-        pause = max(RESCAN, SHARE * (time.monotonic() - begin)) if self._poll is None else self._poll
+        pause = max(RESCAN, SHARE * (spent + time.monotonic() - since)) if self._poll is None else self._poll
         self._next = time.monotonic() + pause
 
     def _meet(self, path: str, found: os.stat_result, before: float, now: float) -> bool:
         """Whether a file of a walk is new."""
-        arrival = self._arrival(path, found, min(max(found.st_ctime, before), now))
+        arrival = self._arrival(path, found, min(max(found.st_ctime, before), time.time()))
         if arrival.key in self.done or path in self._growing or path in self._events:
             return False
         # The clock of a network drive may be another: there only two looks tell.
@@ -367,7 +373,8 @@ def _observe(folder: Path, note: Callable[[str, bool], None]) -> Any:
     kinds: list[type[FileSystemEvent]] = [
         DirCreatedEvent, DirMovedEvent, FileClosedEvent, FileCreatedEvent, FileMovedEvent
     ]  # fmt: skip
-    observer.schedule(Handler(), str(folder), recursive=True, event_filter=kinds)
+    # With the slash also where the folder is given by a link: watchdog would watch the link, and tell nothing.
+    observer.schedule(Handler(), os.path.join(folder, ""), recursive=True, event_filter=kinds)
     observer.start()
     return observer
 

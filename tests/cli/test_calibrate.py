@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from patchcore_fast.cli import main
+from patchcore_fast.cli.decision import decided_text, percent, regions_said, verdicts
 from patchcore_fast.config.decision import share
 from patchcore_fast.memory_bank import MemoryBank
-from patchcore_fast.model.decision import with_thresholds
+from patchcore_fast.model.decision import undecided, with_thresholds
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -26,7 +28,7 @@ def test_a_share_is_written_in_three_ways(text: str, value: float) -> None:
     assert share(text) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["", "few", "1/0", "%", "nan", "1/2/3"])
+@pytest.mark.parametrize("text", ["", "few", "1/0", "%", "nan", "1/2/3", "1e400"])
 def test_what_is_no_share(text: str) -> None:
     with pytest.raises(ValueError, match="a share is wanted"):
         share(text)
@@ -52,9 +54,14 @@ def test_good_images_set_both(weave: Path, bank: Path, tmp_path: Path, capsys: p
 
 def test_what_cannot_be(weave: Path, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, good = bank.read_bytes(), weave / "test" / "good"
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "0.png").write_bytes(b"no picture")
     for arguments, words in (((bank, good, "--defects", good), "is among GOOD and among --defects"),
                              ((bank, next(good.iterdir())), "two good images or more"),
                              ((bank, tmp_path / "none"), "no such file"),
+                             ((bank, broken), "got 0; "), ((bank, broken), "0.png"),
+                             ((bank, good, "--defects", broken), "no defects to choose a threshold by; "),
                              ((bank, good, "--max-false-pixels", "2"), "(0, 1)")):  # fmt: skip
         code, _, err = run(capsys, "calibrate", *arguments)
         assert code == 2 and words in err and bank.read_bytes() == before
@@ -71,6 +78,34 @@ def test_pixel_thresholds_are_shown_and_set(bank: Path, tmp_path: Path, capsys: 
     assert found.threshold == loaded.threshold and found.config["decision"]["max_false_pixels"] == 0.001
     code, _, _ = run(capsys, "threshold", made, "--image-threshold", "2", "--pixel-threshold", "1.5")
     assert code == 0 and (MemoryBank.load(made).threshold, MemoryBank.load(made).pixel_threshold) == (2.0, 1.5)
+    code, out, _ = run(capsys, "threshold", made, "--image-threshold", "2")
+    assert code == 0 and out.startswith("Threshold 2 (was 2) in") and "Pixel" not in out
     for wrong in (("3", "--image-threshold", "2"), ("--pixel-threshold", "1", "--max-false-pixels", "0.1")):
         code, _, err = run(capsys, "threshold", made, *wrong)
         assert code == 2 and "one of both" in err
+
+
+def test_verdicts_say_whose_scores_they_go_by(bank: Path) -> None:
+    loaded = MemoryBank.load(bank)
+    metrics = dict.fromkeys(("true_positives", "false_negatives", "false_positives", "true_negatives"), 1.0)
+    metrics |= {"image_f1": 0.5, "image_f1_threshold": 1.0}
+    assert "By training: " in verdicts(metrics, loaded)
+    said = verdicts(metrics, replace(loaded, calibrated=len(loaded.normal_scores)))
+    assert "By calibration: " in said and "training" not in said
+
+
+def test_no_command_names_an_option_that_it_has_not(bank: Path) -> None:
+    """fit, train, update and merge say this; the last two take no threshold."""
+    loaded = MemoryBank.load(bank)
+    for empty in (undecided(loaded), replace(undecided(loaded), threshold=2.0)):
+        said = decided_text(empty, "why")
+        assert "patchcore-fast threshold or calibrate" in said and "--" not in said
+
+
+@pytest.mark.parametrize(("share", "text"), [(0, "0 %"), (0.00112, "0.11 %"), (0.123, "12 %"), (1, "100 %")])
+def test_shares_are_short(share: float, text: str) -> None:
+    assert percent(share) == text
+    metrics = dict.fromkeys(("true_regions", "regions_found", "regions_found_iou"), 0) | {
+        "n_region_images": 2, "false_regions": 2400, "pixel_threshold": 1.0,
+        "false_regions_per_image": 1200.0, "false_regions_per_normal_image": 1200.0}  # fmt: skip
+    assert "(1,200 an image, 1,200 a normal image)" in regions_said(metrics)

@@ -18,6 +18,7 @@ from patchcore_fast.cli import main
 from patchcore_fast.cli import watch as command
 from patchcore_fast.cli.process import Terminated, postponed
 from patchcore_fast.memory_bank import MemoryBank
+from patchcore_fast.model import PatchCore
 
 from ..evaluated import rows_of
 
@@ -113,6 +114,8 @@ def test_without_a_threshold(bank: Path, weave: Path, tmp_path: Path, capsys: py
     assert "has no threshold, so there are no verdicts: give --threshold, or --folders none" in capsys.readouterr().err
     assert watched(bank, Path(args[0]), Path(args[1]), *args[2:], "--folders", "none") == 0
     assert {line["is_anomalous"] for line in lines_of(capsys.readouterr().out)} == {None}
+    assert watched(bank, Path(args[0]), Path(args[1]), *args[2:], "--folders", "none", "--heatmaps") == 2
+    assert "or --folders none without --heatmaps" in capsys.readouterr().err
     assert MemoryBank.load(bank).threshold is not None
 
 
@@ -163,3 +166,28 @@ def test_a_signal_waits_for_the_end_of_the_block_and_a_second_does_not() -> None
     assert steps == [True] and type(second.value) is KeyboardInterrupt
     with postponed() as stopped:
         assert not stopped()
+
+
+def test_an_exported_file(bank: Path, weave: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exported = tmp_path / "bank.pt2"
+    assert main(["export", str(bank), "--output", str(exported)]) == 0
+    capsys.readouterr()
+    assert watched(exported, weave / "test", tmp_path / "out", "--once", "--settle", "0") == 0
+    said = capsys.readouterr()
+    wanted = {str(p.path): p for p in PatchCore.load(bank, progress=False).predict(weave / "test")}
+    lines = {line["path"]: line for line in lines_of(said.out)}
+    assert {path: line["score"] for path, line in lines.items()} == pytest.approx(
+        {path: p.score for path, p in wanted.items()}, rel=1e-3
+    )
+    assert all(line["is_anomalous"] is wanted[path].is_anomalous for path, line in lines.items())
+    assert "Exported in fp32" in said.err
+    assert watched(exported, weave / "test", tmp_path / "out", "--once", "--image-score", "reweighted") == 2
+    assert "is an exported file, which scores as it was exported" in capsys.readouterr().err
+
+
+def test_images_are_not_put_where_they_come_from(bank: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "test/good").rename(data / "normal")
+    there = sorted((data / "normal").iterdir())
+    assert watched(bank, data / "normal", data, "--once", "--settle", "0", "--folders", "move") == 2
+    assert "puts images where IN" in capsys.readouterr().err
+    assert sorted((data / "normal").iterdir()) == there

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from patchcore_fast.features import Backbone
 from patchcore_fast.features.folding import folded
 from patchcore_fast.features.networks import build, outline, own_random_state
 
@@ -43,15 +44,28 @@ def test_the_same_maps(name: str, layers: tuple[int, ...], left: int) -> None:
             m.running_mean.uniform_(-0.2, 0.2, generator=torch.Generator().manual_seed(1))
             m.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(2))
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    made, images = folded(net), torch.rand(2, 3, 96, 80, generator=torch.Generator().manual_seed(3))
+    images = torch.rand(2, 3, 96, 80, generator=torch.Generator().manual_seed(3))
+    made = folded(net, images[:1])
     assert norms(net) > norms(made) == left  # a norm that comes before its convolution stays
     for a, b in zip(net(images), made(images), strict=True):
         torch.testing.assert_close(b, a, rtol=0, atol=1e-5 * float(a.abs().max()))
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
-@torch.inference_mode()
 def test_what_is_used_otherwise_stays() -> None:
-    assert norms(folded(Net().eval())) == 0
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert norms(folded(Net().eval(), image)) == 0
     for net in (Net(raw=True).eval(), Net(twice=True).eval(), Net().train()):
-        assert folded(net) is net
+        assert folded(net, image) is net
+
+
+def test_other_weights_are_folded_anew() -> None:
+    backbone = Backbone("test_efficientnet", (1, 2), "random")
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before, known = backbone(images), backbone.fingerprint()
+    backbone.net.load_state_dict(Backbone("test_efficientnet", (1, 2), "random", seed=1).net.state_dict())
+    after = backbone(images)
+    assert norms(backbone.net) > 0 and backbone.fingerprint() != known
+    for a, b, c in zip(before, after, backbone.net((images - backbone.mean) / backbone.std), strict=True):
+        assert not torch.allclose(a, b, atol=1e-3)
+        torch.testing.assert_close(b, c.detach(), rtol=1e-4, atol=1e-5)

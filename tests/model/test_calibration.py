@@ -67,6 +67,11 @@ def test_separate_scores_part_in_the_middle() -> None:
     assert found.threshold == 4.0 and found.interval[0] <= 4.0 <= found.interval[1]
 
 
+def test_a_single_defect_is_enough() -> None:
+    found = balanced_threshold([1.0, 2.0, 3.0], [5.0])
+    assert found.threshold == 4.0 and found.interval[0] <= 4.0 <= found.interval[1] == 4.0
+
+
 def test_the_balance_is_the_best_there_is() -> None:
     rng = np.random.default_rng(0)
     good, bad = rng.normal(0, 1, 40), rng.normal(1.5, 1, 25)

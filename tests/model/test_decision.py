@@ -83,11 +83,11 @@ def test_banks_that_grow_know_maps_of_all(fitted: PatchCore) -> None:
     assert undecided(calibrated).calibrated == 0
 
 
-SPOILT = {"more maps than images": ({"normal_pixels": torch.ones(6, 3)}, "6 normal_pixels of 5"),
-          "falling": ({"normal_pixels": torch.tensor([[2.0, 1.0]])}, "ascending"),
-          "infinite": ({"normal_pixels": torch.tensor([[torch.inf]])}, "finite"),
-          "too wide": ({"normal_pixels": torch.ones(1, 300)}, "Q at most"),
-          "float64": ({"normal_pixels": torch.ones(1, 3, dtype=torch.float64)}, "float32"),
+SPOILT = {"more maps than images": ({"normal_pixels": torch.ones(6, 33)}, "6 normal_pixels of 5"),
+          "falling": ({"normal_pixels": torch.arange(33.0).flip(0)[None]}, "ascending"),
+          "infinite": ({"normal_pixels": torch.full((1, 33), torch.inf)}, "finite"),
+          "other shares": ({"normal_pixels": torch.ones(1, 10)}, r"must be \[n, 33\] float32, got \(1, 10\)"),
+          "float64": ({"normal_pixels": torch.ones(1, 33, dtype=torch.float64)}, "float32"),
           "no number": ({"pixel_threshold": float("nan")}, "pixel_threshold")}  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def test_fields_are_checked(fitted: PatchCore, case: str) -> None:
 
 def test_more_images_may_have_calibrated_it_than_were_fitted_on(fitted: PatchCore, tmp_path: Any) -> None:
     scores = torch.ones(9, dtype=torch.float64)
-    made = replace(fitted.bank, calibrated=9, normal_scores=scores, normal_pixels=torch.ones(9, 3))
+    made = replace(fitted.bank, calibrated=9, normal_scores=scores, normal_pixels=torch.ones(9, 33))
     made.save(tmp_path / "b")
     assert MemoryBank.load(tmp_path / "b").calibrated == 9
     with pytest.raises(ValueError, match="9 normal_scores of 8"):

@@ -117,8 +117,8 @@ def test_a_processor_without_half_precision_computes_in_float32(monkeypatch: pyt
     network = Backbone("resnet10t", (1, 2), "random")
     exact = FeatureExtractor(network)(IMAGES).features
     extractor = FeatureExtractor(network, precision=str(kind).removeprefix("torch."))
-    used = []
-    network.net.register_forward_pre_hook(lambda *_: used.append(torch.is_autocast_enabled("cpu")))
+    used, running = [], network._running
+    monkeypatch.setattr(network, "_running", lambda x: used.append(torch.is_autocast_enabled("cpu")) or running(x))
     for computes in (True, False):
         monkeypatch.setattr(source, "computes_in", lambda *_, computes=computes: computes)
         rows = extractor(IMAGES).features

@@ -80,6 +80,12 @@ def test_maps_that_say_little_still_give_a_number(odd: str) -> None:
     assert limit is not None and np.isfinite(limit)
 
 
+def test_nearly_all_pixels_may_be_asked_for() -> None:
+    maps = quantiles_of(made_up(5, 0.1, 0))
+    limits = [pixel_threshold(maps, share) for share in (0.9, 0.999999, 1 - 1e-12)]
+    assert limits == sorted(limits, reverse=True) and limits[-1] < float(maps.min())
+
+
 def test_the_interval_is_of_the_images_and_always_the_same() -> None:
     maps = quantiles_of(made_up(30, 0.15, 3))
     low, high = false_pixel_interval(maps, 4.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -117,3 +118,17 @@ def test_files_without_a_region_are_whole(tmp_path: Path) -> None:
     assert coco(tmp_path / "out/regions.json").getAnnIds() == []
     image = {"id": 1, "file_name": "in/1.png", "width": 64, "height": 64, "mask": "masks/1.png"}
     assert json.loads((tmp_path / "out/regions.json").read_text())["images"] == [image]
+
+
+def test_what_json_cannot_hold_leaves_the_file_readable(tmp_path: Path) -> None:
+    odd, fine = predictions()[:2]
+    endless = replace(odd, anomaly_map=np.where(odd.anomaly_map > odd.pixel_threshold, np.inf, 0).astype(np.float32))
+    written = RegionFiles(tmp_path, lambda _: None)
+    for p, name in ((odd, "a.png"), (endless, "b.png"), (fine, "c.png"), (odd, "d.png")):
+        with pytest.raises(ValueError) if p is endless else contextlib.nullcontext():
+            written.add(Path(name), p, PurePosixPath(name))
+    written.close()
+    read = json.loads((tmp_path / "regions.json").read_text())
+    assert [i["file_name"] for i in read["images"]] == ["a.png", "b.png", "c.png", "d.png"]
+    assert [a["id"] for a in read["annotations"]] == list(range(1, 2 * len(odd.regions or ()) + 1))
+    assert {a["image_id"] for a in read["annotations"]} == {1, 4}

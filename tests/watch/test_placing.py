@@ -109,3 +109,12 @@ def test_heat_maps_of_two_files_of_a_name_are_two() -> None:
     }
     assert "heatmaps/sub/a-00000000.png" in names and len(names) == 2
     assert heatmap_name("a\n.png", bytes(16)) == "heatmaps/a_-00000000.png"
+
+
+def test_of_a_link_that_is_moved_the_image_is_copied(folder: Path) -> None:
+    image, link = folder.parent / "beside.png", folder / "sub/b.png"
+    image.write_bytes(b"named")
+    link.symlink_to("../../beside.png")
+    place = Placing(folder, folder.parent / "out", "move").place(entry(folder, "sub/b.png"))
+    assert place.read_bytes() == b"named" and not place.is_symlink()
+    assert not link.is_symlink() and image.read_bytes() == b"named"

@@ -132,6 +132,14 @@ def test_a_name_of_elsewhere_is_refused(served: Page, host: str, answered: bool)
         assert ask(served, path, Host=host)[0] == (200 if answered else 403)
 
 
+def test_the_name_that_it_listens_at_is_answered() -> None:
+    assert is_local("Line.example:8765", "line.EXAMPLE") and not is_local("", "") and not is_local(":8765", "")
+    with closing(Page(Recent([], None), "line", lambda e: Path(), "127.1")) as page:
+        assert page.url.startswith("http://127.1:")
+        assert ask(page, "/state", Host=page.url.split("/")[2])[0] == 200
+        assert ask(page, "/state", Host="evil.example")[0] == 403
+
+
 def test_the_page_holds_no_markup_of_others(served: Page) -> None:
     code, headers, body = ask(served, "/")
     text = body.decode()

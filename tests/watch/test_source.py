@@ -258,3 +258,58 @@ def test_stopped_is_heard_while_nothing_comes(made: Callable[..., Source]) -> No
     begin = time.monotonic()
     assert made(poll=60.0).take(4, lambda: time.monotonic() - begin > 0.2) == []
     assert time.monotonic() - begin < 5
+
+
+def test_the_time_of_scoring_is_no_time_of_a_walk(
+    made: Callable[..., Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESCAN", 1.0)
+    for name in ("a.png", "b.png"):
+        put(tmp_path / "in" / name)
+    source = made(once=True)
+    while batch := source.take(1, lambda: False):
+        source.done.add(batch[0].key)
+        time.sleep(0.3)
+    assert source._next - time.monotonic() < 10, "what the system did not tell would be found hours after a burst"
+
+
+def test_what_comes_during_a_walk_came_then(made: Callable[..., Source], tmp_path: Path) -> None:
+    put(tmp_path / "in/a.png")
+    (tmp_path / "in/sub").mkdir()
+    source = made(once=True)
+    assert [a.name for a in source.take(1, lambda: False)] == ["a.png"]
+    time.sleep(0.3)
+    begin = time.time()
+    put(tmp_path / "in/sub/b.png", old=False)
+    (late,) = source.take(1, lambda: False)
+    assert late.name == "sub/b.png" and late.arrived > begin - 0.1
+
+
+def test_a_walk_past_what_is_done_gives_way(
+    made: Callable[..., Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STEP", 2)
+    for i in range(20):
+        put(tmp_path / f"in/{i:02d}.png")
+    source = made(once=True)
+    all_of(source)
+    monkeypatch.setattr(module, "TICK", 0.0)
+    source.once, source._next = False, 0.0
+    assert source._ready(4) == [] and source._scan is not None
+    assert source.take(4, lambda: True) == [], "a signal"
+    source.note(str(put(tmp_path / "in/new.png")), True)
+    assert [a.name for a in source.take(4, lambda: False)] == ["new.png"] and source._scan is not None
+
+
+def test_a_folder_that_is_given_by_a_link(tmp_path: Path) -> None:
+    pytest.importorskip("watchdog", reason="the extra watch is not installed")
+    (tmp_path / "drive/sub").mkdir(parents=True)
+    (tmp_path / "in").symlink_to("drive")
+    source = Source(tmp_path / "in", tmp_path / "out", Done(), settle=30.0)
+    try:
+        assert taken(source, 1, 0.1) == []
+        for name in ("closed.png", "sub/closed.png"):
+            put(tmp_path / "drive" / name, old=False)
+        assert sorted(taken(source, 2, 5)) == ["closed.png", "sub/closed.png"], "the next walk is in half a minute"
+    finally:
+        source.close()
