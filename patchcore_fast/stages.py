@@ -20,7 +20,7 @@ def stages() -> Iterator[dict[str, float]]:
     try:
         yield taken
     finally:
-        _records.remove(taken)
+        del _records[next(i for i, other in enumerate(_records) if other is taken)]  # an equal one may be open too
 
 
 @contextmanager

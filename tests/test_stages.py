@@ -24,3 +24,12 @@ def test_stages_add_up_in_all_that_are_open() -> None:
     work()  # nobody asks
     assert 0.02 <= inner["slow"] < outer["slow"] and outer["slow"] >= 0.04
     assert list(inner) == ["slow", "other"] and inner["other"] < 0.02
+
+
+def test_one_that_ends_leaves_an_equal_one_open() -> None:
+    with stages() as outer:
+        with stages():
+            pass  # both are empty here
+        with stage("after"):
+            pass
+    assert list(outer) == ["after"]

@@ -82,6 +82,9 @@ def export(args: argparse.Namespace) -> None:
                   f"({pair[1] - pair[0]:+.4f}).")  # fmt: skip
     if args.evaluate is not None and found.image_auroc is None:
         print(f"{args.evaluate} has no test images of both classes, so there is no AUROC.")
+    if model.config.features.tile is not None:
+        print("It takes single tiles; predict does not join them: docs/tiles.md says how to.")
+        return
     print(f"Next:  patchcore-fast predict {Path(output)} IMAGES --output out")
     print(f"or, without this package:  python examples/run_exported.py {Path(output)} IMAGE ...")
 

@@ -70,7 +70,8 @@ def export_model(
     Raises
     ------
     ValueError : another suffix or precision, images of another size, or calibration images that are missing or not
-        wanted.  BankError : the model cannot be exported so, or the file does not give the model's numbers.
+        wanted, or `evaluate` of a model that works in tiles.  BankError : the model cannot be exported so, or the file
+        does not give the model's numbers.
     ImportError : a package of the extra is missing.
     """
     path = Path(path)
@@ -86,6 +87,8 @@ def export_model(
         raise ValueError('export: precision "int8" needs calibration images, and no other takes them')
     if path.suffix == ".xml":
         need("openvino", "openvino", "OpenVINO export")
+    if evaluate is not None and model.config.features.tile is not None:
+        raise ValueError("export: evaluate takes no model that works in tiles, whose file takes single ones")
     size = exported_size(model.config)
     if calibration is not None:
         calibration = check_images(size, calibration)

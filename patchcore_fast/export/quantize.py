@@ -1,7 +1,8 @@
 """INT8 of the backbone, after training: by ONNX Runtime for .onnx, by NNCF for OpenVINO. The rest stays float32.
 
 Convolutions and matrix products are quantised, not what lies between them: it takes little time, sums keep their
-precision, and OpenVINO 2026.4 gave zeros for products of two quantised factors, as SiLU is one.
+precision, and OpenVINO 2026.4 gave zeros for products of two quantised factors, as SiLU is one. For ONNX Runtime a ReLU
+or ReLU6 behind one is a part of it: else the range is that of what goes in, of which most is cut off afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 from patchcore_fast.export.formats import BACKBONE, need
 
-_ONNX = ("Conv", "MatMul", "Gemm")
+_ONNX, _BOUNDS = ("Conv", "MatMul", "Gemm"), ("Relu", "Clip")
 _OPENVINO = ("Convolution", "GroupConvolution", "MatMul")
 
 
@@ -43,7 +44,10 @@ def quantized_onnx(proto: Any, images: torch.Tensor) -> Any:
             return None if image is None else {"images": image.numpy()}
 
     add_pre_process_metadata(proto)  # torch's exporter has folded and inferred already what a warning asks for else
-    nodes = [node.name for node in proto.graph.node if node.name.startswith(BACKBONE) and node.op_type in _ONNX]
+    inside = [node for node in proto.graph.node if node.name.startswith(BACKBONE)]
+    products = [node for node in inside if node.op_type in _ONNX]
+    made = {name for node in products for name in node.output}
+    nodes = [node.name for node in (*products, *(n for n in inside if n.op_type in _BOUNDS and n.input[0] in made))]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "int8.onnx")
         quantize_static(

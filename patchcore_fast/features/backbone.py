@@ -10,7 +10,15 @@ import torch
 
 from patchcore_fast.features.folding import folded
 from patchcore_fast.features.modules import ModuleSource
-from patchcore_fast.features.networks import Size, at_one_size, build, outline, own_random_state, with_class_token
+from patchcore_fast.features.networks import (
+    Size,
+    at_even_sizes,
+    at_one_size,
+    build,
+    outline,
+    own_random_state,
+    with_class_token,
+)
 from patchcore_fast.features.source import FeatureSource, Seen
 from patchcore_fast.kernels.surroundings import undisturbed
 
@@ -94,3 +102,9 @@ class Backbone(FeatureSource):
     def at_one_size(self, size: Size) -> Any:
         """The network with position embeddings for images of one size alone."""
         return at_one_size(self.net, self.outline, self._indices, size)
+
+    def at_many_sizes(self) -> tuple[Any, int]:
+        """See `FeatureSource.at_many_sizes`."""
+        if self.outline.dynamic or self.fixed_size is not None or self.multiple != (1, 1):
+            raise ValueError(f"{self.name} has position embeddings or windows, which are of one size")
+        return at_even_sizes(self.net), max(int(stage["reduction"]) for stage in self.net.feature_info.info)

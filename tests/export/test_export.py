@@ -221,6 +221,18 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         export_model(fitted(image_score="top:0.1"), tmp_path / "model.pt2", dynamic=True)
     with pytest.raises(ValueError, match=r"images must be \[B, 3, 64, 64\]"):
         export_model(fitted(), tmp_path / "model.pt2", torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="evaluate takes no model that works in tiles"):
+        export_model(fitted(tile=32, overlap=8), tmp_path / "model.pt2", evaluate=tmp_path)
+
+
+def test_a_file_of_tiles_is_not_for_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(tile=32, overlap=8).save(tmp_path / "bank.safetensors")
+    assert main(["export", str(tmp_path / "bank.safetensors"), "--output", str(tmp_path / "m.pt2")]) == 0
+    out = capsys.readouterr().out
+    assert "images [B, 3, 32, 32] in" in out and "docs/tiles.md" in out and "Next:" not in out
+    argv = ["predict", str(tmp_path / "m.pt2"), str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main(argv) != 0
+    assert "it takes single tiles of 32 pixels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,38 @@ def test_int8_of_onnx_is_of_the_backbone_alone(model: PatchCore, tmp_path: Path)
     assert convolutions[True] > 5 and convolutions[False] >= 2  # the search, and the smoothing of maps
 
 
+def test_int8_of_onnx_takes_the_range_behind_a_relu(tmp_path: Path) -> None:
+    needs("onnx", "onnxruntime")
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    from patchcore_fast.export.quantize import quantized_onnx
+
+    w = torch.randn(3, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    constants = {"wide": 100 * w, "w": w, "low": torch.tensor(0.0), "high": torch.tensor(6.0)}
+    chain = [("Conv", ["images", "wide"]), ("Clip", ["t0", "low", "high"]), ("Conv", ["t1", "w"]),
+             ("Add", ["t2", "t1"]), ("Relu", ["t3"])]  # fmt: skip
+    value = helper.make_tensor_value_info
+    sides = ["N", 3, 16, 16]
+    graph = helper.make_graph(
+        [helper.make_node(kind, given, [f"t{i}"], name=f"{BACKBONE}{i}") for i, (kind, given) in enumerate(chain)], "g",
+        [value("images", TensorProto.FLOAT, sides)], [value("t4", TensorProto.FLOAT, sides)],
+        [numpy_helper.from_array(tensor.numpy(), name) for name, tensor in constants.items()],
+    )  # fmt: skip
+    plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    def run(model: Any) -> torch.Tensor:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    want = run(plain)
+    made = quantized_onnx(onnx.ModelProto.FromString(plain.SerializeToString()), images)
+    assert float((run(made) - want).abs().mean() / want.mean()) < 0.03
+    assert [node.op_type for node in made.graph.node if node.op_type in ("Add", "Relu", "Clip")] == ["Add", "Relu"]
+
+
 @pytest.mark.parametrize("precision", ["int8", pytest.param("fp32", marks=pytest.mark.thorough),
                                        pytest.param("fp16", marks=pytest.mark.thorough)])  # fmt: skip
 def test_openvino(precision: str, model: PatchCore, tmp_path: Path) -> None:
