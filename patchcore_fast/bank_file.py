@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import IO, Any
 
@@ -250,3 +251,24 @@ def _refused(text: str) -> None:
 def _shallow(value: Any, levels: int) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
     return inner is None or (levels > 0 and all(_shallow(x, levels - 1) for x in inner))
+
+
+def is_finite(value: object) -> bool:
+    """A number, and none that is infinite or NaN."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def installed_versions() -> dict[str, str]:
+    """Package -> version, of those that numbers may depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("patchcore_fast", "torch", "timm", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import isfinite
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,8 @@ from patchcore_fast.bank_file import (
     bank_span,
     check_quantiles,
     digest,
+    installed_versions,
+    is_finite,
     ordered_header,
     read_file,
     read_json,
@@ -387,24 +387,3 @@ def _check_format(path: Path, metadata: dict[str, str]) -> int:
     if found != FORMAT:
         raise BankError(f"{path}: a safetensors file, but not a memory bank of patchcore_fast")
     return version_of(path, metadata, "bank", FORMAT_VERSION)
-
-
-def is_finite(value: object) -> bool:
-    """A number, and none that is infinite or NaN."""
-    try:
-        return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False
-
-
-def installed_versions() -> dict[str, str]:
-    """Package -> version, of those that numbers may depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for package in ("patchcore_fast", "torch", "timm", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

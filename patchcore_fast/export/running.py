@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from patchcore_fast.bank_file import bank_error
+from patchcore_fast.bank_file import bank_error, is_finite
 from patchcore_fast.config import PatchCoreConfig, RunningSettings
 from patchcore_fast.config.methods import MethodConfig
 from patchcore_fast.errors import BankError
 from patchcore_fast.export.formats import SUFFIXES, Facts, Run, read_files, unpack
 from patchcore_fast.kernels.surroundings import undisturbed
-from patchcore_fast.memory_bank import is_finite
 from patchcore_fast.model.batches import Batch, batches_of
 from patchcore_fast.model.evaluation import evaluate_batches
 from patchcore_fast.model.loading import completed

@@ -93,6 +93,8 @@ class Backbone(FeatureSource):
 
     def _running(self, x: torch.Tensor) -> Any:
         """`net` with its batch norms folded, made at the first images and anew when its weights are others."""
+        if x.is_meta:  # shapes are asked for, there is nothing to compare
+            return self.net
         held = (*self.net.parameters(), *self.net.buffers())
         weights = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in held)
         if self._folded[0] != weights:

@@ -15,6 +15,8 @@ from patchcore_fast.bank_file import (
     Span,
     bank_error,
     check_quantiles,
+    installed_versions,
+    is_finite,
     read_file,
     read_header,
     read_json,
@@ -26,7 +28,7 @@ from patchcore_fast.config import grouped
 from patchcore_fast.config.methods import MethodConfig
 from patchcore_fast.errors import BankError
 from patchcore_fast.kernels.surroundings import undisturbed
-from patchcore_fast.memory_bank import METHOD_FORMAT, installed_versions, is_finite, write_tensors
+from patchcore_fast.memory_bank import METHOD_FORMAT, write_tensors
 
 Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of tensors by name
 FORMAT_VERSION = 2  # 1: no pixel threshold
