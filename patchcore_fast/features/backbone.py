@@ -98,7 +98,7 @@ class Backbone(FeatureSource):
         held = (*self.net.parameters(), *self.net.buffers())
         weights = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in held)
         if self._folded[0] != weights:
-            self._folded = weights, folded(self.net, x[:1])
+            self._folded = weights, folded(self.net, (x.shape[2], x.shape[3]), x.device)
         return self._folded[1]
 
     def at_one_size(self, size: Size) -> Any:

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: a network in evaluation computes a third less."""
+"""Batch norms folded into the convolutions before them: a network in evaluation has fewer steps."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 CLOSE = 1e-3  # of the largest value of a map: float32 rounds otherwise in another order, an error is far larger
 
 
-def folded(net: nn.Module, image: torch.Tensor) -> nn.Module:
+def folded(net: nn.Module, size: tuple[int, int], device: torch.device) -> nn.Module:
     """A network that computes the same maps with fewer steps; `net` itself where nothing can be folded.
 
     A batch norm in evaluation is a scale and a shift for each channel, which its convolution can do by its weights
     (Jacob et al., "Quantization and Training of Neural Networks", CVPR 2018, 3.2). Which convolution feeds which norm
-    is seen on an image; the maps of that image are compared, and where they are not close the network is left as it is,
-    as one that has another use for a convolution's output is.
+    is seen on an image of noise, the same in every process; its maps are compared, and where they are not close the
+    network is left as it is, as one that has another use for a convolution's output is.
 
     Parameters
     ----------
-    net : in evaluation, [1, 3, H, W] -> list of maps. It is not changed.  image : [1, 3, H, W] of its device.
+    net : in evaluation, [1, 3, H, W] -> list of maps, on this device. It is not changed.
+    size : (H, W), one that it takes.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
         return net
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        image = torch.randn(1, 3, *size, generator=generator, dtype=torch.float32, device="cpu").to(device)
         pairs = _pairs(net, image)
         if not pairs:
             return net

@@ -177,13 +177,13 @@ def merged(banks: Sequence[MemoryBank], size: int | None, device: torch.device) 
                     support=support,
                     patches=int(starts[-1]), radius=radius, searcher=None, size=None)  # fmt: skip
     whole = undecided(whole)
-    if (size is None or size >= len(features)) and not any(bank.calibrated for bank in banks):
+    if size is None or size >= len(features):
+        if any(bank.calibrated for bank in banks):
+            return whole
         held = HeldOut([], [])
         for bank in banks:
             held.extend(held_out_of(bank))
         return replace(whole, **thresholds(held, configs[0].decision, configs[0].squared))
-    if size is None or size >= len(features):
-        return whole
     every = Space(whole, device).bank
     order = k_center_greedy(every, size, start=farthest_from_mean(every)).indices.cpu()
     return replace(whole, features=features[order], indices=indices[order],

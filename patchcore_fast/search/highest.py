@@ -14,7 +14,7 @@ from torch import Tensor
 from patchcore_fast.kernels import PreparedBank, knn, prepare
 from patchcore_fast.kernels.surroundings import undisturbed
 
-_STEPS = (64, 16)  # bounds come from every so-manieth bank row, then from more of them for the patches that are left
+_STEPS = (64, 16)  # bounds come from every 64th bank row, then from every 16th for the patches that are left
 _LEAST = 512  # rows that are worth a search of their own
 _FIRST = 16  # patches of an image that are searched for at once beside those wanted: they cost hardly more than one
 
